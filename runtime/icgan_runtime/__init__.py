@@ -1,0 +1,1 @@
+"""Runtime side of icgan: run an exported bundle in-process or talk to a server, without torch."""

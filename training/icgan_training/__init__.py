@@ -1,0 +1,1 @@
+"""Training side of icgan: data preparation, neighbourhoods, IC-GAN training and evaluation (torch)."""
