@@ -1,1 +1,1 @@
-"""Export side of icgan: torch weights to fast, verified ONNX graphs, TensorRT engines and Triton repositories."""
+"""Export side of icgan: torch weights to fast, verified ONNX graphs, TensorRT plans, Triton repositories."""

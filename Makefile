@@ -1,0 +1,51 @@
+# Every target works in .venv/ of this checkout, made on demand. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+SERVE_BIN := .venv-serve/bin
+
+.PHONY: help env serve-env demo test lint test-python test-gpu train-demo clean
+
+help: ## list the targets
+	@grep -hE '^[a-z][a-zA-Z_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+env: .venv/.stamp ## make .venv with everything but the server
+.venv/.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,faiss,triton,train,evaluate,export,dev]'
+	touch $@
+
+serve-env: .venv-serve/.stamp ## make .venv-serve with the embedded Triton server (it pins numpy<2)
+.venv-serve/.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv-serve
+	$(SERVE_BIN)/pip install --quiet -e '.[serve]'
+	touch $@
+
+demo: .venv/.stamp ## main job: export the shipped weights, generate pictures like the example photos
+	$(BIN)/icgan-export bundle models/demo --out bundles/demo
+	$(BIN)/icgan generate bundles/demo examples/photos/*.jpg -n 8 --seed 0 --truncation 0.7 --out demo/grid.png
+	@echo "look at demo/grid.png"
+
+test: lint test-python ## everything CI runs: style, types, tests
+
+lint: .venv/.stamp ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-python: .venv/.stamp .venv-serve/.stamp
+	$(BIN)/pytest -q -m 'not gpu'
+
+test-gpu: .venv/.stamp ## the tests that need a GPU
+	$(BIN)/pytest -q -m gpu
+
+train-demo: .venv/.stamp ## train the shipped weights again from scratch (about an hour on 2 cores)
+	$(BIN)/icgan-train fetch groceries --out data/groceries
+	$(BIN)/icgan-train fetch efficientnet-lite0 --out data/encoders
+	$(BIN)/icgan-train prepare data/groceries --resolution 64 --encoder data/encoders/efficientnet-lite0.safetensors --neighbours 10 --out data/groceries64
+	$(BIN)/icgan-train fit data/groceries64 --preset demo64 --out runs/demo64
+
+clean: ## remove everything made here (environments, data and runs stay)
+	rm -rf bundles demo model_repository .mypy_cache .ruff_cache .pytest_cache
