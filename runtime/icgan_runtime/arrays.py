@@ -1,0 +1,100 @@
+"""Reading .npy and .npz without pickle and without believing a header.
+
+numpy allocates what a header asks for; here the header is compared with the number of bytes really there
+first, so a 1 KiB file cannot ask for a terabyte.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from icgan_runtime.errors import BundleError
+
+MAX_HEADER_BYTES = 4096
+MAX_NPZ_BYTES = 1 << 30  # of all members together, uncompressed
+MAX_NPZ_MEMBERS = 64
+
+Array = NDArray[Any]
+
+
+def read_npy(data: bytes, name: str) -> Array:
+    """Parse one .npy held in memory; `name` appears in errors. The array is read-only and shares `data`."""
+    stream = io.BytesIO(data)
+    dtype, shape = _header(stream, len(data), name)
+    return np.ndarray(shape, dtype, buffer=data, offset=stream.tell())
+
+
+def map_npy(path: Path, name: str) -> Array:
+    """Memory-map one .npy read-only."""
+    with path.open("rb") as stream:
+        dtype, shape = _header(stream, path.stat().st_size, name)
+        return np.memmap(path, dtype=dtype, mode="r", offset=stream.tell(), shape=shape)
+
+
+def read_npz(data: bytes, name: str) -> dict[str, Array]:
+    """Parse a .npz of numeric arrays held in memory."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            size = sum(member.file_size for member in members)
+            if len(members) > MAX_NPZ_MEMBERS or size > MAX_NPZ_BYTES:
+                raise BundleError(name, f"{len(members)} members of {size} bytes together are too many")
+            return {
+                member.filename.removesuffix(".npy"): read_npy(_inflate(archive, member), name)
+                for member in members
+            }
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise BundleError(name, f"not a readable .npz ({error})") from None
+
+
+def write_npy(path: Path, array: Array) -> None:
+    """Write one C-ordered numeric array."""
+    with path.open("wb") as file:
+        npy.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+
+
+def require(
+    array: Array, name: str, dtype: str, shape: tuple[int | None, ...], what: str = "the manifest"
+) -> Array:
+    """Return `array` if it has `dtype` and `shape` (None matches any length), else raise BundleError."""
+    fits = array.ndim == len(shape) and all(
+        want is None or want == got for want, got in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != np.dtype(dtype) or not fits:
+        expected = f"{dtype}{['*' if length is None else length for length in shape]}"
+        raise BundleError(name, f"holds {array.dtype}{list(array.shape)}, {what} says {expected}")
+    return array
+
+
+def _inflate(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    with archive.open(member) as stream:
+        return stream.read(member.file_size)
+
+
+def _header(stream: BinaryIO, size: int, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """dtype and shape, leaving `stream` at the data; BundleError unless exactly that much data follows."""
+    try:
+        version = npy.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"version {version}")
+        shape, fortran, dtype = npy.read_array_header_1_0(stream, max_header_size=MAX_HEADER_BYTES)
+    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BundleError(name, f"not a readable .npy ({reason})") from None
+    if dtype.kind not in "iufb" or fortran or not dtype.isnative:
+        raise BundleError(
+            name, f"holds {dtype}{' in column order' if fortran else ''}, expected plain numbers"
+        )
+    length = math.prod(shape) * dtype.itemsize
+    if any(side < 0 for side in shape) or stream.tell() + length != size:
+        raise BundleError(name, f"its header promises {dtype}{list(shape)}, the file has {size} bytes")
+    return dtype, shape

@@ -1,0 +1,110 @@
+"""Reading files that strangers may have prepared, and writing files that a kill cannot leave half done.
+
+Names inside a bundle are relative POSIX paths of plain components; nothing is followed out of the bundle's
+folder, and no size is believed before it has been compared with the file on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from icgan_runtime.errors import BundleError, IntegrityError
+
+# A component starts with a letter or digit, so `..`, hidden files, absolute paths, backslashes and drive
+# letters are all impossible.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(?:/[A-Za-z0-9][A-Za-z0-9._+-]*)*\Z")
+MAX_NAME_LENGTH = 200
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether `name` is a relative path that cannot leave the folder it is joined to."""
+    return len(name) <= MAX_NAME_LENGTH and _NAME.match(name) is not None
+
+
+def locate(root: Path, name: str) -> Path:
+    """The regular file `name` under `root`; IntegrityError when absent, special, or linked from outside."""
+    if not is_safe_name(name):
+        raise IntegrityError(repr(name), "not a plain relative file name")
+    path = root / name
+    try:
+        real = path.resolve(strict=True)
+        mode = real.stat().st_mode
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links
+        raise IntegrityError(name, "missing from the bundle") from None
+    if not real.is_relative_to(root.resolve()):
+        raise IntegrityError(name, "a link that leaves the bundle")
+    if not stat.S_ISREG(mode):
+        raise IntegrityError(name, "not a regular file")
+    return real
+
+
+def read_bounded(path: Path, limit: int, name: str | None = None) -> bytes:
+    """All bytes of `path`, refusing before allocation when there are more than `limit`."""
+    name = name or path.name
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise BundleError(name, f"{size} bytes, at most {limit} are accepted")
+            return file.read(size)
+    except OSError as error:
+        raise BundleError(name, f"cannot be read ({error.strerror})") from None
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Hex SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling to write; it takes `path`'s place only when the block succeeds."""
+    temporary = _sibling(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary sibling; it becomes `path` only when the block succeeds.
+
+    An existing `path` is replaced at that moment; were the process killed between the two renames, the old
+    folder would still lie beside it as `.NAME.old`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        old = path.with_name(f".{path.name}.old")
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _sibling(path: Path) -> Path:
+    """A free hidden name beside `path`, on the same file system, keeping the suffix that writers look at."""
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")

@@ -1,0 +1,39 @@
+"""Tiny bundles, made once per run and copied where a test wants to break one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.models.make_models import make_bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory) -> Path:
+    """An unconditional bundle; read only."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def labelled_bundle(tmp_path_factory) -> Path:
+    """A bundle with three classes; read only."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "labelled", classes=3)
+
+
+@pytest.fixture(scope="session")
+def foreign_bundle(tmp_path_factory) -> Path:
+    """As tiny_bundle, but made with another encoder; read only."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "foreign", encoder="other", seed=1)
+
+
+@pytest.fixture
+def copy_bundle(tmp_path) -> Callable[[Path], Path]:
+    """Returns a function that copies a bundle into a folder of its own, free to be damaged."""
+
+    def copy(bundle: Path) -> Path:
+        return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+    return copy

@@ -1,0 +1,220 @@
+import contextlib
+import dataclasses
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icgan_runtime.errors import BindingError, BundleError
+from icgan_runtime.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    check_onnx_metadata,
+    describe_files,
+    from_json,
+    onnx_metadata,
+    to_json,
+)
+from tests.models.make_models import tiny_model
+
+
+@pytest.fixture
+def value(tiny_bundle):
+    """The manifest as plain JSON, free to be changed."""
+    return json.loads((tiny_bundle / MANIFEST_NAME).read_text())
+
+
+def parse(value) -> Manifest:
+    return Manifest.from_bytes(json.dumps(value).encode())
+
+
+def put(value, place, new):
+    *path, last = place
+    for key in path:
+        value = value[key]
+    value[last] = new
+
+
+def test_a_written_manifest_reads_back_equal_and_byte_for_byte(tiny_bundle, tmp_path):
+    manifest = Manifest.read(tiny_bundle)
+    manifest.write(tmp_path)
+    assert Manifest.read(tmp_path) == manifest
+    assert (tmp_path / MANIFEST_NAME).read_bytes() == (tiny_bundle / MANIFEST_NAME).read_bytes()
+
+
+def test_files_are_described_with_size_and_hash(tiny_bundle):
+    assert describe_files(tiny_bundle) == Manifest.read(tiny_bundle).files
+
+
+def test_the_graph_of_highest_precision_is_the_default(tiny_bundle):
+    manifest = Manifest.read(tiny_bundle)
+    half = dataclasses.replace(manifest.graph("generator"), precision="fp16")
+    both = dataclasses.replace(manifest, graphs=(half, *manifest.graphs))
+    both.validate()
+    assert both.graph("generator").precision == "fp32"
+    assert both.graph("generator", "fp16") is half
+    with pytest.raises(BundleError, match=r"no generator graph at int8; the bundle has \['fp16', 'fp32'\]"):
+        both.graph("generator", "int8")
+
+
+@pytest.mark.parametrize(
+    ("place", "new", "message"),
+    [
+        (["format"], "zip", 'format is not "icgan-bundle"'),
+        (["schema_version"], 2, "schema_version 2, this runtime reads 1"),
+        (["schema_version"], True, "schema_version True"),
+        (["surprise"], 1, "manifest: unknown key 'surprise'"),
+        (["model"], None, "manifest.model: expected an object, got null"),
+        (["model", "resolution"], "64", 'manifest.model.resolution: expected int, got "64"'),
+        (["model", "resolution"], True, "manifest.model.resolution: expected int, got true"),
+        (["model", "resolution"], 10**9, "model.resolution is 1000000000, expected 4..2048"),
+        (["model", "dim_z"], 0, "model.dim_z is 0"),
+        (["model", "classes"], -1, "model.classes is -1"),
+        (["model", "class_names"], ["cat"], "1 names for 0 classes"),
+        (["model", "name"], "\x1b[2J", "expected printable text"),
+        (["model", "encoder", "sha256"], "00", "not a lower-case hex SHA-256"),
+        (["model", "preprocessing", "resize"], "lanczos", "'lanczos', this runtime knows"),
+        (["graphs", 0, "role"], "discriminator", "role is 'discriminator'"),
+        (["graphs", 0, "precision"], "fp8", "precision is 'fp8'"),
+        (["graphs", 0, "opset"], 9, "opset is 9"),
+        (["graphs", 0, "file"], "other.onnx", "'other.onnx' is not among the files"),
+        (["graphs", 0, "inputs", 0, "dtype"], "float32", "the contract says image uint8"),
+        (["graphs", 0, "kept_fp32"], [{"node": "a"}], r"kept_fp32\[0\]: key 'reason' is missing"),
+        (["graphs"], [], "no encoder graph at any precision"),
+        (["bank", "neighbours"], 21, "bank.neighbours is 21, expected 1..20"),
+        (["bank", "count"], 0, "bank.count is 0"),
+        (["bank", "thumbnail_size"], 1 << 40, "bank.thumbnail_size"),
+        (["files", "encoder.onnx", "bytes"], -1, "files.encoder.onnx.bytes is -1"),
+        (["files", "encoder.onnx", "bytes"], 1 << 60, "files.encoder.onnx.bytes is"),
+        (["metrics"], [], "manifest.metrics: expected an object"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_place(value, place, new, message):
+    put(value, place, new)
+    with pytest.raises(BundleError, match=message):
+        parse(value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "/etc/passwd",
+        "a/../../b",
+        "a//b",
+        "a/",
+        "",
+        ".hidden",
+        "C:\\x",
+        "a\\b",
+        "a\x00b",
+        "é",
+        "x" * 201,
+        "a\n",
+        "bank/../x",
+        MANIFEST_NAME,
+    ],
+)
+def test_a_name_that_could_leave_the_bundle_is_refused(value, name):
+    value["files"][name] = {"bytes": 1, "sha256": "0" * 64}
+    with pytest.raises(BundleError, match="not a plain relative file name"):
+        parse(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe\x00",
+        b"null",
+        b"[" * 100_000,
+        b'{"a": 1, "a": 2}',
+        b'{"a": NaN}',
+        b"9" * 9999,
+    ],
+)
+def test_what_is_not_a_json_object_is_refused(text):
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        Manifest.from_bytes(text)
+
+
+def test_a_manifest_without_an_end_is_not_read(tiny_bundle, copy_bundle):
+    bundle = copy_bundle(tiny_bundle)
+    with (bundle / MANIFEST_NAME).open("r+b") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(BundleError, match="1073741824 bytes, at most"):
+        Manifest.read(bundle)
+
+
+def test_a_folder_that_is_no_bundle_is_refused_with_advice(tmp_path):
+    with pytest.raises(BundleError, match=r"holds no manifest\.json; expected a bundle written by"):
+        Manifest.read(tmp_path)
+    with pytest.raises(BundleError, match="no such folder"):
+        Manifest.read(tmp_path / "absent")
+
+
+def test_the_encoder_id_depends_on_encoder_and_preprocessing_only():
+    model = tiny_model()
+    renamed = dataclasses.replace(model, name="another", resolution=16)
+    assert renamed.encoder_id == model.encoder_id
+    assert renamed.identity != model.identity
+    assert tiny_model(side=16).encoder_id != model.encoder_id
+    assert tiny_model(encoder="other").encoder_id != model.encoder_id
+
+
+def test_the_identity_is_the_hash_that_the_format_page_describes():
+    model = tiny_model()
+    text = json.dumps(to_json(model), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert model.identity == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("place", [["graphs", 0], ["graphs", 1], ["graphs", 2], ["bank"]])
+def test_parts_of_another_embedding_space_are_refused(value, place):
+    put(value, [*place, "encoder_id"], "0" * 64)
+    with pytest.raises(BindingError, match="made for embedding space 000000000000, but encoder tiny"):
+        parse(value)
+
+
+def test_an_encoder_of_another_width_is_refused(value):
+    value["model"]["encoder"]["embedding_dim"] = 99
+    with pytest.raises(BindingError, match="takes embeddings of width 12, encoder tiny gives 99"):
+        parse(value)
+
+
+def test_graph_metadata_names_the_model_it_was_made_for():
+    model, other = tiny_model(), tiny_model(encoder="other")
+    metadata = onnx_metadata(model, "encoder", "fp32")
+    check_onnx_metadata("encoder.onnx", metadata, model, "encoder")
+    with pytest.raises(BindingError, match=r"encoder\.onnx: made for tiny"):
+        check_onnx_metadata("encoder.onnx", metadata, other, "encoder")
+    with pytest.raises(BindingError, match="calls it the encoder graph, the manifest the generator graph"):
+        check_onnx_metadata("x.onnx", metadata, model, "generator")
+    with pytest.raises(BindingError, match="made for no bundle at all"):
+        check_onnx_metadata("x.onnx", {}, model, "encoder")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(data=st.data())
+def test_any_value_in_any_place_is_read_or_refused_but_never_crashes(tiny_bundle, data):
+    value = json.loads((tiny_bundle / MANIFEST_NAME).read_text())
+    place = value
+    while True:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        deeper = isinstance(place[key], (dict, list)) and len(place[key]) > 0
+        if not deeper or data.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = data.draw(json_values)
+    with contextlib.suppress(BundleError):
+        manifest = parse(value)
+        assert from_json(Manifest, to_json(manifest), "manifest") == manifest
