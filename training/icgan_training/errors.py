@@ -1,0 +1,30 @@
+"""Exceptions of `icgan_training`.
+
+    TrainingError            a user's mistake or a broken file: one line on stderr, status 1
+    ├── DataError            pictures, lists or prepared data sets that cannot be used
+    ├── WeightsError         a weights file of the wrong kind, shape or hash
+    ├── FetchError           a download that is missing, refused or altered
+    └── MissingExtraError    an optional library is not installed; names the pip command
+
+Anything else that escapes is a bug and keeps its traceback.
+"""
+
+
+class TrainingError(Exception):
+    """Base of every error a user can cause and fix."""
+
+
+class DataError(TrainingError):
+    """Pictures, lists or prepared data sets that cannot be used."""
+
+
+class WeightsError(TrainingError):
+    """A weights file of the wrong kind, shape or hash."""
+
+
+class FetchError(TrainingError):
+    """A download that is missing, refused or altered."""
+
+
+class MissingExtraError(TrainingError):
+    """An optional library is not installed; the message names the pip command."""
