@@ -1,6 +1,7 @@
 """Exceptions of `icgan_training`.
 
     TrainingError            a user's mistake or a broken file: one line on stderr, status 1
+    ├── ConfigError          a setting that is unknown, missing, of the wrong type or out of range
     ├── DataError            pictures, lists or prepared data sets that cannot be used
     ├── WeightsError         a weights file of the wrong kind, shape or hash
     ├── FetchError           a download that is missing, refused or altered
@@ -12,6 +13,10 @@ Anything else that escapes is a bug and keeps its traceback.
 
 class TrainingError(Exception):
     """Base of every error a user can cause and fix."""
+
+
+class ConfigError(TrainingError):
+    """A setting that is unknown, missing, of the wrong type or out of range."""
 
 
 class DataError(TrainingError):
