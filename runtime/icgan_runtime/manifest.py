@@ -205,20 +205,7 @@ class Manifest:
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
         """Parse and validate the text of a manifest."""
-        try:
-            value = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_no_duplicates)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(MANIFEST_NAME, f"not valid JSON ({error})") from None
-        if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise BundleError(MANIFEST_NAME, f'format is not "{FORMAT}"')
-        version = value.get("schema_version")
-        if version != SCHEMA_VERSION or isinstance(version, bool):
-            raise BundleError(
-                MANIFEST_NAME,
-                f"schema_version {version!r}, this runtime reads {SCHEMA_VERSION}; export it again",
-            )
-        body = {key: item for key, item in value.items() if key not in ("format", "schema_version")}
-        manifest: Manifest = from_json(cls, body, "manifest")
+        manifest: Manifest = parse(cls, data, MANIFEST_NAME, FORMAT, SCHEMA_VERSION)
         manifest.validate()
         return manifest
 
@@ -412,6 +399,24 @@ def _show(specs: tuple[TensorSpec, ...]) -> str:
 # --- dataclasses <-> JSON -------------------------------------------------------------------------------
 
 
+def parse(kind: Any, data: bytes, file: str, name: str, version: int) -> Any:
+    """The dataclass `kind` from JSON text that says `"format": name` and `"schema_version": version`."""
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(file, f"not valid JSON ({error})") from None
+    if not isinstance(value, dict) or value.get("format") != name:
+        raise BundleError(file, f'format is not "{name}"')
+    found = value.get("schema_version")
+    if found != version or isinstance(found, bool):
+        raise BundleError(file, f"schema_version {found!r}, this runtime reads {version}; export it again")
+    body = {key: item for key, item in value.items() if key not in ("format", "schema_version")}
+    try:
+        return from_json(kind, body, file.rpartition("/")[2].removesuffix(".json"))
+    except ValueError as error:
+        raise BundleError(file, str(error)) from None
+
+
 def to_json(value: Any) -> Any:
     """Dataclasses, tuples and mappings as plain JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -424,7 +429,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: Any, value: Any, where: str) -> Any:
-    """The inverse of `to_json` for the type `kind`; BundleError names the place of anything unexpected."""
+    """The inverse of `to_json` for the type `kind`; ValueError names the place of anything unexpected."""
     if dataclasses.is_dataclass(kind):
         return _dataclass_from_json(kind, value, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -453,10 +458,10 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
     # every key is written, so every key is required: a default serves the code that builds, not the file
     for key in value:
         if key not in names:
-            raise BundleError(MANIFEST_NAME, f"{where}: unknown key {key!r}")
+            raise ValueError(f"{where}: unknown key {key!r}")
     for name in names:
         if name not in value:
-            raise BundleError(MANIFEST_NAME, f"{where}: key {name!r} is missing")
+            raise ValueError(f"{where}: key {name!r} is missing")
     hints = typing.get_type_hints(kind)
     return kind(**{name: from_json(hints[name], value[name], f"{where}.{name}") for name in names})
 
@@ -468,12 +473,12 @@ def _union_from_json(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         if choice is not type(None) and (not isinstance(choice, type) or isinstance(value, choice)):
             return from_json(choice, value, where)
     expected = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
-    raise BundleError(MANIFEST_NAME, f"{where}: expected {expected}, got {_brief(value)}")
+    raise ValueError(f"{where}: expected {expected}, got {_brief(value)}")
 
 
 def _expect(true: bool, where: str, expected: str, value: Any) -> None:
     if not true:
-        raise BundleError(MANIFEST_NAME, f"{where}: expected {expected}, got {_brief(value)}")
+        raise ValueError(f"{where}: expected {expected}, got {_brief(value)}")
 
 
 def _brief(value: Any) -> str:
