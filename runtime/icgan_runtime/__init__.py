@@ -1,3 +1,16 @@
-"""Runtime side of icgan: run an exported bundle in-process or talk to a server, without torch."""
+"""Runtime side of icgan: run an exported bundle in-process or talk to a server, without torch.
+
+from icgan_runtime import Pipeline
+
+with Pipeline.load("bundles/demo") as pipe:
+    result = pipe.generate("photo.jpg", n=8, seed=0, truncation=0.7)
+"""
+
+from icgan_runtime.bank import Bank
+from icgan_runtime.errors import IcganError
+from icgan_runtime.pipeline import Pipeline
+from icgan_runtime.request import Neighbours, Request, Result
+
+__all__ = ["Bank", "IcganError", "Neighbours", "Pipeline", "Request", "Result", "__version__"]
 
 __version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""One small interface (base.py), many runners: each heavy library is imported by one file here."""

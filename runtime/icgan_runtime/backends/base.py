@@ -1,0 +1,90 @@
+"""What every backend offers: a session that runs one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icgan_runtime.errors import BackendError, NumericsError
+from icgan_runtime.manifest import TensorSpec
+
+Array = NDArray[Any]
+
+
+class Session(Protocol):
+    """Runs one graph. Used with `with`; after `close` it must not run again.
+
+    The arrays that `run` returns belong to the caller: no later run writes into them.
+    """
+
+    @property
+    def name(self) -> str:
+        """Backend and graph, for messages: "ort-cpu generator.onnx"."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the graph takes; a named dimension is dynamic."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the graph gives."""
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name. Raises BackendError for feeds that do not fit `inputs`."""
+
+    def close(self) -> None:
+        """Release the graph and its memory."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class ClosesOnExit:
+    """The context manager half of a session."""
+
+    def close(self) -> None:
+        """Release what the object holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_feeds(session: str, specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> None:
+    """Raise BackendError unless `feeds` has the names, dtypes and shapes of `specs`, with one batch size."""
+    if set(feeds) != {spec.name for spec in specs}:
+        expected = sorted(spec.name for spec in specs)
+        raise BackendError(f"{session}: fed {sorted(feeds)}, expected {expected}")
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        array = feeds[spec.name]
+        fits = array.dtype == np.dtype(spec.dtype) and array.ndim == len(spec.shape)
+        for want, got in zip(spec.shape, array.shape, strict=False):
+            fits = fits and (sizes.setdefault(want, got) if isinstance(want, str) else want) == got
+        if not fits:
+            shape = [sizes.get(side, side) if isinstance(side, str) else side for side in spec.shape]
+            raise BackendError(
+                f"{session}: {spec.name} is {array.dtype}{list(array.shape)}, expected {spec.dtype}{shape}"
+            )
+
+
+def check_finite(session: str, outputs: Mapping[str, Array]) -> None:
+    """Raise NumericsError if a float output holds NaN or infinity, naming the first row that does."""
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+            raise NumericsError(
+                f"{session}: {name} holds NaN or infinity in {bad.sum()} of {len(array)} rows, first row "
+                f"{int(bad.argmax())}; check the bundle with `icgan info --verify`"
+            )

@@ -1,0 +1,79 @@
+"""ONNX Runtime: the default backend; the only file of the runtime that imports onnxruntime."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import onnxruntime as ort
+
+from icgan_runtime.backends.base import Array, ClosesOnExit, check_feeds, check_finite
+from icgan_runtime.errors import BackendError, BundleError
+from icgan_runtime.manifest import TensorSpec
+
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
+_QUIET = 3  # errors only: warnings about the machine are not the caller's business
+
+PROVIDERS = {
+    "ort-cpu": ["CPUExecutionProvider"],
+    "ort-cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "ort-tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+
+
+class OrtSession(ClosesOnExit):
+    """A session on onnxruntime.InferenceSession."""
+
+    def __init__(self, model: bytes, file: str, backend: str = "ort-cpu", threads: int = 0) -> None:
+        """Load `model`, the bytes of `file`.
+
+        `threads` within an operator; 0 leaves the choice to ONNX Runtime (one per core).
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = _QUIET
+        self.name = f"{backend} {file}"
+        try:
+            self._session = ort.InferenceSession(model, options, providers=PROVIDERS[backend])
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise BundleError(file, f"ONNX Runtime cannot load it ({_reason(error)})") from None
+        self.inputs = _specs(self._session.get_inputs())
+        self.outputs = _specs(self._session.get_outputs())
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The graph's string metadata."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        check_feeds(self.name, self.inputs, feeds)
+        names = [spec.name for spec in self.outputs]
+        try:
+            arrays = self._session.run(names, dict(feeds))
+        except Exception as error:
+            raise BackendError(f"{self.name}: {_reason(error)}") from None
+        outputs = dict(zip(names, arrays, strict=True))
+        check_finite(self.name, outputs)
+        return outputs
+
+    def close(self) -> None:
+        del self._session
+
+
+def available_backends() -> list[str]:
+    """Names in PROVIDERS whose first provider this onnxruntime has."""
+    held = ort.get_available_providers()
+    return [name for name, providers in PROVIDERS.items() if providers[0] in held]
+
+
+def _specs(tensors: Sequence[ort.NodeArg]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(tensor.name, _DTYPES.get(tensor.type, tensor.type), tuple(tensor.shape))
+        for tensor in tensors
+    )
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's own words on one line, without its error code and source location."""
+    text = " ".join(str(error).split())
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:300]

@@ -1,0 +1,183 @@
+"""The stages of a pipeline in one process: encoder, search, noise, generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icgan_runtime import images
+from icgan_runtime.backends.base import Session
+from icgan_runtime.backends.select import Choice, choose_backend, open_session
+from icgan_runtime.bank import Bank
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.errors import NumericsError
+from icgan_runtime.manifest import Manifest, Model
+from icgan_runtime.request import Neighbours, Request, Result
+from icgan_runtime.search import Search, choose_search
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
+
+MAX_BATCH = 32  # rows per graph run: bounds memory whatever the request
+
+
+class Chain(Protocol):
+    """What a Pipeline stands on. The local one is below; backends/triton.py has the remote one.
+
+    Arguments arrive validated: pictures of an accepted type, unit rows, a Request.
+    """
+
+    @property
+    def model(self) -> Model:
+        """What the pipeline generates with."""
+
+    @property
+    def neighbours(self) -> int:
+        """k of a result's neighbours."""
+
+    def embed(self, pictures: Sequence[images.Picture]) -> F32:
+        """Embeddings [N, D]."""
+
+    def search(self, embedding: F32, k: int) -> tuple[I64, F32]:
+        """ids and scores [N, k]."""
+
+    def generate(self, picture: images.Picture, request: Request) -> Result:
+        """Pictures that follow a picture."""
+
+    def generate_from(self, embedding: F32, request: Request) -> Result:
+        """Pictures that follow an embedding [1, D]."""
+
+    def with_bank(self, bank: Bank) -> Chain:
+        """The same chain over other instances, borrowing this one's sessions."""
+
+    def close(self) -> None:
+        """Release everything held."""
+
+
+@dataclass(frozen=True)
+class LocalChain:
+    """Graphs of a bundle in this process."""
+
+    manifest: Manifest
+    encoder: Session
+    generator: Session
+    find: Search
+    choice: Choice
+    max_batch: int = MAX_BATCH
+    owns_sessions: bool = True
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        backend: str = "auto",
+        precision: str | None = None,
+        search: str = "auto",
+        threads: int = 0,
+        max_batch: int = MAX_BATCH,
+    ) -> LocalChain:
+        """Open a bundle: every file that is used is hashed and matched first. Raises BundleError."""
+        bundle = Bundle.open(path)
+        choice = choose_backend(backend)
+        bank = Bank.of_bundle(bundle)
+
+        def open_graph(role: str) -> Session:
+            return open_session(bundle, bundle.manifest.graph(role, precision), choice.backend, threads)
+
+        return cls(
+            bundle.manifest,
+            open_graph("encoder"),
+            open_graph("generator"),
+            choose_search(bank, search),
+            choice,
+            max_batch,
+        )
+
+    @property
+    def model(self) -> Model:
+        return self.manifest.model
+
+    @property
+    def bank(self) -> Bank:
+        """The stored instances."""
+        return self.find.bank
+
+    @property
+    def neighbours(self) -> int:
+        return min(self.manifest.bank.neighbours, len(self.bank))
+
+    def embed(self, pictures: Sequence[images.Picture]) -> F32:
+        size = self.model.preprocessing.size
+
+        def run(rows: slice) -> F32:
+            batch = np.stack([images.load(picture, size) for picture in pictures[rows]])
+            embedding: F32 = self.encoder.run({"image": batch})["embedding"]
+            return embedding
+
+        embedding = np.concatenate([run(rows) for rows in self._batches(len(pictures))])
+        norms = np.linalg.norm(embedding, axis=1)
+        if np.abs(norms - 1).max() > 1e-2:
+            raise NumericsError(f"{self.encoder.name}: embeddings of length {norms.min():.4g}, expected 1")
+        return embedding
+
+    def search(self, embedding: F32, k: int) -> tuple[I64, F32]:
+        return self.find(embedding, k)
+
+    def generate(self, picture: images.Picture, request: Request) -> Result:
+        return self.generate_from(self.embed([picture]), request)
+
+    def generate_from(self, embedding: F32, request: Request) -> Result:
+        ids, scores = self.search(embedding, self.neighbours)
+        side = self.model.resolution
+        pictures = np.empty((request.n, side, side, 3), np.uint8)
+        for rows in self._batches(request.n):
+            pictures[rows] = self._run_generator(embedding, ids, request, range(rows.start, rows.stop))
+        refuse_empty_pictures(self.generator.name, pictures)
+        labels = None if self.bank.labels is None else self.bank.labels[self.bank.rows(ids[0])]
+        return Result(pictures, Neighbours(ids[0], scores[0], labels), embedding[0], request)
+
+    def with_bank(self, bank: Bank) -> LocalChain:
+        bank.require_space(self.model)
+        return replace(self, find=choose_search(bank, self.find.name), owns_sessions=False)
+
+    def close(self) -> None:
+        if self.owns_sessions:
+            self.encoder.close()
+            self.generator.close()
+
+    def _run_generator(self, embedding: F32, ids: I64, request: Request, samples: range) -> U8:
+        """Pictures of some samples of one request; `embedding` [1, D], `ids` [1, k]."""
+        rows = request.rows(samples, self.model.classes)
+        embedding, ids = embedding.repeat(len(samples), axis=0), ids.repeat(len(samples), axis=0)
+        feeds: dict[str, NDArray[Any]] = {
+            "noise": rows.noise(self.model),
+            "embedding": rows.conditioning(embedding, ids, self.bank),
+        }
+        if self.model.classes:
+            feeds["label"] = rows.labels(ids, self.bank)
+        pictures: U8 = self.generator.run(feeds)["image"]
+        return pictures
+
+    def _batches(self, count: int) -> list[slice]:
+        return [slice(start, min(start + self.max_batch, count)) for start in range(0, count, self.max_batch)]
+
+
+def refuse_empty_pictures(session: str, pictures: U8) -> None:
+    """Raise NumericsError for a picture that is black to the last byte.
+
+    The graph ends in bytes, where NaN has become 0: a picture computed from NaN looks like this, and tanh
+    never gives exactly -1 everywhere otherwise.
+    """
+    empty = ~pictures.reshape(len(pictures), -1).any(axis=1)
+    if empty.any():
+        raise NumericsError(
+            f"{session}: picture {int(empty.argmax())} of {len(pictures)} is black throughout, the mark of "
+            "NaN; check the bundle with `icgan info --verify`, or try a higher precision"
+        )

@@ -1,0 +1,138 @@
+"""Picture -> embedding -> neighbours -> pictures: the class that applications use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from icgan_runtime.bank import Bank
+from icgan_runtime.chain import MAX_BATCH, Chain, LocalChain
+from icgan_runtime.errors import RequestError
+from icgan_runtime.images import Picture
+from icgan_runtime.manifest import Model
+from icgan_runtime.request import Result, embedding_rows, make_request
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+
+class Pipeline:
+    """Instance-conditioned generation. `load` opens a bundle in this process.
+
+    A picture is a path, the bytes of a file, a PIL image, or an RGB uint8 array [H, W, 3].
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path,
+        *,
+        backend: str = "auto",
+        precision: str | None = None,
+        search: str = "auto",
+        threads: int = 0,
+        max_batch: int = MAX_BATCH,
+    ) -> Pipeline:
+        """Open a bundle in this process. Raises BundleError when any part of it cannot be trusted.
+
+        `backend` is a name in backends.select.BACKENDS, `precision` fp32, fp16 or int8 (default: the highest
+        the bundle has), `search` auto, numpy or faiss, `threads` per graph (0: one per core), `max_batch` the
+        rows of one graph run.
+        """
+        return cls(
+            LocalChain.load(
+                bundle,
+                backend=backend,
+                precision=precision,
+                search=search,
+                threads=threads,
+                max_batch=max_batch,
+            )
+        )
+
+    @property
+    def model(self) -> Model:
+        """What is being run: name, resolution, classes, encoder, licence."""
+        return self.chain.model
+
+    def generate(
+        self,
+        picture: Picture,
+        n: int = 1,
+        seed: int = 0,
+        truncation: float | None = 1.0,
+        condition: str = "query",
+        label: int | None = None,
+    ) -> Result:
+        """n pictures that follow `picture`. Raises RequestError (DecodeError for the picture).
+
+        `truncation` in (0, 1] trades variety for quality, None means untruncated. `condition`: "query" the
+        picture itself, "nearest" its nearest stored instance, "sample" one of the k nearest, drawn by the
+        seed. `label` only for models with classes; None takes the label of the instance.
+        """
+        request = make_request(n, seed, truncation, condition, label, self.model.classes)
+        return self.chain.generate(_check_picture(picture), request)
+
+    def generate_from(
+        self,
+        embedding: F32,
+        n: int = 1,
+        seed: int = 0,
+        truncation: float | None = 1.0,
+        condition: str = "query",
+        label: int | None = None,
+    ) -> Result:
+        """As `generate`, from an embedding [D] or [1, D] instead of a picture."""
+        request = make_request(n, seed, truncation, condition, label, self.model.classes)
+        rows = embedding_rows(embedding, self.model.embedding_dim)
+        if len(rows) != 1:
+            raise RequestError("embedding", f"{len(rows)} rows, expected one")
+        return self.chain.generate_from(rows, request)
+
+    def embed(self, pictures: Picture | Sequence[Picture]) -> F32:
+        """Embeddings [N, D], unit rows, of one picture or several."""
+        several = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
+        if not several:
+            raise RequestError("pictures", "none given")
+        return self.chain.embed([_check_picture(picture) for picture in several])
+
+    def search(self, embedding: F32, k: int | None = None) -> tuple[I64, F32]:
+        """ids and scores [N, k] of the stored instances nearest to each row, best first, ties by id."""
+        rows = embedding_rows(embedding, self.model.embedding_dim)
+        return self.chain.search(rows, self.chain.neighbours if k is None else k)
+
+    def with_bank(self, bank: Bank | str | Path) -> Pipeline:
+        """This pipeline over other instances of the same embedding space: a Bank or a bank folder.
+
+        The new pipeline borrows this one's sessions, so close it first.
+        """
+        return Pipeline(self.chain.with_bank(bank if isinstance(bank, Bank) else Bank.read(bank)))
+
+    def close(self) -> None:
+        """Release graphs or connections."""
+        self.chain.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_picture(picture: object) -> Picture:
+    if isinstance(picture, (str, Path, bytes, Image.Image, np.ndarray)):
+        return picture
+    raise RequestError(
+        "image", f"a {type(picture).__name__}, expected a path, bytes, PIL image or uint8 array"
+    )

@@ -1,0 +1,121 @@
+"""What is asked of a pipeline and what comes back, the same in-process and over the wire."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icgan_runtime.errors import RequestError
+from icgan_runtime.latents import MAX_SEED, UNTRUNCATED
+from icgan_runtime.rows import CONDITIONS, OWN_LABEL, Rows, check_embedding
+
+MAX_SAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to generate: validated by `make_request`, every default resolved but the label's."""
+
+    n: int
+    seed: int  # 0 .. 2⁶³ − 1
+    truncation: float  # exactly a float32 in (0, 1], or infinity for untruncated
+    condition: str  # of rows.CONDITIONS
+    label: int  # rows.OWN_LABEL, or 0 .. classes − 1
+
+    def rows(self, samples: range, classes: int) -> Rows:
+        """The rows of some of this request's samples, `samples` within range(n)."""
+        count = len(samples)
+        return Rows(
+            seed=np.full(count, self.seed, np.int64),
+            sample=np.array(samples, np.int64),
+            truncation=np.full(count, self.truncation, np.float32),
+            condition=np.full(count, CONDITIONS.index(self.condition), np.int32),
+            label=np.full(count, self.label, np.int64) if classes else None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The stored instances nearest to the query, best first."""
+
+    ids: NDArray[np.int64]  # [k]
+    scores: NDArray[np.float32]  # [k], inner products of unit vectors
+    labels: NDArray[np.int64] | None  # [k], where the bank has them
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Generated pictures and where they come from."""
+
+    images: NDArray[np.uint8]  # [n, R, R, 3]
+    neighbours: Neighbours
+    embedding: NDArray[np.float32]  # [D], of the query
+    request: Request
+
+
+def make_request(
+    n: object, seed: object, truncation: object, condition: object, label: object, classes: int
+) -> Request:
+    """Check a caller's arguments. Raises RequestError naming the first that is out of range."""
+    whole_n = _integer("n", n)
+    if not 1 <= whole_n <= MAX_SAMPLES:
+        raise RequestError("n", f"{whole_n}, expected 1..{MAX_SAMPLES} pictures")
+    whole_seed = _integer("seed", seed)
+    if not 0 <= whole_seed <= MAX_SEED:
+        raise RequestError("seed", f"{whole_seed}, expected 0..2^63-1")
+    if condition not in CONDITIONS:
+        raise RequestError("condition", f"{condition!r}, expected one of {', '.join(CONDITIONS)}")
+    return Request(
+        whole_n, whole_seed, check_truncation(truncation), str(condition), check_label(label, classes)
+    )
+
+
+def check_truncation(truncation: object) -> float:
+    """`truncation` rounded to float32, as the noise contract wants it; None is infinity."""
+    if truncation is None:
+        return UNTRUNCATED
+    try:
+        value = float(np.float32(truncation))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not 0 < value <= 1:
+        raise RequestError("truncation", f"{truncation!r}, expected a number in (0, 1]")
+    return value
+
+
+def check_label(label: object, classes: int) -> int:
+    """`label` as an integer; None asks for the label of the instance itself."""
+    if label is None:
+        return OWN_LABEL
+    if classes == 0:
+        raise RequestError("label", f"{label!r}, but this model has no labels; leave it out")
+    whole = _integer("label", label)
+    if not 0 <= whole < classes:
+        raise RequestError("label", f"{whole}, expected 0..{classes - 1}")
+    return whole
+
+
+def embedding_rows(embedding: Any, width: int) -> NDArray[np.float32]:
+    """`embedding` [D] or [N, D] as unit float32 rows [N, D]. Raises RequestError."""
+    array = np.asarray(embedding)
+    if array.dtype.kind != "f" or array.ndim not in (1, 2) or array.shape[-1] != width or array.size == 0:
+        raise RequestError(
+            "embedding", f"{array.dtype}{list(array.shape)}, expected float32[{width}] or float32[N, {width}]"
+        )
+    rows = np.ascontiguousarray(array, np.float32).reshape(-1, width)
+    check_embedding(rows)
+    return rows
+
+
+def _integer(field: str, value: object) -> int:
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise RequestError(field, f"{value!r}, expected a whole number") from None

@@ -1,0 +1,94 @@
+"""The rows of a request: what is asked of each generated picture besides the instance it follows.
+
+A server's stages and the in-process chain check and use rows through these functions, so both answer alike
+and complain alike. Rows are independent: rows of different requests can share a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icgan_runtime import latents
+from icgan_runtime.bank import Bank
+from icgan_runtime.errors import RequestError
+from icgan_runtime.manifest import Model
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+# What the generator sees: the picture's own embedding, its nearest instance's, or that of one drawn from the
+# k nearest. The position in this tuple is the number on the wire.
+CONDITIONS = ("query", "nearest", "sample")
+OWN_LABEL = -1  # "the label of the instance itself" (for "query": of the nearest)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Arrays of shape [N], one entry per generated picture."""
+
+    seed: I64
+    sample: I64  # j of the noise contract
+    truncation: F32  # in (0, 1], or infinity: untruncated
+    condition: NDArray[np.int32]  # position in CONDITIONS
+    label: I64 | None  # OWN_LABEL or 0 .. classes − 1; None for a model without labels
+
+    def check(self, model: Model) -> None:
+        """Raise RequestError naming the first field with a value out of its range."""
+        _check("seed", self.seed, self.seed >= 0, "0..2^63-1")
+        _check("sample", self.sample, self.sample >= 0, "0..2^63-1")
+        in_range = (self.truncation > 0) & ((self.truncation <= 1) | np.isposinf(self.truncation))
+        _check("truncation", self.truncation, in_range, "more than 0 and at most 1, or infinity for none")
+        known = (self.condition >= 0) & (self.condition < len(CONDITIONS))
+        names = ", ".join(f"{number} ({name})" for number, name in enumerate(CONDITIONS))
+        _check("condition", self.condition, known, names)
+        if self.label is not None:
+            in_classes = (self.label >= OWN_LABEL) & (self.label < model.classes)
+            expected = f"0..{model.classes - 1}, or {OWN_LABEL} for the instance's own"
+            _check("label", self.label, in_classes, expected)
+
+    def noise(self, model: Model) -> F32:
+        """The generator's noise [N, dim_z]."""
+        return latents.noise(self.seed, self.sample, self.truncation, model.dim_z)
+
+    def conditioning(self, embedding: F32, ids: I64, bank: Bank) -> F32:
+        """The embedding [N, D] each row is generated from, given its own and its neighbours' ids [N, k]."""
+        result = embedding.copy()
+        stored = self.condition != CONDITIONS.index("query")
+        result[stored] = bank.embeddings[bank.rows(self._instances(ids)[stored])]
+        return result
+
+    def labels(self, ids: I64, bank: Bank) -> I64:
+        """The label [N] of each row, OWN_LABEL resolved. Only for models with labels."""
+        assert self.label is not None
+        own = self.label == OWN_LABEL
+        if not own.any():
+            return self.label
+        if bank.labels is None:
+            raise RequestError("label", "must be given: this bank stores none to take it from")
+        result = self.label.copy()
+        result[own] = bank.labels[bank.rows(self._instances(ids)[own])]
+        return result
+
+    def _instances(self, ids: I64) -> I64:
+        """The id [N] of the instance behind each row: drawn for "sample", the nearest otherwise."""
+        ranks = np.zeros(len(ids), np.int64)
+        drawn = self.condition == CONDITIONS.index("sample")
+        if drawn.any():
+            ranks[drawn] = latents.draw_ranks(self.seed[drawn], self.sample[drawn], ids.shape[1])
+        instances: I64 = ids[np.arange(len(ids)), ranks]
+        return instances
+
+
+def check_embedding(embedding: F32) -> None:
+    """Raise RequestError unless [N, D] holds unit rows (so no NaN, no infinity)."""
+    norms = np.linalg.norm(embedding, axis=1)
+    _check("embedding", norms, np.abs(norms - 1) <= 1e-2, "rows of length 1")
+
+
+def _check(field: str, values: NDArray[Any], good: NDArray[np.bool_], expected: str) -> None:
+    if not good.all():
+        raise RequestError(field, f"{values[~good][0]}, expected {expected}")
