@@ -1,0 +1,286 @@
+"""Published IC-GAN experiments (BigGAN backbone) become run directories, strictly and without foreign code.
+
+An experiment is a folder, whatever it is called, with files `{G_ema,G,D,state_dict}<suffix>.pth`; the suffix
+is empty, `_copy0`, `_copy1`, `_best0` or `_best1`. They are read with torch's restricted unpickler. Their
+keys are ours, but for three things this module accounts for: the `module.` prefix of the distributed wrapper,
+`sv0` (the last singular value, which evaluation never reads), and the class table that models without
+classes carry unused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from icgan_training.checkpoint import assign_strictly, save_weights, unallocated
+from icgan_training.config import ModelConfig
+from icgan_training.discriminator import Discriminator
+from icgan_training.encoder import file_sha256, read_encoder_config
+from icgan_training.errors import ConfigError, WeightsError
+from icgan_training.generator import Generator
+
+_Network = TypeVar("_Network", Generator, Discriminator)
+
+LICENCE = "CC-BY-NC-4.0"
+SUFFIXES = ("_best0", "_best1", "", "_copy0", "_copy1")
+
+# Everything but tensors and plain containers that a published file may name: the activation modules inside
+# its settings and the numpy scalars of its scores, under the module names of numpy 1 and numpy 2.
+_SCALAR = np.float64(0).__reduce__()[0]
+ALLOWED_GLOBALS: list[Any] = [
+    nn.ReLU,
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
+
+# Settings that have to be as published; another value means another architecture.
+FIXED_SETTINGS: dict[str, Any] = {
+    "model": "BigGAN",
+    "G_param": "SN",
+    "D_param": "SN",
+    "G_nl": "relu",
+    "D_nl": "relu",
+    "norm_style": "bn",
+    "G_shared": True,
+    "D_wide": True,
+    "num_G_SVs": 1,
+    "num_D_SVs": 1,
+    "constant_conditioning": False,
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The files of one saved state of a published experiment, and its settings."""
+
+    folder: Path
+    suffix: str
+    settings: Mapping[str, Any]  # as the experiment was started with
+    iterations: int
+    recorded_fid: float  # NaN when none was recorded
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model these settings describe. Raises WeightsError when it is not one of ours."""
+        return _model_config(self.settings, self.folder)
+
+    @property
+    def encoder(self) -> str:
+        """Whose ResNet-50 embeddings the model was trained on."""
+        if self.settings.get("feature_extractor") == "selfsupervised":
+            return "SwAV"
+        return "classifier-balancing" if "_lt" in str(self.settings.get("which_dataset")) else "torchvision"
+
+    @property
+    def generator_file(self) -> Path:
+        """The averaged weights, unless the experiment kept no average."""
+        averaged = self.settings.get("ema", True) and self.settings.get("use_ema", True)
+        return self.folder / f"{'G_ema' if averaged else 'G'}{self.suffix}.pth"
+
+    @property
+    def discriminator_file(self) -> Path:
+        """Absent from the published archives, present in one's own experiments."""
+        return self.folder / f"D{self.suffix}.pth"
+
+
+def convert(folder: Path, out: Path, *, encoder: Path | None = None) -> Experiment:
+    """Write a run directory from a published experiment folder; the encoder file is copied into it.
+
+    Raises WeightsError for a file that is missing, damaged, unsafe or does not fit, before `out` exists.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise WeightsError(f"--out {out} is not empty; name a new directory")
+    experiment = open_experiment(folder)
+    files = [experiment.generator_file]
+    generator = load_network(Generator, experiment.generator_file, experiment.config)
+    discriminator = None
+    if experiment.discriminator_file.exists():
+        files.append(experiment.discriminator_file)
+        discriminator = load_network(Discriminator, experiment.discriminator_file, experiment.config)
+    identity = _encoder_identity(experiment, encoder)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_weights(generator, partial / "generator.safetensors")
+    if discriminator is not None:
+        save_weights(discriminator, partial / "discriminator.safetensors")
+    if encoder is not None:
+        shutil.copyfile(encoder, partial / "encoder.safetensors")
+    described = _describe(experiment, identity, files)
+    (partial / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+    if out.exists():
+        out.rmdir()
+    partial.replace(out)
+    return experiment
+
+
+def open_experiment(folder: Path) -> Experiment:
+    """Find the saved state to use: of `best0` and `best1` the one with the lower recorded FID.
+
+    An experiment without a best state offers its latest one. Raises WeightsError when there is none.
+    """
+    _refuse_stylegan(folder)
+    if not folder.is_dir():
+        raise WeightsError(f"{folder} is not a folder; name the published experiment's folder")
+    found = []
+    for suffix in SUFFIXES:
+        if (folder / f"state_dict{suffix}.pth").exists():
+            experiment = _read_state(folder, suffix)
+            if experiment.generator_file.exists():
+                found.append(experiment)
+    if not found:
+        raise WeightsError(
+            f"{folder} holds no published experiment: expected G_ema_best0.pth beside state_dict_best0.pth"
+        )
+    best = [experiment for experiment in found if "best" in experiment.suffix]
+    if best:
+        return min(best, key=lambda e: math.inf if math.isnan(e.recorded_fid) else e.recorded_fid)
+    return max(found, key=lambda e: e.iterations)
+
+
+def load_network(network: type[_Network], path: Path, config: ModelConfig) -> _Network:
+    """A network with the weights of one published file, in eval mode.
+
+    Raises WeightsError that names every key which is missing, unexpected or of another shape.
+    """
+    content = read_safely(path)
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{path} is not a state dict: expected a mapping of names to tensors")
+    if all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): value for name, value in content.items()}
+    built = unallocated(network, config)
+    assign_strictly(built, _our_keys(content, built), str(path))
+    return built.eval()
+
+
+def read_safely(path: Path) -> Any:
+    """The content of a torch file. Nothing the file names is called, beyond `ALLOWED_GLOBALS`.
+
+    Raises WeightsError for a file that is missing or damaged, or that asks for anything else to run.
+    """
+    try:
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} does not exist") from error
+    except pickle.UnpicklingError as error:
+        reason = next(
+            (line for line in str(error).splitlines() if "rror:" in line), str(error).splitlines()[0]
+        )
+        raise WeightsError(
+            f"{path} is not read: it is damaged, or loading it could run code it carries ({reason.strip()})"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise WeightsError(
+            f"{path} is truncated or not a torch file: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _our_keys(official: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Without what the published files carry beyond our keys. WeightsError when a part of that is absent."""
+    wanted = network.state_dict()
+    surplus = {name.removesuffix("u0") + "sv0" for name in wanted if name.endswith(".u0")}
+    if isinstance(network, Generator) and "shared.weight" not in wanted:
+        surplus.add("shared.weight")
+    absent = sorted(surplus - official.keys())
+    if absent:
+        raise WeightsError(
+            f"not a published {type(network).__name__.lower()}: missing {', '.join(absent[:8])}"
+        )
+    return {name: value for name, value in official.items() if name not in surplus}
+
+
+def _read_state(folder: Path, suffix: str) -> Experiment:
+    path = folder / f"state_dict{suffix}.pth"
+    content = read_safely(path)
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise WeightsError(f"{path} has no settings: expected an entry `config`")
+    try:
+        fid = float(content.get("best_FID", math.nan))
+        return Experiment(folder, suffix, content["config"], int(content.get("itr", 0)), fid)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: best_FID and itr must be numbers: {error}") from error
+
+
+def _model_config(settings: Mapping[str, Any], folder: Path) -> ModelConfig:
+    for name, expected in FIXED_SETTINGS.items():
+        if settings.get(name, expected) != expected:
+            raise WeightsError(
+                f"{folder}: {name} is {settings[name]!r}; only {expected!r} is an architecture of ours"
+            )
+    for name in ("ch", "attn"):
+        if settings["G_" + name] != settings["D_" + name]:
+            raise WeightsError(f"{folder}: G_{name} and D_{name} differ; one model has one value")
+    try:
+        return ModelConfig(
+            resolution=settings["resolution"],
+            ch=settings["G_ch"],
+            attention=tuple(int(side) for side in str(settings["G_attn"]).split("_") if int(side) > 0),
+            dim_z=settings["dim_z"],
+            hierarchical=settings["hier"],
+            shared_dim=settings["shared_dim"],
+            shared_dim_feat=settings["shared_dim_feat"],
+            embedding_dim=2048 if settings["instance_cond"] else None,
+            class_count=settings["n_classes"] if settings["class_cond"] else None,
+        )
+    except (KeyError, ValueError, ConfigError) as error:
+        raise WeightsError(f"{folder}: its settings do not describe a model: {error}") from error
+
+
+def _refuse_stylegan(path: Path) -> None:
+    snapshots = [path] if path.suffix == ".pkl" else sorted(path.glob("*.pkl")) if path.is_dir() else []
+    if snapshots:
+        raise WeightsError(
+            f"{snapshots[0]} is a StyleGAN2 snapshot, a pickle that runs the code it carries;"
+            " only experiments on the BigGAN backbone are supported"
+        )
+
+
+def _encoder_identity(experiment: Experiment, encoder: Path | None) -> dict[str, Any]:
+    """The encoder entry of config.json; the hash is null until the encoder itself is at hand."""
+    embedding_dim = experiment.config.embedding_dim
+    identity = {"name": "resnet50", "sha256": None, "input_size": 224, "embedding_dim": embedding_dim}
+    if encoder is not None:
+        config = read_encoder_config(encoder)
+        if config.embedding_dim != embedding_dim:
+            raise WeightsError(
+                f"--encoder {encoder} gives {config.embedding_dim} columns; the model takes {embedding_dim}"
+            )
+        identity |= {
+            "name": config.architecture,
+            "sha256": file_sha256(encoder),
+            "input_size": config.input_size,
+        }
+    return identity | {"trained_with": experiment.encoder}
+
+
+def _describe(experiment: Experiment, encoder: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "model": experiment.config.to_dict(),
+        "encoder": encoder,
+        "weights_licence": LICENCE,
+        "provenance": {
+            "source": "published IC-GAN checkpoint, converted by icgan-train",
+            "experiment": str(experiment.settings.get("experiment_name") or experiment.folder.name),
+            "data": experiment.settings.get("which_dataset"),
+            "iterations": experiment.iterations,
+            "recorded_fid": None if math.isnan(experiment.recorded_fid) else experiment.recorded_fid,
+            "files": {file.name: file_sha256(file) for file in files},
+        },
+    }
