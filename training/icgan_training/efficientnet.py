@@ -30,7 +30,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution without bias, padded as TensorFlow's "same"."""
+    """Convolution, without bias until a batch norm is folded into it, padded as TensorFlow's "same"."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(in_channels, out_channels, kernel, stride=stride, groups=groups, bias=False)
@@ -39,7 +39,7 @@ class SameConv2d(nn.Conv2d):
         top, bottom = same_padding(x.shape[2], self.kernel_size[0], self.stride[0])
         left, right = same_padding(x.shape[3], self.kernel_size[1], self.stride[1])
         if top == bottom and left == right:  # symmetric: the convolution pads by itself, without a copy
-            return F.conv2d(x, self.weight, None, self.stride, (top, left), 1, self.groups)
+            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), 1, self.groups)
         return super().forward(F.pad(x, (left, right, top, bottom)))
 
 

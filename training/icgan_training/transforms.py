@@ -1,0 +1,45 @@
+"""Any picture file -> the square uint8 RGB array a model of resolution R works on.
+
+The rule, in this order: turn as EXIF says, composite alpha on white, make it RGB, crop the centre square of
+the short side, resize with Pillow's bilinear filter. The published protocol, plus what real files need.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from icgan_training.errors import DataError
+
+WHITE = (255, 255, 255, 255)
+
+
+def read_picture(path: Path, resolution: int) -> NDArray[np.uint8]:
+    """Decode a picture file to [R, R, 3]; raises `DataError` naming a file that is not a whole picture."""
+    try:
+        with Image.open(path) as image:
+            return square(to_rgb(image), resolution)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a readable picture ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright, opaque, 8-bit RGB; sixteen-bit grey is scaled, not clipped."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow may also open as 32-bit integers
+        grey = np.asarray(image).astype(np.float64) / 257
+        return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def square(image: Image.Image, resolution: int) -> NDArray[np.uint8]:
+    """Centre crop to the short side and bilinear resize: RGB picture -> uint8 [R, R, 3]."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    resized = image.resize((resolution, resolution), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(resized)
