@@ -6,6 +6,7 @@ So `--help` is instant and a subcommand needs only the libraries it uses.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ def build_parser() -> ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_fit(commands)
     _add_convert(commands)
     return parser
 
@@ -41,6 +43,82 @@ def _add_command(commands: Subparsers, name: str, run: Command, example: str, su
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_fit(commands: Subparsers) -> None:
+    parser = _add_command(
+        commands,
+        "fit",
+        _fit,
+        "icgan-train fit data/cifar10-32 --preset cifar10 --out runs/cifar10",
+        "Train on a prepared data set. Stopped or killed, the same command goes on where it was.",
+    )
+    parser.add_argument("data", type=Path, nargs="?", help="directory that icgan-train prepare wrote")
+    parser.add_argument("--preset", help="the model and its settings; --list shows all")
+    parser.add_argument("--out", type=Path, help="run directory, made or continued")
+    parser.add_argument("--images", type=_count, metavar="N", help="pictures to train on, as 400k or 2.5M")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="arithmetic of the networks (default: bfloat16 where the hardware has it)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another setting of the model or the training, repeatable; --dry-run shows all",
+    )
+    parser.add_argument("--list", action="store_true", help="list the presets and exit")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved settings as JSON and exit")
+    parser.set_defaults(parser=parser)
+
+
+def _count(text: str) -> int:
+    """A number of pictures such as 400000, 400k or 2.5M."""
+    factor = {"k": 1_000, "M": 1_000_000}.get(text[-1:], 1)
+    return round(float(text if factor == 1 else text[:-1]) * factor)
+
+
+def _fit(args: argparse.Namespace) -> None:
+    from icgan_training.presets import PRESETS, preset
+
+    if args.list:
+        for row in PRESETS.values():
+            print(f"{row.name:28} {row.summary} ({row.score})")
+        return
+    if args.data is None or args.preset is None or (args.out is None and not args.dry_run):
+        args.parser.error("DATA, --preset and --out are needed")
+    chosen = preset(args.preset)
+
+    from icgan_training.dataset import PreparedDataset
+    from icgan_training.distributed import join, leave, local_device
+    from icgan_training.loop import fit
+    from icgan_training.settings import choose_precision, parse_overrides, resolve
+
+    device = local_device()
+    automatic, reason = choose_precision(device)
+    overrides = parse_overrides(args.set)
+    overrides["precision"] = automatic if args.precision == "auto" else args.precision
+    if args.images is not None:
+        overrides["total_images"] = args.images
+    data = PreparedDataset.open(args.data)
+    model, train = resolve(chosen, data, overrides)
+    if args.dry_run:
+        print(json.dumps({"model": model.to_dict(), "train": train.to_dict()}, indent=2))
+        return
+    processes = join(device)
+    try:
+        if processes.first:
+            why = f" ({reason})" if args.precision == "auto" else ""
+            print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
+        complete = fit(model, train, data, args.out, device=device, processes=processes)
+        if processes.first:
+            end = "is complete" if complete else "is stopped; the same command goes on from here"
+            print(f"{args.out} {end}", file=sys.stderr)
+    finally:
+        leave()
 
 
 def _add_convert(commands: Subparsers) -> None:

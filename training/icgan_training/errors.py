@@ -4,6 +4,8 @@
     ├── ConfigError          a setting that is unknown, missing, of the wrong type or out of range
     ├── DataError            pictures, lists or prepared data sets that cannot be used
     ├── WeightsError         a weights file of the wrong kind, shape or hash
+    ├── CheckpointError      a checkpoint that cannot be written or read
+    ├── CollapseError        training diverged; names the last good checkpoint
     ├── FetchError           a download that is missing, refused or altered
     └── MissingExtraError    an optional library is not installed; names the pip command
 
@@ -25,6 +27,14 @@ class DataError(TrainingError):
 
 class WeightsError(TrainingError):
     """A weights file of the wrong kind, shape or hash."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that cannot be written or read."""
+
+
+class CollapseError(TrainingError):
+    """Training diverged; the message names the last good checkpoint."""
 
 
 class FetchError(TrainingError):

@@ -1,0 +1,27 @@
+"""The sample sheet of the paper's figures: one row per instance, the real picture left, samples right."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+GAP = 4
+"""White pixels between the instance and its samples."""
+
+
+def sample_grid(instances: npt.NDArray[np.uint8], samples: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Instances [M, R, R, 3] and their samples [M, C, R, R, 3] as one picture [M·R, R + GAP + C·R, 3]."""
+    rows, columns, size = samples.shape[:3]
+    left = instances.reshape(rows * size, size, 3)
+    right = samples.transpose(0, 2, 1, 3, 4).reshape(rows * size, columns * size, 3)
+    gap = np.full((rows * size, GAP, 3), 255, dtype=np.uint8)
+    return np.concatenate([left, gap, right], axis=1)
+
+
+def write_grid(path: Path, instances: npt.NDArray[np.uint8], samples: npt.NDArray[np.uint8]) -> None:
+    """Write `sample_grid` as a PNG, complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    Image.fromarray(sample_grid(instances, samples)).save(temporary, format="PNG")
+    temporary.replace(path)

@@ -1,0 +1,85 @@
+"""What a run tells: log.jsonl, TensorBoard where it is installed, and the person who waits."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+try:
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError:  # an optional convenience: log.jsonl holds the same numbers
+    SummaryWriter = None  # type: ignore[assignment, misc]
+
+
+class Journal:
+    """Records of one run, one per tick; use with `with`.
+
+    On a terminal a bar shows pictures per second and time left; elsewhere every tick is one line.
+    Records after `step`, left by a killed run that is now being repeated, are dropped from log.jsonl.
+    """
+
+    def __init__(self, run_dir: Path, step: int, images: int, total_images: int) -> None:
+        self.path = run_dir / "log.jsonl"
+        self.total_images = total_images
+        _keep_until(self.path, step)
+        self._board = (
+            None if SummaryWriter is None else SummaryWriter(run_dir / "tensorboard", purge_step=step + 1)
+        )
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total_images, initial=images, unit=" img", disable=not terminal, smoothing=0.05
+        )
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self._board is not None:
+            self._board.close()
+
+    def advance(self, images: int) -> None:
+        """Move the bar by `images` pictures."""
+        self._bar.update(images)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Append one tick's record, which has `step`, `images` and `images_per_second`, and show it."""
+        with self.path.open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        if self._board is not None:
+            for name, value in record.items():
+                self._board.add_scalar(name, value, record["step"])
+        left = (self.total_images - record["images"]) / record["images_per_second"]
+        self.say(
+            f"step {record['step']}: {record['images']}/{self.total_images} images,"
+            f" {record['images_per_second']:.1f}/s, {_clock(left)} left,"
+            f" loss D {record['loss_discriminator']:.3f} G {record['loss_generator']:.3f},"
+            f" D(real) {record['logit_real']:.2f} D(fake) {record['logit_fake']:.2f}"
+            + (f", FID {record['fid']:.2f}" if "fid" in record else "")
+        )
+
+    def say(self, line: str) -> None:
+        """One line for the person who waits, above the bar if there is one."""
+        tqdm.write(line, file=sys.stderr)
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Drop the records after `step`, and a line that a kill cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+def _clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"

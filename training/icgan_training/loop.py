@@ -1,0 +1,277 @@
+"""The training loop: a model, settings and a data set in, a run directory out.
+
+    RUN/config.json                 model, settings, encoder, data: written first
+    RUN/log.jsonl                   one line per tick
+    RUN/samples/step-*.png          instance left, samples right
+    RUN/checkpoints/step-*.safetensors, best.safetensors
+    RUN/generator.safetensors       the averaged weights to export, renewed with every checkpoint
+    RUN/discriminator.safetensors, encoder.safetensors
+
+A step is a function of (state, seed, step number), so a run that is killed at any moment and started again
+continues as if nothing had happened, bit for bit on a CPU.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from icgan_training.config import ModelConfig, TrainConfig
+from icgan_training.dataset import PreparedDataset
+from icgan_training.distributed import ALONE, Processes
+from icgan_training.errors import CollapseError, ConfigError, DataError
+from icgan_training.grid import write_grid
+from icgan_training.journal import Journal
+from icgan_training.neighbours import cluster_labels
+from icgan_training.position import Position
+from icgan_training.resume import (
+    checkpoint_path,
+    last_good,
+    list_checkpoints,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+)
+from icgan_training.run import open_run, publish
+from icgan_training.sampler import PARTS, Batch, Indices, Part, Sampler
+from icgan_training.step import STATISTICS, Inputs, StepInputs, Trainer
+
+Evaluate = Callable[[nn.Module], float]
+"""Scores the averaged generator in eval mode; lower is better (FID)."""
+
+DIVERGED = 1e4
+"""A mean logit beyond this is a collapse: the hinge keeps those of a healthy run within some tens."""
+
+GRID_ROWS, GRID_COLUMNS = 8, 8
+
+
+def fit(
+    model: ModelConfig,
+    train: TrainConfig,
+    data: PreparedDataset,
+    run_dir: Path,
+    *,
+    device: torch.device,
+    processes: Processes = ALONE,
+    evaluate: Evaluate | None = None,
+) -> bool:
+    """Train until `train.total_images`, continuing from the newest checkpoint of `run_dir` if it has one.
+
+    `evaluate` scores the average at every checkpoint; the best one is then what is exported and kept as
+    `checkpoints/best.safetensors`. Returns whether training is complete: SIGINT or SIGTERM makes it
+    write a checkpoint and return False.
+    Raises ConfigError for settings that do not fit the data or an existing run, CheckpointError when the
+    disk refuses, CollapseError when the losses stop being numbers or the logits run away.
+    """
+    per_process = train.batch_size // (train.accumulation * processes.world)
+    if per_process * train.accumulation * processes.world != train.batch_size:
+        raise ConfigError(
+            f"batch_size {train.batch_size} cannot be split over {processes.world} processes"
+            f" with accumulation {train.accumulation}: choose a multiple of their product"
+        )
+    labels = training_labels(model, train, data)
+    if processes.first:
+        open_run(run_dir, model, train, data)
+    trainer = Trainer(model, train, device, processes)
+    checkpoints = run_dir / "checkpoints"
+    position = _resume(trainer, checkpoints)
+    sampler = Sampler(
+        data,
+        labels,
+        seed=train.seed,
+        dim_z=model.dim_z,
+        flip_images=train.picture_flip,
+        flip_instances=train.instance_flip,
+        balance=data.labels if train.long_tail else None,
+    )
+
+    def draw(step: int) -> StepInputs:
+        def part(name: Part, turn: int, cut: int) -> Inputs:
+            start = (cut * processes.world + processes.rank) * per_process
+            batch = sampler.draw(step, name, turn, train.batch_size, slice(start, start + per_process))
+            return Inputs.of(batch, model, pin=device.type == "cuda")
+
+        turns, cuts = range(train.discriminator_steps), range(train.accumulation)
+        return StepInputs(
+            [[(part("real", turn, cut), part("fake", turn, cut)) for cut in cuts] for turn in turns],
+            [part("generator", 0, cut) for cut in cuts],
+        )
+
+    images_per_step = train.batch_size * train.discriminator_steps
+    left = math.ceil(max(0, train.total_images - position.images) / images_per_step)
+    steps = range(position.step + 1, position.step + left + 1)
+    tick_steps = max(1, train.tick_images // images_per_step)
+    sheet = SampleSheet.choose(data, labels, model, train.seed)
+
+    with ExitStack() as stack:
+        journal = None
+        if processes.first:
+            journal = stack.enter_context(
+                Journal(run_dir, position.step, position.images, train.total_images)
+            )
+        stop = stack.enter_context(_stop_requests(processes))
+        batches = stack.enter_context(closing(_prefetched(draw, steps)))
+        clock = time.monotonic()
+        for step, inputs in zip(steps, batches, strict=True):
+            position.advance(trainer.step(inputs.to(device), step), images_per_step)
+            if journal is not None:
+                journal.advance(images_per_step)
+            tick, last = step // tick_steps, step == steps[-1]
+            at_tick = step % tick_steps == 0 or last
+            stopping = stop.is_set() and not last
+            if not at_tick and not stopping:
+                continue
+
+            trainer.synchronise()
+            position.spend(time.monotonic() - clock)
+            record = position.record(processes, device)
+            _watch(record, checkpoints)
+            due = last or stopping or tick % train.checkpoint_ticks == 0
+            improved = evaluate is None
+            if journal is not None and evaluate is not None and due and not stopping:
+                record["fid"] = evaluate(trainer.average.module)
+                improved = position.best_fid is None or record["fid"] < position.best_fid
+                position.best_fid = record["fid"] if improved else position.best_fid
+            if at_tick:
+                position.next_tick()
+            if journal is not None:
+                if at_tick:
+                    journal.record(record)
+                if at_tick and (last or tick % train.snapshot_ticks == 0):
+                    write_grid(run_dir / "samples" / f"step-{step:09d}.png", *sheet.draw(trainer))
+                if due and improved:
+                    publish(run_dir, trainer.average.module, trainer.discriminator)
+                    if evaluate is not None:
+                        save_checkpoint(checkpoints / "best.safetensors", trainer.state(), position.to_dict())
+                if due:
+                    path = checkpoint_path(checkpoints, step)
+                    save_checkpoint(path, trainer.state(), position.to_dict())
+                    prune(checkpoints, train.checkpoints_kept)
+            if stopping:
+                return False
+            clock = time.monotonic()
+    return True
+
+
+def training_labels(model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> Indices | None:
+    """What the model is told about each picture [N]: None, a constant, the data set's labels or clusters.
+
+    Raises DataError for labels that are missing or that the model has no class for.
+    """
+    if model.class_count is None:
+        return None
+    count = len(data.images)
+    if model.class_count == 1:
+        return np.zeros(count, dtype=np.int64)
+    if train.label_source == "clusters":
+        return cluster_labels(data.embeddings, model.class_count, train.seed)
+    if data.labels is None:
+        raise DataError(f"the model takes labels but {data.path} has none: prepare it with labels")
+    labels = np.asarray(data.labels)
+    if labels.min() < 0 or labels.max() >= model.class_count:
+        odd = int(np.flatnonzero((labels < 0) | (labels >= model.class_count))[0])
+        raise DataError(
+            f"label {labels[odd]} of picture {odd} in {data.path} is outside [0, {model.class_count})"
+        )
+    return labels
+
+
+@dataclass(frozen=True)
+class SampleSheet:
+    """The instances and the noise that every sample sheet of a run shows."""
+
+    instances: npt.NDArray[np.uint8]  # [M, R, R, 3]
+    inputs: Inputs  # M·GRID_COLUMNS rows, instance by instance
+
+    @classmethod
+    def choose(
+        cls, data: PreparedDataset, labels: Indices | None, model: ModelConfig, seed: int
+    ) -> "SampleSheet":
+        """M instances drawn once, with GRID_COLUMNS noises each."""
+        rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, len(PARTS), 0]))
+        count = len(data.images)
+        chosen = np.sort(rng.choice(count, size=min(GRID_ROWS, count), replace=False))
+        rows = chosen.repeat(GRID_COLUMNS)
+        batch = Batch(
+            image=None,
+            embedding=np.asarray(data.embeddings[rows]),
+            label=None if labels is None else labels[rows],
+            noise=rng.standard_normal((len(rows), model.dim_z), dtype=np.float32),
+            uniforms=np.empty((len(rows), 0), dtype=np.float32),
+        )
+        return cls(np.asarray(data.images[chosen]), Inputs.of(batch, model, pin=False))
+
+    def draw(self, trainer: Trainer) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """The instances, and what the averaged generator makes of them now [M, C, R, R, 3]."""
+        samples = trainer.samples(self.inputs.to(trainer.device))
+        return self.instances, samples.reshape(len(self.instances), GRID_COLUMNS, *samples.shape[1:])
+
+
+def _resume(trainer: Trainer, checkpoints: Path) -> Position:
+    """Where the newest checkpoint left off, its state put back; the start when there is none."""
+    paths = list_checkpoints(checkpoints)
+    if not paths:
+        return Position()
+    return Position.from_dict(load_checkpoint(paths[-1], trainer.state()), trainer.device)
+
+
+def _watch(record: dict[str, Any], checkpoints: Path) -> None:
+    """Stop a run that has collapsed, before its state can replace a good checkpoint."""
+    for name in STATISTICS:
+        value = record[name]
+        if not math.isfinite(value) or (name.startswith("logit") and abs(value) > DIVERGED):
+            raise CollapseError(
+                f"training collapsed before step {record['step']}: {name} is {value};"
+                f" {last_good(checkpoints)}: run again with lower learning rates to go on from it"
+            )
+
+
+def _prefetched(draw: Callable[[int], StepInputs], steps: Sequence[int]) -> Generator[StepInputs, None, None]:
+    """`draw` of each step, the next one read from disk while the current one trains."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting = [reader.submit(draw, step) for step in steps[:1]]
+        for following in steps[1:]:
+            ready = waiting.pop().result()
+            waiting.append(reader.submit(draw, following))
+            yield ready
+        for future in waiting:
+            yield future.result()
+
+
+@contextmanager
+def _stop_requests(processes: Processes) -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets; a second signal acts as usual.
+
+    Several processes would have to agree on the step they stop after, so there signals act as usual too.
+    """
+    requested = threading.Event()
+    if processes.world > 1 or threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def request(*_: object) -> None:
+        requested.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield requested
+    finally:
+        restore()

@@ -1,0 +1,75 @@
+"""A run directory: what it says of itself, and the weights it offers for export.
+
+config.json                  model, settings, encoder, data
+generator.safetensors        the averaged weights
+discriminator.safetensors
+encoder.safetensors          a copy, so that the directory is self-contained
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from icgan_training.checkpoint import save_weights
+from icgan_training.config import ModelConfig, TrainConfig
+from icgan_training.dataset import PreparedDataset
+from icgan_training.discriminator import Discriminator
+from icgan_training.errors import ConfigError
+from icgan_training.generator import Generator
+
+SCHEMA_VERSION = 1
+
+
+def open_run(run_dir: Path, model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> None:
+    """Make a run directory, or check that the one there is of the same model, data and encoder.
+
+    Training settings may change between runs (a lower learning rate, more pictures); config.json then
+    says the newest. Raises ConfigError naming the first difference that would make it another model.
+    """
+    described = describe(model, train, data)
+    path = run_dir / "config.json"
+    if path.exists():
+        there = json.loads(path.read_text())
+        for section in ("model", "encoder", "data"):
+            for name in sorted(there[section].keys() | described[section].keys()):
+                old, new = there[section].get(name), described[section].get(name)
+                if old != new and name != "path":
+                    raise ConfigError(
+                        f"{run_dir} was started with {section} {name} {old!r}, not {new!r}:"
+                        " choose another --out"
+                    )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    copy = run_dir / "encoder.safetensors"
+    if not copy.exists():
+        shutil.copyfile(data.encoder_path, copy.with_suffix(".tmp"))
+        copy.with_suffix(".tmp").replace(copy)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(described, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def describe(model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> dict[str, Any]:
+    """The content of config.json."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": model.to_dict(),
+        "train": train.to_dict(),
+        "encoder": dataclasses.asdict(data.meta.encoder),
+        "data": {
+            "path": str(data.path),
+            "name": data.meta.name,
+            "count": data.meta.count,
+            "neighbours": data.meta.neighbours,
+            "class_names": data.meta.class_names,
+            "source": data.meta.source,
+            "licence": data.meta.licence,
+        },
+    }
+
+
+def publish(run_dir: Path, generator: Generator, discriminator: Discriminator) -> None:
+    """Offer these weights for export: the averaged generator, and D for those who fine-tune."""
+    save_weights(generator, run_dir / "generator.safetensors")
+    save_weights(discriminator, run_dir / "discriminator.safetensors")
