@@ -1,0 +1,254 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icgan_runtime import Bank, Pipeline
+from icgan_runtime.arrays import read_npz
+from icgan_runtime.backends.canned import CannedSession
+from icgan_runtime.errors import BindingError, DecodeError, NumericsError, RequestError
+from icgan_runtime.latents import noise
+from icgan_runtime.request import MAX_SAMPLES
+
+PHOTO = Path(__file__).parents[1] / "golden" / "photo.jpg"
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_bundle):
+    with Pipeline.load(tiny_bundle, threads=1) as pipe:
+        yield pipe
+
+
+@pytest.fixture(scope="module")
+def labelled(labelled_bundle):
+    with Pipeline.load(labelled_bundle, threads=1) as pipe:
+        yield pipe
+
+
+def test_generated_pictures_come_with_their_origin(pipe):
+    result = pipe.generate(PHOTO, n=3, seed=5, truncation=0.7)
+    assert result.images.shape == (3, 8, 8, 3)
+    assert result.images.dtype == np.uint8
+    assert result.embedding.shape == (12,)
+    assert result.neighbours.ids.shape == result.neighbours.scores.shape == (5,)
+    assert (np.diff(result.neighbours.scores) <= 0).all()
+    assert result.request.truncation == np.float32(0.7)
+
+
+def test_the_chain_gives_the_reference_outputs_of_the_bundle(pipe, tiny_bundle):
+    samples = read_npz((tiny_bundle / "samples.npz").read_bytes(), "samples.npz")
+    embedding = pipe.embed(list(samples["picture"]))
+    np.testing.assert_allclose(embedding, samples["embedding"], atol=1e-5)
+    ids, scores = pipe.search(embedding)
+    np.testing.assert_array_equal(ids, samples["neighbour_ids"])
+    np.testing.assert_allclose(scores, samples["neighbour_scores"], atol=1e-5)
+    fed = {"noise": samples["noise"], "embedding": embedding}
+    expected = np.round(np.clip((samples["image"] + 1) * 127.5, 0, 255)).transpose(0, 2, 3, 1)
+    assert np.abs(pipe.chain.generator.run(fed)["image"] - expected).max() <= 1
+
+
+def test_a_picture_and_its_embedding_generate_the_same(pipe):
+    a = pipe.generate(PHOTO, n=2, seed=3)
+    for embedding in (pipe.embed(PHOTO), a.embedding):
+        b = pipe.generate_from(embedding, n=2, seed=3)
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.neighbours.ids, b.neighbours.ids)
+
+
+def test_the_seed_decides_the_pictures(pipe):
+    a, again, other = (pipe.generate(PHOTO, n=2, seed=seed).images for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a, again)
+    assert (a != other).any()
+
+
+@settings(max_examples=20)
+@given(
+    n=st.integers(1, 9),
+    max_batch=st.integers(1, 10),
+    seed=st.integers(0, 2**63 - 1),
+    truncation=st.none() | st.floats(0.1, 1),
+    condition=st.sampled_from(["query", "nearest", "sample"]),
+)
+def test_a_picture_does_not_depend_on_its_batch(pipe, n, max_batch, seed, truncation, condition):
+    embedding = pipe.embed(PHOTO)
+    options = {"seed": seed, "truncation": truncation, "condition": condition}
+    split = Pipeline(dataclasses.replace(pipe.chain, max_batch=max_batch))
+    whole, parts = (p.generate_from(embedding, n=n, **options).images for p in (pipe, split))
+    first = pipe.generate_from(embedding, n=1, **options).images
+    assert np.abs(whole.astype(int) - parts).max() <= 1
+    assert np.abs(whole[:1].astype(int) - first).max() <= 1
+
+
+def canned(pipe, picture=128) -> tuple[Pipeline, CannedSession]:
+    """The pipeline with a generator that keeps what it is fed and paints everything in one grey."""
+    inputs, outputs = pipe.chain.manifest.specs("generator")
+
+    def paint(feeds):
+        return {"image": np.full((len(feeds["noise"]), 8, 8, 3), picture, np.uint8)}
+
+    session = CannedSession(inputs, outputs, paint)
+    return Pipeline(dataclasses.replace(pipe.chain, generator=session)), session
+
+
+def test_the_generator_is_fed_the_noise_of_the_contract(pipe):
+    with_canned, session = canned(pipe)
+    with_canned.generate(PHOTO, n=40, seed=9, truncation=0.5)
+    assert [len(call["noise"]) for call in session.calls] == [32, 8]
+    fed = np.concatenate([call["noise"] for call in session.calls])
+    np.testing.assert_array_equal(fed, noise(9, np.arange(40), 0.5, 6))
+
+
+def test_the_condition_decides_which_embedding_the_generator_sees(pipe):
+    with_canned, session = canned(pipe)
+    bank, query = pipe.chain.bank, pipe.embed(PHOTO)
+    ids, _ = pipe.search(query)
+    for condition in ("query", "nearest", "sample"):
+        result = with_canned.generate(PHOTO, n=20, condition=condition)
+        np.testing.assert_array_equal(result.neighbours.ids, ids[0])
+    asked, nearest, drawn = (call["embedding"] for call in session.calls)
+    np.testing.assert_array_equal(asked, query.repeat(20, axis=0))
+    np.testing.assert_array_equal(nearest, bank.embeddings[ids[:, 0]].repeat(20, axis=0))
+    stored = bank.embeddings[ids[0]]
+    ranks = [int(np.flatnonzero((stored == row).all(axis=1))[0]) for row in drawn]
+    assert set(ranks) == set(range(5))
+
+
+def test_a_label_is_the_callers_or_that_of_the_instance(labelled):
+    with_canned, session = canned(labelled)
+    bank = labelled.chain.bank
+    ids, _ = labelled.search(labelled.embed(PHOTO))
+    with_canned.generate(PHOTO, n=2, label=1)
+    with_canned.generate(PHOTO, n=2)
+    with_canned.generate(PHOTO, n=20, condition="sample")
+    given_label, nearest, drawn = (call["label"] for call in session.calls)
+    assert given_label.tolist() == [1, 1]
+    assert nearest.tolist() == [bank.labels[ids[0, 0]]] * 2
+    stored = bank.embeddings[ids[0]]
+    rows = [int(np.flatnonzero((stored == row).all(axis=1))[0]) for row in session.calls[2]["embedding"]]
+    assert drawn.tolist() == bank.labels[ids[0]][rows].tolist()
+
+
+def test_a_label_is_required_where_the_bank_has_none(labelled):
+    bank = dataclasses.replace(labelled.chain.bank, labels=None)
+    other = labelled.with_bank(bank)
+    assert other.generate(PHOTO, label=2).neighbours.labels is None
+    with pytest.raises(RequestError, match="label: must be given"):
+        other.generate(PHOTO)
+
+
+def test_labels_change_the_picture(labelled):
+    a, b = (labelled.generate(PHOTO, label=label).images for label in (0, 1))
+    assert (a != b).any()
+
+
+def test_neighbours_carry_the_labels_of_the_bank(labelled):
+    neighbours = labelled.generate(PHOTO).neighbours
+    np.testing.assert_array_equal(neighbours.labels, neighbours.ids % 3)
+
+
+def test_another_bank_changes_the_neighbours_only(pipe, tmp_path):
+    old = pipe.chain.bank
+    few = Bank(old.encoder_id, old.embeddings[:3], np.array([10, 20, 30]), None, None)
+    few.write(tmp_path)
+    for bank in (few, tmp_path):
+        other = pipe.with_bank(bank)
+        a, b = pipe.generate(PHOTO, n=2), other.generate(PHOTO, n=2)
+        np.testing.assert_array_equal(a.images, b.images)
+        assert sorted(b.neighbours.ids) == [10, 20, 30]
+        other.close()
+    assert pipe.generate(PHOTO).images.any(), "closing the borrower leaves the lender's sessions open"
+
+
+def test_a_bank_of_another_encoder_is_refused(pipe, foreign_bundle):
+    with pytest.raises(BindingError, match="bank: made for embedding space"):
+        pipe.with_bank(foreign_bundle / "bank")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, r"n: 0, expected 1\.\.10000"),
+        ({"n": MAX_SAMPLES + 1}, "n: 10001"),
+        ({"n": 1.5}, "n: 1.5, expected a whole number"),
+        ({"n": True}, "n: True, expected a whole number"),
+        ({"seed": -1}, r"seed: -1, expected 0\.\.2\^63-1"),
+        ({"seed": 2**63}, "seed: 9223372036854775808"),
+        ({"seed": "1"}, "seed: '1', expected a whole number"),
+        ({"truncation": 0}, r"truncation: 0, expected a number in \(0, 1\]"),
+        ({"truncation": 1.5}, "truncation: 1.5"),
+        ({"truncation": float("nan")}, "truncation: nan"),
+        ({"truncation": float("inf")}, "truncation: inf"),
+        ({"truncation": 1e-60}, "truncation: 1e-60"),
+        ({"truncation": "high"}, "truncation: 'high'"),
+        ({"condition": "random"}, "condition: 'random', expected one of query, nearest, sample"),
+        ({"label": 1}, "label: 1, but this model has no labels; leave it out"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_by_name(pipe, arguments, message):
+    with pytest.raises(RequestError, match=message):
+        pipe.generate(PHOTO, **arguments)
+    with pytest.raises(RequestError, match=message):
+        pipe.generate_from(pipe.embed(PHOTO), **arguments)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 1.0, True])
+def test_a_label_outside_the_classes_is_refused(labelled, label):
+    with pytest.raises(RequestError, match=r"label: .*, expected (0\.\.2|a whole number)"):
+        labelled.generate(PHOTO, label=label)
+
+
+@pytest.mark.parametrize(
+    "embedding",
+    [
+        np.zeros((1, 12), np.float32),
+        np.full((1, 12), np.nan, np.float32),
+        np.ones((1, 13), np.float32),
+        np.ones((1, 12), np.int64),
+        np.eye(12, dtype=np.float32)[:2],
+        np.zeros((0, 12), np.float32),
+        "text",
+        None,
+    ],
+)
+def test_an_embedding_that_is_none_is_refused(pipe, embedding):
+    with pytest.raises(RequestError, match="embedding: "):
+        pipe.generate_from(embedding)
+
+
+@pytest.mark.parametrize(
+    "picture", [None, 7, b"", b"not a picture", "absent.jpg", np.zeros((4, 4), np.uint8)]
+)
+def test_what_is_not_a_picture_is_refused(pipe, picture):
+    with pytest.raises(RequestError, match="image: "):
+        pipe.generate(picture)
+
+
+def test_one_bad_picture_among_good_ones_is_refused(pipe):
+    with pytest.raises(DecodeError):
+        pipe.embed([PHOTO, b"bad"])
+    with pytest.raises(RequestError, match="pictures: none given"):
+        pipe.embed([])
+
+
+def test_a_black_picture_is_reported_as_nan_not_shown(pipe):
+    broken, _ = canned(pipe, picture=0)
+    with pytest.raises(NumericsError, match="black throughout, the mark of NaN"):
+        broken.generate(PHOTO)
+
+
+def test_a_nan_embedding_is_reported(pipe):
+    inputs, outputs = pipe.chain.manifest.specs("encoder")
+    for value, message in ((np.nan, "embedding holds NaN or infinity"), (0.0, "embeddings of length 0")):
+        reply = {"embedding": np.full((1, 12), value, np.float32)}
+        encoder = CannedSession(inputs, outputs, lambda _, reply=reply: reply)
+        with pytest.raises(NumericsError, match=message):
+            Pipeline(dataclasses.replace(pipe.chain, encoder=encoder)).embed(PHOTO)
+
+
+def test_the_model_is_described(pipe):
+    assert (pipe.model.name, pipe.model.resolution, pipe.model.classes) == ("tiny", 8, 0)
+    assert json.dumps(dataclasses.asdict(pipe.model))

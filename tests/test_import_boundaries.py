@@ -1,0 +1,85 @@
+"""Who imports whom, held to the table of the layout: by reading every file, and by a start without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = {"icgan_training", "icgan_export", "icgan_runtime"}
+ALLOWED = {  # folder -> which of ours it may import, besides itself
+    "training": {"icgan_training"},
+    "runtime": {"icgan_runtime"},
+    "export": {"icgan_export", "icgan_training", "icgan_runtime"},
+    "triton_models": {"icgan_runtime"},
+}
+NEVER = {"runtime": {"torch", "onnx", "safetensors"}, "triton_models": {"torch", "onnx", "safetensors"}}
+# In the runtime one file may import each of these; everything else runs without.
+ONE_FILE = {
+    "onnxruntime": "backends/ort.py",
+    "faiss": "search_faiss.py",
+    "openvino": "backends/openvino.py",
+    "tensorrt": "backends/trt.py",
+    "tritonclient": "backends/triton.py",
+}
+FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_file_imports_only_what_its_folder_may(path):
+    folder = path.relative_to(ROOT).parts[0]
+    found = imports(path)
+    assert found & OURS <= ALLOWED[folder]
+    assert not found & NEVER.get(folder, set())
+    assert not found & {"pickle", "cPickle", "dill", "shelve", "marshal"}
+
+
+@pytest.mark.parametrize(("library", "home"), ONE_FILE.items())
+def test_a_heavy_library_has_one_home_in_the_runtime(library, home):
+    package = ROOT / "runtime" / "icgan_runtime"
+    importers = {
+        path.relative_to(package).as_posix() for path in package.rglob("*.py") if library in imports(path)
+    }
+    assert importers <= {home}
+
+
+def python(code: str) -> str:
+    """Run `code` in a fresh interpreter that sees only runtime/ of ours and no torch."""
+    preamble = f"import sys; sys.path.insert(0, {str(ROOT / 'runtime')!r}); sys.modules['torch'] = None\n"
+    done = subprocess.run([sys.executable, "-c", preamble + code], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_runtime_loads_no_heavy_library():
+    heavy = sorted({*ONE_FILE, "torch", "onnx", "pandas", "matplotlib"})
+    printed = python(f"import icgan_runtime; print([name for name in {heavy} if sys.modules.get(name)])")
+    assert printed.strip() == "[]"
+
+
+def test_the_runtime_generates_without_torch(tmp_path):
+    from tests.models.make_models import make_bundle
+
+    bundle = make_bundle(tmp_path / "tiny")
+    printed = python(
+        "import icgan_runtime, numpy as np\n"
+        f"with icgan_runtime.Pipeline.load({str(bundle)!r}) as pipe:\n"
+        "    print(pipe.generate(np.full((9, 9, 3), 200, np.uint8), n=2).images.shape)"
+    )
+    assert printed.strip() == "(2, 8, 8, 3)"
