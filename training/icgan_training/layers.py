@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 SPECTRAL_EPS = 1e-6
@@ -155,9 +154,24 @@ class BatchStatistics(nn.Module):
             return centred * torch.rsqrt(variance + BATCH_NORM_EPS)[:, None, None]
 
 
-def _sum_over_processes(x: Tensor) -> Tensor:
+class _SumOverProcesses(torch.autograd.Function):
     """All-reduce whose gradient is all-reduced in turn."""
-    total: Tensor = all_reduce(x)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_over_processes(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]
     return total
 
 
