@@ -1,12 +1,13 @@
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from icgan_training.config import ModelConfig, TrainConfig
 from icgan_training.errors import ConfigError
 
-TRAIN = {"batch_size": 8, "generator_lr": 1e-4, "discriminator_lr": 1e-4, "total_images": 100}
+TRAIN: dict[str, Any] = {"batch_size": 8, "generator_lr": 1e-4, "discriminator_lr": 1e-4, "total_images": 100}
 
 
 def test_a_config_survives_json():

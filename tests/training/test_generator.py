@@ -89,7 +89,7 @@ def test_the_shared_vectors_agree_for_modules_and_oracle(folder, shape, noise):
     reference = {k: torch.from_numpy(v) for k, v in np.load(VECTORS / folder / "reference.npz").items()}
     published = torch.load(VECTORS / folder / "G_ema_best0.pth", weights_only=True)
     generator = ours(config_of(shape), published)
-    activations = {}
+    activations: dict[str, torch.Tensor] = {}
     for name, module in generator.named_modules():
         module.register_forward_hook(lambda _m, _i, out, name=name: activations.__setitem__(name, out))
     args = (inputs[noise], inputs["feats"], inputs.get("labels"))

@@ -71,14 +71,16 @@ def test_the_gradient_takes_the_norm_into_account():
         weight = layer.weight.detach() + sign * step * direction
         moved.append((weight / torch.linalg.matrix_norm(weight, ord=2) * target).sum())
     numeric = (moved[0] - moved[1]) / (2 * step)
-    assert math.isclose(float((layer.weight.grad * direction).sum()), float(numeric), rel_tol=1e-5)
+    gradient = layer.weight.grad
+    assert gradient is not None
+    assert math.isclose(float((gradient * direction).sum()), float(numeric), rel_tol=1e-5)
 
 
 def test_channels_last_weights_give_the_same_output():
     layer = SNConv2d(6, 5, 3).eval()
     x = torch.randn(2, 6, 8, 8)
     expected = layer(x)
-    layer = layer.to(memory_format=torch.channels_last)
+    layer.weight.data = layer.weight.data.to(memory_format=torch.channels_last)
     assert torch.allclose(layer(x.to(memory_format=torch.channels_last)), expected, atol=1e-6)
 
 
@@ -105,6 +107,9 @@ def test_batch_norm_over_processes_is_that_over_the_joined_batch(one_process):
     target = torch.randn_like(x)
     for output in outputs:
         (output * target).sum().backward()
-    assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-5)
+    plainly, jointly = (x.grad for x in inputs)
+    assert plainly is not None
+    assert jointly is not None
+    assert torch.allclose(plainly, jointly, atol=1e-5)
     for name, value in plain.state_dict().items():
         assert torch.allclose(value, joined.state_dict()[name], atol=1e-5), name

@@ -13,6 +13,7 @@ import json
 import math
 import pickle
 import shutil
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -174,21 +175,25 @@ def read_safely(path: Path) -> Any:
     Raises WeightsError for a file that is missing or damaged, or that asks for anything else to run.
     """
     try:
-        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on pickle protocols; the errors below say enough
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f"{path} does not exist") from error
     except pickle.UnpicklingError as error:
-        reason = next(
-            (line for line in str(error).splitlines() if "rror:" in line), str(error).splitlines()[0]
-        )
         raise WeightsError(
-            f"{path} is not read: it is damaged, or loading it could run code it carries ({reason.strip()})"
+            f"{path} is not read: it is damaged, or loading it could run code it carries ({_reason(error)})"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise WeightsError(
-            f"{path} is truncated or not a torch file: {str(error).splitlines()[0]}"
-        ) from error
+        raise WeightsError(f"{path} is truncated or not a torch file ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """The line of a many-lined torch message that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next(
+        (line for line in lines if "Unsupported" in line), lines[0] if lines else type(error).__name__
+    )
 
 
 def _our_keys(official: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
