@@ -23,7 +23,9 @@ I64 = NDArray[np.int64]
 # What the generator sees: the picture's own embedding, its nearest instance's, or that of one drawn from the
 # k nearest. The position in this tuple is the number on the wire.
 CONDITIONS = ("query", "nearest", "sample")
-OWN_LABEL = -1  # "the label of the instance itself" (for "query": of the nearest)
+# "The label of the instance itself" (for "query": of the nearest). Far from every label and every slip: a
+# client that sends -1 is told so.
+OWN_LABEL = -(1 << 63)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +48,9 @@ class Rows:
         names = ", ".join(f"{number} ({name})" for number, name in enumerate(CONDITIONS))
         _check("condition", self.condition, known, names)
         if self.label is not None:
-            in_classes = (self.label >= OWN_LABEL) & (self.label < model.classes)
+            in_classes = (self.label >= 0) & (self.label < model.classes)
             expected = f"0..{model.classes - 1}, or {OWN_LABEL} for the instance's own"
-            _check("label", self.label, in_classes, expected)
+            _check("label", self.label, in_classes | (self.label == OWN_LABEL), expected)
 
     def noise(self, model: Model) -> F32:
         """The generator's noise [N, dim_z]."""

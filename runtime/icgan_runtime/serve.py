@@ -1,0 +1,322 @@
+"""A Triton server for one machine: find it, start it on a model repository, stop it cleanly.
+
+The server binary comes with the wheel `nvidia-pytriton` (extra `serve`). That wheel pins numpy<2, so it may
+live in an environment of its own: `find_environment` takes the folder named by ICGAN_SERVE_ENV, or else the
+current interpreter, or else `.venv-serve` in the current folder, which `make serve-env` makes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from icgan_runtime.errors import BackendError, MissingExtraError, ServiceError, UnavailableError
+
+ENVIRONMENT_VARIABLE = "ICGAN_SERVE_ENV"
+CONTROL_HEADER = "icgan-control"  # opens the restricted APIs of a server started here
+LOOPBACK = "127.0.0.1"
+
+# What a request from anyone but the operator must not reach, in the server's own words.
+RESTRICTED_APIS = "model-repository,logging,trace"
+
+# "E1122 02:51:31.561161 9043 server.cc:241] " and what follows
+_ERROR_LINE = re.compile(r"E\d{4} \S+ \d+ \S+\] ")
+
+# Run by the interpreter of the environment in question, hence no import of ours.
+_PROBE = """
+import importlib.util, json, sys, sysconfig
+spec = importlib.util.find_spec("pytriton")
+print(json.dumps({
+    "package": spec and spec.submodule_search_locations[0],
+    "runtime": importlib.util.find_spec("icgan_runtime") is not None,
+    "library": sysconfig.get_config_var("LIBDIR"),
+    "version": sysconfig.get_config_var("py_version_short"),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An interpreter with nvidia-pytriton, and where that wheel keeps the server's parts."""
+
+    python: Path
+    package: Path  # site-packages/pytriton
+    library: Path  # holds libpythonX.Y.so, which the server's Python processes are linked against
+    version: str  # "3.11"
+
+    @property
+    def server(self) -> Path:
+        """The tritonserver binary and its neighbours."""
+        return self.package / "tritonserver"
+
+    def variables(self) -> dict[str, str]:
+        """The process environment under which the server and its Python processes start.
+
+        The Python processes ignore PYTHONPATH; they find their packages through the first python on PATH.
+        """
+        libraries = [str(self.package.parent / "nvidia_pytriton.libs"), str(self.library)]
+        inherited = os.environ.get("LD_LIBRARY_PATH")
+        return {
+            **os.environ,
+            "LD_LIBRARY_PATH": ":".join([*libraries, inherited] if inherited else libraries),
+            "PATH": f"{self.python.parent}:{os.environ.get('PATH', os.defpath)}",
+        }
+
+
+def find_environment() -> Environment:
+    """The first environment that can serve. Raises MissingExtraError when there is none."""
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    candidates = [Path(named)] if named else [Path(sys.prefix), Path(".venv-serve")]
+    for folder in candidates:
+        python = folder.absolute() / "bin" / "python"
+        if not python.exists():
+            continue
+        found = json.loads(subprocess.run([python, "-c", _PROBE], check=True, capture_output=True).stdout)
+        if found["package"] is None:
+            continue
+        if not found["runtime"]:
+            raise BackendError(
+                f"{folder} has a Triton server but not this package: {python} -m pip install icgan"
+            )
+        return Environment(python, Path(found["package"]), Path(found["library"]), found["version"])
+    if named:
+        raise BackendError(
+            f"{ENVIRONMENT_VARIABLE}={named} has no Triton server: {named}/bin/pip install 'icgan[serve]'"
+        )
+    raise MissingExtraError("nvidia-pytriton", "serve")
+
+
+def model_sources() -> Path:
+    """`triton_models/`: inside the package when installed from a wheel, at the root of a checkout."""
+    packaged = Path(__file__).parent / "triton_models"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "triton_models"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where a server listens."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+def free_ports() -> Ports:
+    """Three ports nobody listens on at this moment."""
+    sockets = [socket.socket() for _ in range(3)]
+    try:
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return Ports(*(each.getsockname()[1] for each in sockets))
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a server is started."""
+
+    ports: Ports = field(default_factory=free_ports)
+    host: str = LOOPBACK
+    config_name: str | None = "cpu"  # <model>/configs/cpu.pbtxt where there is one, else config.pbtxt
+    models: Sequence[str] = ("*",)  # loaded at start; others wait for an explicit load
+    exit_timeout_s: int = 30  # how long requests in flight may take to finish after a stop
+
+
+class Server:
+    """A running tritonserver in explicit model-control mode; a context manager that stops it.
+
+    `forward` receives every line the server logs. The last lines are kept for error messages.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        environment: Environment,
+        options: Options | None = None,
+        forward: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.options = options or Options()
+        self.repository = repository
+        self._environment = environment
+        self._forward = forward
+        self._last_lines: deque[str] = deque(maxlen=200)
+        self._token = secrets.token_urlsafe(24)
+        self._scratch = Path(tempfile.mkdtemp(prefix="icgan-serve-"))
+        try:
+            self._process = subprocess.Popen(
+                self._command(),
+                env=environment.variables(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # Ctrl-C reaches us alone: we decide when the server stops
+            )
+        except BaseException:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise
+        self._reader = threading.Thread(target=self._read_log, name="tritonserver log", daemon=True)
+        self._reader.start()
+
+    @property
+    def http_url(self) -> str:
+        """`http://host:port`, as `Pipeline.connect` takes it."""
+        return f"http://{self.options.host}:{self.options.ports.http}"
+
+    @property
+    def grpc_url(self) -> str:
+        """`grpc://host:port`, as `Pipeline.connect` takes it."""
+        return f"grpc://{self.options.host}:{self.options.ports.grpc}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus scrapes."""
+        return f"http://{self.options.host}:{self.options.ports.metrics}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id; its Python processes are its children."""
+        return self._process.pid
+
+    def wait_until_ready(self, timeout_s: float = 60) -> None:
+        """Return once every model answers; ServiceError with the server's own words when it cannot start."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                self._reader.join()
+                raise ServiceError(
+                    f"tritonserver ended with status {self._process.returncode}: {self._complaint()}"
+                )
+            try:
+                self.call("v2/health/ready", timeout_s=1)
+            except ServiceError:
+                time.sleep(0.05)
+            else:
+                return
+        raise ServiceError(f"tritonserver was not ready after {timeout_s:g} s: {self._complaint()}")
+
+    def call(self, path: str, body: Mapping[str, object] | None = None, *, timeout_s: float = 30) -> bytes:
+        """GET `path`, or POST `body` as JSON, allowed to use the restricted APIs. ServiceError if refused."""
+        request = urllib.request.Request(
+            f"{self.http_url}/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={CONTROL_HEADER: self._token},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+                data: bytes = response.read()
+                return data
+        except urllib.error.HTTPError as error:
+            raise ServiceError(f"{path}: {error.code} {_reason(error.read())}") from None
+        except OSError as error:  # refused, reset, timed out
+            raise UnavailableError(f"{path}: {error}") from None
+
+    def load(self, model: str) -> None:
+        """Load `model`, or load it again when its files have changed."""
+        self.call(f"v2/repository/models/{model}/load", {}, timeout_s=120)
+
+    def unload(self, model: str) -> None:
+        """Unload `model`; requests in flight finish first."""
+        self.call(f"v2/repository/models/{model}/unload", {}, timeout_s=120)
+
+    def stop(self) -> None:
+        """Refuse new requests, let those in flight finish, end the server and its Python processes."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(self.options.exit_timeout_s + 10)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        self._reader.join()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _command(self) -> list[str]:
+        options, restricted = self.options, f"{RESTRICTED_APIS}:{CONTROL_HEADER}={self._token}"
+        flags: dict[str, object] = {
+            "model-repository": self.repository,
+            "backend-directory": _assemble_backends(self._environment, self._scratch / "backends"),
+            "cache-directory": self._environment.server / "caches",
+            "http-address": options.host,
+            "http-port": options.ports.http,
+            "grpc-address": options.host,
+            "grpc-port": options.ports.grpc,
+            "metrics-address": options.host,
+            "metrics-port": options.ports.metrics,
+            "http-restricted-api": restricted,
+            "grpc-restricted-protocol": restricted,
+            "model-control-mode": "explicit",
+            "exit-timeout-secs": options.exit_timeout_s,
+            "allow-gpu-metrics": "false",
+        }
+        if options.config_name:
+            flags["model-config-name"] = options.config_name
+        command = [str(self._environment.server / "bin" / "tritonserver"), "--disable-auto-complete-config"]
+        command += [f"--{name}={value}" for name, value in flags.items()]
+        return command + [f"--load-model={model}" for model in options.models]
+
+    def _read_log(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._last_lines.append(line.rstrip("\n"))
+                self._forward(line.rstrip("\n"))
+
+    def _complaint(self) -> str:
+        """The line that tells most about a failed start."""
+        lines = list(self._last_lines)
+        # no CUDA driver is normal here, and the last line only says that some model failed
+        errors = [line for line in lines if _ERROR_LINE.match(line) and "CudaDriverHelper" not in line]
+        return _ERROR_LINE.sub("", errors[0] if errors else lines[-1] if lines else "it said nothing")
+
+
+def _assemble_backends(environment: Environment, folder: Path) -> Path:
+    """A backend directory: the wheel's python backend with the matching stub, and our ONNX one."""
+    python = folder / "python"
+    python.mkdir(parents=True)
+    # copies: the server refuses a backend library that is a link out of its folder
+    for source in (environment.server / "backends" / "python").iterdir():
+        if source.is_file():
+            shutil.copy(source, python)
+    stub = environment.server / "python_backend_stubs" / environment.version / "triton_python_backend_stub"
+    if not stub.exists():
+        raise BackendError(f"nvidia-pytriton has no server part for Python {environment.version}")
+    shutil.copy(stub, python)
+    shutil.copytree(model_sources() / "backends" / "onnxruntime", folder / "onnxruntime")
+    return folder
+
+
+def _reason(body: bytes) -> str:
+    """The server's own words in an error response."""
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace").strip()

@@ -1,0 +1,148 @@
+"""The served chain: what comes back is what the in-process pipeline computes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icgan_runtime import Pipeline
+from icgan_runtime.rows import CONDITIONS, OWN_LABEL
+from tests.triton.wire import Wire, rows, statistics
+
+PHOTO = (Path(__file__).parents[1] / "golden" / "photo.jpg").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_bundle):
+    with Pipeline.load(tiny_bundle) as pipe:
+        yield pipe
+
+
+@pytest.fixture(scope="module")
+def labelled_pipe(labelled_bundle):
+    with Pipeline.load(labelled_bundle) as pipe:
+        yield pipe
+
+
+def png(seed: int, size: int = 20) -> bytes:
+    """A small picture of coloured blocks."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(blocks).resize((size, size), Image.Resampling.NEAREST).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("condition", range(len(CONDITIONS)), ids=CONDITIONS)
+def test_the_same_request_gives_the_same_bytes_as_in_process(wire, pipe, condition):
+    answer = wire.ask("icgan", {"IMAGE": [PHOTO] * 4, **rows(4, SEED=[9] * 4, CONDITION=[condition] * 4)})
+    expected = pipe.generate(PHOTO, n=4, seed=9, truncation=0.7, condition=CONDITIONS[condition])
+    np.testing.assert_array_equal(answer["GENERATED"], expected.images)
+    for row in range(4):
+        np.testing.assert_array_equal(answer["NEIGHBOUR_IDS"][row], expected.neighbours.ids)
+        np.testing.assert_array_equal(answer["NEIGHBOUR_SCORES"][row], expected.neighbours.scores)
+        np.testing.assert_array_equal(answer["NEIGHBOUR_LABELS"][row], expected.neighbours.labels)
+        np.testing.assert_array_equal(answer["EMBEDDING"][row], expected.embedding)
+
+
+@pytest.mark.parametrize("label", [None, 2])
+def test_a_labelled_model_gives_the_same_bytes_as_in_process(labelled_wire, labelled_pipe, label):
+    wire_label = OWN_LABEL if label is None else label
+    answer = labelled_wire.ask("icgan", {"IMAGE": [PHOTO] * 3, **rows(3, LABEL=[wire_label] * 3)})
+    expected = labelled_pipe.generate(PHOTO, n=3, seed=0, truncation=0.7, label=label)
+    np.testing.assert_array_equal(answer["GENERATED"], expected.images)
+
+
+def test_untruncated_noise_is_infinity_on_the_wire(wire, pipe):
+    answer = wire.ask("icgan", {"IMAGE": [PHOTO], **rows(1, TRUNCATION=[np.inf])})
+    np.testing.assert_array_equal(answer["GENERATED"], pipe.generate(PHOTO, truncation=None).images)
+
+
+def test_pixels_give_the_same_pictures_as_the_file_they_came_from(wire):
+    pixels = np.asarray(Image.open(io.BytesIO(PHOTO)).convert("RGB"))
+    from_pixels = wire.ask("icgan_from_pixels", {"PIXELS": pixels[None], **rows(1)})
+    from_file = wire.ask("icgan", {"IMAGE": [PHOTO], **rows(1)})
+    for name, array in from_file.items():
+        np.testing.assert_array_equal(from_pixels[name], array)
+
+
+def test_an_embedding_gives_the_same_pictures_as_its_picture(wire):
+    from_file = wire.ask("icgan", {"IMAGE": [PHOTO] * 2, **rows(2)})
+    from_embedding = wire.ask("icgan_from_embedding", {"EMBEDDING": from_file["EMBEDDING"], **rows(2)})
+    np.testing.assert_array_equal(from_embedding["GENERATED"], from_file["GENERATED"])
+    np.testing.assert_array_equal(from_embedding["NEIGHBOUR_IDS"], from_file["NEIGHBOUR_IDS"])
+
+
+def test_many_images_of_one_picture_run_the_encoder_once(wire):
+    before = statistics(wire.server)
+    wire.ask("icgan", {"IMAGE": [PHOTO] * 16, **rows(16)})
+    after = statistics(wire.server)
+    assert after["icgan_encoder"] - before["icgan_encoder"] == 1
+    assert after["icgan_lookup"] - before["icgan_lookup"] == 1
+    assert after["icgan_generator"] - before["icgan_generator"] == 16
+
+
+def test_rows_of_one_request_may_show_different_pictures(wire, pipe):
+    pictures = [png(0), PHOTO, png(0), png(1)]
+    before = statistics(wire.server)["icgan_encoder"]
+    answer = wire.ask("icgan", {"IMAGE": pictures, **rows(4, SAMPLE=[0] * 4)})
+    assert statistics(wire.server)["icgan_encoder"] - before == 3
+    for row, picture in enumerate(pictures):
+        expected = pipe.generate(picture, truncation=0.7)
+        np.testing.assert_array_equal(answer["NEIGHBOUR_IDS"][row], expected.neighbours.ids)
+        difference = answer["GENERATED"][row].astype(int) - expected.images[0]
+        assert np.abs(difference).max() <= 1, "another batch size may move a byte by one grey level, not more"
+
+
+def test_asking_for_neighbours_only_does_not_run_the_generator(wire):
+    before = statistics(wire.server)["icgan_generator"]
+    answer = wire.ask("icgan", {"IMAGE": [PHOTO], **rows(1)}, outputs=["NEIGHBOUR_IDS", "EMBEDDING"])
+    assert set(answer) == {"NEIGHBOUR_IDS", "EMBEDDING"}
+    assert statistics(wire.server)["icgan_generator"] == before
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
+def test_pictures_come_as_files_on_request(wire, kind):
+    asked = {"IMAGE": [PHOTO] * 2, **rows(2)}
+    answer = wire.ask("icgan_file", {**asked, "FORMAT": [f"image/{kind}".encode()] * 2})
+    expected = wire.ask("icgan", asked)["GENERATED"]
+    for file, pixels in zip(answer["PICTURE"][:, 0], expected, strict=True):
+        picture = Image.open(io.BytesIO(file))
+        assert picture.format == kind.upper()
+        if kind != "jpeg":
+            np.testing.assert_array_equal(np.asarray(picture), pixels)
+
+
+def test_plain_json_gives_a_png(server, pipe):
+    body = {
+        "IMAGE": base64.b64encode(PHOTO).decode(),
+        "SEED": 3,
+        "SAMPLE": 0,
+        "TRUNCATION": 0.5,
+        "CONDITION": 0,
+        "FORMAT": "image/png;base64",
+    }
+    request = urllib.request.Request(
+        f"{server.http_url}/v2/models/icgan_file/generate", data=json.dumps(body).encode()
+    )
+    with urllib.request.urlopen(request) as response:
+        answer = json.load(response)
+    picture = Image.open(io.BytesIO(base64.b64decode(answer["PICTURE"])))
+    expected = pipe.generate(PHOTO, seed=3, truncation=0.5)
+    np.testing.assert_array_equal(np.asarray(picture), expected.images[0])
+    assert answer["NEIGHBOUR_IDS"] == expected.neighbours.ids.tolist()
+
+
+@pytest.mark.parametrize("lookup", ["graph"])
+def test_every_form_of_lookup_finds_the_same_neighbours(start, tiny_bundle, server, lookup):
+    asked = {"IMAGE": [png(seed) for seed in range(16)], **rows(16)}
+    with Wire(start(tiny_bundle, lookup=lookup), "grpc") as other, Wire(server, "grpc") as wire:
+        answer, expected = other.ask("icgan", asked), wire.ask("icgan", asked)
+    np.testing.assert_array_equal(answer["NEIGHBOUR_IDS"], expected["NEIGHBOUR_IDS"])
+    np.testing.assert_allclose(answer["NEIGHBOUR_SCORES"], expected["NEIGHBOUR_SCORES"], atol=1e-6)

@@ -1,0 +1,90 @@
+"""Starting, watching and stopping the embedded server."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from icgan_export.triton_repo import write_repository
+from icgan_export.triton_service import Choices
+from icgan_runtime import serve
+from icgan_runtime.errors import BackendError, MissingExtraError, ServiceError, UnavailableError
+from icgan_runtime.serve import Server, find_environment
+from tests.triton.conftest import quiet
+
+
+@pytest.fixture
+def repository(tiny_bundle, tmp_path) -> Path:
+    write_repository(tiny_bundle, tmp_path / "model_repository", Choices(), quiet)
+    return tmp_path / "model_repository"
+
+
+def post(url: str) -> int:
+    """HTTP status of a POST by someone who is not the operator."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=b"{}")) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_a_stranger_cannot_unload_models_or_change_logging(server):
+    assert post(f"{server.http_url}/v2/repository/models/icgan/unload") == 403
+    assert post(f"{server.http_url}/v2/logging") == 403
+    server.call("v2/models/icgan/ready")
+
+
+def test_the_operator_can_list_the_models(server):
+    listed = json.loads(server.call("v2/repository/index", {}))
+    assert {entry["state"] for entry in listed} == {"READY"}
+
+
+def test_retrieval_and_server_metrics_are_on_one_page(server):
+    with urllib.request.urlopen(server.metrics_url) as response:
+        page = response.read().decode()
+    assert "icgan_decode_failures_total" in page
+    assert 'nv_inference_request_success{model="icgan",version="1"}' in page
+
+
+def test_a_stopped_server_leaves_no_process_and_no_file(repository, environment):
+    server = Server(repository, environment)
+    server.wait_until_ready()
+    pid, scratch = server.pid, server._scratch
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert children, "the python models run in processes of their own"
+    server.stop()
+    assert not any(Path(f"/proc/{process}").exists() for process in (pid, *children))
+    assert not scratch.exists()
+    with pytest.raises(UnavailableError):
+        server.call("v2/health/ready")
+    server.stop()  # again: no harm
+
+
+def test_a_broken_model_is_reported_in_the_servers_own_words(repository, environment):
+    (repository / "icgan_encoder" / "1" / "model.onnx").write_bytes(b"not a graph")
+    with Server(repository, environment) as server, pytest.raises(ServiceError, match="icgan_encoder"):
+        server.wait_until_ready()
+
+
+def test_an_environment_without_a_server_is_named_with_the_remedy(monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.setenv(serve.ENVIRONMENT_VARIABLE, str(tmp_path))
+    with pytest.raises(BackendError, match=r"bin/pip install 'icgan\[serve\]'"):
+        find_environment()
+
+
+def test_no_environment_at_all_names_the_extra(monkeypatch, tmp_path):
+    if importlib.util.find_spec("pytriton"):
+        pytest.skip("this interpreter can serve")
+    monkeypatch.delenv(serve.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingExtraError, match=r"pip install 'icgan\[serve\]'"):
+        find_environment()

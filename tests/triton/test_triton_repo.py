@@ -1,0 +1,132 @@
+"""A repository written from a bundle: complete, verified, and able to hold several releases."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from icgan_export.errors import ExportError
+from icgan_export.triton_repo import add_release, read_releases, set_release, write_repository
+from icgan_export.triton_service import ENSEMBLES, Choices
+from icgan_runtime.errors import IntegrityError
+from icgan_runtime.manifest import EngineEntry, Manifest, describe_files
+from tests.models.make_models import make_bundle
+from tests.triton.conftest import quiet
+
+CHAIN = ("icgan_preprocess", "icgan_encoder", "icgan_lookup", "icgan_condition", "icgan_generator")
+
+
+@pytest.fixture
+def repository(tiny_bundle, tmp_path) -> Path:
+    write_repository(tiny_bundle, tmp_path / "repository", Choices(), quiet)
+    return tmp_path / "repository"
+
+
+def pinned(repository: Path) -> dict[str, int]:
+    text = (repository / "icgan" / "config.pbtxt").read_text()
+    steps = re.findall(r'model_name: "(\w+)"\s+model_version: (\d+)', text)
+    return {name: int(version) for name, version in steps}
+
+
+def other_bank(bundle: Path, tmp_path: Path) -> Path:
+    """The same bundle with its instances in another order of ids: another bank, nothing else."""
+    other = Path(shutil.copytree(bundle, tmp_path / "other"))
+    donor = make_bundle(tmp_path / "donor", seed=5)
+    shutil.rmtree(other / "bank")
+    shutil.copytree(donor / "bank", other / "bank")
+    shutil.copy(donor / "lookup.onnx", other)
+    manifest = Manifest.read(other)
+    dataclasses.replace(manifest, files=describe_files(other)).write(other)
+    return other
+
+
+def test_a_repository_holds_the_chain_the_ensembles_and_one_release(repository):
+    folders = {path.name for path in repository.iterdir() if path.is_dir()}
+    assert folders == {*CHAIN, "icgan_picture", *(ensemble.name for ensemble in ENSEMBLES)}
+    assert read_releases(repository)["current"] == 1
+    assert set(pinned(repository).values()) == {1}
+
+
+def test_a_damaged_bundle_leaves_no_repository(tiny_bundle, tmp_path):
+    damaged = Path(shutil.copytree(tiny_bundle, tmp_path / "damaged"))
+    graph = bytearray((damaged / "generator.onnx").read_bytes())
+    graph[-1] ^= 1
+    (damaged / "generator.onnx").write_bytes(graph)
+    with pytest.raises(IntegrityError, match=r"generator\.onnx"):
+        write_repository(damaged, tmp_path / "repository", Choices(), quiet)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_bundle_without_plans_says_that_a_gpu_will_run_onnx(tiny_bundle, tmp_path):
+    said: list[str] = []
+    write_repository(tiny_bundle, tmp_path / "repository", Choices(), said.append)
+    assert [line.split(":")[0] for line in said] == ["icgan_encoder", "icgan_generator"]
+    assert all("no TensorRT plan" in line for line in said)
+
+
+def test_the_plans_of_a_bundle_are_served_by_compute_capability(tiny_bundle, tmp_path):
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    manifest, engines = Manifest.read(bundle), []
+    for role in ("encoder", "generator"):
+        for release in ("10.9.0", "10.14.1"):
+            file = f"engines/sm90-trt{release}/{role}.plan"
+            (bundle / file).parent.mkdir(parents=True, exist_ok=True)
+            (bundle / file).write_text(f"{role} {release}")
+            space = manifest.model.encoder_id
+            engines.append(EngineEntry(role, "fp16", file, "sm90", release, 32, space))
+    dataclasses.replace(manifest, engines=tuple(engines), files=describe_files(bundle)).write(bundle)
+    write_repository(bundle, tmp_path / "repository", Choices(), quiet)
+    plan = tmp_path / "repository" / "icgan_generator" / "1" / "sm90-trt10.14.1-fp16.plan"
+    assert plan.read_text() == "generator 10.14.1", "the newest TensorRT wins, by number and not by letter"
+    config = (tmp_path / "repository" / "icgan_generator" / "config.pbtxt").read_text()
+    assert 'cc_model_filenames { key: "9.0" value: "sm90-trt10.14.1-fp16.plan" }' in config
+
+
+def test_a_new_bank_is_a_new_version_of_the_models_that_read_it_and_of_no_other(
+    repository, tiny_bundle, tmp_path
+):
+    to_load = add_release(other_bank(tiny_bundle, tmp_path), repository, quiet)
+    changed = {"icgan_lookup", "icgan_condition"}
+    assert {name for name, version in pinned(repository).items() if version == 2} == changed
+    assert set(to_load[:2]) == changed, "new versions first, the ensembles that use them last"
+    assert to_load[2:] == [ensemble.name for ensemble in ENSEMBLES]
+
+
+def test_a_release_can_be_taken_back(repository, tiny_bundle, tmp_path):
+    before = pinned(repository)
+    add_release(other_bank(tiny_bundle, tmp_path), repository, quiet)
+    assert set_release(repository, 1) == [ensemble.name for ensemble in ENSEMBLES]
+    assert pinned(repository) == before
+    assert read_releases(repository)["current"] == 1
+
+
+def test_the_same_bundle_again_adds_no_version(repository, tiny_bundle):
+    add_release(tiny_bundle, repository, quiet)
+    assert set(pinned(repository).values()) == {1}
+
+
+def test_a_bundle_of_other_dimensions_is_refused(repository, labelled_bundle):
+    with pytest.raises(ExportError, match="write a new repository"):
+        add_release(labelled_bundle, repository, quiet)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_an_unknown_release_is_refused(repository, number):
+    with pytest.raises(ExportError, match=rf"release {number} is not in .*\[1\]"):
+        set_release(repository, number)
+
+
+def test_a_folder_that_is_no_repository_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="icgan-export triton"):
+        read_releases(tmp_path)
+
+
+def test_the_book_of_releases_is_plain_json(repository):
+    book = json.loads((repository / "icgan.json").read_text())
+    assert book["format"] == "icgan-triton"
+    assert book["releases"][0]["model"]["name"] == "tiny"

@@ -1,0 +1,112 @@
+"""What the served models promise: dimensions of the bundle, the wire contract, and GPU and CPU forms."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from icgan_export import triton_config as tc
+from icgan_export.triton_service import (
+    ENSEMBLES,
+    LOOKUPS,
+    Choices,
+    Service,
+    configurations,
+    cpu_configurations,
+    ensembles,
+)
+from tests.models.make_models import DIM_Z, NEIGHBOURS, SIDE, WIDTH, tiny_model
+
+
+def service(classes: int = 0, **choices) -> Service:
+    return Service(tiny_model(classes), NEIGHBOURS, labelled=True, choices=Choices(**choices))
+
+
+def shapes(tensors: tuple[tc.Tensor, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {tensor.name: (tensor.data_type, tensor.dims) for tensor in tensors}
+
+
+def test_the_ensemble_has_the_inputs_and_outputs_of_the_contract():
+    config = ensembles(service(), {})["icgan"]
+    assert shapes(config.input) == {
+        "IMAGE": ("TYPE_STRING", (1,)),
+        "SEED": ("TYPE_INT64", (1,)),
+        "SAMPLE": ("TYPE_INT64", (1,)),
+        "TRUNCATION": ("TYPE_FP32", (1,)),
+        "CONDITION": ("TYPE_INT32", (1,)),
+    }
+    assert shapes(config.output) == {
+        "GENERATED": ("TYPE_UINT8", (SIDE, SIDE, 3)),
+        "EMBEDDING": ("TYPE_FP32", (WIDTH,)),
+        "NEIGHBOUR_IDS": ("TYPE_INT64", (NEIGHBOURS,)),
+        "NEIGHBOUR_SCORES": ("TYPE_FP32", (NEIGHBOURS,)),
+        "NEIGHBOUR_LABELS": ("TYPE_INT64", (NEIGHBOURS,)),
+    }
+
+
+def test_a_label_is_asked_for_only_by_a_model_with_classes():
+    for name in (ensemble.name for ensemble in ENSEMBLES):
+        assert "LABEL" not in shapes(ensembles(service(), {})[name].input)
+        assert shapes(ensembles(service(classes=3), {})[name].input)["LABEL"] == ("TYPE_INT64", (1,))
+
+
+def test_no_input_of_an_ensemble_is_optional():
+    for config in ensembles(service(classes=3), {}).values():
+        assert not any(tensor.optional for tensor in config.input)
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS)
+@pytest.mark.parametrize("classes", [0, 3])
+def test_every_step_fits_its_model(lookup, classes):
+    built = service(classes, lookup=lookup)
+    for forms in (configurations(built), configurations(built) | cpu_configurations(built)):
+        for config in ensembles(built, {}).values():
+            for step in config.ensemble_scheduling.step:
+                model = forms[step.model_name]
+                needed = {tensor.name for tensor in model.input if not tensor.optional}
+                assert needed <= set(step.input_map) <= {tensor.name for tensor in model.input}
+                assert set(step.output_map) <= {tensor.name for tensor in model.output}
+
+
+def test_the_ensembles_pin_the_versions_of_a_release():
+    pinned = ensembles(service(), {"icgan_lookup": 4, "icgan_condition": 2})["icgan"]
+    versions = {step.model_name: step.model_version for step in pinned.ensemble_scheduling.step}
+    assert versions["icgan_lookup"] == 4
+    assert versions["icgan_condition"] == 2
+    assert versions["icgan_encoder"] == 1
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS)
+def test_every_model_refuses_when_its_queue_is_full_or_slow(lookup):
+    built = service(lookup=lookup, max_queue=7, queue_timeout_us=1000)
+    for config in [*configurations(built).values(), *cpu_configurations(built).values()]:
+        policy = config.dynamic_batching.default_queue_policy
+        assert (policy.max_queue_size, policy.default_timeout_microseconds) == (7, 1000)
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS)
+def test_no_model_asks_for_a_gpu_in_its_cpu_form(lookup):
+    built = service(lookup=lookup)
+    for config in (configurations(built) | cpu_configurations(built)).values():
+        assert [group.kind for group in config.instance_group] == [tc.CPU]
+
+
+def test_a_gpu_runs_plans_with_a_cuda_graph_for_every_usual_batch():
+    plans = {role: {"9.0": f"{role}.plan"} for role in ("encoder", "generator")}
+    built = dataclasses.replace(service(classes=3, max_batch=8), plans=plans)
+    generator = configurations(built)["icgan_generator"]
+    assert generator.platform == "tensorrt_plan"
+    assert generator.cc_model_filenames == {"9.0": "generator.plan"}
+    assert [group.kind for group in generator.instance_group] == [tc.GPU]
+    assert [spec.batch_size for spec in generator.optimization.cuda.graph_spec] == [1, 2, 4, 8]
+    inputs = {name: shape.dim for name, shape in generator.optimization.cuda.graph_spec[0].input.items()}
+    assert inputs == {"noise": (DIM_Z,), "embedding": (WIDTH,), "label": ()}
+    assert [warm_up.batch_size for warm_up in generator.model_warmup] == [1, 8]
+
+
+def test_without_a_plan_a_gpu_runs_onnx_on_its_tensorrt_or_cuda_provider():
+    generator = configurations(service())["icgan_generator"]
+    assert (generator.backend, generator.platform) == ("onnxruntime", "")
+    providers = generator.optimization.execution_accelerators.gpu_execution_accelerator
+    assert [provider.name for provider in providers] == ["tensorrt"]

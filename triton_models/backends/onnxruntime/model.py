@@ -1,0 +1,52 @@
+"""A Triton backend in Python that runs ONNX files, for servers that lack the stock `onnxruntime` backend.
+
+The embedded server has the python backend only. With this folder under its `--backend-directory`, a model
+whose config says `backend: "onnxruntime"` is served unchanged; a stock server image uses its own C++ backend.
+Requests that the dynamic batcher put together run as one batch.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", 0))
+        # spinning would steal the other stages' cores between requests
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        file = folder / (config["default_model_filename"] or "model.onnx")
+        self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.outputs = [tensor["name"] for tensor in config["output"]]
+        self.batching = config["max_batch_size"] > 0
+
+    def execute(self, requests):
+        feeds = [
+            {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
+            for request in requests
+        ]
+        if not self.batching:
+            return [self._answer(self.session.run(self.outputs, feed)) for feed in feeds]
+        if len(feeds) == 1:
+            return [self._answer(self.session.run(self.outputs, feeds[0]))]
+        joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
+        results = self.session.run(self.outputs, joined)
+        ends = np.cumsum([len(feed[self.inputs[0]]) for feed in feeds])[:-1]
+        parts = [np.split(result, ends) for result in results]
+        return [self._answer(arrays) for arrays in zip(*parts, strict=True)]
+
+    def _answer(self, arrays):
+        tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, arrays, strict=True)]
+        return pb_utils.InferenceResponse(tensors)
+
+
+def _parameter(config, name, default):
+    """A `parameters` entry of the model's config, as the stock backend would read it."""
+    return config["parameters"].get(name, {}).get("string_value", default)

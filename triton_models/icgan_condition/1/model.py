@@ -1,0 +1,75 @@
+"""Embeddings and neighbours of the distinct pictures, and the wishes of each row -> the generator's input.
+
+Here U pictures become N rows: every tensor that comes from a picture is repeated for the rows that show it.
+"""
+
+import json
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from icgan_runtime.bank import Bank
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.errors import RequestError
+from icgan_runtime.rows import Rows, check_embedding
+
+SCALARS = ("SEED", "SAMPLE", "TRUNCATION", "CONDITION")
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        bundle = Bundle.open(f"{args['model_repository']}/{args['model_version']}")
+        self.model = bundle.manifest.model
+        self.bank = Bank.of_bundle(bundle)
+        self.max_rows = int(json.loads(args["model_config"])["parameters"]["max_rows"]["string_value"])
+
+    def execute(self, requests):
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        try:
+            outputs = self._outputs(request)
+        except RequestError as error:
+            message = f"{error.field.upper()}: {error.problem}"
+            failure = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=failure)
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
+
+    def _outputs(self, request):
+        scalars = {name.lower(): _tensor(request, name)[:, 0] for name in SCALARS}
+        label = _tensor(request, "LABEL")[:, 0] if self.model.classes else None
+        rows = Rows(**scalars, label=label)
+        rows.check(self.model)
+        embedding = _tensor(request, "embedding")
+        check_embedding(embedding)
+        row = self._row(request, len(embedding), len(rows.seed))
+        embedding, ids = embedding[row], _tensor(request, "ids")[row]
+        outputs = {
+            "noise": rows.noise(self.model),
+            "conditioning": rows.conditioning(embedding, ids, self.bank),
+            "EMBEDDING": embedding,
+            "NEIGHBOUR_IDS": ids,
+            "NEIGHBOUR_SCORES": _tensor(request, "scores")[row],
+        }
+        if self.bank.labels is not None:
+            outputs["NEIGHBOUR_LABELS"] = self.bank.labels[self.bank.rows(ids)]
+        if label is not None:
+            outputs["label"] = rows.labels(ids, self.bank)[:, None]
+        return outputs
+
+    def _row(self, request, pictures, rows):
+        """Which picture each row shows; checked, for this model can also be called on its own."""
+        row = _tensor(request, "ROW")
+        row = np.arange(pictures) if row is None else row[:, 0]
+        if len(row) != rows or rows > self.max_rows:
+            raise RequestError(
+                "seed", f"{rows} rows for {len(row)} pictures, at most {self.max_rows} are taken"
+            )
+        if row.min() < 0 or row.max() >= pictures:
+            raise RequestError("row", f"{row.min()}..{row.max()}, expected 0..{pictures - 1}")
+        return row
+
+
+def _tensor(request, name):
+    found = pb_utils.get_input_tensor_by_name(request, name)
+    return None if found is None else found.as_numpy()

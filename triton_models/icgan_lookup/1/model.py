@@ -1,0 +1,24 @@
+"""Embeddings -> ids and scores of the nearest instances, with faiss; all waiting requests in one search."""
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from icgan_runtime.bank import Bank
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.search import choose_search
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        bundle = Bundle.open(f"{args['model_repository']}/{args['model_version']}")
+        self.k = bundle.manifest.bank.neighbours
+        self.search = choose_search(Bank.of_bundle(bundle), "faiss")
+
+    def execute(self, requests):
+        parts = [pb_utils.get_input_tensor_by_name(request, "embedding").as_numpy() for request in requests]
+        ids, scores = self.search(np.concatenate(parts), self.k)
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor("ids", i), pb_utils.Tensor("scores", s)])
+            for i, s in zip(np.split(ids, ends), np.split(scores, ends), strict=True)
+        ]

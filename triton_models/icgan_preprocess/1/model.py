@@ -1,0 +1,61 @@
+"""Pictures of a request -> the encoder's input, each distinct picture once, and which one each row shows."""
+
+import base64
+import contextlib
+import json
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from icgan_runtime import images
+from icgan_runtime.errors import RequestError
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        outputs = {tensor["name"]: tensor["dims"] for tensor in json.loads(args["model_config"])["output"]}
+        self.size = int(outputs["image"][0])
+        # kept: a metric dies with the family object it came from
+        self.family = pb_utils.MetricFamily(
+            name="icgan_decode_failures_total",
+            description="Requests refused because a picture could not be decoded",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self.failures = self.family.Metric(labels={})
+
+    def execute(self, requests):
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        files = pb_utils.get_input_tensor_by_name(request, "IMAGE")
+        pixels = pb_utils.get_input_tensor_by_name(request, "PIXELS")
+        if (files is None) == (pixels is None):
+            return _refusal("IMAGE: give either IMAGE or PIXELS")
+        name = "PIXELS" if files is None else "IMAGE"
+        rows = pixels.as_numpy() if files is None else [_raw(file) for file in files.as_numpy()[:, 0]]
+        first = {}  # picture -> its position among the distinct ones
+        row = [first.setdefault(picture if files else picture.tobytes(), len(first)) for picture in rows]
+        distinct = [rows[row.index(position)] for position in range(len(first))]
+        try:
+            prepared = np.stack([images.load(picture, self.size) for picture in distinct])
+        except RequestError as error:
+            self.failures.increment(1)
+            return _refusal(f"{name}: {error.problem}")
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor("image", prepared),
+                pb_utils.Tensor("ROW", np.array(row, np.int64)[:, None]),
+            ]
+        )
+
+
+def _raw(file):
+    """The bytes of a picture file, also when they came as base64: JSON has no other way to carry them."""
+    if images.sniff(file) is None:
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(file, validate=True)
+    return file
+
+
+def _refusal(message):
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
