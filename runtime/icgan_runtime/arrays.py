@@ -70,7 +70,7 @@ def require(
         want is None or want == got for want, got in zip(shape, array.shape, strict=True)
     )
     if array.dtype != np.dtype(dtype) or not fits:
-        expected = f"{dtype}{['*' if length is None else length for length in shape]}"
+        expected = f"{dtype}[{', '.join('*' if length is None else str(length) for length in shape)}]"
         raise BundleError(name, f"holds {array.dtype}{list(array.shape)}, {what} says {expected}")
     return array
 

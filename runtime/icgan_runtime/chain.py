@@ -38,6 +38,10 @@ class Chain(Protocol):
         """What the pipeline generates with."""
 
     @property
+    def bank(self) -> Bank | None:
+        """The stored instances, where they are at hand."""
+
+    @property
     def neighbours(self) -> int:
         """k of a result's neighbours."""
 

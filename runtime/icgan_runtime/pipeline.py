@@ -64,6 +64,13 @@ class Pipeline:
         """What is being run: name, resolution, classes, encoder, licence."""
         return self.chain.model
 
+    @property
+    def bank(self) -> Bank:
+        """The stored instances. A server keeps its own to itself: RequestError."""
+        if self.chain.bank is None:
+            raise RequestError("bank", "it stays on the server; load the bundle itself to read it")
+        return self.chain.bank
+
     def generate(
         self,
         picture: Picture,

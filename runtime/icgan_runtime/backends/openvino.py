@@ -12,8 +12,6 @@ from icgan_runtime.backends.base import Array, ClosesOnExit, check_feeds, check_
 from icgan_runtime.errors import BackendError, BundleError
 from icgan_runtime.manifest import TensorSpec
 
-_DTYPES = {"uint8_t": "uint8", "int64_t": "int64", "float": "float32"}
-
 
 class OpenVinoSession(ClosesOnExit):
     """A session on an OpenVINO compiled model."""
@@ -53,8 +51,7 @@ class OpenVinoSession(ClosesOnExit):
 def _spec(port: ov.ConstOutput) -> TensorSpec:
     sides = port.get_partial_shape()
     shape = tuple("N" if side.is_dynamic else side.get_length() for side in sides)
-    kind = port.get_element_type().c_type_string
-    return TensorSpec(port.get_any_name(), _DTYPES.get(kind, kind), shape)
+    return TensorSpec(port.get_any_name(), port.get_element_type().to_dtype().name, shape)
 
 
 def _reason(error: Exception) -> str:

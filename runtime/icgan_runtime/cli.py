@@ -1,0 +1,265 @@
+"""The command `icgan`: generate | embed | search | info | bench."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icgan_runtime import __version__, files, images, info
+from icgan_runtime.backends.select import BACKENDS
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.errors import IcganError, RequestError
+from icgan_runtime.manifest import PRECISIONS
+from icgan_runtime.pipeline import Pipeline
+from icgan_runtime.request import Neighbours
+from icgan_runtime.rows import CONDITIONS
+from icgan_runtime.verify import verify_bundle
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. A user's mistake is one line on stderr and status 1; a bug keeps its traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+        return status
+    except IcganError as error:
+        print(f"icgan: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Pictures that follow each given picture, on one sheet: the instance on the left, samples beside it."""
+    kind = _image_format(options.out)
+    rows, report = [], []
+    with _open(options) as pipe:
+        for picture in options.pictures:
+            result = pipe.generate(
+                picture,
+                n=options.n,
+                seed=options.seed,
+                truncation=options.truncation,
+                condition=options.condition,
+                label=options.label,
+            )
+            rows.append(_strip(images.load(picture, pipe.model.resolution), result.images, options.columns))
+            report.append({"picture": picture, "neighbours": _neighbours(result.neighbours)})
+            _say(options, _line(picture, result.neighbours))
+    _write(options.out, images.encode(images.grid(np.stack(rows), columns=1), kind))
+    _say(options, f"wrote {options.out}")
+    _data(options, {"out": str(options.out), "seed": options.seed, "n": options.n, "pictures": report})
+    return 0
+
+
+def embed(options: argparse.Namespace) -> int:
+    """Embeddings of pictures, as a .npy file or as JSON."""
+    if options.out is None and not options.json:
+        raise RequestError("out", "say where to: --out FILE.npy, or --json")
+    with _open(options) as pipe:
+        embedding = pipe.embed(list(options.pictures))
+    if options.out is not None:
+        stream = io.BytesIO()
+        np.save(stream, embedding, allow_pickle=False)
+        _write(options.out, stream.getvalue())
+        _say(options, f"wrote {options.out}: float32 {list(embedding.shape)}")
+    _data(options, {"pictures": options.pictures, "embedding": embedding.tolist()})
+    return 0
+
+
+def search(options: argparse.Namespace) -> int:
+    """The stored instances nearest to each picture."""
+    kind = None if options.out is None else _image_format(options.out)
+    rows, report = [], []
+    with _open(options) as pipe:
+        bank = pipe.bank
+        if kind is not None and bank.thumbnails is None:
+            raise RequestError("out", "this bank stores no thumbnails to draw")
+        ids, scores = pipe.search(pipe.embed(list(options.pictures)), k=options.k)
+        for picture, row_ids, row_scores in zip(options.pictures, ids, scores, strict=True):
+            labels = None if bank.labels is None else bank.labels[bank.rows(row_ids)]
+            found = Neighbours(row_ids, row_scores, labels)
+            report.append({"picture": picture, "neighbours": _neighbours(found)})
+            _say(options, _line(picture, found))
+            if kind is not None and bank.thumbnails is not None:
+                thumbnails = bank.thumbnails[bank.rows(row_ids)]
+                rows.append(_strip(images.load(picture, thumbnails.shape[1]), thumbnails, len(row_ids)))
+    if kind is not None:
+        _write(options.out, images.encode(images.grid(np.stack(rows), columns=1), kind))
+        _say(options, f"wrote {options.out}")
+    _data(options, {"pictures": report})
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """What a bundle holds; with --verify, whether it is what it says."""
+    bundle = Bundle.open(options.bundle)
+    if not options.verify:
+        facts = info.describe(bundle)
+        _say(options, info.render(facts))
+        _data(options, facts)
+        return 0
+    checks = []
+    for check in verify_bundle(bundle, options.backend):
+        checks.append(check)
+        _say(options, f"{'ok    ' if check.passed else 'FAILED'} {check.name}: {check.detail}")
+    failed = sum(not check.passed for check in checks)
+    _say(options, f"{len(checks)} checks, {failed} failed")
+    _data(options, {"passed": failed == 0, "checks": [vars(check) for check in checks]})
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="icgan",
+        description="example: icgan generate bundles/demo photo.jpg -n 8 --seed 0 --out grid.png\n\n"
+        "Instance-conditioned image generation from an exported bundle, without torch.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"icgan {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = _command(
+        commands,
+        generate,
+        "generate",
+        "icgan generate bundles/demo photo.jpg -n 16 --truncation 0.7 --out grid.png",
+    )
+    _add_pipeline(command)
+    command.add_argument("-n", type=int, default=8, help="pictures per instance (default %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="same seed, same pictures (default %(default)s)")
+    command.add_argument(
+        "--truncation", type=_truncation, default=1.0, metavar="T", help="0 < T <= 1, or none (default 1)"
+    )
+    command.add_argument(
+        "--condition",
+        choices=CONDITIONS,
+        default="query",
+        help="condition on the picture itself, its nearest stored instance, or one drawn from the k nearest",
+    )
+    command.add_argument(
+        "--label", type=int, help="class, for models with labels (default: the instance's own)"
+    )
+    command.add_argument(
+        "--columns", type=int, default=8, help="samples per row of the sheet (default %(default)s)"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("grid.png"), help="sheet to write (default %(default)s)"
+    )
+
+    command = _command(commands, embed, "embed", "icgan embed bundles/demo a.jpg b.jpg --out embeddings.npy")
+    _add_pipeline(command)
+    command.add_argument("--out", type=Path, help="write float32 [N, D] as .npy")
+
+    command = _command(
+        commands, search, "search", "icgan search bundles/demo photo.jpg -k 5 --out neighbours.png"
+    )
+    _add_pipeline(command)
+    command.add_argument("-k", type=int, help="how many (default: the bundle's k)")
+    command.add_argument("--out", type=Path, help="draw the instances' thumbnails on a sheet")
+
+    command = _command(commands, show, "info", "icgan info --verify bundles/demo")
+    command.add_argument("bundle", help="folder written by icgan-export bundle")
+    command.add_argument(
+        "--verify", action="store_true", help="check every hash and binding, and run the pinned samples"
+    )
+    command.add_argument(
+        "--backend", choices=BACKENDS[1:], default="ort-cpu", help="for --verify (default %(default)s)"
+    )
+    return parser
+
+
+def _command(commands: Any, run: Any, name: str, example: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=run.__doc__.splitlines()[0],
+        description=f"example: {example}\n\n{run.__doc__}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=run)
+    command.add_argument("--json", action="store_true", help="print data as one JSON line instead of text")
+    return command
+
+
+def _add_pipeline(command: argparse.ArgumentParser) -> None:
+    command.add_argument("bundle", help="folder written by icgan-export bundle")
+    command.add_argument("pictures", nargs="+", metavar="PICTURE", help="JPEG, PNG, WEBP, GIF, BMP or TIFF")
+    group = command.add_argument_group("where it runs")
+    group.add_argument("--backend", choices=BACKENDS, default="auto", help="(default %(default)s)")
+    group.add_argument("--precision", choices=PRECISIONS, help="default: the highest in the bundle")
+    group.add_argument(
+        "--search", choices=("auto", "numpy", "faiss"), default="auto", help="(default %(default)s)"
+    )
+    group.add_argument("--threads", type=int, default=0, help="per graph; 0: one per core")
+
+
+def _open(options: argparse.Namespace) -> Pipeline:
+    return Pipeline.load(
+        options.bundle,
+        backend=options.backend,
+        precision=options.precision,
+        search=options.search,
+        threads=options.threads,
+    )
+
+
+def _truncation(text: str) -> float | None:
+    return None if text == "none" else float(text)
+
+
+def _strip(instance: images.U8, samples: images.U8, columns: int) -> images.U8:
+    """The instance on the left, its samples beside it in rows of `columns`."""
+    if columns < 1:
+        raise RequestError("columns", f"{columns}, expected at least 1")
+    sheet = images.grid(samples, columns)
+    left = np.full((sheet.shape[0], instance.shape[1] + 6, 3), 255, np.uint8)
+    left[: instance.shape[0], : instance.shape[1]] = instance
+    return np.concatenate([left, sheet], axis=1)
+
+
+def _image_format(out: Path) -> str:
+    try:
+        return FORMATS[out.suffix.lower()]
+    except KeyError:
+        raise RequestError("out", f"{out}, expected a name ending in {', '.join(FORMATS)}") from None
+
+
+def _write(out: Path, data: bytes) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_file(out) as path:
+            path.write_bytes(data)
+    except OSError as error:
+        raise RequestError("out", f"{out} cannot be written ({error.strerror})") from None
+
+
+def _neighbours(found: Neighbours) -> list[dict[str, Any]]:
+    labels = [None] * len(found.ids) if found.labels is None else found.labels.tolist()
+    rows = zip(found.ids.tolist(), found.scores.tolist(), labels, strict=True)
+    return [
+        {"id": i, "score": score} | ({} if label is None else {"label": label}) for i, score, label in rows
+    ]
+
+
+def _line(picture: str, found: Neighbours) -> str:
+    near = ", ".join(f"{i} ({score:.3f})" for i, score in zip(found.ids, found.scores, strict=True))
+    return f"{picture}: nearest {near}"
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    if not options.json:
+        print(text, flush=True)
+
+
+def _data(options: argparse.Namespace, value: object) -> None:
+    if options.json:
+        print(json.dumps(value))
