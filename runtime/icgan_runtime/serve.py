@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -104,9 +105,10 @@ def find_environment() -> Environment:
 
 
 def model_sources() -> Path:
-    """`triton_models/`: inside the package when installed from a wheel, at the root of a checkout."""
-    packaged = Path(__file__).parent / "triton_models"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "triton_models"
+    """`triton_models/`: at the root of a checkout, or where a wheel installs its shared data."""
+    checkout = Path(__file__).parents[2] / "triton_models"
+    installed = Path(sysconfig.get_path("data")) / "share" / "icgan" / "triton_models"
+    return checkout if checkout.is_dir() else installed
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def read_back(config: tc.ModelConfig) -> pb.ModelConfig:
     return text_format.Parse(tc.to_pbtxt(config), pb.ModelConfig())
 
 
-def assert_same(meant: object, read: object) -> None:
+def assert_same(meant: Any, read: Any) -> None:
     """Compare a dataclass with the message that was parsed from its text, all the way down."""
     if dataclasses.is_dataclass(meant):
         for field in dataclasses.fields(meant):

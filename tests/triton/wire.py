@@ -11,6 +11,9 @@ import pytest
 
 from icgan_runtime.serve import Server
 
+pytest.importorskip("tritonclient.utils", reason="pip install 'icgan[triton]'")
+from tritonclient.utils import InferenceServerException
+
 PROTOCOLS = ("http", "grpc")
 TYPES = {
     "IMAGE": ("BYTES", object),
@@ -61,9 +64,7 @@ class Wire:
         wanted = outputs and [self.library.InferRequestedOutput(name) for name in outputs]
         try:
             result = self.client.infer(model, tensors, outputs=wanted)
-        except Exception as error:
-            if not hasattr(error, "status"):
-                raise
+        except InferenceServerException as error:
             raise RefusedError(str(error.status()), str(error.message())) from None
         answer = result.get_response()
         listed = answer["outputs"] if isinstance(answer, dict) else answer.outputs
