@@ -1,0 +1,167 @@
+"""A run directory -> a bundle: graphs, bank, pinned samples, model card, manifest. All of it or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from PIL import Image
+
+from icgan_export import onnx_export
+from icgan_export.card import model_card
+from icgan_export.compare import to_levels
+from icgan_export.errors import ExportError, ParityError
+from icgan_export.fold import Rewrites, Target
+from icgan_export.graphs import encoder_graph, generator_graph
+from icgan_export.index import lookup_graph
+from icgan_export.samples import Samples, make_samples, query_count
+from icgan_export.source import Instances, Run, choose_instances, read_run
+from icgan_export.verify import Report, verify
+from icgan_runtime import files, images
+from icgan_runtime.bank import FOLDER as BANK_FOLDER
+from icgan_runtime.bank import Bank
+from icgan_runtime.manifest import (
+    BankEntry,
+    GraphEntry,
+    Manifest,
+    describe_files,
+    graph_specs,
+    onnx_metadata,
+)
+
+PRECISIONS = ("fp32",)
+CARD_NAME = "README.md"
+GRID_NAME = "samples.png"
+GRID_ROWS = 6
+
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `icgan-export bundle` was asked for."""
+
+    precisions: tuple[str, ...] = ("fp32",)
+    instances: int = 1000
+    neighbours: int = 10
+    bank: Path | None = None
+    thumbnail_size: int = 64  # at most; 0: none, for pictures that must not be passed on
+    target: Target = "onnxruntime"
+
+
+def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Report:
+    """Export `run_path` to `out`. Raises ParityError, leaving nothing behind, when a graph misses a bound."""
+    check_precisions(options.precisions)
+    step(f"reading {run_path}")
+    run = read_run(run_path)
+    instances = choose_instances(run, options.bank, options.instances, query_count(run.model.resolution))
+    neighbours = min(options.neighbours, len(instances.ids))
+    step(f"{len(instances.ids)} instances, {len(instances.queries)} pictures to test with")
+    samples = make_samples(run, instances, neighbours)
+    with files.atomic_directory(out) as folder:
+        bank = make_bank(run, instances, options.thumbnail_size)
+        (folder / BANK_FOLDER).mkdir()
+        bank.write(folder / BANK_FOLDER)
+        samples.write(folder)
+        graphs = write_graphs(run, bank, neighbours, options, folder, step)
+        manifest = Manifest(
+            model=run.model,
+            graphs=graphs,
+            bank=BankEntry(
+                bank.encoder_id,
+                len(bank),
+                neighbours,
+                bank.labels is not None,
+                bank.about.thumbnail_size,
+                bank.source,
+                bank.licence,
+            ),
+            files=describe_files(folder),
+            provenance=run.provenance,
+            metrics=run.metrics,
+        )
+        manifest.write(folder)
+        step("comparing with torch")
+        report = verify(folder)
+        if not report.passed:
+            raise ParityError(f"no bundle written, {len(report.failures)} bounds missed\n{report.table()}")
+        write_card(folder, manifest, samples, report)
+        finished = Manifest(
+            **(vars(manifest) | {"files": describe_files(folder), "parity": report.to_json()})
+        )
+        finished.write(folder)
+    return report
+
+
+def check_precisions(precisions: Sequence[str]) -> None:
+    """Refuse what cannot be exported before any work is done."""
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise ExportError(f"--precision {precision}: choose from {', '.join(PRECISIONS)}")
+    if "fp32" not in precisions:
+        raise ExportError("--precision must include fp32: the others are compared with it")
+
+
+def write_graphs(
+    run: Run, bank: Bank, neighbours: int, options: Options, folder: Path, step: Step
+) -> tuple[GraphEntry, ...]:
+    """The encoder, lookup and generator graphs at every precision."""
+    model = run.model
+    entries = []
+
+    def add(role: str, precision: str, graph: onnx.ModelProto) -> None:
+        file = f"{role}.onnx" if precision == "fp32" else f"{role}.{precision}.onnx"
+        onnx_export.save(graph, folder / file)
+        inputs, outputs = graph_specs(model, role, neighbours)
+        entries.append(
+            GraphEntry(role, precision, file, onnx_export.OPSET, inputs, outputs, model.encoder_id)
+        )
+        operators = onnx_export.count_operators(graph)
+        step(f"{file}: {sum(operators.values())} operators, {graph.ByteSize() / 2**20:.1f} MiB")
+
+    lookup = lookup_graph(bank.embeddings, bank.ids, neighbours, onnx_metadata(model, "lookup", "fp32"))
+    add("lookup", "fp32", lookup)
+    step("tracing the encoder")
+    metadata = onnx_metadata(model, "encoder", "fp32")
+    add("encoder", "fp32", encoder_graph(run.encoder, model.preprocessing.size, metadata))
+    step("tracing the generator")
+    rewrites = Rewrites.best(run.generator.config, options.target)
+    metadata = onnx_metadata(model, "generator", "fp32")
+    add("generator", "fp32", generator_graph(run.generator, rewrites, metadata))
+    return tuple(entries)
+
+
+def make_bank(run: Run, instances: Instances, thumbnail_size: int) -> Bank:
+    """The runtime's bank of the chosen instances."""
+    return Bank(
+        encoder_id=run.model.encoder_id,
+        embeddings=instances.embeddings,
+        ids=instances.ids,
+        labels=instances.labels,
+        thumbnails=make_thumbnails(instances.pictures, thumbnail_size) if thumbnail_size else None,
+        source=instances.source,
+        licence=instances.licence,
+    )
+
+
+def make_thumbnails(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Pictures [M, S, S, 3] reduced to `size`, or as they are when they are no larger."""
+    if pictures.shape[1] <= size:
+        return pictures
+    resized = [
+        Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS) for picture in pictures
+    ]
+    return np.stack([np.asarray(picture) for picture in resized])
+
+
+def write_card(folder: Path, manifest: Manifest, samples: Samples, report: Report) -> None:
+    """README.md and the picture in it: instances on the left, what torch drew from each on the right."""
+    rows = min(GRID_ROWS, len(samples.noise))
+    drawn = to_levels(samples.image[:rows])
+    pairs = np.stack([samples.picture[:rows], drawn], axis=1).reshape(-1, *drawn.shape[1:])
+    (folder / GRID_NAME).write_bytes(images.encode(images.grid(pairs, columns=2)))
+    (folder / CARD_NAME).write_text(model_card(manifest, report, GRID_NAME), "utf-8")

@@ -1,0 +1,58 @@
+"""The README.md of a bundle: what the model is, what it may be used for, how it was checked."""
+
+from __future__ import annotations
+
+import json
+
+from icgan_export.verify import Report
+from icgan_runtime.manifest import Manifest
+
+
+def model_card(manifest: Manifest, report: Report, grid: str) -> str:
+    """Markdown."""
+    model, bank = manifest.model, manifest.bank
+    classes = f"{model.classes} classes" if model.classes else "no classes"
+    graphs = "\n".join(
+        f"| {entry.role} | {entry.precision} | `{entry.file}` | {_mebibytes(manifest, entry.file)} |"
+        for entry in manifest.graphs
+    )
+    metrics = json.dumps(manifest.metrics, indent=1, sort_keys=True) if manifest.metrics else "not measured"
+    return f"""# {model.name}
+
+An instance-conditioned GAN (IC-GAN, Casanova et al. 2021) that draws {model.resolution} x {model.resolution}
+pictures like a picture it is shown. {classes}; noise of {model.dim_z} numbers; embeddings of
+{model.embedding_dim} numbers by {model.encoder.name}. Version {model.version}.
+
+![pictures on the left, samples drawn from them on the right]({grid})
+
+    icgan generate THIS_FOLDER photo.jpg -n 16 --out grid.png
+    icgan info --verify THIS_FOLDER
+
+## Licence
+
+Weights: {model.licence.weights}. {model.licence.notice}
+Pictures in the bank ({bank.source or "unnamed source"}): {bank.licence or "unstated"}.
+
+## Contents
+
+| graph | precision | file | MiB |
+|---|---|---|---|
+{graphs}
+
+The bank holds {bank.count} instances. `manifest.json` lists every file with its SHA-256 and binds graphs,
+encoder and bank to each other. `samples.npz` holds pinned inputs and the answers torch gave in float32.
+
+## Quality
+
+{metrics}
+
+## Parity with torch, float32
+
+```
+{report.table()}
+```
+"""
+
+
+def _mebibytes(manifest: Manifest, file: str) -> str:
+    return f"{manifest.files[file].bytes / 2**20:.1f}"

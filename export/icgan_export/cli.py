@@ -1,0 +1,184 @@
+"""icgan-export: bundle | onnx | verify."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from icgan_export.errors import ExportError
+from icgan_runtime.errors import IcganError
+from icgan_training.errors import TrainingError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0, or 1 after a one-line message about a user's mistake."""
+    options = parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (ExportError, IcganError, TrainingError) as error:
+        print(f"icgan-export: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("icgan-export: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = _Parser(
+        prog="icgan-export",
+        description="example: icgan-export bundle runs/cifar10 --precision fp32,fp16 --out bundles/cifar10",
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_bundle(commands)
+    _add_onnx(commands)
+    _add_verify(commands)
+    return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """Help opens with the example and keeps its line breaks."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)  # type: ignore[arg-type]
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        usage, _, rest = text.partition("\n\n")
+        description, _, options = rest.partition("\n\n")
+        return f"{description}\n\n{usage}\n\n{options}"
+
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def _add_bundle(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "bundle",
+        help="weights, pictures -> a verified bundle",
+        description="example: icgan-export bundle runs/cifar10 --instances 1000 --out bundles/cifar10",
+    )
+    command.add_argument(
+        "source", type=Path, metavar="RUN", help="run directory of icgan-train fit or convert"
+    )
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="BUNDLE", help="replaced if it is a bundle"
+    )
+    command.add_argument(
+        "--bank",
+        type=Path,
+        metavar="FOLDER",
+        help="take the instances from these pictures or this prepared data set",
+    )
+    command.add_argument(
+        "--instances", type=int, default=1000, metavar="M", help="at most this many (default 1000)"
+    )
+    command.add_argument(
+        "--neighbours", type=int, default=10, metavar="K", help="of a search result (default 10)"
+    )
+    command.add_argument("--precision", default="fp32", metavar="LIST", help="of fp32 (default fp32)")
+    command.add_argument(
+        "--thumbnails",
+        type=int,
+        default=64,
+        metavar="PIXELS",
+        help="largest side kept of an instance; 0: none (default 64)",
+    )
+    command.add_argument(
+        "--target",
+        choices=("onnxruntime", "openvino", "tensorrt"),
+        default="onnxruntime",
+        help="whose fastest form the generator takes; every runtime reads each of them",
+    )
+    command.set_defaults(run=_bundle)
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from icgan_export.bundle import Options, write_bundle
+
+    out: Path = options.out
+    if out.exists() and not (out / "manifest.json").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"--out {out} exists and is no bundle: choose another place")
+    if options.neighbours < 1:
+        raise ExportError(f"--neighbours is {options.neighbours}, it must be at least 1")
+    settings = Options(
+        precisions=tuple(dict.fromkeys(part.strip() for part in options.precision.split(","))),
+        instances=options.instances,
+        neighbours=options.neighbours,
+        bank=options.bank,
+        thumbnail_size=options.thumbnails,
+        target=options.target,
+    )
+    report = write_bundle(options.source, out, settings, Steps())
+    print(report.table())
+    print(f"wrote {out}")
+    return 0
+
+
+def _add_onnx(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "onnx",
+        help="the generator alone, for other applications",
+        description="example: icgan-export onnx runs/cifar10 --image-dtype float32 --out generator.onnx",
+    )
+    command.add_argument("source", type=Path, metavar="RUN")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE")
+    command.add_argument(
+        "--image-dtype",
+        choices=("uint8", "float32"),
+        default="uint8",
+        help="uint8 [N, R, R, 3], or float32 [N, 3, R, R] in [-1, 1] (default uint8)",
+    )
+    command.add_argument("--no-rewrite", action="store_true", help="without the speed rewrites, to compare")
+    command.add_argument("--target", choices=("onnxruntime", "openvino", "tensorrt"), default="onnxruntime")
+    command.set_defaults(run=_onnx)
+
+
+def _onnx(options: argparse.Namespace) -> int:
+    from icgan_export.standalone import write_generator
+
+    operators = write_generator(
+        options.source, options.out, options.image_dtype, not options.no_rewrite, options.target, Steps()
+    )
+    print(f"wrote {options.out}: " + ", ".join(f"{count} {name}" for name, count in operators.items()))
+    return 0
+
+
+def _add_verify(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "verify",
+        help="compare every graph of a bundle with torch's answers",
+        description="example: icgan-export verify bundles/cifar10",
+    )
+    command.add_argument("bundle", type=Path)
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.set_defaults(run=_verify)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from icgan_export.verify import verify
+
+    report = verify(options.bundle)
+    print(json.dumps(report.to_json(), indent=1) if options.json else report.table())
+    if not report.passed:
+        worst = report.failures[0]
+        raise ExportError(
+            f"{options.bundle}: {len(report.failures)} bounds missed, first: {worst.stage} "
+            f"{worst.precision}, {worst.what} {worst.value:.4g} (bound {worst.bound:g})"
+        )
+    return 0
+
+
+class Steps:
+    """One line per step with the seconds since the start, on stderr."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.started:6.1f} s] {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,58 @@
+"""The instance bank: which pictures a bundle stores, and the graph that finds the nearest of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from icgan_export.onnx_export import BATCH_AXIS, OPSET, finish
+
+IR_VERSION = 10
+
+
+def lookup_graph(
+    embeddings: NDArray[np.float32], ids: NDArray[np.int64], neighbours: int, metadata: Mapping[str, str]
+) -> onnx.ModelProto:
+    """`embedding` [N, D] -> the k nearest of the bank: `ids` int64 and `scores` float32, both [N, k].
+
+    Rows are unit vectors, so the inner product ranks as cosine and Euclidean distance do. TopK prefers the
+    lower index among equals, and the bank is stored in ascending order of id: ties go to the smaller id.
+    """
+    order = np.argsort(ids, kind="stable")
+    bank = np.ascontiguousarray(embeddings[order].T)  # [D, M]
+    nodes = [
+        helper.make_node("MatMul", ["embedding", "bank"], ["similarity"], "compare"),
+        helper.make_node(
+            "TopK", ["similarity", "k"], ["scores", "positions"], "nearest", axis=-1, largest=1, sorted=1
+        ),
+        helper.make_node("Gather", ["bank_ids", "positions"], ["ids"], "name_them", axis=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "lookup",
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [BATCH_AXIS, bank.shape[0]])],
+        [
+            helper.make_tensor_value_info("ids", TensorProto.INT64, [BATCH_AXIS, neighbours]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, [BATCH_AXIS, neighbours]),
+        ],
+        [
+            numpy_helper.from_array(bank, "bank"),
+            numpy_helper.from_array(ids[order], "bank_ids"),
+            numpy_helper.from_array(np.array([neighbours], np.int64), "k"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    return finish(model, metadata)
+
+
+def nearest(
+    bank: NDArray[np.float32], ids: NDArray[np.int64], queries: NDArray[np.float32], neighbours: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The same in numpy, the reference for the graph: ids and scores [Q, k], ties to the smaller id."""
+    scores = queries @ bank.T
+    order = np.lexsort((np.broadcast_to(ids, scores.shape), -scores))[:, :neighbours]
+    return ids[order], np.take_along_axis(scores, order, axis=1)

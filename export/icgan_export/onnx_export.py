@@ -1,0 +1,96 @@
+"""torch module -> checked ONNX model with the contract's tensor names and a named dynamic batch axis."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from icgan_export.errors import ExportError
+
+OPSET = (
+    18  # the dynamo exporter's native opset; TensorRT 10 and 11, OpenVINO and ONNX Runtime Web all read it
+)
+BATCH_AXIS = "N"  # as the contract and the manifest name it
+TRACED_BATCH = 2  # torch.export specialises sizes 0 and 1
+MAX_PROTOBUF_BYTES = (1 << 31) - 1  # a single .onnx file cannot be larger
+
+
+def export_onnx(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    metadata: Mapping[str, str],
+) -> onnx.ModelProto:
+    """Trace `module(*inputs)` and return a model that passed the checker and strict shape inference.
+
+    `inputs` maps graph input names to example tensors whose first axis is the batch, of TRACED_BATCH rows.
+    """
+    batch = torch.export.Dim(BATCH_AXIS, min=1)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            verbose=False,
+            optimize=True,
+        )
+    if program is None:  # only without dynamo
+        raise RuntimeError("torch.onnx.export returned no program")
+    model = program.model_proto
+    return finish(model, metadata)
+
+
+def finish(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """Drop what only the tracer needs, set the metadata, check the model and infer every shape."""
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces of the machine that exported
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(metadata))
+    model.producer_name, model.producer_version = "icgan", metadata.get("icgan.version", "")
+    if model.ByteSize() > MAX_PROTOBUF_BYTES:
+        raise ExportError(f"the graph has {model.ByteSize()} bytes; one ONNX file holds {MAX_PROTOBUF_BYTES}")
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write one self-contained .onnx file. The same model gives the same bytes."""
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def count_operators(model: onnx.ModelProto) -> dict[str, int]:
+    """How many nodes of each operator, most frequent first."""
+    return dict(Counter(node.op_type for node in model.graph.node).most_common())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports every absent torchvision operator; none of that is about the model."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

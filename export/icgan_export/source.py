@@ -1,0 +1,227 @@
+"""What is exported: the weights of a run directory and the pictures behind a bank."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from icgan_export.errors import ExportError
+from icgan_runtime import images
+from icgan_runtime.errors import DecodeError
+from icgan_runtime.manifest import EncoderIdentity, Licence, Model, Preprocessing
+from icgan_training.checkpoint import load_generator
+from icgan_training.dataset import PreparedDataset
+from icgan_training.encoder import Encoder, file_sha256, load_encoder
+from icgan_training.generator import Generator
+from icgan_training.neighbours import kmeans_instances
+
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+ENCODER_BATCH = 32
+UNSTATED_LICENCE = "LicenseRef-unstated"
+INSTANCES_FOLDER = "instances"  # pictures that a run directory may carry in place of its data set
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run directory: networks in eval mode and float32, and what is known about them."""
+
+    path: Path
+    generator: Generator
+    encoder: Encoder
+    model: Model
+    provenance: dict[str, Any]
+    metrics: dict[str, Any]
+    data_path: Path | None  # the prepared data set, where it still exists
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """Pictures chosen for a bank, in ascending id, and others of the same kind to test retrieval with."""
+
+    ids: NDArray[np.int64]  # [M]
+    pictures: NDArray[np.uint8]  # [M, S, S, 3]
+    embeddings: NDArray[np.float32]  # [M, D], unit rows
+    labels: NDArray[np.int64] | None  # [M]
+    queries: NDArray[np.uint8]  # [Q, S, S, 3]: held out, or mirrored instances where there are no others
+    source: str
+    licence: str
+
+
+def read_run(path: Path) -> Run:
+    """Open a run directory (`icgan-train fit`, `convert`, or `models/demo`)."""
+    config = read_config(path)
+    generator = load_generator(path)
+    shape = generator.config
+    if shape.embedding_dim is None:
+        raise ExportError(
+            f"{path}: the model takes no instance; a bundle needs one (icgan-export onnx does not)"
+        )
+    encoder_file = path / "encoder.safetensors"
+    if not encoder_file.exists():
+        raise ExportError(f"{encoder_file} is missing: copy the encoder the generator was trained with there")
+    encoder = load_encoder(encoder_file)
+    identity = EncoderIdentity(
+        encoder.config.architecture,
+        file_sha256(encoder_file),
+        encoder.config.input_size,
+        encoder.config.embedding_dim,
+    )
+    licence = config.get("licence", {})
+    if isinstance(licence, str):
+        licence = {"weights": licence}
+    names = config.get("class_names")
+    classes = shape.class_count if shape.takes_label and shape.class_count is not None else 0
+    model = Model(
+        name=config.get("name", path.resolve().name),
+        version=str(config.get("version", "1")),
+        resolution=shape.resolution,
+        dim_z=shape.dim_z,
+        embedding_dim=shape.embedding_dim,
+        classes=classes,
+        class_names=tuple(names) if names is not None and len(names) == classes else None,
+        encoder=identity,
+        preprocessing=Preprocessing(shape.resolution),
+        licence=Licence(licence.get("weights", UNSTATED_LICENCE), licence.get("notice", "")),
+    )
+    data = config.get("data", {}).get("path")
+    data_path = Path(data) if data and (Path(data) / "dataset.json").exists() else None
+    provenance = {key: value for key, value in config.items() if key in ("train", "data", "provenance")}
+    return Run(path, generator, encoder, model, provenance, config.get("metrics", {}), data_path)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config.json."""
+    file = path / "config.json"
+    try:
+        value = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ExportError(
+            f"{path} is no run directory: it has no config.json (icgan-train fit or convert)"
+        ) from None
+    except ValueError as error:
+        raise ExportError(f"{file} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ExportError(f"{file} is not a JSON object")
+    return value
+
+
+def choose_instances(run: Run, folder: Path | None, count: int, queries: int) -> Instances:
+    """At most `count` instances for the bank: k-means over `folder`, the run's data set, or its pictures."""
+    if folder is None and run.data_path is not None:
+        return _from_prepared(run, PreparedDataset.open(run.data_path), count, queries)
+    if folder is None and (run.path / INSTANCES_FOLDER).is_dir():
+        folder = run.path / INSTANCES_FOLDER
+    if folder is None:
+        raise ExportError(
+            f"{run.path} has neither its data set nor an {INSTANCES_FOLDER}/ folder: "
+            "name pictures with --bank FOLDER"
+        )
+    if (folder / "dataset.json").exists():
+        return _from_prepared(run, PreparedDataset.open(folder), count, queries)
+    return _from_folder(run, folder, count, queries)
+
+
+def embed(encoder: Encoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Embeddings [N, D] of prepared pictures [N, S, S, 3], by torch in float32."""
+    with torch.inference_mode():
+        parts = [
+            encoder(torch.from_numpy(np.ascontiguousarray(pictures[start : start + ENCODER_BATCH]))).numpy()
+            for start in range(0, len(pictures), ENCODER_BATCH)
+        ]
+    return np.concatenate(parts)
+
+
+def _from_prepared(run: Run, data: PreparedDataset, count: int, queries: int) -> Instances:
+    if data.meta.encoder.sha256 != run.model.encoder.sha256:
+        raise ExportError(
+            f"{data.path} was embedded by encoder {data.meta.encoder.sha256[:12]}, the generator was trained "
+            f"with {run.model.encoder.sha256[:12]}: prepare it with {run.path}/encoder.safetensors"
+        )
+    if data.meta.resolution != run.model.preprocessing.size:
+        raise ExportError(
+            f"{data.path} holds {data.meta.resolution} px pictures, "
+            f"the model {run.model.preprocessing.size} px"
+        )
+    chosen = _choose(data.embeddings, count)
+    others = np.setdiff1d(np.arange(data.meta.count), chosen)
+    held_out = np.sort(np.random.default_rng(0).permutation(others)[:queries])
+    pictures = np.ascontiguousarray(data.images[chosen])
+    return Instances(
+        ids=chosen,
+        pictures=pictures,
+        embeddings=np.ascontiguousarray(data.embeddings[chosen]),
+        labels=None if data.labels is None else np.ascontiguousarray(data.labels[chosen]),
+        queries=np.ascontiguousarray(data.images[held_out])
+        if len(held_out)
+        else _mirrored(pictures, queries),
+        source=data.meta.source or data.meta.name,
+        licence=data.meta.licence,
+    )
+
+
+def _from_folder(run: Run, folder: Path, count: int, queries: int) -> Instances:
+    """Pictures of a folder; its sub-folders, if every picture lies in one, are classes."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    if not files:
+        raise ExportError(f"--bank {folder}: no pictures there ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    pictures, kept = [], []
+    for file in files:
+        try:
+            pictures.append(images.load(file, run.model.preprocessing.size))
+            kept.append(file)
+        except DecodeError as error:
+            raise ExportError(f"--bank {file}: {error}") from None
+    stack = np.stack(pictures)
+    embeddings = embed(run.encoder, stack)
+    chosen = _choose(embeddings, count)
+    labels = _folder_labels(run.model, folder, kept)
+    others = np.setdiff1d(np.arange(len(stack)), chosen)[:queries]
+    return Instances(
+        ids=chosen,
+        pictures=stack[chosen],
+        embeddings=embeddings[chosen],
+        labels=None if labels is None else labels[chosen],
+        queries=stack[others] if len(others) else _mirrored(stack[chosen], queries),
+        source=folder.resolve().name,
+        licence=_licence_beside(folder),
+    )
+
+
+def _folder_labels(model: Model, folder: Path, files: list[Path]) -> NDArray[np.int64] | None:
+    """Class of every picture by its first sub-folder: the model's of that name, else the folder's rank."""
+    parts = [file.relative_to(folder).parts for file in files]
+    if any(len(part) == 1 for part in parts):
+        return None
+    names = sorted({part[0] for part in parts})
+    known = list(model.class_names or names)
+    if model.classes and (
+        unknown := [name for name in names if name not in known or len(known) > model.classes]
+    ):
+        raise ExportError(f"--bank {folder}: the model has no class {unknown[0]!r}; rename the folder")
+    return np.array([known.index(part[0]) for part in parts], np.int64)
+
+
+def _licence_beside(folder: Path) -> str:
+    for name in ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md"):
+        for place in (folder, folder.parent):
+            if (place / name).exists():
+                return (place / name).read_text(errors="replace").strip().splitlines()[0][:200]
+    return UNSTATED_LICENCE
+
+
+def _choose(embeddings: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    if count < 1:
+        raise ExportError(f"--instances is {count}, it must be at least 1")
+    if count >= len(embeddings):
+        return np.arange(len(embeddings))
+    return kmeans_instances(np.ascontiguousarray(embeddings), count)
+
+
+def _mirrored(pictures: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(pictures[:count, :, ::-1])

@@ -1,0 +1,77 @@
+"""The generator alone as one ONNX file, for applications that have their own pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from icgan_export import onnx_export, passes
+from icgan_export.compare import BOUNDS
+from icgan_export.errors import ExportError, ParityError
+from icgan_export.fold import Rewrites, Target
+from icgan_export.graphs import generator_graph
+from icgan_export.source import UNSTATED_LICENCE, read_config
+from icgan_runtime import files, latents
+from icgan_runtime.backends.ort import OrtSession
+from icgan_training.checkpoint import load_generator
+from icgan_training.generator import Generator
+
+ROWS = 3  # another batch than the traced one
+
+
+def write_generator(
+    run: Path, out: Path, image_dtype: str, rewritten: bool, target: Target, step: Callable[[str], None]
+) -> dict[str, int]:
+    """Export, compare with torch on ONNX Runtime, write. Returns how many there are of each operator."""
+    if not out.parent.is_dir():
+        raise ExportError(f"--out {out}: there is no folder {out.parent}")
+    step(f"reading {run}")
+    config = read_config(run)
+    generator = load_generator(run)
+    shape = generator.config
+    rewrites = Rewrites.best(shape, target) if rewritten else Rewrites.none(shape)
+    licence = config.get("licence", UNSTATED_LICENCE)
+    metadata = {
+        "icgan.name": config.get("name", run.resolve().name),
+        "icgan.version": str(config.get("version", "1")),
+        "icgan.role": "generator",
+        "icgan.precision": "fp32",
+        "icgan.resolution": str(shape.resolution),
+        "icgan.dim_z": str(shape.dim_z),
+        "icgan.licence": licence if isinstance(licence, str) else licence.get("weights", UNSTATED_LICENCE),
+    }
+    step("tracing the generator")
+    model = generator_graph(generator, rewrites, metadata, image_dtype)
+    step("comparing with torch")
+    error = compare_generator(generator, model.SerializeToString())
+    if not error <= BOUNDS["fp32"].image:  # type: ignore[operator]
+        raise ParityError(
+            f"{out} not written: the graph differs from torch by {error:.3g}, at most 1e-4 is allowed"
+        )
+    with files.atomic_file(out) as path:
+        onnx_export.save(model, path)
+    step(f"max error {error:.2g} against torch")
+    return onnx_export.count_operators(model)
+
+
+def compare_generator(generator: Generator, model: bytes) -> float:
+    """Largest difference in [-1, 1] between a generator graph on ONNX Runtime and torch, on pinned noise."""
+    shape = generator.config
+    noise = latents.noise(0, np.arange(ROWS), 1.0, shape.dim_z)
+    feeds: dict[str, np.ndarray] = {"noise": noise}
+    if shape.embedding_dim is not None:
+        embedding = latents.noise(1, np.arange(ROWS), 1.0, shape.embedding_dim)
+        feeds["embedding"] = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    if shape.takes_label and shape.class_count is not None:
+        feeds["label"] = np.arange(ROWS, dtype=np.int64) % shape.class_count
+    graph = passes.float_pictures(onnx.load_from_string(model)).SerializeToString()
+    with OrtSession(graph, "generator.onnx") as session:
+        found = session.run(feeds)["image"]
+    tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    with torch.inference_mode():
+        expected = generator(tensors["noise"], tensors.get("embedding"), tensors.get("label")).numpy()
+    return float(np.abs(found - expected).max())

@@ -1,0 +1,166 @@
+"""Does a bundle still draw what torch draws? Every graph at every precision, and the whole chain of them.
+
+The reference is `samples.npz`: pinned pictures, noise and labels with the answers torch gave in float32 when
+the bundle was written. Torch is not needed here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from icgan_export.compare import BOUNDS, Bounds, Check, cosine, psnr, recall, to_levels
+from icgan_export.index import nearest
+from icgan_export.passes import float_pictures
+from icgan_export.samples import Samples
+from icgan_runtime.backends.base import Session
+from icgan_runtime.backends.ort import OrtSession
+from icgan_runtime.bank import Bank
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.manifest import GraphEntry
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of a bundle."""
+
+    bundle: str
+    checks: tuple[Check, ...]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> list[Check]:
+        """Missed bounds, the worst offender of each stage first."""
+        return [check for check in self.checks if not check.passed]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; infinity (two equal pictures) becomes null."""
+        rows = []
+        for check in self.checks:
+            row = asdict(check) | {"passed": check.passed}
+            rows.append(row | {"value": check.value if np.isfinite(check.value) else None})
+        return {"passed": self.passed, "seconds": round(self.seconds, 2), "checks": rows}
+
+    def table(self) -> str:
+        """For the terminal."""
+        lines = [f"{'stage':<10} {'precision':<9} {'what':<24} {'value':>10}   {'bound':<12}"]
+        for check in self.checks:
+            sign = ">=" if check.at_least else "<="
+            bound = "" if check.bound is None else f"{sign} {check.bound:g}"
+            mark = "" if check.passed else "  MISSED"
+            where = f"{check.stage:<10} {check.precision:<9} {check.what:<24}"
+            lines.append(f"{where} {check.value:>10.4g}   {bound:<12}{mark}")
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def verify(path: Path) -> Report:
+    """Compare every graph of a bundle with its samples. Raises BundleError for a bundle that is not sound."""
+    started = time.perf_counter()
+    bundle = Bundle.open(path)
+    samples = Samples.read(path)
+    bank = Bank.of_bundle(bundle)
+    checks: list[Check] = []
+    embeddings: dict[str, NDArray[np.float32]] = {}
+    for entry in _entries(bundle, "encoder"):
+        with _session(bundle, entry) as session:
+            embeddings[entry.precision] = in_batches(session, {"image": samples.picture})["embedding"]
+        checks += check_encoder(embeddings[entry.precision], samples, bank, entry.precision)
+    for entry in _entries(bundle, "lookup"):
+        with _session(bundle, entry) as session:
+            checks += check_lookup(in_batches(session, {"embedding": samples.embedding}), samples)
+    for entry in _entries(bundle, "generator"):
+        count = len(samples.noise)
+        with _session(bundle, entry, as_float=True) as session:
+            given = _draw(session, samples, samples.embedding[:count])
+            checks += check_pictures(given, samples.image, "generator", entry.precision)
+            embedding = embeddings.get(entry.precision, embeddings["fp32"])
+            chained = _draw(session, samples, embedding[:count])
+            checks += check_pictures(chained, samples.image, "chain", entry.precision)
+    return Report(str(path), tuple(checks), time.perf_counter() - started)
+
+
+def check_encoder(found: NDArray[np.float32], samples: Samples, bank: Bank, precision: str) -> list[Check]:
+    """Embeddings against torch's, and what their drift does to the neighbours."""
+    bounds = BOUNDS[precision]
+    ids, _ = nearest(bank.embeddings, bank.ids, found, samples.ids.shape[1])
+    check = Check("encoder", precision, "", 0.0)
+    error = np.abs(found - samples.embedding)
+    return [
+        replace(check, what="max error", value=float(error.max()), bound=bounds.embedding),
+        replace(check, what="cosine, worst row", value=cosine(found, samples.embedding), bound=bounds.cosine,
+                at_least=True),
+        replace(check, what="recall@1 on the bank", value=recall(ids, samples.ids, 1), bound=bounds.recall,
+                at_least=True),
+        replace(check, what="recall@10 on the bank", value=recall(ids, samples.ids, 10)),
+    ]  # fmt: skip
+
+
+def check_lookup(found: Mapping[str, NDArray[Any]], samples: Samples) -> list[Check]:
+    """Neighbours of torch's embeddings by the graph, against numpy's."""
+    check = Check("lookup", "fp32", "", 0.0)
+    same = float(np.mean(found["ids"][:, 0] == samples.ids[:, 0]))
+    k = samples.ids.shape[1]
+    error = float(np.abs(found["scores"] - samples.scores).max())
+    return [
+        replace(check, what="nearest agrees", value=same, bound=1.0, at_least=True),
+        replace(check, what=f"recall@{k}", value=recall(found["ids"], samples.ids, k)),
+        replace(check, what="scores, max error", value=error, bound=1e-4),
+    ]
+
+
+def check_pictures(
+    found: NDArray[np.float32], reference: NDArray[np.float32], stage: str, precision: str
+) -> list[Check]:
+    """Pictures [P, 3, R, R] in [-1, 1] against torch's; the chain adds the encoder's drift to them."""
+    bounds: Bounds = BOUNDS[precision]
+    check = Check(stage, precision, "", 0.0)
+    error = np.abs(found - reference)
+    worst = float(error.max())
+    return [
+        replace(check, what="max error", value=worst, bound=bounds.image if stage == "generator" else None),
+        replace(check, what="mean error", value=float(error.mean())),
+        replace(check, what="PSNR, dB", value=psnr(to_levels(found), to_levels(reference)), bound=bounds.psnr,
+                at_least=True),
+    ]  # fmt: skip
+
+
+def in_batches(session: Session, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Run all rows, BATCH at a time."""
+    count = len(next(iter(feeds.values())))
+    parts = [
+        session.run({name: array[start : start + BATCH] for name, array in feeds.items()})
+        for start in range(0, count, BATCH)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _draw(session: Session, samples: Samples, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    feeds: dict[str, NDArray[Any]] = {"noise": samples.noise, "embedding": embedding}
+    if samples.label is not None:
+        feeds["label"] = samples.label
+    image: NDArray[np.float32] = in_batches(session, feeds)["image"]
+    return image
+
+
+def _entries(bundle: Bundle, role: str) -> list[GraphEntry]:
+    return [entry for entry in bundle.manifest.graphs if entry.role == role]
+
+
+def _session(bundle: Bundle, entry: GraphEntry, as_float: bool = False) -> OrtSession:
+    data = bundle.read(entry.file)
+    if as_float:
+        data = float_pictures(onnx.load_from_string(data)).SerializeToString()
+    return OrtSession(data, entry.file)

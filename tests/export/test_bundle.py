@@ -1,0 +1,112 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from icgan_export import bundle as bundle_module
+from icgan_export import samples as samples_module
+from icgan_export.cli import main
+from icgan_export.onnx_export import count_operators
+from icgan_export.source import choose_instances, read_run
+from icgan_runtime import Pipeline
+from icgan_runtime.bundle import Bundle
+
+
+def test_a_bundle_is_whole_and_every_file_is_listed(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    bundle.verify_files()
+    assert bundle.unlisted_files() == []
+    assert bundle.manifest.parity["passed"] is True
+    assert not list(tiny_bundle.parent.glob(".*"))
+
+
+def test_the_runtime_draws_the_pinned_pictures_from_it(tiny_bundle: Path) -> None:
+    samples = np.load(tiny_bundle / "samples.npz")
+    with Pipeline.load(tiny_bundle) as pipe:
+        result = pipe.generate(samples["picture"][0], n=1, seed=0, truncation=0.9)
+    expected = np.rint((samples["image"][0] + 1) * 127.5).transpose(1, 2, 0)
+    assert np.abs(result.images[0] - expected).max() <= 1
+    assert result.neighbours.ids.tolist() == samples["ids"][0].tolist()
+
+
+def test_the_instances_are_found_by_their_own_embeddings(tiny_bundle: Path) -> None:
+    bank = np.load(tiny_bundle / "bank" / "embeddings.npy")
+    with Pipeline.load(tiny_bundle) as pipe:
+        ids, scores = pipe.search(bank, k=1)
+    assert ids[:, 0].tolist() == list(range(len(bank)))
+    np.testing.assert_allclose(scores, 1, atol=1e-5)
+
+
+def test_sub_folders_become_labels(tiny_bundle: Path) -> None:
+    labels = np.load(tiny_bundle / "bank" / "labels.npy")
+    assert labels.tolist() == [0] * 6 + [1] * 6  # cold, warm
+
+
+def test_generator_graph_has_no_power_step_and_takes_any_batch(tiny_bundle: Path) -> None:
+    model = onnx.load(tiny_bundle / "generator.onnx")
+    operators = count_operators(model)
+    assert sum(operators.values()) < 100
+    assert "ReduceL2" not in operators
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    assert {entry.key for entry in model.metadata_props} >= {"icgan.identity", "icgan.licence", "icgan.dim_z"}
+
+
+def test_the_encoder_graph_has_batch_norm_inside_its_convolutions(tiny_bundle: Path) -> None:
+    operators = count_operators(onnx.load(tiny_bundle / "encoder.onnx"))
+    assert "BatchNormalization" not in operators
+    assert "Resize" not in operators
+
+
+def test_another_bank_and_fewer_instances_on_request(tiny_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "pictures"
+    shutil.copytree(tiny_run / "instances" / "cold", other)
+    chosen = choose_instances(read_run(tiny_run), other, 3, 4)
+    assert len(chosen.ids) == 3
+    assert chosen.labels is None
+    assert len(chosen.queries) == 3  # the held-out ones
+
+
+def test_a_graph_that_misses_its_bound_leaves_no_bundle(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = samples_module.make_samples
+
+    def shifted(*arguments):
+        samples = whole(*arguments)
+        samples.image[...] = np.clip(samples.image + 0.01, -1, 1)
+        return samples
+
+    monkeypatch.setattr(bundle_module, "make_samples", shifted)
+    out = tmp_path / "bundle"
+    assert main(["bundle", str(tiny_run), "--out", str(out)]) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert "MISSED" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bundle", "nowhere", "--out", "b"], "no run directory"),
+        (["bundle", "nowhere", "--out", "b", "--precision", "fp8"], "--precision fp8: choose from"),
+        (["bundle", "nowhere", "--out", "b", "--neighbours", "0"], "--neighbours is 0"),
+        (["onnx", "nowhere", "--out", "missing/g.onnx"], "there is no folder missing"),
+        (["verify", "nowhere"], "no such folder"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.splitlines()[-1].startswith("icgan-export: ")
+
+
+def test_a_folder_that_is_no_bundle_is_not_overwritten(tiny_run: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "holiday.jpg").touch()
+    assert main(["bundle", str(tiny_run), "--out", str(tmp_path)]) == 1
+    assert "is no bundle" in capsys.readouterr().err
+    assert (tmp_path / "holiday.jpg").exists()

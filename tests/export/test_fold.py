@@ -1,0 +1,150 @@
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_model import lively_generator
+from torch import Tensor, nn
+
+from icgan_export import fold
+from icgan_export.fold import Rewrites, rewrite
+from icgan_training.config import ModelConfig
+from icgan_training.generator import Generator
+from icgan_training.layers import SNConv2d
+
+EXACT = 1e-10  # in float64
+CONFIGS = {
+    "instance": ModelConfig(64, 4, (32,), embedding_dim=24, shared_dim_feat=16),
+    "class and instance": ModelConfig(32, 8, (16, 32), embedding_dim=24, class_count=5),
+    "class": ModelConfig(32, 4, embedding_dim=None, class_count=3),
+    "unconditional": ModelConfig(32, 4, (8,), embedding_dim=None, class_count=1),
+    "flat noise": ModelConfig(32, 4, embedding_dim=24, hierarchical=False),
+}
+SWITCHES = ("condition_product", "early_shortcut", "output_norm", "attention_product")
+FORMS: tuple[fold.BlockForm, ...] = ("plain", "transposed", "phases", "products")
+
+
+def pictures_before_tanh(model: nn.Module, output: nn.Module, config: ModelConfig) -> Tensor:
+    """float64, where tanh's own cast to float32 has not happened yet."""
+    caught: list[Tensor] = []
+    handle = output.register_forward_hook(lambda _, __, value: caught.append(value))
+    rng = torch.Generator().manual_seed(1)
+    noise = torch.randn(3, config.dim_z, generator=rng, dtype=torch.float64)
+    embedding = label = None
+    if config.embedding_dim is not None:
+        raw = torch.randn(3, config.embedding_dim, generator=rng, dtype=torch.float64)
+        embedding = F.normalize(raw, dim=1)
+    if config.takes_label:
+        label = torch.tensor([0, 2, 1])
+    with torch.no_grad():
+        model(noise, embedding, label)
+    handle.remove()
+    return caught[0]
+
+
+def difference(generator: Generator, rewrites: Rewrites) -> float:
+    reference = pictures_before_tanh(generator, generator.output_layer, generator.config)
+    rewritten = rewrite(generator, rewrites)
+    found = pictures_before_tanh(rewritten, rewritten.output, generator.config)
+    assert reference.dtype == found.dtype == torch.float64
+    return float((found - reference).abs().max())
+
+
+def uniform(config: ModelConfig, form: fold.BlockForm) -> tuple[fold.BlockForm, ...]:
+    return (form,) * len(config.block_resolutions)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+def test_all_rewrites_together_change_nothing(name: str, target: fold.Target) -> None:
+    config = CONFIGS[name]
+    assert difference(lively_generator(config).double(), Rewrites.best(config, target)) < EXACT
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_each_switch_alone_changes_nothing(switch: str) -> None:
+    config = CONFIGS["class and instance"]
+    rewrites = dataclasses.replace(Rewrites.none(config), **{switch: True})  # type: ignore[arg-type]
+    assert difference(lively_generator(config).double(), rewrites) < EXACT
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_block_form_alone_changes_nothing(form: fold.BlockForm) -> None:
+    config = CONFIGS["instance"]
+    rewrites = dataclasses.replace(Rewrites.none(config), blocks=uniform(config, form))
+    assert difference(lively_generator(config).double(), rewrites) < EXACT
+
+
+def test_forms_can_be_mixed_in_any_order() -> None:
+    config = CONFIGS["class and instance"]
+    assert difference(lively_generator(config).double(), Rewrites(("phases", "products", "plain"))) < EXACT
+
+
+def test_the_generator_itself_is_left_alone() -> None:
+    config = CONFIGS["instance"]
+    generator = lively_generator(config)
+    before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    rewrite(generator, Rewrites.best(config))
+    assert all(torch.equal(before[name], tensor) for name, tensor in generator.state_dict().items())
+
+
+def test_spectral_norm_is_one_power_step_from_the_stored_vector() -> None:
+    layer = SNConv2d(3, 5, 3).double().eval()
+    matrix = layer.weight.detach().flatten(1)
+    right = F.normalize(layer.u0[0] @ matrix, dim=0)
+    expected = layer.weight / (matrix @ right).norm()
+    found = fold.fold_spectral_norm(nn.Sequential(layer))["0.weight"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=EXACT)
+
+
+def enlarged_convolution(x: Tensor, kernel: Tensor) -> Tensor:
+    return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), kernel, padding=1)
+
+
+@pytest.fixture
+def picture_and_kernel() -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 5, 5, generator=rng, dtype=torch.float64)
+    return x, torch.randn(4, 6, 3, 3, generator=rng, dtype=torch.float64)
+
+
+def test_transposed_kernel_equals_upsampling_and_convolution(
+    picture_and_kernel: tuple[Tensor, Tensor],
+) -> None:
+    x, kernel = picture_and_kernel
+    found = F.conv_transpose2d(x, fold.transposed_kernel(kernel), stride=2, padding=1)
+    torch.testing.assert_close(found, enlarged_convolution(x, kernel), rtol=0, atol=EXACT)
+
+
+def test_phase_convolution_equals_upsampling_and_convolution(
+    picture_and_kernel: tuple[Tensor, Tensor],
+) -> None:
+    x, kernel = picture_and_kernel
+    torch.testing.assert_close(fold.PhaseConv(kernel)(x), enlarged_convolution(x, kernel), rtol=0, atol=EXACT)
+
+
+def test_nine_products_equal_upsampling_and_convolution(picture_and_kernel: tuple[Tensor, Tensor]) -> None:
+    x, kernel = picture_and_kernel
+    zeros = kernel.new_zeros(4)
+    tensors = fold.BlockTensors(kernel, kernel.new_zeros(4, 4, 3, 3), kernel[:, :, :1, :1], zeros)
+    quarters = fold.ProductBlock(tensors).conv1(x.permute(0, 2, 3, 1))
+    found = fold._interleave(quarters).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, enlarged_convolution(x, kernel), rtol=0, atol=EXACT)
+
+
+def test_winograd_products_equal_the_convolution() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 6, 6, generator=rng, dtype=torch.float64)
+    kernel = torch.randn(4, 4, 3, 3, generator=rng, dtype=torch.float64)
+    block = fold.ProductBlock(fold.BlockTensors(kernel, kernel, kernel[:, :, :1, :1], kernel.new_zeros(4)))
+    rows = x.permute(0, 2, 3, 1)
+    quarters = [[rows[:, p::2, q::2] for q in (0, 1)] for p in (0, 1)]
+    found = fold._interleave(block.conv2(quarters)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, F.conv2d(x, kernel, padding=1), rtol=0, atol=EXACT)
+
+
+def test_products_need_no_more_weights_in_conv1_than_the_kernel_has(
+    picture_and_kernel: tuple[Tensor, Tensor],
+) -> None:
+    _, kernel = picture_and_kernel
+    assert sum(matrix.numel() for matrix in fold.difference_kernels(kernel).values()) == kernel.numel()

@@ -1,0 +1,33 @@
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from icgan_export.index import lookup_graph, nearest
+
+
+def unit_rows(count: int, dim: int, seed: int) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
+
+
+def run(graph, queries):
+    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["ids", "scores"], {"embedding": queries})
+
+
+def test_the_graph_finds_what_numpy_finds() -> None:
+    bank, ids, queries = unit_rows(50, 16, 0), np.arange(50) * 3 + 1, unit_rows(7, 16, 1)
+    found, scores = run(lookup_graph(bank, ids, 5, {}), queries)
+    expected_ids, expected_scores = nearest(bank, ids, queries, 5)
+    np.testing.assert_array_equal(found, expected_ids)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+
+
+def test_ties_go_to_the_smaller_id_whatever_the_order_of_the_bank() -> None:
+    row = unit_rows(1, 8, 0)
+    bank = np.repeat(row, 4, axis=0)
+    ids = np.array([9, 2, 7, 4])
+    found, _ = run(lookup_graph(bank, ids, 3, {}), row)
+    assert found[0].tolist() == [2, 4, 7]
+    assert nearest(bank, ids, row, 3)[0][0].tolist() == [2, 4, 7]
