@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory of a tiny model with random weights. Read only: copy it before changing anything."""
-    from tiny_model import tiny_config, write_run
+    from tests.tiny_model import tiny_config, write_run
 
     return write_run(tmp_path_factory.mktemp("runs") / "tiny", tiny_config())
 

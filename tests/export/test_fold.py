@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_model import lively_generator
 from torch import Tensor, nn
 
 from icgan_export import fold
@@ -11,6 +10,7 @@ from icgan_export.fold import Rewrites, rewrite
 from icgan_training.config import ModelConfig
 from icgan_training.generator import Generator
 from icgan_training.layers import SNConv2d
+from tests.tiny_model import lively_generator
 
 EXACT = 1e-10  # in float64
 CONFIGS = {
