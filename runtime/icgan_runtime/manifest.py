@@ -264,8 +264,8 @@ class Manifest:
             if (graph.inputs, graph.outputs) != expected:
                 raise BundleError(
                     MANIFEST_NAME,
-                    f"{where}: inputs and outputs are {_show(graph.inputs)} -> {_show(graph.outputs)}, "
-                    f"the contract says {_show(expected[0])} -> {_show(expected[1])}",
+                    f"{where}: computes {show_specs(graph.inputs)} -> {show_specs(graph.outputs)}, "
+                    f"the contract says {show_specs(expected[0])} -> {show_specs(expected[1])}",
                 )
         for role in ROLES:
             self.graph(role)
@@ -392,8 +392,9 @@ def _hex(where: str, value: str) -> None:
         raise BundleError(MANIFEST_NAME, f"{where} is not a lower-case hex SHA-256")
 
 
-def _show(specs: tuple[TensorSpec, ...]) -> str:
-    return ", ".join(f"{spec.name} {spec.dtype}{list(spec.shape)}" for spec in specs)
+def show_specs(specs: tuple[TensorSpec, ...]) -> str:
+    """Tensors as people write them: "noise float32[N, 120], ..."."""
+    return ", ".join(f"{spec.name} {spec.dtype}[{', '.join(map(str, spec.shape))}]" for spec in specs)
 
 
 # --- dataclasses <-> JSON -------------------------------------------------------------------------------

@@ -68,8 +68,8 @@ def test_rows_are_found_by_id():
             np.zeros((19, 12), np.float32),
             r"holds float32\[19, 12\], bank.json says float32\[20, 12\]",
         ),
-        ("embeddings.npy", np.zeros((20, 12)), "holds float64"),
-        ("embeddings.npy", np.zeros((20, 12), ">f4"), "expected plain numbers"),
+        ("embeddings.npy", np.zeros((20, 12)), "holds .<f8."),
+        ("embeddings.npy", np.zeros((20, 12), ">f4"), "holds .>f4."),
         ("embeddings.npy", np.zeros((12, 20), np.float32).T, "column order"),
         ("ids.npy", np.arange(20)[::-1].copy(), "strictly increasing"),
         ("ids.npy", np.arange(20) - 1, "non-negative"),
@@ -86,17 +86,29 @@ def test_an_array_that_breaks_the_format_is_refused_by_name(folder, file, array,
 
 def test_a_pickle_in_place_of_an_array_is_refused(folder):
     np.save(folder / "ids.npy", np.array([{"a": 1}]), allow_pickle=True)
-    with pytest.raises(BundleError, match=r"bank/ids\.npy: holds object, expected plain numbers"):
+    with pytest.raises(BundleError, match=r"bank/ids\.npy: holds .\|O., expected"):
         Bank.read(folder)
 
 
 @pytest.mark.parametrize(
-    "shape", ["(1099511627776,)", "(-1,)", "(2, -10)", "(10**20,)", "(True,)", "('a',)", "9" * 5000]
+    "shape",
+    [
+        "(1099511627776,)",
+        "(999999999999999999, 999999999999999999, )",
+        "(-1,)",
+        "(2, -10)",
+        "(10**20,)",
+        "(True,)",
+        "('a',)",
+        "9" * 5000,
+    ],
 )
 def test_a_header_that_promises_more_than_the_file_is_refused(folder, shape):
-    text = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    text = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     (folder / "ids.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
-    with pytest.raises(BundleError, match=r"bank/ids\.npy: (not a readable|its header promises)"):
+    with pytest.raises(
+        BundleError, match=r"bank/ids\.npy: (its header promises|its \.npy header does not|not a \.npy)"
+    ):
         Bank.read(folder)
 
 

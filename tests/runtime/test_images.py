@@ -37,7 +37,9 @@ def reference(picture: Image.Image) -> np.ndarray:
     """The input of the encoder, written down a second time: crop to the centre square, bilinear resize."""
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return np.asarray(picture.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.BILINEAR))
+    return np.asarray(
+        picture.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_only_the_first_frame_of_an_animation_is_shown(photo):
         assert images.decode(data, SIZE)[0, 0].tolist() == [255, 0, 0], kind
 
 
-def png(width, height, pixels, depth=8, colour=0) -> bytes:
+def png(width, height, pixels, depth=8, colour=0):
     """A PNG put together by hand, so that its header can lie."""
 
     def chunk(name, data):

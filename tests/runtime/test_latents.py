@@ -64,8 +64,9 @@ def test_a_row_does_not_depend_on_its_batch(seed, samples, truncation):
 
 @given(st.lists(st.tuples(seeds, seeds, truncations), min_size=1, max_size=5))
 def test_rows_of_different_requests_can_share_a_batch(rows):
-    together = latents.noise(*(list(column) for column in zip(*rows, strict=True)), 3)
-    alone = [latents.noise(*row, 3)[0] for row in rows]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    together = latents.noise(columns[0], columns[1], columns[2], 3)
+    alone = [latents.noise(seed, sample, truncation, 3)[0] for seed, sample, truncation in rows]
     np.testing.assert_array_equal(together, np.stack(alone))
 
 

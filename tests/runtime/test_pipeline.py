@@ -83,6 +83,11 @@ def test_a_picture_does_not_depend_on_its_batch(pipe, n, max_batch, seed, trunca
     assert np.abs(whole[:1].astype(int) - first).max() <= 1
 
 
+def always(answer):
+    """A reply that does not look at what was fed."""
+    return lambda feeds: answer
+
+
 def canned(pipe, picture=128) -> tuple[Pipeline, CannedSession]:
     """The pipeline with a generator that keeps what it is fed and paints everything in one grey."""
     inputs, outputs = pipe.chain.manifest.specs("generator")
@@ -243,10 +248,10 @@ def test_a_black_picture_is_reported_as_nan_not_shown(pipe):
 def test_a_nan_embedding_is_reported(pipe):
     inputs, outputs = pipe.chain.manifest.specs("encoder")
     for value, message in ((np.nan, "embedding holds NaN or infinity"), (0.0, "embeddings of length 0")):
-        reply = {"embedding": np.full((1, 12), value, np.float32)}
-        encoder = CannedSession(inputs, outputs, lambda _, reply=reply: reply)
+        encoder = CannedSession(inputs, outputs, always({"embedding": np.full((1, 12), value, np.float32)}))
+        broken = dataclasses.replace(pipe.chain, encoder=encoder)
         with pytest.raises(NumericsError, match=message):
-            Pipeline(dataclasses.replace(pipe.chain, encoder=encoder)).embed(PHOTO)
+            Pipeline(broken).embed(PHOTO)
 
 
 def test_the_model_is_described(pipe):

@@ -73,9 +73,11 @@ def check_feeds(session: str, specs: tuple[TensorSpec, ...], feeds: Mapping[str,
         for want, got in zip(spec.shape, array.shape, strict=False):
             fits = fits and (sizes.setdefault(want, got) if isinstance(want, str) else want) == got
         if not fits:
-            shape = [sizes.get(side, side) if isinstance(side, str) else side for side in spec.shape]
+            shape = ", ".join(
+                str(sizes.get(side, side) if isinstance(side, str) else side) for side in spec.shape
+            )
             raise BackendError(
-                f"{session}: {spec.name} is {array.dtype}{list(array.shape)}, expected {spec.dtype}{shape}"
+                f"{session}: {spec.name} is {array.dtype}{list(array.shape)}, expected {spec.dtype}[{shape}]"
             )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from icgan_runtime.backends.base import Session
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import BackendError, BindingError, MissingExtraError, RequestError
-from icgan_runtime.manifest import GraphEntry, check_onnx_metadata
+from icgan_runtime.manifest import GraphEntry, check_onnx_metadata, show_specs
 from icgan_runtime.onnx_file import describe_onnx
 
 BACKENDS = ("auto", "ort-cpu", "ort-cuda", "ort-tensorrt", "openvino")
@@ -60,6 +60,8 @@ def open_session(bundle: Bundle, entry: GraphEntry, backend: str, threads: int =
     expected = bundle.manifest.specs(entry.role)
     if (session.inputs, session.outputs) != expected:
         raise BindingError(
-            entry.file, f"takes {session.inputs} and gives {session.outputs}, the contract says {expected}"
+            entry.file,
+            f"computes {show_specs(session.inputs)} -> {show_specs(session.outputs)}, "
+            f"the contract says {show_specs(expected[0])} -> {show_specs(expected[1])}",
         )
     return session

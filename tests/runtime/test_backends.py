@@ -1,0 +1,187 @@
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icgan_runtime.backends import base, select
+from icgan_runtime.backends.canned import CannedSession
+from icgan_runtime.backends.ort import OrtSession
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.errors import (
+    BackendError,
+    BindingError,
+    BundleError,
+    MissingExtraError,
+    NumericsError,
+    RequestError,
+)
+from icgan_runtime.manifest import TensorSpec
+
+BACKENDS = ["ort-cpu", "openvino"]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    if request.param == "openvino":
+        pytest.importorskip("openvino")
+    return request.param
+
+
+def open_graph(bundle: Path, role: str, backend: str):
+    opened = Bundle.open(bundle)
+    return select.open_session(opened, opened.manifest.graph(role), backend, threads=1)
+
+
+def feeds(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    embedding = rng.normal(size=(rows, 12)).astype(np.float32)
+    return {
+        "noise": rng.normal(size=(rows, 6)).astype(np.float32),
+        "embedding": embedding / np.linalg.norm(embedding, axis=1, keepdims=True),
+        "label": rng.integers(0, 3, rows),
+    }
+
+
+def test_a_session_describes_its_tensors_as_the_manifest_does(labelled_bundle, backend):
+    manifest = Bundle.open(labelled_bundle).manifest
+    for role in ("encoder", "lookup", "generator"):
+        with open_graph(labelled_bundle, role, backend) as session:
+            assert (session.inputs, session.outputs) == manifest.specs(role)
+            assert session.name == f"{backend} {role}.onnx"
+
+
+def test_every_backend_paints_the_same_picture(labelled_bundle, backend):
+    """Fast path and reference held together: at most one grey level apart."""
+    with open_graph(labelled_bundle, "generator", backend) as session:
+        got = session.run(feeds(5))["image"].astype(int)
+    with open_graph(labelled_bundle, "generator", "ort-cpu") as session:
+        expected = session.run(feeds(5))["image"].astype(int)
+    apart = np.abs(got - expected)
+    assert apart.max() <= 1, f"max {apart.max()}, mean {apart.mean():.3g} grey levels"
+
+
+def test_a_later_run_leaves_earlier_outputs_alone(labelled_bundle, backend):
+    with open_graph(labelled_bundle, "generator", backend) as session:
+        first = session.run(feeds(3))["image"]
+        kept = first.copy()
+        session.run(feeds(3, seed=1))
+        np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"noise": None}, r"fed \['embedding', 'label'\], expected \['embedding', 'label', 'noise'\]"),
+        ({"extra": np.zeros(2)}, "fed .*'extra'"),
+        ({"noise": np.zeros((2, 6))}, r"noise is float64\[2, 6\], expected float32\[N, 6\]"),
+        ({"noise": np.zeros((2, 7), np.float32)}, r"noise is float32\[2, 7\]"),
+        ({"noise": np.zeros(6, np.float32)}, r"noise is float32\[6\]"),
+        ({"label": np.zeros(3, np.int64)}, r"label is int64\[3\], expected int64\[2\]"),
+        ({"label": np.zeros(2, np.int32)}, r"label is int32\[2\]"),
+    ],
+)
+def test_feeds_that_do_not_fit_are_refused_with_both_shapes(labelled_bundle, backend, change, message):
+    fed = {name: array for name, array in {**feeds(2), **change}.items() if array is not None}
+    with (
+        open_graph(labelled_bundle, "generator", backend) as session,
+        pytest.raises(BackendError, match=message),
+    ):
+        session.run(fed)
+
+
+def test_a_label_beyond_the_table_is_a_backend_error(labelled_bundle):
+    with (
+        open_graph(labelled_bundle, "generator", "ort-cpu") as session,
+        pytest.raises(BackendError, match=r"ort-cpu generator\.onnx: .*indices element out of data bounds"),
+    ):
+        session.run({**feeds(1), "label": np.array([99])})
+
+
+def test_what_is_not_a_graph_is_refused_by_name():
+    with pytest.raises(BundleError, match=r"encoder\.onnx: ONNX Runtime cannot load it"):
+        OrtSession(b"\x08\x09", "encoder.onnx")
+
+
+def test_a_graph_with_other_tensors_than_the_contract_is_refused(tiny_bundle, monkeypatch):
+    bundle = Bundle.open(tiny_bundle)
+    entry = bundle.manifest.graph("encoder")
+    wrong = (TensorSpec("pixels", "uint8", ("N", 8, 8, 3)),), entry.outputs
+    monkeypatch.setattr(type(bundle.manifest), "specs", lambda self, role: wrong)
+    with pytest.raises(
+        BindingError,
+        match=r"encoder\.onnx: computes image uint8\[N, 8, 8, 3\] -> .*, the contract says pixels uint8",
+    ):
+        select.open_session(bundle, entry, "ort-cpu")
+
+
+def test_the_choice_carries_its_reason():
+    choice = select.choose_backend()
+    assert choice.backend in select.BACKENDS[1:]
+    assert "CUDA" in choice.reason
+    assert select.choose_backend("ort-cpu") == select.Choice("ort-cpu", "asked for")
+
+
+def test_an_unknown_or_absent_backend_is_refused(monkeypatch):
+    with pytest.raises(RequestError, match="backend: 'tpu', expected one of auto, ort-cpu"):
+        select.choose_backend("tpu")
+    monkeypatch.setattr("icgan_runtime.backends.ort.available_backends", lambda: ["ort-cpu"])
+    with pytest.raises(BackendError, match="backend ort-cuda is not in this onnxruntime, which has ort-cpu"):
+        select.choose_backend("ort-cuda")
+
+
+@pytest.mark.parametrize(
+    ("library", "backend", "extra"), [("ort", "auto", "cpu"), ("openvino", "openvino", "openvino")]
+)
+def test_a_missing_library_names_its_extra(tiny_bundle, monkeypatch, library, backend, extra):
+    monkeypatch.setitem(sys.modules, f"icgan_runtime.backends.{library}", None)
+    with pytest.raises(MissingExtraError, match=rf"pip install 'icgan\[{extra}\]'"):
+        open_graph(tiny_bundle, "encoder", select.choose_backend(backend).backend)
+
+
+def test_cuda_is_chosen_where_onnx_runtime_has_it(monkeypatch):
+    monkeypatch.setattr("icgan_runtime.backends.ort.available_backends", lambda: ["ort-cpu", "ort-cuda"])
+    assert select.choose_backend() == select.Choice("ort-cuda", "ONNX Runtime has its CUDA provider")
+
+
+SPEC = (TensorSpec("x", "float32", ("N", 2)),)
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(1, 5), bad=st.data(), value=st.sampled_from([np.nan, np.inf, -np.inf]))
+def test_nan_and_infinity_are_reported_with_their_row(rows, bad, value):
+    outputs = {"x": np.zeros((rows, 2), np.float32), "bytes": np.zeros((rows, 2), np.uint8)}
+    base.check_finite("here", outputs)
+    row = bad.draw(st.integers(0, rows - 1))
+    outputs["x"][row, 1] = value
+    with pytest.raises(
+        NumericsError, match=rf"here: x holds NaN or infinity in 1 of {rows} rows, first row {row};"
+    ):
+        base.check_finite("here", outputs)
+
+
+def test_a_canned_session_keeps_its_feeds_and_checks_like_the_others():
+    session = CannedSession(SPEC, SPEC, lambda fed: {"x": fed["x"] * 2})
+    fed = {"x": np.ones((3, 2), np.float32)}
+    assert session.run(fed)["x"].tolist() == [[2, 2]] * 3
+    assert session.calls == [fed]
+    with pytest.raises(BackendError, match="canned: x is float32"):
+        session.run({"x": np.ones((3, 3), np.float32)})
+
+
+def test_a_closed_session_does_not_run(tiny_bundle, backend):
+    session = open_graph(tiny_bundle, "lookup", backend)
+    session.close()
+    with pytest.raises((BackendError, AttributeError)):
+        session.run({"embedding": np.zeros((1, 12), np.float32)})
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux to count threads")
+def test_one_thread_is_one_thread(tiny_bundle):
+    before = len(os.listdir("/proc/self/task"))
+    with open_graph(tiny_bundle, "lookup", "ort-cpu") as session:
+        session.run({"embedding": np.zeros((1, 12), np.float32)})
+        assert len(os.listdir("/proc/self/task")) == before

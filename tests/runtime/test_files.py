@@ -1,0 +1,97 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icgan_runtime import files
+from icgan_runtime.errors import BundleError, IntegrityError
+
+
+@given(
+    st.text(max_size=30)
+    | st.lists(st.sampled_from(["..", ".", "a", "", "\\", "C:"]), max_size=5).map("/".join)
+)
+def test_a_safe_name_never_leaves_its_folder(name):
+    if files.is_safe_name(name):
+        root = Path("/some/folder")
+        assert Path(os.path.normpath(root / name)).is_relative_to(root)
+        assert Path(os.path.normpath(root / name)) != root
+
+
+@pytest.mark.parametrize("name", ["a", "bank/ids.npy", "engines/sm90-trt10.14.1/generator.plan", "a+b_c-d.1"])
+def test_ordinary_names_are_safe(name):
+    assert files.is_safe_name(name)
+
+
+def test_locate_finds_a_file_and_refuses_a_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(b"x")
+    assert files.locate(tmp_path, "a/b").read_bytes() == b"x"
+    with pytest.raises(IntegrityError, match="a: not a regular file"):
+        files.locate(tmp_path, "a")
+    with pytest.raises(IntegrityError, match=r"'\.\./x': not a plain relative file name"):
+        files.locate(tmp_path, "../x")
+
+
+def test_reading_stops_at_the_limit(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    assert files.read_bounded(tmp_path / "a", 5) == b"12345"
+    with pytest.raises(BundleError, match="a: 5 bytes, at most 4 are accepted"):
+        files.read_bounded(tmp_path / "a", 4)
+
+
+def test_hashes_of_bytes_and_of_a_file_agree(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256(b"abc") == files.sha256_of_file(tmp_path / "a") == digest
+
+
+def write_and_fail(path):
+    path.write_text("half")
+    raise RuntimeError
+
+
+def test_an_atomic_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "a.txt"
+    with files.atomic_file(target) as path:
+        path.write_text("one")
+        assert not target.exists()
+    assert target.read_text() == "one"
+    with pytest.raises(RuntimeError), files.atomic_file(target) as path:
+        write_and_fail(path)
+    assert target.read_text() == "one"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_an_atomic_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "bundle"
+    with files.atomic_directory(target) as path:
+        (path / "a").write_text("one")
+        assert not target.exists()
+    with pytest.raises(RuntimeError), files.atomic_directory(target) as path:
+        write_and_fail(path / "b")
+    assert os.listdir(target) == ["a"]
+    with files.atomic_directory(target) as path:
+        (path / "c").write_text("three")
+    assert os.listdir(target) == ["c"]
+    assert os.listdir(target.parent) == ["bundle"]
+
+
+def test_a_kill_leaves_the_old_file(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from icgan_runtime.files import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])) as path:\n"
+        "    path.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    runtime = Path(__file__).parents[2] / "runtime"
+    done = subprocess.run([sys.executable, "-c", code, target], cwd=runtime)
+    assert done.returncode == -signal.SIGKILL
+    assert target.read_text() == "old"

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from icgan_runtime.errors import BundleError
+from icgan_runtime.onnx_file import describe_onnx
+
+
+@pytest.fixture
+def proto(tiny_bundle) -> onnx.ModelProto:
+    return onnx.load(tiny_bundle / "generator.onnx")
+
+
+def test_a_file_is_described_as_the_onnx_package_sees_it(tiny_bundle):
+    for path in sorted(Path(tiny_bundle).glob("*.onnx")):
+        proto, found = onnx.load(path), describe_onnx(path.read_bytes(), path.name)
+        assert found.bytes == path.stat().st_size
+        assert found.opsets == {item.domain: item.version for item in proto.opset_import}
+        assert found.metadata == {item.key: item.value for item in proto.metadata_props}
+        assert sum(found.operators.values()) == len(proto.graph.node)
+        assert set(found.operators) == {node.op_type for node in proto.graph.node}
+        assert found.parameters == sum(numpy_helper.to_array(item).size for item in proto.graph.initializer)
+
+
+def test_operators_of_inner_graphs_functions_and_other_domains_are_counted(proto):
+    branch = helper.make_graph([helper.make_node("Sin", [], ["y"])], "branch", [], [])
+    proto.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch))
+    proto.graph.node.append(helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft"))
+    proto.functions.append(
+        helper.make_function(
+            "ours", "f", ["a"], ["b"], [helper.make_node("Cos", ["a"], ["b"])], proto.opset_import
+        )
+    )
+    found = describe_onnx(proto.SerializeToString(), "x.onnx").operators
+    assert (found["Sin"], found["If"], found["com.microsoft.Gelu"], found["Cos"]) == (2, 1, 1, 1)
+
+
+def external(name: str = "w") -> TensorProto:
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    return tensor
+
+
+def test_weights_in_other_files_are_refused_wherever_they_hide(proto):
+    inner = helper.make_graph([helper.make_node("Sin", [], ["y"])], "branch", [], [], [external()])
+    hidden = [
+        lambda copy: copy.graph.initializer.append(external()),
+        lambda copy: copy.graph.node.append(helper.make_node("Constant", [], ["c"], value=external())),
+        lambda copy: copy.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=inner)),
+    ]
+    for hide in hidden:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        hide(copy)
+        with pytest.raises(
+            BundleError, match=r"x\.onnx: not a readable ONNX model \(it keeps tensors in other files\)"
+        ):
+            describe_onnx(copy.SerializeToString(), "x.onnx")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"text", b"\x08\x09", b"\xff" * 40, b"\x3a\x7f", b"\x3a\x00"])
+def test_what_is_not_onnx_is_refused(data):
+    with pytest.raises(BundleError, match=r"x\.onnx: not a"):
+        describe_onnx(data, "x.onnx")
+
+
+def test_graphs_nested_without_end_are_refused():
+    graph = helper.make_graph([helper.make_node("Sin", [], ["y"])], "leaf", [], [])
+    for _ in range(20):
+        graph = helper.make_graph([helper.make_node("If", ["c"], ["y"], then_branch=graph)], "outer", [], [])
+    with pytest.raises(BundleError, match="nested too deeply"):
+        describe_onnx(helper.make_model(graph).SerializeToString(), "x.onnx")
+
+
+@given(data=st.data())
+def test_bytes_changed_at_random_are_described_or_refused(tiny_bundle, data):
+    changed = bytearray((tiny_bundle / "encoder.onnx").read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert describe_onnx(bytes(changed), "x.onnx").operators
+    except BundleError as error:
+        assert error.file == "x.onnx"  # noqa: PT017
+
+
+def test_parameters_are_counted_from_packed_dimensions():
+    tensor = numpy_helper.from_array(np.zeros((3, 4, 5), np.float32), "w")
+    graph = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "g", [], [], [tensor])
+    assert describe_onnx(helper.make_model(graph).SerializeToString(), "x").parameters == 60
