@@ -6,11 +6,21 @@ with Pipeline.load("bundles/demo") as pipe:
     result = pipe.generate("photo.jpg", n=8, seed=0, truncation=0.7)
 """
 
+from icgan_runtime.async_pipeline import AsyncPipeline
 from icgan_runtime.bank import Bank
 from icgan_runtime.errors import IcganError
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import Neighbours, Request, Result
 
-__all__ = ["Bank", "IcganError", "Neighbours", "Pipeline", "Request", "Result", "__version__"]
+__all__ = [
+    "AsyncPipeline",
+    "Bank",
+    "IcganError",
+    "Neighbours",
+    "Pipeline",
+    "Request",
+    "Result",
+    "__version__",
+]
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from icgan_runtime.bank import Bank
 from icgan_runtime.chain import MAX_BATCH, Chain, LocalChain
-from icgan_runtime.errors import RequestError
+from icgan_runtime.errors import MissingExtraError, RequestError
 from icgan_runtime.images import Picture
 from icgan_runtime.manifest import Model
 from icgan_runtime.request import Result, embedding_rows, make_request
@@ -23,7 +23,7 @@ I64 = NDArray[np.int64]
 
 
 class Pipeline:
-    """Instance-conditioned generation. `load` opens a bundle in this process.
+    """Instance-conditioned generation: `load` opens a bundle in this process, `connect` talks to a server.
 
     A picture is a path, the bytes of a file, a PIL image, or an RGB uint8 array [H, W, 3].
     """
@@ -59,6 +59,19 @@ class Pipeline:
             )
         )
 
+    @classmethod
+    def connect(cls, url: str, *, timeout_s: float = 30, retries: int = 3) -> Pipeline:
+        """Talk to a server: `grpc://host:8001` or `http://host:8000` (also grpcs and https).
+
+        Results are those of `load`. A call takes `timeout_s` at most, DeadlineError after that; while the
+        server is unreachable or overloaded it is tried again up to `retries` times, UnavailableError then.
+        """
+        try:
+            from icgan_runtime.backends.triton import TritonChain
+        except ImportError:
+            raise MissingExtraError("tritonclient", "triton") from None
+        return cls(TritonChain(url, timeout_s, retries))
+
     @property
     def model(self) -> Model:
         """What is being run: name, resolution, classes, encoder, licence."""
@@ -87,7 +100,7 @@ class Pipeline:
         seed. `label` only for models with classes; None takes the label of the instance.
         """
         request = make_request(n, seed, truncation, condition, label, self.model.classes)
-        return self.chain.generate(_check_picture(picture), request)
+        return self.chain.generate(check_picture(picture), request)
 
     def generate_from(
         self,
@@ -100,17 +113,11 @@ class Pipeline:
     ) -> Result:
         """As `generate`, from an embedding [D] or [1, D] instead of a picture."""
         request = make_request(n, seed, truncation, condition, label, self.model.classes)
-        rows = embedding_rows(embedding, self.model.embedding_dim)
-        if len(rows) != 1:
-            raise RequestError("embedding", f"{len(rows)} rows, expected one")
-        return self.chain.generate_from(rows, request)
+        return self.chain.generate_from(one_row(embedding, self.model.embedding_dim), request)
 
     def embed(self, pictures: Picture | Sequence[Picture]) -> F32:
         """Embeddings [N, D], unit rows, of one picture or several."""
-        several = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
-        if not several:
-            raise RequestError("pictures", "none given")
-        return self.chain.embed([_check_picture(picture) for picture in several])
+        return self.chain.embed(picture_list(pictures))
 
     def search(self, embedding: F32, k: int | None = None) -> tuple[I64, F32]:
         """ids and scores [N, k] of the stored instances nearest to each row, best first, ties by id."""
@@ -137,9 +144,26 @@ class Pipeline:
         self.close()
 
 
-def _check_picture(picture: object) -> Picture:
+def check_picture(picture: object) -> Picture:
+    """`picture` if it is of an accepted type, else RequestError."""
     if isinstance(picture, (str, Path, bytes, Image.Image, np.ndarray)):
         return picture
     raise RequestError(
         "image", f"a {type(picture).__name__}, expected a path, bytes, PIL image or uint8 array"
     )
+
+
+def picture_list(pictures: Picture | Sequence[Picture]) -> list[Picture]:
+    """One picture or several as a list, each of an accepted type."""
+    several = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
+    if not several:
+        raise RequestError("pictures", "none given")
+    return [check_picture(picture) for picture in several]
+
+
+def one_row(embedding: F32, width: int) -> F32:
+    """One embedding as [1, D]."""
+    rows = embedding_rows(embedding, width)
+    if len(rows) != 1:
+        raise RequestError("embedding", f"{len(rows)} rows, expected one")
+    return rows

@@ -1,0 +1,92 @@
+"""The pipeline for asyncio: the same requests, results and errors as `Pipeline`, on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icgan_runtime.errors import MissingExtraError
+from icgan_runtime.images import Picture
+from icgan_runtime.manifest import Model
+from icgan_runtime.pipeline import check_picture, one_row, picture_list
+from icgan_runtime.request import Result, embedding_rows, make_request
+
+if TYPE_CHECKING:
+    from icgan_runtime.backends.triton import AsyncTriton
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+
+class AsyncPipeline:
+    """`async with await AsyncPipeline.connect(url) as pipe: result = await pipe.generate(picture)`."""
+
+    def __init__(self, server: AsyncTriton) -> None:
+        self._server = server
+
+    @classmethod
+    async def connect(cls, url: str, *, timeout_s: float = 30, retries: int = 3) -> AsyncPipeline:
+        """As `Pipeline.connect`."""
+        try:
+            from icgan_runtime.backends.triton import AsyncTriton
+        except ImportError:
+            raise MissingExtraError("tritonclient", "triton") from None
+        return cls(await AsyncTriton.open(url, timeout_s, retries))
+
+    @property
+    def model(self) -> Model:
+        """What is being run: name, resolution, classes, encoder, licence."""
+        return self._server.service.model
+
+    async def generate(
+        self,
+        picture: Picture,
+        n: int = 1,
+        seed: int = 0,
+        truncation: float | None = 1.0,
+        condition: str = "query",
+        label: int | None = None,
+    ) -> Result:
+        """As `Pipeline.generate`."""
+        request = make_request(n, seed, truncation, condition, label, self.model.classes)
+        return await self._server.hold(self._server.service.generate(check_picture(picture), request))
+
+    async def generate_from(
+        self,
+        embedding: F32,
+        n: int = 1,
+        seed: int = 0,
+        truncation: float | None = 1.0,
+        condition: str = "query",
+        label: int | None = None,
+    ) -> Result:
+        """As `Pipeline.generate_from`."""
+        request = make_request(n, seed, truncation, condition, label, self.model.classes)
+        row = one_row(embedding, self.model.embedding_dim)
+        return await self._server.hold(self._server.service.generate_from(row, request))
+
+    async def embed(self, pictures: Picture | Sequence[Picture]) -> F32:
+        """As `Pipeline.embed`."""
+        return await self._server.hold(self._server.service.embed(picture_list(pictures)))
+
+    async def search(self, embedding: F32, k: int | None = None) -> tuple[I64, F32]:
+        """As `Pipeline.search`."""
+        rows = embedding_rows(embedding, self.model.embedding_dim)
+        service = self._server.service
+        return await self._server.hold(service.search(rows, service.neighbours if k is None else k))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._server.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
