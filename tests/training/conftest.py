@@ -6,6 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from icgan_training.encoder import random_encoder, save_encoder
+from tests.training.pictures import PHOTO, TINY_ENCODER
 
 MakePrepared = Callable[..., Path]
 
@@ -64,3 +68,28 @@ def make_prepared(tmp_path: Path) -> MakePrepared:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """The committed photo, cropped so that it is wider than tall and has no symmetry."""
+    with Image.open(PHOTO) as image:
+        return image.crop((0, 20, 348, 280))
+
+
+@pytest.fixture(scope="session")
+def encoder_file(tmp_path_factory) -> Path:
+    """An untrained encoder in our file format."""
+    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    save_encoder(random_encoder(TINY_ENCODER), path)
+    return path
+
+
+@pytest.fixture
+def broken_encoder_file(tmp_path) -> Path:
+    """An encoder whose weights hold a NaN."""
+    encoder = random_encoder(TINY_ENCODER)
+    encoder.backbone.get_parameter("head.conv.weight").data.fill_(float("nan"))
+    path = tmp_path / "broken.safetensors"
+    save_encoder(encoder, path)
+    return path

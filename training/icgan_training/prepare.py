@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,8 +209,12 @@ class Rows:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def write(self, start: int, rows: NDArray[Any]) -> None:
-        os.pwrite(self.file.fileno(), rows.astype(self.dtype).tobytes(), self.offset + start * self.row_bytes)
+    def write(self, places: NDArray[np.int64], rows: NDArray[Any]) -> None:
+        """Put rows at ascending places, and on the disk before returning."""
+        for run in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) != 1) + 1):
+            content = rows[run].astype(self.dtype).tobytes()
+            os.pwrite(self.file.fileno(), content, self.offset + int(places[run[0]]) * self.row_bytes)
+        os.fsync(self.file.fileno())
 
     def move(self, row: int, to: int) -> None:
         content = os.pread(self.file.fileno(), self.row_bytes, self.offset + row * self.row_bytes)
@@ -234,36 +239,31 @@ def fill_shards(
     """Decode and embed this process's unfinished shards; decoding runs one shard ahead, in threads."""
     shards = list(enumerate(chunks(len(source), SHARD_PICTURES)))[processes.rank :: processes.world]
     todo = [(number, rows) for number, rows in shards if not shard_marker(partial, number).exists()]
-    done = sum(rows.stop - rows.start for _, rows in shards) - sum(rows.stop - rows.start for _, rows in todo)
-    total = done + sum(rows.stop - rows.start for _, rows in todo)
+    total = sum(rows.stop - rows.start for _, rows in shards)
+    done = total - sum(rows.stop - rows.start for _, rows in todo)
     if done:
         print(f"continuing {partial}: {done} of {total} pictures are done", file=sys.stderr)
     device = local_device()
     fold_batch_norm(network).to(device)
-    files = {name: Rows(partial / f"{name}.npy") for name in array_shapes(settings)}
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(total, "pictures", "", done) as progress:
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(Rows(partial / f"{name}.npy")) for name in array_shapes(settings)}
+        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        progress = stack.enter_context(Progress(total, "prepare", "pictures", done))
         for number, rows, decoded in decode_ahead(source, todo, settings.resolution, pool):
-            pictures = [picture for picture in decoded if not isinstance(picture, DataError)]
-            unreadable = [
-                rows.start + index for index, picture in enumerate(decoded) if isinstance(picture, DataError)
-            ]
-            good = np.setdiff1d(np.arange(rows.start, rows.stop), unreadable)
-            # Unreadable rows stay zero; `fill_holes` replaces them at the end.
-            images = np.zeros((rows.stop - rows.start, settings.resolution, settings.resolution, 3), np.uint8)
-            plain = np.zeros((len(images), settings.embedding_dim), np.float32)
-            flipped = np.zeros_like(plain)
-            if pictures:
-                local = good - rows.start
-                images[local] = np.stack(pictures)
-                plain[local], flipped[local] = embed(network, images[local], device, progress)
-                check_embeddings(plain[local], flipped[local], [source.name(row) for row in good])
-            for name, values in (("images", images), ("embeddings", plain), ("embeddings_flipped", flipped)):
-                files[name].write(rows.start, values)
-                os.fsync(files[name].file.fileno())
+            good = [index for index, picture in enumerate(decoded) if not isinstance(picture, DataError)]
+            # Unreadable rows stay as they are; `fill_holes` replaces them at the end.
+            if good:
+                images = np.stack([picture for picture in decoded if not isinstance(picture, DataError)])
+                plain, flipped = embed(network, images, device, progress)
+                check_embeddings(plain, flipped, [source.name(rows.start + index) for index in good])
+                places = rows.start + np.array(good)
+                files["images"].write(places, images)
+                files["embeddings"].write(places, plain)
+                files["embeddings_flipped"].write(places, flipped)
+            unreadable = sorted(set(range(len(decoded))) - set(good))
             progress.advance(len(unreadable))
-            write_atomically(shard_marker(partial, number), json.dumps({"unreadable": unreadable}))
-    for file in files.values():
-        file.file.close()
+            marker = {"unreadable": [rows.start + index for index in unreadable]}
+            write_atomically(shard_marker(partial, number), json.dumps(marker))
 
 
 def decode_ahead(

@@ -1,0 +1,208 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from icgan_training.cli import main
+from icgan_training.dataset import PreparedDataset
+from icgan_training.encoder import file_sha256, load_encoder
+from icgan_training.errors import DataError, WeightsError
+from icgan_training.prepare import prepare
+from icgan_training.transforms import read_picture
+from tests.training.pictures import write_pictures
+
+
+@pytest.fixture(scope="module")
+def photos(photo, tmp_path_factory):
+    """Two classes of six pictures."""
+    folder = tmp_path_factory.mktemp("photos")
+    write_pictures(folder / "left", photo, 6, seed=1)
+    write_pictures(folder / "right", photo, 6, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Three shards of small pictures, as an array."""
+    folder = tmp_path_factory.mktemp("many")
+    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (1100, 8, 8, 3), np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many_prepared(many, encoder_file, tmp_path_factory):
+    """They, prepared without interruption."""
+    return run(many, tmp_path_factory.mktemp("straight") / "out", encoder_file, resolution=8)
+
+
+def run(source, out, encoder, **options):
+    prepare(source, out, **{"resolution": 16, "encoder": str(encoder), "neighbours": 3, **options})
+    return PreparedDataset.open(out)
+
+
+def test_a_prepared_set_holds_pictures_embeddings_labels_and_neighbours(photos, encoder_file, tmp_path):
+    data = run(photos, tmp_path / "out", encoder_file)
+    assert data.images.shape == (12, 16, 16, 3)
+    assert np.array_equal(data.images[7], read_picture(photos / "right" / "001.png", 16))
+    assert data.labels.tolist() == [0] * 6 + [1] * 6
+    assert data.meta.class_names == ["left", "right"]
+    assert data.meta.encoder.sha256 == file_sha256(encoder_file) == file_sha256(data.encoder_path)
+    assert data.neighbours.shape == (12, 3)
+    with torch.inference_mode():
+        network = load_encoder(data.encoder_path)
+        plain = network(torch.from_numpy(np.array(data.images)))
+        mirrored = network(torch.from_numpy(np.array(data.images[:, :, ::-1])))
+    np.testing.assert_allclose(data.embeddings, plain, atol=1e-5)
+    np.testing.assert_allclose(data.embeddings_flipped, mirrored, atol=1e-5)
+
+
+def test_nothing_but_the_data_set_is_left_behind(photos, encoder_file, tmp_path):
+    run(photos, tmp_path / "out", encoder_file)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("dataset.json", "encoder.safetensors", "images.npy", "labels.npy"),
+        *("embeddings.npy", "embeddings_flipped.npy", "neighbours.npy", "radii.npy"),
+    }
+
+
+def test_unreadable_pictures_are_left_out_and_named_at_the_end(photo, encoder_file, tmp_path, capsys):
+    paths = write_pictures(tmp_path / "in", photo, 10)
+    paths[2].write_bytes(b"not a picture")
+    paths[9].write_bytes(paths[9].read_bytes()[:50])
+    data = run(tmp_path / "in", tmp_path / "out", encoder_file)
+    assert data.meta.count == 8
+    assert data.meta.unreadable == 2
+    kept = [path for number, path in enumerate(paths) if number not in (2, 9)]
+    pictures = {read_picture(path, 16).tobytes() for path in kept}
+    assert {image.tobytes() for image in np.array(data.images)} == pictures
+    assert (tmp_path / "out" / "unreadable.txt").read_text() == f"{paths[2]}\n{paths[9]}\n"
+    assert str(paths[9]) in capsys.readouterr().err
+
+
+def test_labels_follow_their_pictures_when_holes_are_filled(photo, encoder_file, tmp_path):
+    write_pictures(tmp_path / "in" / "a", photo, 4, seed=1)[1].write_bytes(b"")
+    write_pictures(tmp_path / "in" / "b", photo, 4, seed=2)[0].write_bytes(b"")
+    data = run(tmp_path / "in", tmp_path / "out", encoder_file)
+    for image, label in zip(np.array(data.images), data.labels, strict=True):
+        folder = tmp_path / "in" / "ab"[label]
+        assert any(
+            np.array_equal(image, read_picture(path, 16)) for path in folder.iterdir() if path.stat().st_size
+        )
+
+
+def start(source: Path, out: Path, encoder: Path, **environment: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "icgan_training", "prepare", str(source), "--out", str(out)]
+    command += ["--resolution", "8", "--neighbours", "3", "--encoder", str(encoder)]
+    training = str(Path(__file__).parents[2] / "training")
+    return subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": training, **environment}, stderr=subprocess.DEVNULL
+    )
+
+
+def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    while not path.exists():
+        assert process.poll() is None, "prepare ended early"
+        time.sleep(0.01)
+
+
+def test_a_killed_run_continues_without_redoing_finished_shards(many, many_prepared, encoder_file, tmp_path):
+    shards = tmp_path / "out.partial" / "shards"
+    finished: dict[str, int] = {}
+    for number in range(2):
+        process = start(many, tmp_path / "out", encoder_file)
+        wait_for(shards / f"{number:06d}.json", process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for marker in shards.glob("*.json"):
+            assert finished.setdefault(marker.name, marker.stat().st_mtime_ns) == marker.stat().st_mtime_ns
+    assert not (tmp_path / "out").exists()
+    assert start(many, tmp_path / "out", encoder_file).wait() == 0
+    resumed = PreparedDataset.open(tmp_path / "out")
+    assert np.array_equal(resumed.images, many_prepared.images)
+    np.testing.assert_allclose(resumed.embeddings, many_prepared.embeddings, atol=1e-6)
+
+
+def test_two_processes_share_the_shards(many, many_prepared, encoder_file, tmp_path):
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533", "OMP_NUM_THREADS": "1"}
+    processes = [
+        start(many, tmp_path / "out", encoder_file, RANK=str(rank), LOCAL_RANK=str(rank), **group)
+        for rank in range(2)
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    shared = PreparedDataset.open(tmp_path / "out")
+    assert np.array_equal(shared.images, many_prepared.images)
+    np.testing.assert_allclose(shared.embeddings, many_prepared.embeddings, atol=1e-6)
+    assert shared.meta == many_prepared.meta
+
+
+def test_a_partial_folder_of_other_settings_is_not_continued(many, encoder_file, tmp_path):
+    process = start(many, tmp_path / "out", encoder_file)
+    wait_for(tmp_path / "out.partial" / "shards" / "000000.json", process)
+    process.kill()
+    process.wait()
+    with pytest.raises(DataError, match=r"other settings \(resolution was 8, is 16\): remove it"):
+        run(many, tmp_path / "out", encoder_file)
+
+
+def refused(message, source, out, encoder, error=DataError, **options):
+    with pytest.raises(error, match=message):
+        run(source, out, encoder, **options)
+
+
+def test_one_picture_is_refused(photo, encoder_file, tmp_path):
+    write_pictures(tmp_path / "in", photo, 1)
+    refused("at least two", tmp_path / "in", tmp_path / "out", encoder_file)
+
+
+def test_fewer_pictures_than_neighbours_are_refused_with_the_fix(photos, encoder_file, tmp_path):
+    refused("use --neighbours 11 or less", photos, tmp_path / "out", encoder_file, neighbours=12)
+
+
+def test_identical_pictures_are_refused(photo, encoder_file, tmp_path):
+    for number in range(6):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        photo.save(tmp_path / "in" / f"{number}.png")
+    refused("identical copies", tmp_path / "in", tmp_path / "out", encoder_file)
+
+
+def test_a_set_without_one_readable_picture_is_refused(tmp_path, encoder_file):
+    (tmp_path / "in").mkdir()
+    for number in range(5):
+        (tmp_path / "in" / f"{number}.png").write_bytes(b"junk")
+    refused("none of the 5 pictures can be read", tmp_path / "in", tmp_path / "out", encoder_file)
+
+
+def test_an_encoder_that_gives_nan_is_refused_and_the_picture_named(photos, broken_encoder_file, tmp_path):
+    refused(
+        r"left/000\.png: the encoder gave no unit embedding", photos, tmp_path / "out", broken_encoder_file
+    )
+
+
+def test_an_unknown_encoder_is_refused_with_the_known_names(photos, tmp_path):
+    refused("efficientnet-lite0, resnet50", photos, tmp_path / "out", "vgg", error=WeightsError)
+
+
+def test_an_existing_folder_is_never_overwritten(photos, encoder_file, tmp_path):
+    (tmp_path / "out").mkdir()
+    refused("exists already", photos, tmp_path / "out", encoder_file)
+
+
+def test_a_mistake_on_the_command_line_is_one_line_and_status_1(encoder_file, tmp_path, capsys):
+    arguments = ["prepare", str(tmp_path), "--out", str(tmp_path / "out"), "--resolution", "16"]
+    assert main([*arguments, "--encoder", str(encoder_file)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("icgan-train: ")
+    assert error.count("\n") == 1
+
+
+def test_another_input_size_is_written_into_the_encoder_of_the_set(photos, encoder_file, tmp_path):
+    data = run(photos, tmp_path / "out", encoder_file, input_size=48)
+    assert data.meta.encoder.input_size == 48
+    assert load_encoder(data.encoder_path).config.input_size == 48
+    assert data.meta.encoder.sha256 == file_sha256(data.encoder_path)

@@ -1,0 +1,130 @@
+import json
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from icgan_training.errors import DataError
+from icgan_training.sources import SourceNote, open_source
+from tests.training.pictures import write_pictures
+
+
+def test_a_folder_of_pictures_has_no_labels(photo, tmp_path):
+    write_pictures(tmp_path / "mine", photo, 3)
+    (tmp_path / "mine" / "notes.txt").write_text("not a picture")
+    source = open_source(tmp_path / "mine")
+    assert len(source) == 3
+    assert source.labels is None
+    assert source.note.name == "mine"
+    assert source.read(0, 16).shape == (16, 16, 3)
+
+
+def test_sub_folders_are_classes_in_name_order(photo, tmp_path):
+    write_pictures(tmp_path / "b", photo, 2)
+    write_pictures(tmp_path / "a" / "deeper", photo, 1)
+    source = open_source(tmp_path)
+    assert source.class_names == ["a", "b"]
+    assert source.labels.tolist() == [0, 1, 1]
+
+
+def test_classes_can_be_ignored(photo, tmp_path):
+    write_pictures(tmp_path / "a", photo, 1)
+    write_pictures(tmp_path / "b", photo, 1)
+    source = open_source(tmp_path, use_labels=False)
+    assert len(source) == 2
+    assert source.labels is None
+    assert source.class_names is None
+
+
+def test_names_with_an_underscore_or_a_dot_are_skipped(photo, tmp_path):
+    write_pictures(tmp_path / "a", photo, 2)
+    write_pictures(tmp_path / "_heldout", photo, 2)
+    write_pictures(tmp_path / ".cache", photo, 2)
+    assert len(open_source(tmp_path)) == 2
+
+
+def test_a_csv_list_gives_paths_and_named_labels(photo, tmp_path):
+    write_pictures(tmp_path / "pictures", photo, 3)
+    table = tmp_path / "list.csv"
+    table.write_text("path,label\npictures/000.png,pear\npictures/001.png,apple\npictures/002.png,pear\n")
+    source = open_source(table)
+    assert source.class_names == ["apple", "pear"]
+    assert source.labels.tolist() == [1, 0, 1]
+    assert source.read(2, 8).shape == (8, 8, 3)
+
+
+def test_a_csv_list_without_labels_is_fine(photo, tmp_path):
+    write_pictures(tmp_path, photo, 1)
+    (tmp_path / "list.csv").write_text("path\n000.png\n")
+    assert open_source(tmp_path / "list.csv").labels is None
+
+
+def test_a_parquet_list_gives_integer_labels(photo, tmp_path):
+    write_pictures(tmp_path, photo, 2)
+    table = pyarrow.table({"path": ["000.png", "001.png"], "label": [2, 0]})
+    parquet.write_table(table, tmp_path / "list.parquet")
+    source = open_source(tmp_path / "list.parquet")
+    assert source.labels.tolist() == [2, 0]
+    assert source.class_names == ["0", "1", "2"]
+
+
+def test_arrays_are_a_source_with_their_note(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((2, 8, 8, 3), np.uint8))
+    np.save(tmp_path / "labels.npy", np.array([1, 0]))
+    SourceNote("tiny", "made here", "CC0", ["cat", "dog"]).write(tmp_path)
+    source = open_source(tmp_path)
+    assert source.class_names == ["cat", "dog"]
+    assert (source.note.name, source.note.licence) == ("tiny", "CC0")
+    assert source.name(1) == "row 1"
+
+
+def refused(path, message):
+    with pytest.raises(DataError, match=message):
+        open_source(path)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    refused(tmp_path, "holds no pictures")
+
+
+def test_a_path_that_does_not_exist_is_refused(tmp_path):
+    refused(tmp_path / "nowhere", "neither a folder nor")
+
+
+def test_a_list_without_a_path_column_is_refused(tmp_path):
+    (tmp_path / "list.csv").write_text("file,label\na.png,1\n")
+    refused(tmp_path / "list.csv", "columns file, label; a column `path` is needed")
+
+
+def test_a_list_with_a_missing_label_is_refused_by_line(tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\na.png,1\nb.png,\n")
+    refused(tmp_path / "list.csv", "line 3: no label")
+
+
+def test_a_negative_label_is_refused(tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\na.png,1\nb.png,-1\n")
+    refused(tmp_path / "list.csv", "label -1 is negative")
+
+
+def test_a_label_beyond_the_class_names_is_refused(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((2, 8, 8, 3), np.uint8))
+    np.save(tmp_path / "labels.npy", np.array([0, 2]))
+    SourceNote("tiny", class_names=["cat", "dog"]).write(tmp_path)
+    refused(tmp_path, "row 1: label 2 is outside the 2 classes")
+
+
+def test_arrays_of_another_kind_are_refused(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((2, 3, 8, 8), np.float32))
+    refused(tmp_path, r"float32 \[2, 3, 8, 8\], expected uint8")
+
+
+def test_arrays_that_hide_a_pickle_are_refused(tmp_path):
+    np.save(tmp_path / "images.npy", np.array([{}], dtype=object), allow_pickle=True)
+    refused(tmp_path, "not a plain array")
+
+
+def test_a_broken_note_is_named(photo, tmp_path):
+    write_pictures(tmp_path, photo, 1)
+    (tmp_path / "source.json").write_text(json.dumps({"title": "x"}))
+    refused(tmp_path, r"source\.json cannot be read")

@@ -1,0 +1,127 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icgan_training.errors import DataError
+from icgan_training.transforms import read_picture, square, to_rgb
+
+SIZE = 64
+
+
+def mean_difference(one, other):
+    return np.abs(one.astype(float) - other.astype(float)).mean()
+
+
+@pytest.fixture(scope="module")
+def plain(photo):
+    return square(photo, SIZE)
+
+
+def read_saved(image, path, **options):
+    image.save(path, **options)
+    return read_picture(path, SIZE)
+
+
+def test_a_plain_picture_becomes_a_square_of_bytes(photo, tmp_path, plain):
+    read = read_saved(photo, tmp_path / "photo.png")
+    assert read.shape == (SIZE, SIZE, 3)
+    assert read.dtype == np.uint8
+    assert np.array_equal(read, plain)
+
+
+def test_the_middle_of_the_long_side_is_kept():
+    stripes = np.zeros((10, 30, 3), np.uint8)
+    stripes[:, 10:20] = 200
+    assert (square(Image.fromarray(stripes), 10) == 200).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned_upright(photo, tmp_path, plain, orientation):
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = photo.transpose(undo[orientation]) if orientation in undo else photo
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(read_saved(stored, tmp_path / "turned.png", exif=exif), plain)
+
+
+def test_a_cmyk_jpeg_keeps_its_colours(photo, tmp_path, plain):
+    read = read_saved(photo.convert("CMYK"), tmp_path / "cmyk.jpg", quality=95)
+    assert mean_difference(read, plain) < 4
+
+
+def test_a_grey_picture_has_three_equal_channels(photo, tmp_path):
+    read = read_saved(photo.convert("L"), tmp_path / "grey.jpg")
+    assert (read[..., 0] == read[..., 1]).all()
+    assert (read[..., 0] == read[..., 2]).all()
+    assert read.std() > 10
+
+
+def test_a_sixteen_bit_picture_is_scaled_not_clipped(photo, tmp_path):
+    grey = np.asarray(photo.convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    read = read_saved(deep, tmp_path / "deep.png")
+    assert np.array_equal(read, square(Image.fromarray(grey).convert("RGB"), SIZE))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparent_parts_become_white(photo, tmp_path, mode):
+    image = photo.convert("RGBA")
+    image.putalpha(Image.new("L", image.size, 0))
+    if mode == "PA":  # palette with a transparent entry, as in a GIF
+        palette = Image.new("P", image.size, 0)
+        palette.info["transparency"] = 0
+        read = read_saved(palette, tmp_path / "alpha.png", transparency=0)
+    else:
+        read = read_saved(image.convert(mode), tmp_path / "alpha.png")
+    assert (read == 255).all()
+
+
+def test_half_transparent_black_is_grey(tmp_path):
+    read = read_saved(Image.new("RGBA", (20, 20), (0, 0, 0, 128)), tmp_path / "half.png")
+    assert (read == 127).all()
+
+
+def test_a_large_picture_is_reduced_without_aliasing(tmp_path):
+    checkers = np.indices((3000, 4000)).sum(axis=0) % 2 * 255
+    read = read_saved(Image.fromarray(checkers.astype(np.uint8)), tmp_path / "large.png")
+    assert np.abs(read.astype(int) - 127).max() <= 2
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    path = tmp_path / "film.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert (read_picture(path, 8)[..., 0] > 250).all()
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
+def test_a_file_that_is_not_a_whole_picture_is_named(photo, tmp_path, damage):
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG")
+    content = {"empty": b"", "text": b"not a picture", "truncated": buffer.getvalue()[:3000]}[damage]
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"bad\.jpg: not a readable picture"):
+        read_picture(path, SIZE)
+
+
+def test_a_picture_of_absurd_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    path = tmp_path / "bomb.png"
+    Image.new("L", (100, 100)).save(path)
+    with pytest.raises(DataError, match="bomb"):
+        read_picture(path, SIZE)
+
+
+def test_an_opaque_rgb_picture_is_left_alone(photo):
+    assert np.array_equal(np.asarray(to_rgb(photo)), np.asarray(photo))
