@@ -87,10 +87,12 @@ def test_a_discriminator_comes_along_without_its_wrapper_prefix(tmp_path):
 def test_the_run_says_where_it_came_from_and_under_which_licence(experiment, tmp_path):
     convert(experiment, tmp_path / "run")
     described = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert described["weights_licence"] == "CC-BY-NC-4.0"
+    assert described["name"] == "an_experiment"
+    assert described["licence"]["weights"] == "CC-BY-NC-4.0"
+    assert "not for commercial use" in described["licence"]["notice"]
     assert described["model"]["resolution"] == 64
     assert described["encoder"]["trained_with"] == "SwAV"
-    assert described["provenance"]["experiment"] == "an_experiment"
+    assert described["provenance"]["file_suffix"] == "_best0"
     assert described["provenance"]["recorded_fid"] == 12.5
     assert len(described["provenance"]["files"]["G_ema_best0.pth"]) == 64
 

@@ -85,6 +85,38 @@ class SNConv2d(SpectralNorm, nn.Conv2d):
         return F.conv2d(x, self.normalised_weight(), self.bias, padding=self.padding)
 
 
+class SNUpConv2d(SNConv2d):
+    """Nearest upsampling to twice the side, then a 3x3 convolution, as one transposed convolution.
+
+    Exact: a 3x3 kernel sees each copied pixel once or twice, so its taps add up to a 4x4 kernel of stride 2
+    with 16 multiply-adds for each pixel of `x` instead of 36, and the enlarged picture is never stored.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in, H, W] -> [N, out, 2H, 2W]."""
+        kernel = 4 * _averaged_taps(self.normalised_weight()).flip(2, 3).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+
+class SNDownConv2d(SNConv2d):
+    """A 3x3 convolution, then 2x2 averages, as one 4x4 convolution of stride 2: 16 taps instead of 36."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in, H, W] -> [N, out, H/2, W/2]."""
+        return F.conv2d(x, _averaged_taps(self.normalised_weight()), self.bias, stride=2, padding=1)
+
+
+def _averaged_taps(weight: Tensor) -> Tensor:
+    """[out, in, 3, 3] -> [out, in, 4, 4]: the average of the kernel at the four places of a 2x2 square."""
+    return F.avg_pool2d(weight, 2, stride=1, padding=1)
+
+
 class SNLinear(SpectralNorm, nn.Linear):
     """Spectrally normalised linear map."""
 
@@ -241,7 +273,7 @@ class GeneratorBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, condition_dim: int) -> None:
         super().__init__()
         self.bn1 = ConditionalBatchNorm(in_channels, condition_dim)
-        self.conv1 = SNConv2d(in_channels, out_channels, 3)
+        self.conv1 = SNUpConv2d(in_channels, out_channels)
         self.bn2 = ConditionalBatchNorm(out_channels, condition_dim)
         self.conv2 = SNConv2d(out_channels, out_channels, 3)
         self.conv_sc = SNConv2d(in_channels, out_channels, 1)
@@ -249,7 +281,7 @@ class GeneratorBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x [N, in, H, W] and condition [N, condition_dim] -> [N, out, 2H, 2W]."""
         h = F.relu(self.bn1(x, condition))
-        h = self.conv1(_upsample(h))
+        h = self.conv1(h)
         h = F.relu(self.bn2(h, condition))
         # A 1x1 convolution commutes with copying pixels, so the shortcut runs it on a quarter of them.
         out: Tensor = self.conv2(h) + _upsample(self.conv_sc(x))
@@ -264,7 +296,11 @@ class DiscriminatorBlock(nn.Module):
         self.preactivation = preactivation
         self.downsample = downsample
         self.conv1 = SNConv2d(in_channels, out_channels, 3)
-        self.conv2 = SNConv2d(out_channels, out_channels, 3)
+        self.conv2 = (
+            SNDownConv2d(out_channels, out_channels)
+            if downsample
+            else SNConv2d(out_channels, out_channels, 3)
+        )
         learnt_shortcut = downsample or in_channels != out_channels
         self.conv_sc = SNConv2d(in_channels, out_channels, 1) if learnt_shortcut else None
 
@@ -272,9 +308,7 @@ class DiscriminatorBlock(nn.Module):
         """[N, in, H, W] -> [N, out, H/2, W/2], or at full size without `downsample`."""
         h = self.conv1(F.relu(x) if self.preactivation else x)
         h = self.conv2(F.relu(h))
-        shortcut = x
-        if self.downsample:
-            h, shortcut = F.avg_pool2d(h, 2), F.avg_pool2d(shortcut, 2)
+        shortcut = F.avg_pool2d(x, 2) if self.downsample else x
         # A 1x1 convolution commutes with averaging pixels: pooling first spares three quarters of it.
         out: Tensor = h + (shortcut if self.conv_sc is None else self.conv_sc(shortcut))
         return out

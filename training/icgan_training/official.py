@@ -34,6 +34,7 @@ from icgan_training.generator import Generator
 _Network = TypeVar("_Network", Generator, Discriminator)
 
 LICENCE = "CC-BY-NC-4.0"
+NOTICE = "Published IC-GAN weights of Facebook AI Research: not for commercial use."
 SUFFIXES = ("_best0", "_best1", "", "_copy0", "_copy1")
 
 # Everything but tensors and plain containers that a published file may name: the activation modules inside
@@ -277,12 +278,13 @@ def _encoder_identity(experiment: Experiment, encoder: Path | None) -> dict[str,
 def _describe(experiment: Experiment, encoder: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
     return {
         "schema_version": 1,
+        "name": str(experiment.settings.get("experiment_name") or experiment.folder.name),
         "model": experiment.config.to_dict(),
         "encoder": encoder,
-        "weights_licence": LICENCE,
+        "licence": {"weights": LICENCE, "notice": NOTICE},
         "provenance": {
             "source": "published IC-GAN checkpoint, converted by icgan-train",
-            "experiment": str(experiment.settings.get("experiment_name") or experiment.folder.name),
+            "file_suffix": experiment.suffix,
             "data": experiment.settings.get("which_dataset"),
             "iterations": experiment.iterations,
             "recorded_fid": None if math.isnan(experiment.recorded_fid) else experiment.recorded_fid,
