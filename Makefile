@@ -24,7 +24,7 @@ serve-env: .venv-serve/.stamp ## make .venv-serve with the embedded Triton serve
 	touch $@
 
 demo: .venv/.stamp ## main job: export the shipped weights, generate pictures like the example photos
-	$(BIN)/icgan-export bundle models/demo --out bundles/demo
+	$(BIN)/icgan-export bundle models/demo --bank models/demo/instances --out bundles/demo
 	$(BIN)/icgan generate bundles/demo examples/photos/*.jpg -n 8 --seed 0 --truncation 0.7 --out demo/grid.png
 	@echo "look at demo/grid.png"
 
@@ -43,8 +43,7 @@ test-gpu: .venv/.stamp ## the tests that need a GPU
 
 train-demo: .venv/.stamp ## train the shipped weights again from scratch (about an hour on 2 cores)
 	$(BIN)/icgan-train fetch groceries --out data/groceries
-	$(BIN)/icgan-train fetch efficientnet-lite0 --out data/encoders
-	$(BIN)/icgan-train prepare data/groceries --resolution 64 --encoder data/encoders/efficientnet-lite0.safetensors --neighbours 10 --out data/groceries64
+	$(BIN)/icgan-train prepare data/groceries --resolution 64 --encoder efficientnet-lite0 --neighbours 10 --out data/groceries64
 	$(BIN)/icgan-train fit data/groceries64 --preset demo64 --out runs/demo64
 
 clean: ## remove everything made here (environments, data and runs stay)

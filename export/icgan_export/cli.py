@@ -16,7 +16,7 @@ from icgan_training.errors import TrainingError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0, or 1 after a one-line message about a user's mistake."""
-    options = parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         status: int = options.run(options)
     except (ExportError, IcganError, TrainingError) as error:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     top = _Parser(
         prog="icgan-export",
