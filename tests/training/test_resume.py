@@ -24,7 +24,8 @@ def trained(width=4, seed=0, steps=3):
     """A small network and its optimiser after a few steps, with channels-last kernels."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width))
-    network[0].weight.data = network[0].weight.data.contiguous(memory_format=torch.channels_last)
+    kernel = next(network.parameters())
+    kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     for _ in range(steps):
         network(torch.randn(2, 3, 5, 5)).square().sum().backward()

@@ -8,7 +8,9 @@ import pytest
 from icgan_training.dataset import PreparedDataset
 from icgan_training.sampler import Holders, Sampler
 
-PLAIN = {"seed": 5, "dim_z": 6, "flip_images": False, "flip_instances": False, "balance": None}
+
+def sampler_of(data, labels=None, *, seed=5, flip=False, balance=None):
+    return Sampler(data, labels, seed=seed, dim_z=6, flip_images=flip, flip_instances=flip, balance=balance)
 
 
 @pytest.fixture
@@ -26,14 +28,14 @@ def draw(sampler, step=1, part="real", turn=0, count=400, rows=slice(None)):
 
 
 def test_the_real_picture_and_its_label_are_a_neighbours_and_the_embedding_is_the_instances(data):
-    batch = draw(Sampler(data, data.labels, **PLAIN))
+    batch = draw(sampler_of(data, data.labels))
     instances, pictures = rows_of(data.embeddings, batch.embedding), rows_of(data.images, batch.image)
     assert all(j in data.neighbours[i] for i, j in zip(instances, pictures, strict=True))
     assert batch.label.tolist() == data.labels[pictures].tolist()
 
 
 def test_every_instance_and_every_rank_of_neighbour_is_drawn_about_equally_often(data):
-    batch = draw(Sampler(data, None, **PLAIN), count=8000)
+    batch = draw(sampler_of(data), count=8000)
     instances, pictures = rows_of(data.embeddings, batch.embedding), rows_of(data.images, batch.image)
     ranks = [data.neighbours[i].tolist().index(j) for i, j in zip(instances, pictures, strict=True)]
     assert np.bincount(instances, minlength=40) == pytest.approx(np.full(40, 200), rel=0.3)
@@ -41,7 +43,7 @@ def test_every_instance_and_every_rank_of_neighbour_is_drawn_about_equally_often
 
 
 def test_a_batch_depends_on_seed_step_part_and_turn_only(data):
-    one, other = Sampler(data, None, **PLAIN), Sampler(data, None, **PLAIN)
+    one, other = sampler_of(data), sampler_of(data)
     draw(one, step=3)
     again = draw(one, step=9, turn=1)
     for mine, theirs in zip(
@@ -49,7 +51,7 @@ def test_a_batch_depends_on_seed_step_part_and_turn_only(data):
     ):
         assert np.array_equal(mine, theirs)
     different = [
-        draw(Sampler(data, None, **PLAIN | {"seed": 6}), 9, "real", 1),
+        draw(sampler_of(data, seed=6), 9, "real", 1),
         draw(one, 8, "real", 1),
         draw(one, 9, "fake", 1),
         draw(one, 9, "real", 0),
@@ -60,7 +62,7 @@ def test_a_batch_depends_on_seed_step_part_and_turn_only(data):
 
 
 def test_slices_of_a_batch_are_the_whole_batch(data):
-    sampler = Sampler(data, data.labels, **PLAIN | {"flip_images": True, "flip_instances": True})
+    sampler = sampler_of(data, data.labels, flip=True)
     whole = draw(sampler, count=12)
     halves = [draw(sampler, count=12, rows=rows) for rows in (slice(0, 6), slice(6, 12))]
     for name in ("image", "embedding", "label", "noise", "uniforms"):
@@ -68,8 +70,8 @@ def test_slices_of_a_batch_are_the_whole_batch(data):
 
 
 def test_flips_mirror_half_of_the_pictures_and_half_of_the_instances_independently(data):
-    plain = draw(Sampler(data, None, **PLAIN))
-    flipped = draw(Sampler(data, None, **PLAIN | {"flip_images": True, "flip_instances": True}))
+    plain = draw(sampler_of(data))
+    flipped = draw(sampler_of(data, flip=True))
     image_kept = (flipped.image == plain.image).all(axis=(1, 2, 3))
     assert np.array_equal(flipped.image[~image_kept], plain.image[~image_kept, :, ::-1])
     instance_kept = (flipped.embedding == plain.embedding).all(axis=1)
@@ -81,11 +83,11 @@ def test_flips_mirror_half_of_the_pictures_and_half_of_the_instances_independent
 
 
 def test_only_the_real_part_reads_pictures(data):
-    assert draw(Sampler(data, None, **PLAIN), part="generator").image is None
+    assert draw(sampler_of(data), part="generator").image is None
 
 
 def test_noise_is_unit_normal_and_uniforms_are_uniform(data):
-    batch = draw(Sampler(data, None, **PLAIN), count=5000)
+    batch = draw(sampler_of(data), count=5000)
     assert batch.noise.dtype == batch.uniforms.dtype == np.float32
     assert batch.noise.mean() == pytest.approx(0, abs=0.02)
     assert batch.noise.std() == pytest.approx(1, abs=0.02)
@@ -97,7 +99,7 @@ def test_noise_is_unit_normal_and_uniforms_are_uniform(data):
 def test_balanced_draws_show_rare_classes_as_often_as_common_ones(make_prepared):
     labels = np.array([0] * 34 + [1] * 4 + [3] * 2)  # class 2 has no picture
     data = PreparedDataset.open(make_prepared(labels=labels.tolist()))
-    batch = draw(Sampler(data, labels, **PLAIN | {"balance": labels}), count=6000)
+    batch = draw(sampler_of(data, labels, balance=labels), count=6000)
     assert np.bincount(batch.label) / 6000 == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3], abs=0.03)
     instances, pictures = rows_of(data.embeddings, batch.embedding), rows_of(data.images, batch.image)
     held = {int(j) for j in data.neighbours.ravel()}
