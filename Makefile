@@ -24,7 +24,7 @@ serve-env: .venv-serve/.stamp ## make .venv-serve with the embedded Triton serve
 	touch $@
 
 demo: .venv/.stamp ## main job: export the shipped weights, generate pictures like the example photos
-	$(BIN)/icgan-export bundle models/demo --bank models/demo/instances --out bundles/demo
+	$(BIN)/icgan-export bundle models/demo --out bundles/demo
 	$(BIN)/icgan generate bundles/demo examples/photos/*.jpg -n 8 --seed 0 --truncation 0.7 --out demo/grid.png
 	@echo "look at demo/grid.png"
 
@@ -45,6 +45,9 @@ train-demo: .venv/.stamp ## train the shipped weights again from scratch (about 
 	$(BIN)/icgan-train fetch groceries --out data/groceries
 	$(BIN)/icgan-train prepare data/groceries --resolution 64 --encoder efficientnet-lite0 --neighbours 10 --out data/groceries64
 	$(BIN)/icgan-train fit data/groceries64 --preset demo64 --out runs/demo64
+
+pack-demo: .venv/.stamp ## make the shipped directory out of the trained run
+	$(BIN)/python models/pack.py runs/demo64 data/groceries64 models/demo
 
 clean: ## remove everything made here (environments, data and runs stay)
 	rm -rf bundles demo model_repository .mypy_cache .ruff_cache .pytest_cache

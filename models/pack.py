@@ -1,0 +1,64 @@
+"""A finished run -> the directory this repository ships: FP16 weights, encoder, instances as small pictures.
+
+example: python models/pack.py runs/demo64 data/groceries64 models/demo --instances 400
+
+The model card (README.md) and LICENSE beside the weights are written by hand and stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from icgan_training.checkpoint import load_generator, save_weights
+from icgan_training.dataset import PreparedDataset
+from icgan_training.neighbours import kmeans_instances
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="run directory of icgan-train fit")
+    parser.add_argument("data", type=Path, help="the prepared data set it was trained on")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--instances", type=int, default=400, help="pictures to ship, by k-means")
+    parser.add_argument("--metrics", type=Path, help="JSON of icgan-train evaluate, copied into config.json")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    save_weights(load_generator(options.run), options.out / "generator.safetensors", half=True)
+    shutil.copyfile(options.run / "encoder.safetensors", options.out / "encoder.safetensors")
+    _write_config(options.run, options.out, options.metrics)
+    _write_instances(PreparedDataset.open(options.data), options.out / "instances", options.instances)
+
+
+def _write_config(run: Path, out: Path, metrics: Path | None) -> None:
+    config = json.loads((run / "config.json").read_text())
+    del config["data"]["path"]  # means nothing on another machine
+    config["name"] = out.name
+    config["licence"] = {"weights": "Apache-2.0", "notice": f"Trained on {config['data']['source']}."}
+    if metrics is not None:
+        config["metrics"] = json.loads(metrics.read_text())
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _write_instances(data: PreparedDataset, folder: Path, count: int) -> None:
+    """One JPEG for each chosen instance, in a sub-folder per class; the name is its row in the data set."""
+    for old in folder.rglob("*.jpg"):
+        old.unlink()
+    names = data.meta.class_names
+    for row in kmeans_instances(np.asarray(data.embeddings), count):
+        place = folder if data.labels is None or names is None else folder / names[data.labels[row]]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(data.images[row])).save(
+            place / f"{row:05d}.jpg", quality=95, subsampling=0
+        )
+
+
+if __name__ == "__main__":
+    main()
