@@ -1,4 +1,4 @@
-"""icgan-export: bundle | onnx | verify."""
+"""icgan-export: bundle | onnx | verify | triton."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bundle(commands)
     _add_onnx(commands)
     _add_verify(commands)
+    _add_triton(commands)
     return top
 
 
@@ -172,6 +173,76 @@ def _verify(options: argparse.Namespace) -> int:
             f"{worst.precision}, {worst.what} {worst.value:.4g} (bound {worst.bound:g})"
         )
     return 0
+
+
+def _add_triton(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "triton",
+        help="bundle -> a model repository for Triton",
+        description="example: icgan-export triton bundles/cifar10 --out model_repository",
+    )
+    command.add_argument("bundle", type=Path, nargs="?", help="not needed with --release")
+    command.add_argument("--out", type=Path, required=True, metavar="REPOSITORY")
+    release = command.add_argument_group(
+        "releases: swap bank or weights of a running server (docs/serving.md)"
+    )
+    release.add_argument(
+        "--add", action="store_true", help="add the bundle to REPOSITORY as its next release"
+    )
+    release.add_argument("--release", type=int, metavar="N", help="go back, or forward, to release N")
+    choices = command.add_argument_group("choices, for a new repository")
+    choices.add_argument(
+        "--lookup",
+        choices=("faiss", "faiss-gpu", "graph"),
+        default="faiss",
+        help="faiss in Python, the same on a GPU, or MatMul-TopK in ONNX (default faiss)",
+    )
+    choices.add_argument("--precision", metavar="P", help="what a GPU runs (default: plans, or the highest)")
+    choices.add_argument("--cpu-precision", metavar="P", help="what a CPU runs (default: the highest)")
+    choices.add_argument("--max-batch", type=int, default=32, metavar="N", help="rows per batch (default 32)")
+    choices.add_argument(
+        "--queue-delay-us",
+        type=int,
+        default=0,
+        metavar="US",
+        help="how long a lone request waits for company (default 0)",
+    )
+    command.set_defaults(run=_triton)
+
+
+def _triton(options: argparse.Namespace) -> int:
+    from icgan_export import triton_repo
+    from icgan_export.triton_service import Choices
+
+    out: Path = options.out
+    if options.release is not None:
+        _say_loads(triton_repo.set_release(out, options.release))
+        return 0
+    if options.bundle is None:
+        raise ExportError("which bundle? icgan-export triton BUNDLE --out REPOSITORY")
+    if options.add:
+        _say_loads(triton_repo.add_release(options.bundle, out, Steps()))
+        return 0
+    if out.exists() and not (out / triton_repo.RELEASES_NAME).exists():
+        raise ExportError(f"--out {out} exists and is no repository of ours: choose another place")
+    if options.max_batch < 1:
+        raise ExportError(f"--max-batch is {options.max_batch}, it must be at least 1")
+    choices = Choices(
+        lookup=options.lookup,
+        precision=options.precision,
+        cpu_precision=options.cpu_precision,
+        max_batch=options.max_batch,
+        queue_delay_us=options.queue_delay_us,
+    )
+    triton_repo.write_repository(options.bundle, out, choices, Steps())
+    print(f"wrote {out}")
+    return 0
+
+
+def _say_loads(models: Sequence[str]) -> None:
+    """What a running server has to be told, in the order that keeps it answering."""
+    for model in models:
+        print(f"POST v2/repository/models/{model}/load")
 
 
 class Steps:

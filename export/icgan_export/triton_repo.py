@@ -7,6 +7,7 @@ belong together, and the ensembles pin those of the current one: a step forward 
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import shutil
@@ -25,11 +26,13 @@ from icgan_export.triton_service import (
     cpu_configurations,
     ensembles,
 )
-from icgan_runtime import arrays, files
+from icgan_runtime import arrays, files, images
 from icgan_runtime.bank import FOLDER
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import MANIFEST_NAME, SAMPLES_NAME, EngineEntry, Model, from_json, to_json
+from icgan_runtime.rows import CONDITIONS
 from icgan_runtime.serve import model_sources
+from icgan_runtime.watchdog import CANARY_NAME
 
 RELEASES_NAME = "icgan.json"
 FORMAT = "icgan-triton"
@@ -53,7 +56,9 @@ def write_repository(bundle_path: Path, out: Path, choices: Choices, say: Say = 
             _write_config(root / name / "configs" / f"{CPU_CONFIG}.pbtxt", config)
         for ensemble in ENSEMBLES:
             (root / ensemble.name / "1").mkdir()
-        _write_warm_up(bundle, service, root)
+        samples = arrays.read_npz(bundle.read(SAMPLES_NAME), SAMPLES_NAME)
+        _write_warm_up(samples, service, root)
+        (root / CANARY_NAME).write_text(json.dumps(_canary(samples["picture"][0], service)) + "\n")
         digests = {}
         for name, sources in version_sources(bundle, service).items():
             _write_version(root / name / "1", sources)
@@ -225,9 +230,21 @@ def _write_version(folder: Path, sources: Sources) -> None:
             shutil.copyfile(source, path)
 
 
-def _write_warm_up(bundle: Bundle, service: Service, root: Path) -> None:
-    """The first rows of the bundle's pinned samples, as raw bytes, for each model that warms up on them."""
-    samples = arrays.read_npz(bundle.read(SAMPLES_NAME), SAMPLES_NAME)
+def _canary(picture: images.U8, service: Service) -> dict[str, object]:
+    """A request to the ensemble of all stages, for watchdogs and probes."""
+    return {
+        "IMAGE": base64.b64encode(images.encode(picture)).decode(),
+        "SEED": 0,
+        "SAMPLE": 0,
+        "TRUNCATION": 1.0,
+        "CONDITION": CONDITIONS.index("nearest"),  # reads the stored embeddings too
+        **({"LABEL": 0} if service.model.classes else {}),
+        "FORMAT": "image/png;base64",
+    }
+
+
+def _write_warm_up(samples: Mapping[str, arrays.Array], service: Service, root: Path) -> None:
+    """The first row of the bundle's pinned samples, as raw bytes, for each model that warms up on it."""
     for config in configurations(service).values():
         for warm_up in config.model_warmup:
             for name in warm_up.inputs:

@@ -167,6 +167,8 @@ class Service:
 
 def error_of(status: str, words: str) -> IcganError:
     """The exception for a refusal; `status` is an HTTP status or the name of a gRPC status."""
+    if "has no available versions" in words:  # being loaded, or being mended
+        return UnavailableError(words)
     named = _ERROR.match(words)
     if status in ("400", "INVALID_ARGUMENT"):
         if named and named[1] in ("IMAGE", "PIXELS"):

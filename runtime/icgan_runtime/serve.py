@@ -33,6 +33,7 @@ from icgan_runtime.errors import BackendError, MissingExtraError, ServiceError, 
 ENVIRONMENT_VARIABLE = "ICGAN_SERVE_ENV"
 CONTROL_HEADER = "icgan-control"  # opens the restricted APIs of a server started here
 LOOPBACK = "127.0.0.1"
+GRACE_S = 5  # for the server to unload its models once no request is in flight
 
 # What a request from anyone but the operator must not reach, in the server's own words.
 RESTRICTED_APIS = "model-repository,logging,trace"
@@ -161,6 +162,7 @@ class Server:
         self._environment = environment
         self._forward = forward
         self._last_lines: deque[str] = deque(maxlen=200)
+        self._drained = threading.Event()  # after a stop: no request is in flight any more
         self._token = secrets.token_urlsafe(24)
         self._scratch = Path(tempfile.mkdtemp(prefix="icgan-serve-"))
         try:
@@ -245,13 +247,28 @@ class Server:
         """Refuse new requests, let those in flight finish, end the server and its Python processes."""
         if self._process.poll() is None:
             self._process.terminate()
+            self._drained.wait(self.options.exit_timeout_s)
             try:
-                self._process.wait(self.options.exit_timeout_s + 10)
-            except subprocess.TimeoutExpired:
+                self._process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:  # it waits in vain for a Python process that was killed
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
         self._reader.join()
+        for region in Path("/dev/shm").glob(f"{self._scratch.name}*"):  # left by killed processes
+            region.unlink(missing_ok=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def stages(self) -> dict[int, str | None]:
+        """The server's Python processes: process id -> model, None for a process that has died."""
+        found: dict[int, str | None] = {}
+        for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            try:
+                words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+            except OSError:  # gone since
+                continue
+            # "<stub> <repository>/<model>/<version>/<file> ..."; the server does not clear up after the dead
+            found[int(child)] = Path(words[1]).parent.parent.name if len(words) > 1 else None
+        return found
 
     def __enter__(self) -> Server:
         return self
@@ -283,14 +300,19 @@ class Server:
             flags["model-config-name"] = options.config_name
         command = [str(self._environment.server / "bin" / "tritonserver"), "--disable-auto-complete-config"]
         command += [f"--{name}={value}" for name, value in flags.items()]
+        for backend in ("python", "onnxruntime"):  # shared memory that can be told from other servers'
+            command.append(f"--backend-config={backend},shm-region-prefix-name={self._scratch.name}-")
         return command + [f"--load-model={model}" for model in options.models]
 
     def _read_log(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
+                if "Found 0 model versions that have in-flight inferences" in line:
+                    self._drained.set()
                 self._last_lines.append(line.rstrip("\n"))
                 self._forward(line.rstrip("\n"))
+        self._drained.set()
 
     def _complaint(self) -> str:
         """The line that tells most about a failed start."""
