@@ -246,7 +246,7 @@ def test_labels_the_model_has_no_class_for_are_named(make_prepared):
     data = PreparedDataset.open(make_prepared(labels=[i % 4 for i in range(40)]))
     model = dataclasses.replace(TINY.model, class_count=3)
     with pytest.raises(DataError, match=r"label 3 of picture 3 .* outside \[0, 3\)"):
-        training_labels(model, TINY.train, data)
+        training_labels(model, data)
 
 
 @pytest.mark.parametrize(

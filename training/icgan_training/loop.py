@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from icgan_training.config import ModelConfig, TrainConfig
+from icgan_training.config import LabelSource, ModelConfig, TrainConfig
 from icgan_training.dataset import PreparedDataset
 from icgan_training.distributed import ALONE, Processes
 from icgan_training.errors import CollapseError, ConfigError, DataError
@@ -80,7 +80,7 @@ def fit(
             f"batch_size {train.batch_size} cannot be split over {processes.world} processes"
             f" with accumulation {train.accumulation}: choose a multiple of their product"
         )
-    labels = training_labels(model, train, data)
+    labels = training_labels(model, data, train.label_source, train.seed)
     if processes.first:
         open_run(run_dir, model, train, data)
     trainer = Trainer(model, train, device, processes)
@@ -164,7 +164,9 @@ def fit(
     return True
 
 
-def training_labels(model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> Indices | None:
+def training_labels(
+    model: ModelConfig, data: PreparedDataset, label_source: LabelSource = "dataset", seed: int = 0
+) -> Indices | None:
     """What the model is told about each picture [N]: None, a constant, the data set's labels or clusters.
 
     Raises DataError for labels that are missing or that the model has no class for.
@@ -174,8 +176,8 @@ def training_labels(model: ModelConfig, train: TrainConfig, data: PreparedDatase
     count = len(data.images)
     if model.class_count == 1:
         return np.zeros(count, dtype=np.int64)
-    if train.label_source == "clusters":
-        return cluster_labels(data.embeddings, model.class_count, train.seed)
+    if label_source == "clusters":
+        return cluster_labels(data.embeddings, model.class_count, seed)
     if data.labels is None:
         raise DataError(f"the model takes labels but {data.path} has none: prepare it with labels")
     labels = np.asarray(data.labels)

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from icgan_training.catalogue import ITEMS
 from icgan_training.dataset import (
     UNIT_TOLERANCE,
     DatasetMeta,
@@ -42,8 +41,8 @@ from icgan_training.encoder import (
     resnet50_from_torch,
     save_encoder,
 )
-from icgan_training.errors import DataError, WeightsError
-from icgan_training.fetch import fetch
+from icgan_training.errors import DataError
+from icgan_training.fetch import find_weights
 from icgan_training.neighbours import EXACT_UP_TO, check_count, nearest_neighbours, neighbour_statistics
 from icgan_training.progress import Progress
 from icgan_training.sources import Source, open_source
@@ -121,15 +120,7 @@ def prepare(
 
 def bind_encoder(encoder: str, input_size: int | None, copy: Path) -> None:
     """Put the encoder named by `encoder` at `copy`, so that the data set is self-contained."""
-    path = Path(encoder)
-    if encoder in ITEMS and ITEMS[encoder].is_weights and not path.exists():
-        cache = Path(os.environ.get("ICGAN_CACHE", "~/.cache/icgan")).expanduser()
-        path = cache / f"{encoder}.safetensors"
-        if not path.exists():
-            fetch(encoder, cache)
-    if not path.is_file():
-        names = ", ".join(name for name, item in ITEMS.items() if item.is_weights)
-        raise WeightsError(f"--encoder {encoder} is neither a file nor one of {names}")
+    path = find_weights(encoder)
     if path.suffix == ".safetensors" and input_size is None:
         load_encoder(path)  # refuses what is not an encoder before a day of work
         shutil.copyfile(path, copy)

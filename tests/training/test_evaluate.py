@@ -1,0 +1,186 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from icgan_training.checkpoint import save_weights
+from icgan_training.cli import main
+from icgan_training.dataset import PreparedDataset
+from icgan_training.errors import ConfigError
+from icgan_training.evaluate import (
+    Settings,
+    Subject,
+    draw,
+    draw_noise,
+    encoder_network,
+    evaluate,
+    example_grid,
+    fid_scorer,
+    load_subject,
+)
+from icgan_training.features import FeatureNetwork
+from icgan_training.generator import Generator
+from icgan_training.inception import Inception, save_inception
+from icgan_training.presets import preset
+from icgan_training.report import score_lines, to_html
+
+TINY = preset("tiny").model
+CPU = torch.device("cpu")
+FEW = Settings(metrics=("fid", "kid", "prdc"), samples=50, instances=10)
+
+
+@pytest.fixture
+def subject(make_prepared):
+    torch.manual_seed(0)
+    data = PreparedDataset.open(make_prepared(count=60, resolution=TINY.resolution))
+    return Subject(Generator(TINY).eval(), data, None, CPU)
+
+
+@pytest.fixture
+def colours():
+    """Mean colours of the four quarters of a picture, in place of the Inception network."""
+
+    def run(pictures):
+        return torch.nn.functional.adaptive_avg_pool2d(pictures.permute(0, 3, 1, 2).float(), 2).flatten(1)
+
+    return FeatureNetwork("colours", "0" * 64, run, CPU)
+
+
+def test_samples_are_a_function_of_the_seed(subject):
+    one, same, other = (draw(subject, Settings(samples=20, instances=10, seed=seed)) for seed in (3, 3, 4))
+    assert np.array_equal(one.instances, same.instances)
+    assert np.array_equal(one.noise, same.noise)
+    assert not np.array_equal(one.noise, other.noise)
+
+
+def test_instances_come_from_the_kmeans_choice_or_from_everywhere(subject):
+    assert len(set(draw(subject, Settings(samples=500, instances=10)).instances)) == 10
+    assert len(set(draw(subject, Settings(samples=2000, instances=0)).instances)) == 60
+
+
+def test_the_label_is_that_of_a_neighbour(subject):
+    labels = np.arange(60)
+    labelled = Subject(subject.generator, subject.data, labels, CPU)
+    draws = draw(labelled, Settings(samples=200, instances=0))
+    neighbours = subject.data.neighbours[draws.instances]
+    assert (neighbours == draws.labels[:, None]).any(axis=1).all()
+
+
+def test_truncated_noise_stays_inside_its_bound_and_fills_it():
+    noise = draw_noise(np.random.default_rng(0), 1000, 20, 0.5)
+    assert np.abs(noise).max() <= 1
+    assert np.abs(noise).max() > 0.99
+    assert abs(noise.mean()) < 0.02
+
+
+def test_every_score_comes_with_its_settings(subject, colours):
+    result = evaluate(subject, subject.data, FEW, colours)
+    names = {"fid", "kid", "kid_deviation", "precision", "recall", "density", "coverage"}
+    assert result.scores.keys() == names
+    assert all(np.isfinite(value) for value in result.scores.values())
+    assert result.parameters["samples"] == 50
+    assert result.parameters["instances"] == 10
+    assert result.parameters["reference"] == "data, 60 pictures"
+    assert any("of 50 samples" in note for note in result.notes)
+
+
+def test_a_second_network_is_reported_under_its_name(subject, colours):
+    second = FeatureNetwork("other", "1" * 64, colours.run, CPU)
+    result = evaluate(subject, subject.data, FEW, colours, second=second)
+    assert result.scores["kid_other"] == result.scores["kid"]
+    assert "fid_other" not in result.scores
+
+
+def test_inception_score_without_a_class_layer_is_said_to_be_missing(subject, colours):
+    result = evaluate(subject, subject.data, Settings(metrics=("is",), samples=10), colours)
+    assert result.scores == {"is": None}
+    assert "--logits" in result.notes[0]
+
+
+def test_real_pictures_score_better_than_noise(subject, colours):
+    """The scale of things: FID of the data against itself is far below that of an untrained generator."""
+    score = fid_scorer(subject.data, None, FEW, colours)
+    assert score(subject.generator) > 10
+
+
+def test_the_grid_shows_instances_left_and_samples_right(subject):
+    grid = example_grid(subject, FEW)
+    size = TINY.resolution
+    assert grid.shape[0] == 8 * size
+    rows = [grid[row * size : (row + 1) * size, :size] for row in range(8)]
+    assert all((subject.data.images == row).all(axis=(1, 2, 3)).any() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metrics": ("ppl",)}, "--metrics ppl is unknown; known: fid"),
+        ({"samples": 1}, "--samples is 1"),
+        ({"truncation": 0.0}, r"--truncation is 0\.0"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Settings(**settings)
+
+
+@pytest.fixture
+def run_dir(subject, tmp_path):
+    """A run directory of the untrained generator."""
+    folder = tmp_path / "run"
+    save_weights(subject.generator, folder / "generator.safetensors")
+    config = {"data": {"path": str(subject.data.path)}, "encoder": {"sha256": "a" * 64}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_run_finds_its_own_data_set(run_dir, subject):
+    assert load_subject(run_dir, None, CPU).data.meta == subject.data.meta
+
+
+def test_a_data_set_of_another_encoder_is_refused(run_dir, make_prepared):
+    other = make_prepared("other", resolution=TINY.resolution, encoder="b")
+    with pytest.raises(
+        ConfigError, match=r"trained with encoder aaaaaaaaaaaa, .* prepared with bbbbbbbbbbbb"
+    ):
+        load_subject(run_dir, other, CPU)
+
+
+def test_a_data_set_of_another_resolution_is_refused(run_dir, make_prepared):
+    with pytest.raises(ConfigError, match=f"makes {TINY.resolution} px"):
+        load_subject(run_dir, make_prepared("other", resolution=8), CPU)
+
+
+def test_the_conditioning_encoder_may_not_judge(subject, encoder_file):
+    identity = subject.data.meta.encoder
+    assert encoder_network(encoder_file, CPU, identity).name == "efficientnet-lite0"
+    own = type(identity)("efficientnet-lite0", "c" * 64, 32, 1280)
+    with pytest.raises(ConfigError, match="choose another"):
+        encoder_network(encoder_file, CPU, own)
+
+
+def test_the_command_writes_json_and_a_page(run_dir, tmp_path, capsys):
+    torch.manual_seed(0)
+    save_inception(Inception(), tmp_path / "inception.safetensors", source="untrained", licence="none")
+    arguments = ["evaluate", str(run_dir), "--metrics", "kid", "--samples", "4", "--reference-pictures", "4"]
+    assert main([*arguments, "--inception", str(tmp_path / "inception.safetensors")]) == 0
+    assert "KID" in capsys.readouterr().out
+    result = json.loads((run_dir / "evaluation.json").read_text())
+    assert result["parameters"]["samples"] == 4
+    assert "data:image/png;base64," in (run_dir / "evaluation.html").read_text()
+
+
+def test_the_page_escapes_what_it_shows(subject, colours):
+    result = evaluate(subject, subject.data, FEW, colours)
+    page = to_html(result, "<script>", np.zeros((4, 4, 3), np.uint8))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_deviations_stand_beside_their_score(subject, colours):
+    second = FeatureNetwork("other", "1" * 64, colours.run, CPU)
+    lines = dict(score_lines(evaluate(subject, subject.data, FEW, colours, second=second)))
+    assert "±" in lines["KID ↓"]
+    assert "±" in lines["KID ↓ (other)"]
+    assert "FID ↓" in lines

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import torch
+
+from icgan_training.dataset import PreparedDataset
+from icgan_training.errors import DataError
+from icgan_training.features import FeatureNetwork, picture_order, real_features
+
+
+class Colours:
+    """A feature network that counts the pictures it has seen: mean colours [N, 3]."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, pictures):
+        self.seen += len(pictures)
+        return pictures.float().mean(dim=(1, 2))
+
+
+@pytest.fixture
+def data(make_prepared):
+    return PreparedDataset.open(make_prepared(count=40, resolution=8))
+
+
+@pytest.fixture
+def colours():
+    return Colours()
+
+
+@pytest.fixture
+def network(colours):
+    return FeatureNetwork("colours", "0" * 64, colours, torch.device("cpu"))
+
+
+def test_features_follow_the_fixed_order(data, network):
+    expected = data.images[picture_order(40)[:30]].mean(axis=(1, 2))
+    np.testing.assert_allclose(real_features(data, network, 30), expected, rtol=1e-5)
+
+
+def test_features_are_extracted_once(data, network, colours):
+    first = real_features(data, network, 40)
+    assert np.array_equal(real_features(data, network, 40), first)
+    assert np.array_equal(real_features(data, network, 25), first[:25])
+    assert colours.seen == 40
+
+
+def test_another_network_has_its_own_store(data, network, colours):
+    real_features(data, network, 40)
+    other = FeatureNetwork("colours", "1" * 64, lambda pictures: 2 * colours(pictures), torch.device("cpu"))
+    np.testing.assert_allclose(
+        real_features(data, other, 40), 2 * real_features(data, network, 40), rtol=1e-6
+    )
+
+
+def test_more_pictures_than_there_are_is_an_error(data, network):
+    with pytest.raises(DataError, match="has 40 pictures, 41 were asked for"):
+        real_features(data, network, 41)

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from icgan_training.errors import DataError
+from icgan_training.metrics import coverage, frechet_distance, inception_score, kernel_distance
+
+
+def features(count, dim=24, shift=0.0, scale=1.0, seed=0):
+    return np.random.default_rng(seed).normal(shift, scale, (count, dim)).astype(np.float32)
+
+
+def independent_fid(real, fake):
+    """The Fréchet distance by another route: symmetric square roots in double precision."""
+    (m1, c1), (m2, c2) = ((x.mean(0), np.cov(x.astype(np.float64), rowvar=False)) for x in (real, fake))
+
+    def root(matrix):
+        values, vectors = np.linalg.eigh(matrix)
+        return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+
+    trace = np.trace(root(root(c1) @ c2 @ root(c1)))
+    return ((m1 - m2).astype(np.float64) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * trace
+
+
+def independent_coverage(real, fake, k):
+    """Precision, recall, density and coverage from full distance matrices."""
+
+    def distances(a, b):
+        return np.linalg.norm(a[:, None].astype(np.float64) - b[None], axis=2)
+
+    real_radii = np.sort(distances(real, real), axis=1)[:, k]
+    fake_radii = np.sort(distances(fake, fake), axis=1)[:, k]
+    between = distances(real, fake)
+    in_real = between < real_radii[:, None]
+    return (
+        in_real.any(0).mean(),
+        (between < fake_radii).any(1).mean(),
+        in_real.sum(0).mean() / k,
+        in_real.any(1).mean(),
+    )
+
+
+def test_fid_agrees_with_an_independent_implementation():
+    real, fake = features(600), features(500, shift=0.1, scale=1.2, seed=1)
+    assert frechet_distance(real, fake) == pytest.approx(independent_fid(real, fake), abs=1e-3)
+
+
+def test_fid_of_fewer_pictures_than_features_agrees_too():
+    real, fake = features(30, dim=60), features(25, dim=60, shift=0.2, seed=1)
+    assert frechet_distance(real, fake) == pytest.approx(independent_fid(real, fake), abs=1e-3)
+
+
+def test_fid_of_a_set_with_itself_is_zero():
+    assert frechet_distance(features(300), features(300)) == pytest.approx(0, abs=1e-4)
+
+
+def test_kid_is_near_zero_for_equal_distributions_and_grows_with_their_distance():
+    same, _ = kernel_distance(features(500), features(500, seed=1))
+    near, _ = kernel_distance(features(500), features(500, shift=0.2, seed=1))
+    far, _ = kernel_distance(features(500), features(500, shift=0.5, seed=1))
+    assert abs(same) < 0.02 < near < far
+
+
+def test_kid_is_repeatable():
+    real, fake = features(1500), features(1200, seed=1)
+    assert kernel_distance(real, fake) == kernel_distance(real, fake)
+
+
+def test_precision_and_its_sisters_agree_with_full_distance_matrices():
+    real, fake = features(2100, dim=4), features(300, dim=4, shift=0.5, scale=0.7, seed=1)
+    found = coverage(real, fake, k=5)
+    expected = independent_coverage(real, fake, k=5)
+    np.testing.assert_allclose(
+        [found.precision, found.recall, found.density, found.coverage], expected, atol=2e-3
+    )
+
+
+def test_samples_far_from_the_data_have_no_precision_and_cover_nothing():
+    found = coverage(features(200), features(200, shift=50, seed=1))
+    assert (found.precision, found.recall, found.density, found.coverage) == (0, 0, 0, 0)
+
+
+def test_samples_that_all_are_one_picture_have_precision_but_no_coverage():
+    real = features(300, dim=4)
+    found = coverage(real, np.repeat(real[:1], 300, axis=0) + features(300, 4, scale=1e-4))
+    assert found.precision == 1
+    assert found.coverage < 0.1
+
+
+def test_inception_score_is_one_for_flat_and_the_class_count_for_perfect_logits():
+    flat, _ = inception_score(np.zeros((1000, 10), np.float32))
+    perfect, _ = inception_score(np.eye(10, dtype=np.float32)[np.arange(1000) % 10] * 50)
+    assert flat == pytest.approx(1)
+    assert perfect == pytest.approx(10, rel=0.05)  # splits are small and a little uneven
+
+
+def test_features_with_nan_are_refused():
+    bad = features(50)
+    bad[7] = np.nan
+    with pytest.raises(DataError, match="generated pictures hold NaN"):
+        frechet_distance(features(50), bad)
+
+
+def test_too_few_pictures_for_the_neighbourhood_are_refused():
+    with pytest.raises(DataError, match="more than 5 pictures"):
+        coverage(features(5), features(50))
+
+
+def test_a_single_picture_cannot_be_scored():
+    with pytest.raises(DataError, match="1 generated"):
+        frechet_distance(features(50), features(1))

@@ -1,0 +1,330 @@
+"""Score a trained generator: draw samples by the published protocol and compare their features with real.
+
+Protocol (IC-GAN, section 4.1): instances are the real pictures nearest to 1,000 k-means centroids of the
+embeddings, drawn uniformly; the label of a class-conditional model is that of a random neighbour of the
+instance; noise is normal; 50,000 samples. Every setting is printed beside the scores, because a score
+without them means nothing.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from icgan_training.checkpoint import load_generator
+from icgan_training.config import ModelConfig
+from icgan_training.dataset import EncoderIdentity, PreparedDataset, chunks
+from icgan_training.encoder import file_sha256, fold_batch_norm, load_encoder
+from icgan_training.errors import ConfigError
+from icgan_training.features import FeatureNetwork, real_features
+from icgan_training.generator import Generator
+from icgan_training.grid import sample_grid
+from icgan_training.inception import Inception, load_inception
+from icgan_training.loop import training_labels
+from icgan_training.lpips import Lpips
+from icgan_training.metrics import coverage, frechet_distance, inception_score, kernel_distance
+from icgan_training.neighbours import kmeans_instances
+from icgan_training.progress import Progress
+
+METRICS = ("fid", "kid", "prdc", "is", "lpips")
+PUBLISHED_SAMPLES = 50_000
+BATCH = 64
+LPIPS_INSTANCES = 100
+LPIPS_SAMPLES = 8
+GRID_ROWS, GRID_COLUMNS = 8, 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How samples are drawn and compared."""
+
+    metrics: tuple[str, ...] = ("fid", "kid", "prdc", "lpips")
+    samples: int = PUBLISHED_SAMPLES
+    instances: int = 1000  # chosen by k-means; 0: every picture of the data set
+    reference: int = 0  # real pictures compared with; 0: all of the reference set
+    prdc_pictures: int = 10_000  # of each kind at most; the scores depend on it
+    prdc_k: int = 5
+    truncation: float | None = None  # noise within ±2t; None: normal
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.metrics if name not in METRICS]
+        if unknown:
+            raise ConfigError(f"--metrics {unknown[0]} is unknown; known: {', '.join(METRICS)}")
+        if self.samples < 2:
+            raise ConfigError(f"--samples is {self.samples}, it must be at least 2")
+        if self.truncation is not None and not 0 < self.truncation <= 1:
+            raise ConfigError(f"--truncation is {self.truncation}, it must be in (0, 1]")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Inputs of n samples: rows of the data set as instances, labels, noise."""
+
+    instances: NDArray[np.int64]  # [n]
+    labels: NDArray[np.int64] | None  # [n]
+    noise: NDArray[np.float32]  # [n, dim_z]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores, and everything they depend on."""
+
+    scores: dict[str, float | None]  # None: could not be computed; a note says why
+    parameters: dict[str, Any]
+    notes: list[str]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a generator, the data it was trained on, and what it was told as labels."""
+
+    generator: Generator  # in eval mode, on `device`
+    data: PreparedDataset
+    labels: NDArray[np.int64] | None  # [N], None for a model without
+    device: torch.device
+
+    @torch.inference_mode()
+    def generate(self, draws: Draws, rows: slice) -> NDArray[np.uint8]:
+        """Samples of some rows of the draws, uint8 [n, R, R, 3]."""
+        noise = torch.from_numpy(draws.noise[rows]).to(self.device)
+        embedding = label = None
+        if self.generator.config.takes_embedding:
+            embedding = torch.from_numpy(self.data.embeddings[draws.instances[rows]]).to(self.device)
+        if draws.labels is not None:
+            label = torch.from_numpy(draws.labels[rows]).to(self.device)
+        image = self.generator(noise, embedding, label).float()
+        levels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return np.asarray(levels.permute(0, 2, 3, 1).cpu())
+
+
+def load_subject(run_dir: Path, data_path: Path | None, device: torch.device) -> Subject:
+    """The generator of a run directory and its data set, checked to belong together.
+
+    data_path: where the prepared data set is; None takes what the run's config.json says.
+    """
+    generator = load_generator(run_dir).to(device)
+    config = json.loads((run_dir / "config.json").read_text())
+    recorded = config.get("data", {}).get("path")
+    if data_path is None and recorded is None:
+        raise ConfigError(f"{run_dir / 'config.json'} names no data set: give one with --data")
+    data = PreparedDataset.open(data_path or recorded)
+    check_fit(generator.config, data, config.get("encoder", {}).get("sha256"))
+    train = config.get("train", {})  # a converted checkpoint has none
+    labels = training_labels(
+        generator.config, data, train.get("label_source", "dataset"), train.get("seed", 0)
+    )
+    return Subject(generator, data, labels, device)
+
+
+def check_fit(model: ModelConfig, data: PreparedDataset, encoder_sha256: str | None) -> None:
+    """Raise `ConfigError` unless the generator can be conditioned on this data set."""
+    if model.resolution != data.meta.resolution:
+        raise ConfigError(
+            f"the generator makes {model.resolution} px, {data.path} has {data.meta.resolution} px"
+        )
+    if model.takes_embedding and encoder_sha256 not in (None, data.meta.encoder.sha256):
+        raise ConfigError(
+            f"the generator was trained with encoder {str(encoder_sha256)[:12]}, {data.path} was prepared "
+            f"with {data.meta.encoder.sha256[:12]}: prepare it with the encoder of the run"
+        )
+
+
+def draw(subject: Subject, settings: Settings) -> Draws:
+    """The inputs of `settings.samples` samples; the same for the same seed."""
+    rng = np.random.default_rng(settings.seed)
+    data, labels = subject.data, subject.labels
+    instances = rng.choice(instance_pool(data, settings), settings.samples)
+    columns = rng.integers(data.meta.neighbours, size=settings.samples)
+    return Draws(
+        instances=instances,
+        labels=None if labels is None else labels[data.neighbours[instances, columns]],
+        noise=draw_noise(rng, settings.samples, subject.generator.config.dim_z, settings.truncation),
+    )
+
+
+def instance_pool(data: PreparedDataset, settings: Settings) -> NDArray[np.int64]:
+    """Rows that may serve as instances."""
+    if settings.instances == 0 or settings.instances >= data.meta.count:
+        return np.arange(data.meta.count)
+    return kmeans_instances(data.embeddings, settings.instances, settings.seed)
+
+
+def draw_noise(
+    rng: np.random.Generator, count: int, dim: int, truncation: float | None
+) -> NDArray[np.float32]:
+    """Normal noise [count, dim]; with truncation t, normal noise given that it lies within ±2t."""
+    if truncation is None:
+        return rng.standard_normal((count, dim), dtype=np.float32)
+    bound = math.erf(2 * truncation / math.sqrt(2))
+    uniform = torch.from_numpy(rng.uniform(-bound, bound, (count, dim)))
+    return (math.sqrt(2) * torch.erfinv(uniform)).float().numpy()
+
+
+def evaluate(
+    subject: Subject,
+    reference: PreparedDataset,
+    settings: Settings,
+    inception: FeatureNetwork,
+    *,
+    second: FeatureNetwork | None = None,
+    logits: Inception | None = None,
+    lpips: Lpips | None = None,
+) -> Evaluation:
+    """All the scores `settings.metrics` names.
+
+    inception: the network of FID, KID and precision/recall. second: another network for KID and
+    precision/recall, because encoder and Inception were both trained on ImageNet classes.
+    logits: an Inception with a class layer, for the Inception Score. lpips: for the diversity score.
+    """
+    wanted = set(settings.metrics)
+    count = settings.reference or reference.meta.count
+    networks = [inception] if second is None else [inception, second]
+    compared = networks if wanted & {"fid", "kid", "prdc"} else []
+    scores: dict[str, float | None] = {}
+    notes: list[str] = []
+    fakes, fake_logits = sample_features(subject, settings, compared, logits if "is" in wanted else None)
+    for network, fake in zip(compared, fakes, strict=True):
+        real = real_features(reference, network, count)
+        suffix = "" if network is inception else f"_{network.name}"
+        if "fid" in wanted and network is inception:
+            scores["fid"] = frechet_distance(real, fake)
+        if "kid" in wanted:
+            mean, deviation = kernel_distance(real, fake, settings.seed)
+            scores |= {f"kid{suffix}": mean, f"kid_deviation{suffix}": deviation}
+        if "prdc" in wanted:
+            limit = prdc_pictures(settings, count)
+            found = coverage(real[:limit], fake[:limit], settings.prdc_k)
+            scores |= {f"{name}{suffix}": value for name, value in dataclasses.asdict(found).items()}
+    if fake_logits is not None:
+        scores["is"], scores["is_deviation"] = inception_score(fake_logits, settings.seed)
+    elif "is" in wanted:
+        scores["is"] = None
+        notes.append("Inception Score needs class logits: give a full FID Inception file with --logits")
+    if lpips is not None and "lpips" in wanted:
+        scores["lpips_diversity"] = lpips_diversity(subject, settings, lpips)
+    if "fid" in scores and settings.samples < PUBLISHED_SAMPLES:
+        notes.append(
+            f"FID falls as samples are added: this one, of {settings.samples} samples, compares only with "
+            f"others of {settings.samples} samples and {count} reference pictures"
+        )
+    parameters = {
+        **dataclasses.asdict(settings),
+        "data": subject.data.meta.name,
+        "instances": len(instance_pool(subject.data, settings)),
+        "reference": f"{reference.meta.name}, {count} pictures",
+        "prdc_pictures": prdc_pictures(settings, count),
+        "feature_networks": [f"{network.name} {network.sha256[:12]}" for network in networks],
+        "arithmetic": "float32",
+        "device": str(subject.device),
+    }
+    return Evaluation(scores, parameters, notes)
+
+
+def prdc_pictures(settings: Settings, count: int) -> int:
+    """How many pictures of each kind precision, recall, density and coverage look at."""
+    return min(settings.prdc_pictures, count, settings.samples)
+
+
+def sample_features(
+    subject: Subject, settings: Settings, networks: Sequence[FeatureNetwork], logits: Inception | None
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
+    """Features of fresh samples by every network, and their class logits; the samples are not kept."""
+    draws = draw(subject, settings)
+    features: list[list[NDArray[np.float32]]] = [[] for _ in networks]
+    class_logits: list[NDArray[np.float32]] = []
+    if not networks and logits is None:
+        return [], None
+    with Progress(settings.samples, "samples", "pictures") as progress:
+        for rows in chunks(settings.samples, BATCH):
+            pictures = subject.generate(draws, rows)
+            for network, parts in zip(networks, features, strict=True):
+                parts.append(network(pictures))
+            if logits is not None:
+                with torch.inference_mode():
+                    found = logits.logits(logits(torch.from_numpy(pictures).to(subject.device)))
+                class_logits.append(found.cpu().numpy())
+            progress.advance(len(pictures))
+    return [np.concatenate(parts) for parts in features], np.concatenate(class_logits) if logits else None
+
+
+@torch.inference_mode()
+def lpips_diversity(subject: Subject, settings: Settings, lpips: Lpips) -> float:
+    """Mean LPIPS between samples of one instance: 0 where noise changes nothing, higher is more diverse."""
+    repeated = dataclasses.replace(settings, samples=LPIPS_INSTANCES)
+    draws = repeat(subject, draw(subject, repeated), LPIPS_SAMPLES, settings)
+    distances = []
+    first, other = np.triu_indices(LPIPS_SAMPLES, k=1)
+    for start in range(0, len(draws.instances), LPIPS_SAMPLES):
+        pictures = torch.from_numpy(subject.generate(draws, slice(start, start + LPIPS_SAMPLES)))
+        maps = lpips.maps(pictures.to(subject.device))
+        distances.append(lpips.distance([m[first] for m in maps], [m[other] for m in maps]).mean().item())
+    return float(np.mean(distances))
+
+
+def repeat(subject: Subject, draws: Draws, times: int, settings: Settings) -> Draws:
+    """Every draw `times` times in a row, with the same instance and label and fresh noise."""
+    count = len(draws.instances) * times
+    rng = np.random.default_rng([settings.seed, count])
+    return Draws(
+        instances=draws.instances.repeat(times),
+        labels=None if draws.labels is None else draws.labels.repeat(times),
+        noise=draw_noise(rng, count, subject.generator.config.dim_z, settings.truncation),
+    )
+
+
+def example_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8]:
+    """Instances left, samples right, as one picture."""
+    draws = draw(subject, dataclasses.replace(settings, samples=GRID_ROWS))
+    several = repeat(subject, draws, GRID_COLUMNS, settings)
+    samples = subject.generate(several, slice(0, GRID_ROWS * GRID_COLUMNS))
+    size = samples.shape[1]
+    instances = np.asarray(subject.data.images[draws.instances])
+    return sample_grid(instances, samples.reshape(GRID_ROWS, GRID_COLUMNS, size, size, 3))
+
+
+# ---- networks --------------------------------------------------------------------------------------------
+
+
+def inception_network(path: Path, device: torch.device) -> FeatureNetwork:
+    """The FID Inception-v3 as a feature network."""
+    return FeatureNetwork("inception", file_sha256(path), load_inception(path).to(device), device)
+
+
+def encoder_network(path: Path, device: torch.device, conditioning: EncoderIdentity) -> FeatureNetwork:
+    """An encoder as the second feature network; the one the generator is conditioned on may not judge it."""
+    identity = file_sha256(path)
+    encoder = load_encoder(path)
+    name = encoder.config.architecture
+    if identity == conditioning.sha256 or name == conditioning.name:
+        raise ConfigError(
+            f"--second {path} is the kind of encoder the generator is conditioned on ({name}): choose another"
+        )
+    return FeatureNetwork(name, identity, fold_batch_norm(encoder).to(device), device)
+
+
+def fid_scorer(
+    data: PreparedDataset, labels: NDArray[np.int64] | None, settings: Settings, inception: FeatureNetwork
+) -> Callable[[nn.Module], float]:
+    """A function of the generator that training calls now and then; FID with these settings."""
+    count = settings.reference or data.meta.count
+
+    def score(generator: nn.Module) -> float:
+        if not isinstance(generator, Generator):
+            raise TypeError(f"expected a Generator, got {type(generator).__name__}")
+        subject = Subject(generator, data, labels, next(generator.parameters()).device)
+        fakes, _ = sample_features(subject, settings, [inception], None)
+        return frechet_distance(real_features(data, inception, count), fakes[0])
+
+    return score

@@ -1,0 +1,68 @@
+"""Features of many pictures: extracted in batches, those of real pictures kept beside their data set.
+
+Extraction is the slow part of an evaluation, so the features of a data set are stored in pieces of a
+thousand pictures, in one fixed random order: a killed run continues, and a later run with more pictures
+extracts only the rest. Any prefix of the order is a fair sample.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from icgan_training.dataset import PreparedDataset, chunks
+from icgan_training.errors import DataError
+from icgan_training.progress import Progress
+
+PIECE = 1000
+BATCH = {"cpu": 16, "cuda": 256}
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A network from uint8 pictures [N, S, S, 3] to float32 features [N, D], and what it is called."""
+
+    name: str
+    sha256: str
+    run: Callable[[Tensor], Tensor]
+    device: torch.device
+
+    @torch.inference_mode()
+    def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts = [
+            self.run(torch.from_numpy(np.ascontiguousarray(pictures[rows])).to(self.device)).float().cpu()
+            for rows in chunks(len(pictures), BATCH[self.device.type])
+        ]
+        return torch.cat(parts).numpy()
+
+
+def picture_order(count: int) -> NDArray[np.int64]:
+    """The order in which pictures of a data set serve as reference."""
+    return np.random.default_rng(0).permutation(count)
+
+
+def real_features(data: PreparedDataset, network: FeatureNetwork, count: int) -> NDArray[np.float32]:
+    """Features [count, D] of the first pictures in `picture_order`, from the store where it has them."""
+    if count > data.meta.count:
+        raise DataError(f"{data.path} has {data.meta.count} pictures, {count} were asked for as reference")
+    store = data.path / "features" / f"{network.name}-{network.sha256[:12]}"
+    store.mkdir(parents=True, exist_ok=True)
+    order = picture_order(data.meta.count)
+    pieces = []
+    with Progress(count, f"{network.name} features of {data.meta.name}", "pictures") as progress:
+        for start in range(0, count, PIECE):
+            file = store / f"{start // PIECE:06d}.npy"
+            wanted = min(PIECE, count - start)
+            piece = np.load(file, allow_pickle=False) if file.exists() else None
+            if piece is None or len(piece) < wanted:
+                rows = order[start : min(start + PIECE, count)]
+                piece = network(data.images[rows])
+                partial = file.with_suffix(".partial.npy")
+                np.save(partial, piece)
+                partial.replace(file)
+            pieces.append(piece[:wanted])
+            progress.advance(wanted)
+    return np.concatenate(pieces)

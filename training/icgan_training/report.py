@@ -1,0 +1,87 @@
+"""An evaluation as files: JSON for programs, one HTML page with the sample grid for people."""
+
+import base64
+import html
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from icgan_training.evaluate import Evaluation
+
+NAMES = {
+    "fid": "FID ↓",
+    "kid": "KID ↓",
+    "is": "Inception Score ↑",
+    "precision": "precision ↑",
+    "recall": "recall ↑",
+    "density": "density ↑",
+    "coverage": "coverage ↑",
+    "lpips_diversity": "LPIPS between samples of one instance ↑",
+}
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: 1rem 0 }
+td { padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #ddd; vertical-align: top }
+td:nth-child(2) { font-variant-numeric: tabular-nums }
+img { max-width: 100%; image-rendering: pixelated }
+"""
+
+
+def format_score(value: float | None) -> str:
+    """Four significant digits, or a dash."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def score_lines(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """(name, value) of every score, deviations folded into their score."""
+    lines = []
+    for key, value in evaluation.scores.items():
+        if "_deviation" in key:
+            continue
+        base, _, network = key.partition("_") if key not in NAMES else (key, "", "")
+        deviation = evaluation.scores.get(key.replace(base, f"{base}_deviation", 1))
+        text = format_score(value) + ("" if deviation is None else f" ± {format_score(deviation)}")
+        lines.append((NAMES.get(base, base) + (f" ({network})" if network else ""), text))
+    return lines
+
+
+def to_html(evaluation: Evaluation, title: str, grid: NDArray[np.uint8]) -> str:
+    """The whole page, grid included."""
+    buffer = io.BytesIO()
+    Image.fromarray(grid).save(buffer, format="PNG")
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in evaluation.notes)
+    parameters = [(name.replace("_", " "), _plain(value)) for name, value in evaluation.parameters.items()]
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{_table(score_lines(evaluation))}{notes}"
+        f"<h2>Settings</h2>{_table(parameters)}"
+        "<h2>Samples</h2><p>Left the instance, right samples conditioned on it.</p>"
+        f'<img alt="instances and samples" src="data:image/png;base64,{picture}"></html>\n'
+    )
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "none"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    cells = (f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows)
+    return f"<table>{''.join(cells)}</table>"
+
+
+def write_report(evaluation: Evaluation, title: str, grid: NDArray[np.uint8], folder: Path) -> None:
+    """`evaluation.json` and `evaluation.html` in `folder`, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("evaluation.json", evaluation.to_json()),
+        ("evaluation.html", to_html(evaluation, title, grid)),
+    ):
+        partial = folder / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(folder / name)
