@@ -18,6 +18,8 @@ ALLOWED = {  # folder -> which of ours it may import, besides itself
     "triton_models": {"icgan_runtime"},
 }
 NEVER = {"runtime": {"torch", "onnx", "safetensors"}, "triton_models": {"torch", "onnx", "safetensors"}}
+# Files of training that read published pickles through an allow-list of classes, each with tests of its own.
+RESTRICTED_UNPICKLERS = {"official.py", "lpips.py"}
 # In the runtime one file may import each of these; everything else runs without.
 ONE_FILE = {
     "onnxruntime": "backends/ort.py",
@@ -47,7 +49,8 @@ def test_a_file_imports_only_what_its_folder_may(path):
     found = imports(path)
     assert found & OURS <= ALLOWED[folder]
     assert not found & NEVER.get(folder, set())
-    assert not found & {"pickle", "cPickle", "dill", "shelve", "marshal"}
+    if path.name not in RESTRICTED_UNPICKLERS:
+        assert not found & {"pickle", "cPickle", "dill", "shelve", "marshal"}
 
 
 @pytest.mark.parametrize(("library", "home"), ONE_FILE.items())

@@ -118,6 +118,26 @@ def show(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def time_routes(options: argparse.Namespace) -> int:
+    """How fast encoder and generator run, against other ways to run them."""
+    from icgan_runtime import bench
+
+    report = bench.bench(
+        options.bundle,
+        _list(options.against),
+        batches=[_whole("batches", part) for part in _list(options.batches)],
+        rounds=options.rounds,
+        threads=options.threads,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(bench.table(report))
+    if options.out is not None:
+        _write(options.out / "bench.json", (json.dumps(report, indent=1) + "\n").encode())
+        _write(options.out / "bench.txt", (bench.table(report) + "\n").encode())
+    print(json.dumps(report))
+    return 0
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="icgan",
@@ -175,6 +195,25 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--backend", choices=BACKENDS[1:], default="ort-cpu", help="for --verify (default %(default)s)"
     )
+
+    command = _command(
+        commands,
+        time_routes,
+        "bench",
+        "icgan bench bundles/demo --against onnxruntime,openvino --out report/",
+    )
+    command.add_argument("bundle", help="folder written by icgan-export bundle")
+    command.add_argument(
+        "--against",
+        default="onnxruntime",
+        metavar="ROUTES",
+        help="comma-separated, the first is the base: onnxruntime, openvino, torch (with the exporter "
+        "installed), each with :fp16 or :int8 for a precision (default %(default)s)",
+    )
+    command.add_argument("--batches", default="1,8", help="comma-separated sizes (default %(default)s)")
+    command.add_argument("--rounds", type=int, default=20, help="timed rounds (default %(default)s)")
+    command.add_argument("--threads", type=int, default=0, help="per graph; 0: one per core")
+    command.add_argument("--out", type=Path, help="folder for bench.json and bench.txt")
     return parser
 
 
@@ -186,7 +225,10 @@ def _command(commands: Any, run: Any, name: str, example: str) -> argparse.Argum
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(command=run)
-    command.add_argument("--json", action="store_true", help="print data as one JSON line instead of text")
+    if run is not time_routes:  # which always ends in a JSON line
+        command.add_argument(
+            "--json", action="store_true", help="print data as one JSON line instead of text"
+        )
     return command
 
 
@@ -210,6 +252,17 @@ def _open(options: argparse.Namespace) -> Pipeline:
         search=options.search,
         threads=options.threads,
     )
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _whole(field: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise RequestError(field, f"{text!r}, expected whole numbers separated by commas") from None
 
 
 def _truncation(text: str) -> float | None:

@@ -1,0 +1,226 @@
+"""Latency and throughput, measured so that the comparison means something on a busy machine.
+
+Competitors take turns: every round runs each of them once, in an order that rotates, so that a slow spell of
+the machine hits all alike, and ratios are taken within a round before the median over rounds. Results are
+checked, not only timed: a competitor that paints another picture is named.
+
+A route is a way to run the two graphs. ONNX Runtime and OpenVINO are built in; other packages offer theirs
+through the entry point group `icgan.routes` (the exporter: torch), each a function (bundle path, threads) ->
+Route.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icgan_runtime import latents
+from icgan_runtime.backends.base import Array, Session
+from icgan_runtime.backends.select import open_session
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.errors import RequestError
+from icgan_runtime.manifest import Model
+
+BUILT_IN = {"onnxruntime": "ort-cpu", "onnxruntime-cuda": "ort-cuda", "openvino": "openvino"}
+ENTRY_POINTS = "icgan.routes"
+
+
+class Route(Protocol):
+    """A way to run the encoder and the generator of a bundle. Inputs and outputs as in the contract."""
+
+    def embed(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 [N, S, S, 3] -> float32 [N, D]."""
+
+    def generate(self, feeds: Mapping[str, Array]) -> NDArray[np.uint8]:
+        """noise, embedding and, with classes, label -> uint8 [N, R, R, 3]."""
+
+
+@dataclass(frozen=True)
+class SessionRoute:
+    """The bundle's own graphs on a backend of the runtime."""
+
+    encoder: Session
+    generator: Session
+
+    @classmethod
+    def open(cls, bundle: Bundle, backend: str, threads: int, precision: str | None = None) -> SessionRoute:
+        """Open both graphs at `precision` (default: the highest there is)."""
+        entries = [bundle.manifest.graph(role, precision) for role in ("encoder", "generator")]
+        return cls(*(open_session(bundle, entry, backend, threads) for entry in entries))
+
+    def embed(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        embedding: NDArray[np.float32] = self.encoder.run({"image": image})["embedding"]
+        return embedding
+
+    def generate(self, feeds: Mapping[str, Array]) -> NDArray[np.uint8]:
+        images: NDArray[np.uint8] = self.generator.run(feeds)["image"]
+        return images
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one competitor, one per round; quartiles, not a mean: machines have slow spells."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """First and third."""
+        if len(self.seconds) == 1:
+            return self.seconds[0], self.seconds[0]
+        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return first, third
+
+    def ratio(self, other: Timing) -> float:
+        """How many times faster than `other`: median over rounds of the ratio within the round."""
+        return statistics.median(b / a for a, b in zip(self.seconds, other.seconds, strict=True))
+
+
+def interleave(
+    competitors: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time each competitor once per round, the order rotating, after `warm_up` rounds that do not count."""
+    names = list(competitors)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-warm_up, rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            start = clock()
+            competitors[name]()
+            if number >= 0:
+                seconds[name].append(clock() - start)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def open_routes(path: str | Path, names: Sequence[str], threads: int) -> dict[str, Route]:
+    """Routes by name; "onnxruntime:int8" asks for a precision. RequestError lists what there is."""
+    bundle = Bundle.open(path)
+    offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    routes: dict[str, Route] = {}
+    for name in names:
+        library, _, precision = name.partition(":")
+        if library in BUILT_IN:
+            routes[name] = SessionRoute.open(bundle, BUILT_IN[library], threads, precision or None)
+        elif name in offered:
+            routes[name] = offered[name].load()(Path(path), threads)
+        else:
+            raise RequestError("against", f"{name!r}, expected some of {', '.join([*BUILT_IN, *offered])}")
+    return routes
+
+
+def bench(
+    path: str | Path,
+    names: Sequence[str],
+    *,
+    batches: Sequence[int] = (1, 8),
+    rounds: int = 20,
+    threads: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Compare routes stage by stage at each batch size. The result is plain JSON; the first name is the base.
+
+    Every row: stage, batch, route, median and quartiles in milliseconds, images per second, how many times
+    faster than the base, and how far its output is from the base's (grey levels, components of embeddings).
+    """
+    if not names or min(batches, default=0) < 1 or rounds < 1:
+        raise RequestError(
+            "bench", f"{list(names)} at batches {list(batches)}, {rounds} rounds: none may be empty"
+        )
+    routes = open_routes(path, names, threads)
+    model = Bundle.open(path).manifest.model
+    rows: list[dict[str, Any]] = []
+    for batch in batches:
+        pictures, feeds = make_inputs(model, batch)
+        stages: dict[str, dict[str, Callable[[], Array]]] = {
+            "encoder": {name: partial(route.embed, pictures) for name, route in routes.items()},
+            "generator": {name: partial(route.generate, feeds) for name, route in routes.items()},
+        }
+        for stage, work in stages.items():
+            progress(f"{stage}, batch {batch}: {rounds} rounds of {', '.join(names)}")
+            outputs = {name: call() for name, call in work.items()}
+            timings = interleave(work, rounds)
+            base = names[0]
+            rows += [
+                {
+                    "stage": stage,
+                    "batch": batch,
+                    "route": name,
+                    **milliseconds(timings[name]),
+                    "images_per_second": round(batch / timings[name].median, 2),
+                    "times_faster": round(timings[name].ratio(timings[base]), 3),
+                    "apart": apart(outputs[base], outputs[name]),
+                }
+                for name in names
+            ]
+    return {
+        "model": model.name,
+        "identity": model.identity,
+        "threads": threads,
+        "rounds": rounds,
+        "rows": rows,
+    }
+
+
+def make_inputs(model: Model, batch: int) -> tuple[NDArray[np.uint8], dict[str, Array]]:
+    """Pictures for the encoder and feeds for the generator: made up, but the same on every run."""
+    rng = np.random.default_rng(0)
+    side = model.preprocessing.size
+    embedding = rng.normal(size=(batch, model.embedding_dim)).astype(np.float32)
+    feeds: dict[str, Array] = {
+        "noise": latents.noise(0, np.arange(batch), 1.0, model.dim_z),
+        "embedding": embedding / np.linalg.norm(embedding, axis=1, keepdims=True),
+    }
+    if model.classes:
+        feeds["label"] = rng.integers(0, model.classes, batch)
+    return rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8), feeds
+
+
+def milliseconds(timing: Timing) -> dict[str, float]:
+    """Median and quartiles for a report."""
+    first, third = timing.quartiles
+    return {
+        "median_ms": round(timing.median * 1e3, 4),
+        "first_quartile_ms": round(first * 1e3, 4),
+        "third_quartile_ms": round(third * 1e3, 4),
+    }
+
+
+def apart(base: Array, other: Array) -> float:
+    """Largest difference of two outputs: grey levels of pictures, or components of embeddings."""
+    return float(np.abs(base.astype(np.float64) - other).max())
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The result of `bench` for people."""
+    head = ("stage", "batch", "route", "median ms", "quartiles ms", "img/s", "ratio", "apart")
+    rows = [
+        (
+            row["stage"],
+            str(row["batch"]),
+            row["route"],
+            f"{row['median_ms']:.2f}",
+            f"{row['first_quartile_ms']:.2f} .. {row['third_quartile_ms']:.2f}",
+            f"{row['images_per_second']:.1f}",
+            f"{row['times_faster']:.2f}",
+            f"{row['apart']:.3g}",
+        )
+        for row in report["rows"]
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in [head, *rows])
