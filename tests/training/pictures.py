@@ -24,7 +24,7 @@ def write_pictures(folder: Path, photo: Image.Image, count: int, seed: int = 0) 
     random = np.random.default_rng(seed)
     paths = []
     for number in range(count):
-        left, top = random.integers(0, 200), random.integers(0, 120)
+        left, top = int(random.integers(0, 200)), int(random.integers(0, 120))
         path = folder / f"{number:03d}.png"
         photo.crop((left, top, left + 140, top + 100)).resize((42, 30)).save(path)
         paths.append(path)

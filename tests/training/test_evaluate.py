@@ -64,6 +64,7 @@ def test_the_label_is_that_of_a_neighbour(subject):
     labelled = Subject(subject.generator, subject.data, labels, CPU)
     draws = draw(labelled, Settings(samples=200, instances=0))
     neighbours = subject.data.neighbours[draws.instances]
+    assert draws.labels is not None
     assert (neighbours == draws.labels[:, None]).any(axis=1).all()
 
 
@@ -78,7 +79,7 @@ def test_every_score_comes_with_its_settings(subject, colours):
     result = evaluate(subject, subject.data, FEW, colours)
     names = {"fid", "kid", "kid_deviation", "precision", "recall", "density", "coverage"}
     assert result.scores.keys() == names
-    assert all(np.isfinite(value) for value in result.scores.values())
+    assert all(value is not None and np.isfinite(value) for value in result.scores.values())
     assert result.parameters["samples"] == 50
     assert result.parameters["instances"] == 10
     assert result.parameters["reference"] == "data, 60 pictures"

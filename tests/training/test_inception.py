@@ -32,9 +32,10 @@ def pictures():
 
 def with_norms(network, names, leaves):
     """The network's weights under other names, with batch norms that undo themselves when folded."""
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     convs = [module for module in network.modules() if isinstance(module, Conv)]
     for conv, name in zip(convs, names, strict=True):
+        assert conv.bias is not None
         var = torch.rand(conv.out_channels) + 0.5
         scale = torch.sqrt(var + BN_EPS)
         mean = torch.randn(conv.out_channels)

@@ -13,7 +13,7 @@ from icgan_training.lpips import LAYERS, load_lpips, lpips_from_pickle, save_lpi
 def published_tree(seed=0):
     """Random weights in the nesting of the published pickle."""
     random = np.random.default_rng(seed)
-    tree = {"AlexNet_0": {}}
+    tree: dict[str, dict[str, object]] = {"AlexNet_0": {}}
     for index, (i, o, k, *_) in enumerate(LAYERS):
         kernel = random.normal(0, (i * k * k) ** -0.5, (k, k, i, o)).astype(np.float32)
         tree["AlexNet_0"][f"Conv_{index}"] = {"kernel": kernel, "bias": np.zeros(o, np.float32)}
