@@ -252,9 +252,22 @@ def test_an_output_folder_in_use_is_left_alone(experiment, tmp_path):
     keep = tmp_path / "run" / "mine.txt"
     keep.parent.mkdir()
     keep.touch()
-    with pytest.raises(WeightsError, match="is not empty"):
+    with pytest.raises(WeightsError, match="is in use"):
         convert(experiment, tmp_path / "run")
     assert keep.exists()
+
+
+def test_an_archive_has_to_be_unpacked_first(tmp_path):
+    archive = tmp_path / "icgan_biggan_imagenet_res64.tar.gz"
+    archive.touch()
+    with pytest.raises(WeightsError, match="unpack the published archive"):
+        open_experiment(archive)
+
+
+def test_an_output_that_cannot_be_written_is_one_clear_error(experiment, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsError, match="cannot be written"):
+        convert(experiment, tmp_path / "file" / "run")
 
 
 def test_a_half_written_run_of_a_killed_command_does_not_disturb_the_next(experiment, tmp_path):

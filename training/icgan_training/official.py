@@ -105,8 +105,8 @@ def convert(folder: Path, out: Path, *, encoder: Path | None = None) -> Experime
 
     Raises WeightsError for a file that is missing, damaged, unsafe or does not fit, before `out` exists.
     """
-    if out.exists() and any(out.iterdir()):
-        raise WeightsError(f"--out {out} is not empty; name a new directory")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise WeightsError(f"--out {out} is in use; name a new directory")
     experiment = open_experiment(folder)
     files = [experiment.generator_file]
     generator = load_network(Generator, experiment.generator_file, experiment.config)
@@ -115,19 +115,22 @@ def convert(folder: Path, out: Path, *, encoder: Path | None = None) -> Experime
         files.append(experiment.discriminator_file)
         discriminator = load_network(Discriminator, experiment.discriminator_file, experiment.config)
     identity = _encoder_identity(experiment, encoder)
+    described = json.dumps(_describe(experiment, identity, files), indent=2) + "\n"
     partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_weights(generator, partial / "generator.safetensors")
-    if discriminator is not None:
-        save_weights(discriminator, partial / "discriminator.safetensors")
-    if encoder is not None:
-        shutil.copyfile(encoder, partial / "encoder.safetensors")
-    described = _describe(experiment, identity, files)
-    (partial / "config.json").write_text(json.dumps(described, indent=2) + "\n")
-    if out.exists():
-        out.rmdir()
-    partial.replace(out)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_weights(generator, partial / "generator.safetensors")
+        if discriminator is not None:
+            save_weights(discriminator, partial / "discriminator.safetensors")
+        if encoder is not None:
+            shutil.copyfile(encoder, partial / "encoder.safetensors")
+        (partial / "config.json").write_text(described)
+        if out.exists():
+            out.rmdir()
+        partial.replace(out)
+    except OSError as error:
+        raise WeightsError(f"--out {out} cannot be written: {error}") from error
     return experiment
 
 
@@ -138,7 +141,9 @@ def open_experiment(folder: Path) -> Experiment:
     """
     _refuse_stylegan(folder)
     if not folder.is_dir():
-        raise WeightsError(f"{folder} is not a folder; name the published experiment's folder")
+        raise WeightsError(
+            f"{folder} is not a folder; unpack the published archive and name the folder in it"
+        )
     found = []
     for suffix in SUFFIXES:
         if (folder / f"state_dict{suffix}.pth").exists():

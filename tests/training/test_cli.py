@@ -1,0 +1,47 @@
+import argparse
+
+import pytest
+
+from icgan_training import cli
+from icgan_training.errors import DataError
+
+
+def subcommands():
+    parser = cli.build_parser()
+    (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return action.choices
+
+
+def test_the_commands_are_those_of_the_contract():
+    assert set(subcommands()) == {"fetch", "prepare", "fit", "evaluate", "convert"}
+
+
+@pytest.mark.parametrize("name", ["fetch", "prepare", "fit", "evaluate", "convert"])
+def test_the_help_of_every_command_has_an_example_that_parses(name):
+    description = subcommands()[name].description
+    example = description.splitlines()[0].removeprefix("example: ")
+    program, *arguments = example.split()
+    assert program == "icgan-train"
+    assert callable(cli.build_parser().parse_args(arguments).run)
+
+
+def test_a_users_mistake_is_one_line_and_status_1(monkeypatch, capsys):
+    def mistake(_):
+        raise DataError("there are no pictures in nowhere")
+
+    monkeypatch.setattr(cli, "_convert", mistake)
+    assert cli.main(["convert", "x", "--out", "y"]) == 1
+    assert capsys.readouterr().err == "icgan-train: there are no pictures in nowhere\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "_convert", lambda _: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["convert", "x", "--out", "y"])
+
+
+def test_an_unknown_command_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["tran"])
+    assert stop.value.code == 2
+    assert "tran" in capsys.readouterr().err
