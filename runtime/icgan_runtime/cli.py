@@ -1,10 +1,11 @@
-"""The command `icgan`: generate | embed | search | info | bench."""
+"""The command `icgan`: generate | embed | search | serve | info | bench."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,22 +82,50 @@ def search(options: argparse.Namespace) -> int:
     kind = None if options.out is None else _image_format(options.out)
     rows, report = [], []
     with _open(options) as pipe:
-        bank = pipe.bank
-        if kind is not None and bank.thumbnails is None:
-            raise RequestError("out", "this bank stores no thumbnails to draw")
+        bank = pipe.chain.bank
+        if kind is not None and (bank is None or bank.thumbnails is None):
+            raise RequestError("out", "there are no thumbnails at hand to draw")
         ids, scores = pipe.search(pipe.embed(list(options.pictures)), k=options.k)
         for picture, row_ids, row_scores in zip(options.pictures, ids, scores, strict=True):
-            labels = None if bank.labels is None else bank.labels[bank.rows(row_ids)]
+            labels = bank.labels[bank.rows(row_ids)] if bank is not None and bank.labels is not None else None
             found = Neighbours(row_ids, row_scores, labels)
             report.append({"picture": picture, "neighbours": _neighbours(found)})
             _say(options, _line(picture, found))
-            if kind is not None and bank.thumbnails is not None:
+            if kind is not None and bank is not None and bank.thumbnails is not None:
                 thumbnails = bank.thumbnails[bank.rows(row_ids)]
                 rows.append(_strip(images.load(picture, thumbnails.shape[1]), thumbnails, len(row_ids)))
     if kind is not None:
         _write(options.out, images.encode(images.grid(np.stack(rows), columns=1), kind))
         _say(options, f"wrote {options.out}")
     _data(options, {"pictures": report})
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """A Triton server for this machine, until Ctrl-C; needs the extra `serve`."""
+    from icgan_runtime.serve import LOOPBACK, Options, Ports
+    from icgan_runtime.serve_bundle import serve_bundle
+
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # both end it in the same orderly way
+    settings = Options(Ports(options.http_port, options.grpc_port, options.metrics_port), options.host)
+    served = serve_bundle(
+        options.bundle,
+        settings,
+        options.lookup,
+        options.max_batch,
+        options.log,
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    with served as server:
+        host = LOOPBACK if options.host == "0.0.0.0" else options.host
+        _say(options, f"serving {options.bundle} until Ctrl-C, metrics at {server.metrics_url}")
+        _say(options, f"  icgan generate --url grpc://{host}:{options.grpc_port} photo.jpg --out grid.png")
+        _say(options, f"  icgan generate --url http://{host}:{options.http_port} photo.jpg --out grid.png")
+        _data(options, {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url})
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            _say(options, "stopping when the requests in flight are answered")
     return 0
 
 
@@ -187,6 +216,26 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("-k", type=int, help="how many (default: the bundle's k)")
     command.add_argument("--out", type=Path, help="draw the instances' thumbnails on a sheet")
 
+    command = _command(commands, serve, "serve", "icgan serve bundles/demo --http-port 8000 --grpc-port 8001")
+    command.add_argument("bundle", type=Path, help="folder written by icgan-export bundle")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    command.add_argument("--http-port", type=int, default=8000, help="(default %(default)s)")
+    command.add_argument("--grpc-port", type=int, default=8001, help="(default %(default)s)")
+    command.add_argument("--metrics-port", type=int, default=8002, help="(default %(default)s)")
+    command.add_argument(
+        "--lookup",
+        choices=("faiss", "graph"),
+        default="faiss",
+        help="how neighbours are found (default faiss)",
+    )
+    command.add_argument("--max-batch", type=int, default=32, help="rows per batch (default %(default)s)")
+    command.add_argument(
+        "--log",
+        choices=("error", "warning", "info"),
+        default="warning",
+        help="what of the server's log to show (default %(default)s)",
+    )
+
     command = _command(commands, show, "info", "icgan info --verify bundles/demo")
     command.add_argument("bundle", help="folder written by icgan-export bundle")
     command.add_argument(
@@ -233,9 +282,13 @@ def _command(commands: Any, run: Any, name: str, example: str) -> argparse.Argum
 
 
 def _add_pipeline(command: argparse.ArgumentParser) -> None:
-    command.add_argument("bundle", help="folder written by icgan-export bundle")
-    command.add_argument("pictures", nargs="+", metavar="PICTURE", help="JPEG, PNG, WEBP, GIF, BMP or TIFF")
+    command.add_argument(
+        "bundle", metavar="BUNDLE", help="folder written by icgan-export bundle; left out with --url"
+    )
+    command.add_argument("pictures", nargs="*", metavar="PICTURE", help="JPEG, PNG, WEBP, GIF, BMP or TIFF")
+    command.set_defaults(refuse=command.error)
     group = command.add_argument_group("where it runs")
+    group.add_argument("--url", help="on a server instead: grpc://localhost:8001 or http://localhost:8000")
     group.add_argument("--backend", choices=BACKENDS, default="auto", help="(default %(default)s)")
     group.add_argument("--precision", choices=PRECISIONS, help="default: the highest in the bundle")
     group.add_argument(
@@ -245,6 +298,13 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
 
 
 def _open(options: argparse.Namespace) -> Pipeline:
+    """The pipeline that the options ask for. With --url, what stands in the bundle's place is a picture."""
+    if options.url:
+        options.pictures = [options.bundle, *options.pictures]
+    if not options.pictures:
+        options.refuse("the following arguments are required: PICTURE")
+    if options.url:
+        return Pipeline.connect(options.url)
     return Pipeline.load(
         options.bundle,
         backend=options.backend,

@@ -7,6 +7,9 @@ current interpreter, or else `.venv-serve` in the current folder, which `make se
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
 import json
 import os
 import re
@@ -40,6 +43,8 @@ RESTRICTED_APIS = "model-repository,logging,trace"
 
 # "E1122 02:51:31.561161 9043 server.cc:241] " and what follows
 _ERROR_LINE = re.compile(r"E\d{4} \S+ \d+ \S+\] ")
+
+_UNLOADED = re.compile(r"successfully unloaded '(\w+)' version")
 
 # Run by the interpreter of the environment in question, hence no import of ours.
 _PROBE = """
@@ -159,10 +164,13 @@ class Server:
     ) -> None:
         self.options = options or Options()
         self.repository = repository
+        _refuse_taken_ports(self.options)
         self._environment = environment
         self._forward = forward
         self._last_lines: deque[str] = deque(maxlen=200)
-        self._drained = threading.Event()  # after a stop: no request is in flight any more
+        self._idle = threading.Event()  # after a stop: no request is in flight any more
+        self._log_changed = threading.Condition()
+        self._unloaded: set[str] = set()  # models, as the log reports them
         self._token = secrets.token_urlsafe(24)
         self._scratch = Path(tempfile.mkdtemp(prefix="icgan-serve-"))
         try:
@@ -243,11 +251,18 @@ class Server:
         """Unload `model`; requests in flight finish first."""
         self.call(f"v2/repository/models/{model}/unload", {}, timeout_s=120)
 
+    def wait(self) -> None:
+        """Return when the server ends by itself; ServiceError, for it was not told to."""
+        status = self._process.wait()
+        self._reader.join()
+        raise ServiceError(f"tritonserver ended with status {status}: {self._complaint()}")
+
     def stop(self) -> None:
         """Refuse new requests, let those in flight finish, end the server and its Python processes."""
         if self._process.poll() is None:
+            self._drain()
             self._process.terminate()
-            self._drained.wait(self.options.exit_timeout_s)
+            self._idle.wait(self.options.exit_timeout_s)
             try:
                 self._process.wait(GRACE_S)
             except subprocess.TimeoutExpired:  # it waits in vain for a Python process that was killed
@@ -277,6 +292,23 @@ class Server:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _drain(self) -> None:
+        """Unload the ensembles and wait until their requests in flight are answered.
+
+        Told to end at once, the server would stop the composing models first, and refuse the remaining steps
+        of the ensemble requests it is in the middle of.
+        """
+        configs = self.repository.glob("*/config.pbtxt")
+        ensembles = {path.parent.name for path in configs if 'platform: "ensemble"' in path.read_text()}
+        self._unloaded.clear()
+        with contextlib.suppress(ServiceError):  # a server that cannot do this has nothing to finish
+            for name in ensembles:
+                self.unload(name)
+            with self._log_changed:
+                self._log_changed.wait_for(
+                    lambda: ensembles <= self._unloaded or self._idle.is_set(), self.options.exit_timeout_s
+                )
 
     def _command(self) -> list[str]:
         options, restricted = self.options, f"{RESTRICTED_APIS}:{CONTROL_HEADER}={self._token}"
@@ -309,10 +341,16 @@ class Server:
         with self._process.stdout as lines:
             for line in lines:
                 if "Found 0 model versions that have in-flight inferences" in line:
-                    self._drained.set()
+                    self._idle.set()
+                if gone := _UNLOADED.search(line):
+                    with self._log_changed:
+                        self._unloaded.add(gone[1])
+                        self._log_changed.notify_all()
                 self._last_lines.append(line.rstrip("\n"))
                 self._forward(line.rstrip("\n"))
-        self._drained.set()
+        with self._log_changed:
+            self._idle.set()
+            self._log_changed.notify_all()
 
     def _complaint(self) -> str:
         """The line that tells most about a failed start."""
@@ -320,6 +358,20 @@ class Server:
         # no CUDA driver is normal here, and the last line only says that some model failed
         errors = [line for line in lines if _ERROR_LINE.match(line) and "CudaDriverHelper" not in line]
         return _ERROR_LINE.sub("", errors[0] if errors else lines[-1] if lines else "it said nothing")
+
+
+def _refuse_taken_ports(options: Options) -> None:
+    """Raise ServiceError for a port somebody else listens on: its readiness would pass for ours."""
+    for port in dataclasses.astuple(options.ports):
+        with socket.socket() as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will
+            try:
+                attempt.bind((options.host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise ServiceError(f"cannot listen on {options.host}:{port} ({error.strerror})") from None
+                taken = f"port {port} of {options.host} is taken by another program; choose another one"
+                raise ServiceError(taken) from None
 
 
 def _assemble_backends(environment: Environment, folder: Path) -> Path:

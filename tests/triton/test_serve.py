@@ -9,6 +9,7 @@ import signal
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from icgan_runtime import serve
 from icgan_runtime.errors import BackendError, MissingExtraError, ServiceError, UnavailableError
 from icgan_runtime.serve import Server, find_environment
 from tests.triton.conftest import quiet
+from tests.triton.test_icgan import PHOTO
+from tests.triton.wire import Wire, rows
 
 
 @pytest.fixture
@@ -67,6 +70,17 @@ def test_a_stopped_server_leaves_nothing_behind_even_after_a_stage_was_killed(re
     with pytest.raises(UnavailableError):
         server.call("v2/health/ready")
     server.stop()  # again: no harm
+
+
+def test_requests_in_flight_are_answered_before_the_server_stops(start, tiny_bundle):
+    server = start(tiny_bundle, queue_delay_us=400_000)  # a lone request now takes seconds
+    waiting = 'nv_inference_pending_request_count{model="icgan_preprocess",version="1"} 1'
+    with Wire(server, "grpc") as wire, ThreadPoolExecutor() as pool:
+        answer = pool.submit(wire.ask, "icgan", {"IMAGE": [PHOTO], **rows(1)})
+        while waiting not in urllib.request.urlopen(server.metrics_url).read().decode():
+            assert not answer.done()
+        server.stop()
+        assert answer.result()["GENERATED"].shape == (1, 8, 8, 3)
 
 
 def test_a_broken_model_is_reported_in_the_servers_own_words(repository, environment):

@@ -1,0 +1,56 @@
+"""`icgan serve`: a bundle as a service on this machine, in one step."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from icgan_runtime.errors import BundleError
+from icgan_runtime.serve import Options, Server, find_environment
+from icgan_runtime.watchdog import Watchdog
+
+# What the server says on every machine without a CUDA driver.
+_NO_GPU = re.compile("CudaDriverHelper|pinned system memory|unable to create stream")
+_LEVELS = {"error": "E", "warning": "EW", "info": "EWI"}
+
+
+@contextmanager
+def serve_bundle(
+    bundle: Path, options: Options, lookup: str, max_batch: int, log_level: str, report: Callable[[str], None]
+) -> Iterator[Server]:
+    """Serve `bundle` while the block runs.
+
+    `report` gets the lines of the server's log from `log_level` up, and the watchdog's. The repository is
+    written into the cache folder and removed afterwards.
+    """
+    environment = find_environment()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "icgan"
+    cache.mkdir(parents=True, exist_ok=True)
+    pattern = re.compile(rf"[{_LEVELS[log_level]}]\d{{4}} ")
+
+    def forward(line: str) -> None:
+        if pattern.match(line) and not _NO_GPU.search(line):
+            report(line)
+
+    with tempfile.TemporaryDirectory(prefix="serve-", dir=cache) as folder:
+        repository = Path(folder) / "model_repository"
+        write_repository(bundle, repository, lookup, max_batch)
+        with Server(repository, environment, options, forward) as server:
+            server.wait_until_ready()
+            with Watchdog(server, report):
+                yield server
+
+
+def write_repository(bundle: Path, out: Path, lookup: str, max_batch: int) -> None:
+    """Have the exporter write it, as a program: this package imports nothing else of ours."""
+    command = [sys.executable, "-m", "icgan_export", "triton", str(bundle), "--out", str(out)]
+    command += ["--lookup", lookup, "--max-batch", str(max_batch)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BundleError(str(bundle), done.stderr.strip().rpartition("\n")[2].removeprefix("icgan-export: "))

@@ -1,0 +1,95 @@
+"""`icgan serve`: one command from a bundle to a service, and an orderly end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from icgan_runtime import Pipeline
+from icgan_runtime.serve import ENVIRONMENT_VARIABLE, free_ports
+from tests.triton.conftest import ROOT
+from tests.triton.test_icgan import PHOTO
+
+FOLDERS = os.pathsep.join(str(ROOT / name) for name in ("runtime", "export", "training"))
+
+
+def icgan(environment, cache: Path, *arguments: object) -> subprocess.Popen[str]:
+    variables = {
+        **os.environ,
+        ENVIRONMENT_VARIABLE: str(environment.python.parents[1]),
+        "PYTHONPATH": FOLDERS,
+        "XDG_CACHE_HOME": str(cache),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "icgan_runtime", *map(str, arguments)],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_bundle_is_served_until_ctrl_c(environment, tiny_bundle, tmp_path):
+    pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
+    ports = free_ports()
+    flags = ["--http-port", ports.http, "--grpc-port", ports.grpc, "--metrics-port", ports.metrics, "--json"]
+    process = icgan(environment, tmp_path, "serve", tiny_bundle, *flags)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, process.communicate()[1]
+    with Pipeline.connect(json.loads(line)["grpc"]) as pipe:
+        assert len(pipe.generate(PHOTO, n=2).images) == 2
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "icgan").iterdir()) == [], "the repository in the cache is gone"
+
+
+def test_a_port_in_use_is_one_line(server, environment, tiny_bundle, tmp_path):
+    taken = server.options.ports
+    process = icgan(environment, tmp_path, "serve", tiny_bundle, "--http-port", taken.http)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output == ""
+    assert (
+        errors == f"icgan: port {taken.http} of 127.0.0.1 is taken by another program; choose another one\n"
+    )
+
+
+def test_a_folder_that_is_no_bundle_is_one_line(environment, tmp_path):
+    process = icgan(environment, tmp_path, "serve", tmp_path)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith("icgan: ")
+    assert errors.count("\n") == 1
+    assert "manifest.json" in errors
+
+
+def test_generate_on_a_server_needs_no_bundle(server, environment, tmp_path):
+    pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
+    (tmp_path / "photo.jpg").write_bytes(PHOTO)
+    sheet = tmp_path / "grid.png"
+    flags = ["--url", server.grpc_url, tmp_path / "photo.jpg", "-n", 4, "--out", sheet, "--json"]
+    process = icgan(environment, tmp_path, "generate", *flags)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["n"] == 4
+    assert sheet.stat().st_size > 0
+
+
+def test_an_absent_server_is_one_line(environment, tmp_path):
+    pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
+    (tmp_path / "photo.jpg").write_bytes(PHOTO)
+    address = f"http://127.0.0.1:{free_ports().http}"
+    process = icgan(environment, tmp_path, "embed", "--url", address, tmp_path / "photo.jpg", "--json")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith(f"icgan: {address}")
+    assert errors.count("\n") == 1
