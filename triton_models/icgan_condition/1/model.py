@@ -44,6 +44,8 @@ class TritonPythonModel:
         check_embedding(embedding)
         row = self._row(request, len(embedding), len(rows.seed))
         embedding, ids = embedding[row], _tensor(request, "ids")[row]
+        if not np.isin(ids, self.bank.ids).all():
+            raise RequestError("ids", "an instance that is not in the bank")
         outputs = {
             "noise": rows.noise(self.model),
             "conditioning": rows.conditioning(embedding, ids, self.bank),

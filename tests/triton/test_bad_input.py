@@ -1,0 +1,205 @@
+"""Strangers' requests on a live server: odd pictures are served, bad requests refused, others unharmed."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icgan_runtime import Pipeline
+from tests.triton.test_icgan import PHOTO, png
+from tests.triton.wire import RefusedError, Wire, rows
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def gradient(mode: str) -> Image.Image:
+    y, x = np.mgrid[0:24, 0:40]
+    return Image.fromarray(np.stack([6 * x, 10 * y, 3 * (x + y)], axis=-1).astype(np.uint8)).convert(mode)
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(gradient("RGB"), "JPEG", exif=exif)
+
+
+def bomb() -> bytes:
+    """A PNG of 2 kB that says it has 60000 x 60000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(2_000_000))) + chunk(b"IEND", b"")
+    )
+
+
+ODD = {
+    "cmyk": encoded(gradient("CMYK"), "JPEG"),
+    "grey": encoded(gradient("L")),
+    "alpha": encoded(gradient("RGBA")),
+    "palette": encoded(gradient("P"), "GIF"),
+    "16 bit": encoded(Image.fromarray((np.arange(600).reshape(20, 30) * 100).astype(np.uint16))),
+    "upside down": rotated(),
+    "animated": encoded(gradient("RGB"), "WEBP", save_all=True, append_images=[gradient("RGB").rotate(90)]),
+    "large": encoded(gradient("RGB").resize((3000, 2000)), "JPEG"),
+}
+BAD = {
+    "empty": b"",
+    "text": b"<html>not a picture</html>",
+    "truncated": PHOTO[: len(PHOTO) // 2],
+    "corrupt": png(0)[:40] + bytes(20) + png(0)[60:],
+    "bomb": bomb(),
+}
+COLUMN = {"SEED": np.int64, "SAMPLE": np.int64, "TRUNCATION": np.float32, "CONDITION": np.int32}
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_bundle):
+    with Pipeline.load(tiny_bundle) as pipe:
+        yield pipe
+
+
+def refusal(wire: Wire, model: str, inputs: dict[str, Any]) -> str:
+    """The words of an INVALID_ARGUMENT."""
+    with pytest.raises(RefusedError) as caught:
+        wire.ask(model, inputs)
+    assert caught.value.is_invalid_argument, caught.value
+    return caught.value.words
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_picture_gives_the_same_bytes_as_in_process(wire, pipe, kind):
+    answer = wire.ask("icgan", {"IMAGE": [ODD[kind]], **rows(1)})
+    np.testing.assert_array_equal(answer["GENERATED"], pipe.generate(ODD[kind], truncation=0.7).images)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_picture_is_refused_by_name(wire, kind):
+    assert "IMAGE: " in refusal(wire, "icgan", {"IMAGE": [BAD[kind]], **rows(1)})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("SEED", -1),
+        ("SAMPLE", -5),
+        ("TRUNCATION", 0),
+        ("TRUNCATION", -0.5),
+        ("TRUNCATION", 1.5),
+        ("TRUNCATION", np.nan),
+        ("TRUNCATION", -np.inf),
+        ("CONDITION", 3),
+        ("CONDITION", -1),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name_though_the_other_rows_are_good(wire, field, value):
+    good = rows(3)
+    good[field][1] = value
+    assert f"{field}: " in refusal(wire, "icgan", {"IMAGE": [PHOTO] * 3, **good})
+
+
+@pytest.mark.parametrize("label", [3, -1, 2**62])
+def test_an_unknown_label_is_refused_by_name(labelled_wire, label):
+    assert "LABEL: " in refusal(labelled_wire, "icgan", {"IMAGE": [PHOTO], **rows(1, LABEL=[label])})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 2.0])
+def test_an_embedding_that_is_none_is_refused_by_name(wire, value):
+    embedding = np.full((1, 12), value, np.float32)
+    words = refusal(wire, "icgan_from_embedding", {"EMBEDDING": embedding, **rows(1)})
+    assert "EMBEDDING: " in words
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 5, 3), (1, 5, 0, 3)])
+def test_pixels_without_area_are_refused(wire, shape):
+    assert "PIXELS" in refusal(wire, "icgan_from_pixels", {"PIXELS": np.zeros(shape, np.uint8), **rows(1)})
+
+
+def test_an_unknown_file_format_is_refused_by_name(wire):
+    words = refusal(wire, "icgan_file", {"IMAGE": [PHOTO], **rows(1), "FORMAT": [b"image/tiff"]})
+    assert "FORMAT: " in words
+
+
+@pytest.mark.parametrize("field", COLUMN)
+def test_a_missing_input_is_refused_by_name(wire, field):
+    inputs = {"IMAGE": [PHOTO], **rows(1)}
+    del inputs[field]
+    assert field in refusal(wire, "icgan", inputs)
+
+
+@pytest.mark.parametrize("field", COLUMN)
+def test_a_wrong_shape_is_refused_by_name(wire, field):
+    wide = np.zeros((1, 2), COLUMN[field])
+    assert field in refusal(wire, "icgan", {"IMAGE": [PHOTO], **rows(1, **{field: wide})})
+
+
+def test_a_wrong_type_is_refused_by_name(wire):
+    inputs = {"IMAGE": [PHOTO], **rows(1)}
+    tensors = [wire._tensor(name, value) for name, value in inputs.items() if name != "SEED"]
+    seed = wire.library.InferInput("SEED", [1, 1], "FP32")
+    seed.set_data_from_numpy(np.zeros((1, 1), np.float32))
+    with pytest.raises(Exception, match="SEED"):
+        wire.client.infer("icgan", [*tensors, seed])
+
+
+def test_inputs_of_different_lengths_are_refused(wire):
+    refusal(wire, "icgan", {"IMAGE": [PHOTO] * 2, **rows(3)})
+
+
+def test_ten_thousand_rows_are_refused_before_anything_is_computed(wire):
+    words = refusal(wire, "icgan", {"IMAGE": [png(0, 8)] * 10_000, **rows(10_000)})
+    assert "batch-size must be <= 32" in words
+
+
+def test_a_stage_called_on_its_own_checks_its_rows(wire):
+    """The stages are public too; rows beyond the pictures must not reach memory that is not theirs."""
+    tensors: dict[str, tuple[str, Any]] = {
+        "embedding": ("FP32", np.eye(12, dtype=np.float32)[:2]),
+        "ids": ("INT64", np.zeros((2, 5), np.int64)),
+        "scores": ("FP32", np.zeros((2, 5), np.float32)),
+        "ROW": ("INT64", np.array([[0], [2]], np.int64)),
+        **{name: ("", np.array([[1], [1]], dtype)) for name, dtype in COLUMN.items()},
+    }
+    kinds = {"SEED": "INT64", "SAMPLE": "INT64", "TRUNCATION": "FP32", "CONDITION": "INT32"}
+    inputs = []
+    for name, (kind, array) in tensors.items():
+        inputs.append(wire.library.InferInput(name, list(array.shape), kind or kinds[name]))
+        inputs[-1].set_data_from_numpy(array)
+    with pytest.raises(Exception, match=r"ROW: 0\.\.2"):
+        wire.client.infer("icgan_condition", inputs)
+    inputs[1].set_data_from_numpy(np.full((2, 5), 999, np.int64))
+    inputs[3].set_data_from_numpy(np.array([[0], [1]], np.int64))
+    with pytest.raises(Exception, match="IDS: "):
+        wire.client.infer("icgan_condition", inputs)
+
+
+def test_bad_requests_do_not_disturb_the_good_ones_that_share_their_batches(server, pipe):
+    expected = pipe.generate(PHOTO, truncation=0.7).images.astype(int)
+
+    def ask(number: int) -> str:
+        with Wire(server, "grpc") as wire:
+            picture = [PHOTO, BAD["truncated"], PHOTO, PHOTO][number % 4]
+            truncation = [0.7, 0.7, 0, 0.7][number % 4]
+            try:
+                answer = wire.ask("icgan", {"IMAGE": [picture], **rows(1, TRUNCATION=[truncation])})
+            except RefusedError as error:
+                return error.status
+            return "good" if np.abs(answer["GENERATED"] - expected).max() <= 1 else "wrong picture"
+
+    with ThreadPoolExecutor(16) as pool:
+        answered = list(pool.map(ask, range(64)))
+    refused = "StatusCode.INVALID_ARGUMENT"
+    assert answered == ["good", refused, refused, "good"] * 16

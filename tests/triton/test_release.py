@@ -1,0 +1,70 @@
+"""Another bank, or other weights, under a running server: nobody fails, nobody gets a mixture."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from icgan_export.triton_repo import add_release, set_release
+from icgan_runtime import Pipeline
+from tests.triton.conftest import quiet
+from tests.triton.test_icgan import PHOTO
+from tests.triton.test_triton_repo import other_bank
+
+
+def test_a_bank_is_swapped_and_taken_back_without_a_failed_or_mixed_request(start, tiny_bundle, tmp_path):
+    pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
+    server = start(tiny_bundle)
+    swapped = other_bank(tiny_bundle, tmp_path)
+    expected = []
+    for bundle in (tiny_bundle, swapped):
+        with Pipeline.load(bundle) as pipe:
+            expected.append(pipe.generate(PHOTO, seed=2, condition="nearest"))
+    assert not np.array_equal(expected[0].neighbours.ids, expected[1].neighbours.ids)
+    stop = threading.Event()
+    seen: list[list[int]] = [[], [], []]  # per client: which bank each of its answers came from
+    errors: list[BaseException] = []
+
+    def ask(client: int) -> None:
+        try:
+            with Pipeline.connect(server.grpc_url, retries=0) as pipe:
+                while not stop.is_set():
+                    result = pipe.generate(PHOTO, seed=2, condition="nearest")
+                    from_bank = [
+                        np.array_equal(result.neighbours.ids, each.neighbours.ids) for each in expected
+                    ]
+                    bank = from_bank.index(True)
+                    difference = result.images.astype(int) - expected[bank].images
+                    assert np.abs(difference).max() <= 1, "neighbours of one bank, picture of another"
+                    seen[client].append(bank)
+                    stop.wait(0.02)
+        except BaseException as error:
+            errors.append(error)
+
+    clients = [threading.Thread(target=ask, args=(client,)) for client in range(len(seen))]
+    for client in clients:
+        client.start()
+
+    def after(change) -> list[int]:
+        """Load what `change` says, then wait for two more answers of each client; the last of each."""
+        for model in change:
+            server.load(model)
+        counts = [len(banks) for banks in seen]
+        while not errors and any(len(banks) < count + 2 for banks, count in zip(seen, counts, strict=True)):
+            stop.wait(0.01)
+        return [banks[-1] for banks in seen]
+
+    try:
+        assert after([]) == [0, 0, 0]
+        assert after(add_release(swapped, server.repository, quiet)) == [1, 1, 1]
+        assert after(set_release(server.repository, 1)) == [0, 0, 0]
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert errors == []
+    assert all(np.abs(np.diff(banks)).sum() == 2 for banks in seen), (
+        "each change is seen once, and not undone"
+    )
