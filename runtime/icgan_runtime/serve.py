@@ -210,7 +210,7 @@ class Server:
         """The server's process id; its Python processes are its children."""
         return self._process.pid
 
-    def wait_until_ready(self, timeout_s: float = 60) -> None:
+    def wait_until_ready(self, timeout_s: float = 120) -> None:
         """Return once every model answers; ServiceError with the server's own words when it cannot start."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

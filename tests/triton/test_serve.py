@@ -21,7 +21,7 @@ from icgan_runtime.errors import BackendError, MissingExtraError, ServiceError, 
 from icgan_runtime.serve import Server, find_environment
 from tests.triton.conftest import quiet
 from tests.triton.test_icgan import PHOTO
-from tests.triton.wire import Wire, rows
+from tests.triton.wire import RefusedError, Wire, rows
 
 
 @pytest.fixture
@@ -52,9 +52,16 @@ def test_the_operator_can_list_the_models(server):
 
 
 def test_retrieval_and_server_metrics_are_on_one_page(server):
+    with Wire(server, "grpc") as wire:
+        wire.ask("icgan", {"IMAGE": [PHOTO] * 3, **rows(3)})
+        with pytest.raises(RefusedError):
+            wire.ask("icgan", {"IMAGE": [b"not a picture"], **rows(1)})
     with urllib.request.urlopen(server.metrics_url) as response:
         page = response.read().decode()
-    assert "icgan_decode_failures_total" in page
+    value = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+    assert float(value["icgan_decode_failures_total"]) >= 1
+    assert float(value["icgan_nearest_score_count"]) >= 1, "one picture, though three rows"
+    assert "icgan_outside_bank_total" in value
     assert 'nv_inference_request_success{model="icgan",version="1"}' in page
 
 

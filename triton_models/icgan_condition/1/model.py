@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import RequestError
+from icgan_runtime.novelty import SCORE_BUCKETS, outside_below
 from icgan_runtime.rows import Rows, check_embedding
 
 SCALARS = ("SEED", "SAMPLE", "TRUNCATION", "CONDITION")
@@ -21,6 +22,7 @@ class TritonPythonModel:
         bundle = Bundle.open(f"{args['model_repository']}/{args['model_version']}")
         self.model = bundle.manifest.model
         self.bank = Bank.of_bundle(bundle)
+        self.metrics = Metrics(outside_below(self.bank))
         self.max_rows = int(json.loads(args["model_config"])["parameters"]["max_rows"]["string_value"])
 
     def execute(self, requests):
@@ -42,6 +44,7 @@ class TritonPythonModel:
         rows.check(self.model)
         embedding = _tensor(request, "embedding")
         check_embedding(embedding)
+        self.metrics.observe(_tensor(request, "scores")[:, 0])
         row = self._row(request, len(embedding), len(rows.seed))
         embedding, ids = embedding[row], _tensor(request, "ids")[row]
         if not np.isin(ids, self.bank.ids).all():
@@ -70,6 +73,33 @@ class TritonPythonModel:
         if row.min() < 0 or row.max() >= pictures:
             raise RequestError("row", f"{row.min()}..{row.max()}, expected 0..{pictures - 1}")
         return row
+
+
+class Metrics:
+    """How near the queries are to the bank, beside the server's own metrics."""
+
+    def __init__(self, limit):
+        self.limit = limit
+        # kept: a metric dies with the family object it came from
+        self.families = {
+            "score": pb_utils.MetricFamily(
+                name="icgan_nearest_score",
+                description="Cosine similarity of each picture to its nearest stored instance",
+                kind=pb_utils.MetricFamily.HISTOGRAM,
+            ),
+            "outside": pb_utils.MetricFamily(
+                name="icgan_outside_bank_total",
+                description="Pictures less similar to any stored instance than those are to each other",
+                kind=pb_utils.MetricFamily.COUNTER,
+            ),
+        }
+        self.score = self.families["score"].Metric(labels={}, buckets=list(SCORE_BUCKETS))
+        self.outside = self.families["outside"].Metric(labels={})
+
+    def observe(self, scores):
+        for score in scores:
+            self.score.observe(float(score))
+        self.outside.increment(int((scores < self.limit).sum()))
 
 
 def _tensor(request, name):

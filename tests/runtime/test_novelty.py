@@ -1,0 +1,36 @@
+"""What counts as outside a bank."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from icgan_runtime.bank import Bank
+from icgan_runtime.novelty import outside_below
+
+
+def bank(embeddings: np.ndarray) -> Bank:
+    unit = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
+    return Bank("space", unit, np.arange(len(unit)), None, None)
+
+
+def test_the_instances_of_a_bank_are_inside_it_and_a_stranger_is_not():
+    rng = np.random.default_rng(0)
+    centre = np.eye(16)[0]
+    close = bank(centre + 0.1 * rng.normal(size=(200, 16)))
+    limit = outside_below(close)
+    alike = close.embeddings @ (close.embeddings[0])
+    assert np.sort(alike)[-2] >= limit
+    assert (close.embeddings @ np.eye(16, dtype=np.float32)[5]).max() < limit
+
+
+def test_the_limit_is_a_quantile_of_the_distances_between_neighbours():
+    embeddings = bank(np.random.default_rng(1).normal(size=(100, 8)))
+    scores = embeddings.embeddings @ embeddings.embeddings.T
+    np.fill_diagonal(scores, -1)
+    np.testing.assert_allclose(
+        outside_below(embeddings, 0.5), np.quantile(scores.max(axis=1), 0.5), rtol=1e-6
+    )
+
+
+def test_a_bank_of_one_instance_has_no_outside():
+    assert outside_below(bank(np.ones((1, 4)))) == -1
