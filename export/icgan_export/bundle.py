@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from icgan_export.errors import ExportError, ParityError
 from icgan_export.fold import Rewrites, Target
 from icgan_export.graphs import encoder_graph, generator_graph
 from icgan_export.index import lookup_graph
+from icgan_export.precision import activation_ranges
 from icgan_export.samples import Samples, make_samples, query_count
 from icgan_export.source import Instances, Run, choose_instances, read_run
+from icgan_export.trial import encoder_trial, generator_trial, lower
 from icgan_export.verify import Report, verify
 from icgan_runtime import files, images
 from icgan_runtime.bank import FOLDER as BANK_FOLDER
@@ -27,13 +29,15 @@ from icgan_runtime.bank import Bank
 from icgan_runtime.manifest import (
     BankEntry,
     GraphEntry,
+    KeptNode,
     Manifest,
     describe_files,
     graph_specs,
     onnx_metadata,
 )
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "int8")
+LARGEST_SHOWN = 20
 CARD_NAME = "README.md"
 GRID_NAME = "samples.png"
 GRID_ROWS = 6
@@ -67,10 +71,10 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
         (folder / BANK_FOLDER).mkdir()
         bank.write(folder / BANK_FOLDER)
         samples.write(folder)
-        graphs = write_graphs(run, bank, neighbours, options, folder, step)
+        graphs, largest = write_graphs(run, bank, samples, instances, options, folder, step)
         manifest = Manifest(
             model=run.model,
-            graphs=graphs,
+            graphs=tuple(graphs),
             bank=BankEntry(
                 bank.encoder_id,
                 len(bank),
@@ -90,10 +94,8 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
         if not report.passed:
             raise ParityError(f"no bundle written, {len(report.failures)} bounds missed\n{report.table()}")
         write_card(folder, manifest, samples, report)
-        finished = Manifest(
-            **(vars(manifest) | {"files": describe_files(folder), "parity": report.to_json()})
-        )
-        finished.write(folder)
+        parity = report.to_json() | {"largest_activations": largest}
+        replace(manifest, files=describe_files(folder), parity=parity).write(folder)
     return report
 
 
@@ -107,32 +109,45 @@ def check_precisions(precisions: Sequence[str]) -> None:
 
 
 def write_graphs(
-    run: Run, bank: Bank, neighbours: int, options: Options, folder: Path, step: Step
-) -> tuple[GraphEntry, ...]:
-    """The encoder, lookup and generator graphs at every precision."""
-    model = run.model
-    entries = []
+    run: Run, bank: Bank, samples: Samples, instances: Instances, options: Options, folder: Path, step: Step
+) -> tuple[list[GraphEntry], dict[str, dict[str, float]]]:
+    """Every graph at every precision, and the largest activations that were measured on the way."""
+    model, neighbours = run.model, samples.ids.shape[1]
+    entries: list[GraphEntry] = []
 
-    def add(role: str, precision: str, graph: onnx.ModelProto) -> None:
+    def add(role: str, precision: str, graph: onnx.ModelProto, kept: tuple[KeptNode, ...] = ()) -> None:
+        onnx_export.set_metadata(graph, onnx_metadata(model, role, precision))
         file = f"{role}.onnx" if precision == "fp32" else f"{role}.{precision}.onnx"
         onnx_export.save(graph, folder / file)
         inputs, outputs = graph_specs(model, role, neighbours)
-        entries.append(
-            GraphEntry(role, precision, file, onnx_export.OPSET, inputs, outputs, model.encoder_id)
-        )
+        opset = onnx_export.OPSET
+        entries.append(GraphEntry(role, precision, file, opset, inputs, outputs, model.encoder_id, kept))
         operators = onnx_export.count_operators(graph)
-        step(f"{file}: {sum(operators.values())} operators, {graph.ByteSize() / 2**20:.1f} MiB")
+        held = f", {len(kept)} in float32" if precision != "fp32" else ""
+        step(f"{file}: {sum(operators.values())} operators, {graph.ByteSize() / 2**20:.1f} MiB{held}")
 
-    lookup = lookup_graph(bank.embeddings, bank.ids, neighbours, onnx_metadata(model, "lookup", "fp32"))
-    add("lookup", "fp32", lookup)
+    add("lookup", "fp32", lookup_graph(bank.embeddings, bank.ids, neighbours, {}))
     step("tracing the encoder")
-    metadata = onnx_metadata(model, "encoder", "fp32")
-    add("encoder", "fp32", encoder_graph(run.encoder, model.preprocessing.size, metadata))
+    encoder = encoder_graph(run.encoder, model.preprocessing.size, {})
+    add("encoder", "fp32", encoder)
     step("tracing the generator")
-    rewrites = Rewrites.best(run.generator.config, options.target)
-    metadata = onnx_metadata(model, "generator", "fp32")
-    add("generator", "fp32", generator_graph(run.generator, rewrites, metadata))
-    return tuple(entries)
+    generator = generator_graph(run.generator, Rewrites.best(run.generator.config, options.target), {})
+    add("generator", "fp32", generator)
+    largest: dict[str, dict[str, float]] = {}
+    if len(options.precisions) > 1:
+        for role, graph, trial in (
+            ("encoder", encoder, encoder_trial(instances, encoder)),
+            ("generator", generator, generator_trial(run, instances, generator)),
+        ):
+            step(f"measuring the {role}'s activations")
+            ranges = activation_ranges(graph, trial.feeds)
+            largest[role] = dict(sorted(ranges.items(), key=lambda item: -item[1])[:LARGEST_SHOWN])
+            for precision in options.precisions:
+                if precision != "fp32":
+                    step(f"lowering the {role} to {precision}")
+                    lowered = lower(graph, precision, ranges, trial)
+                    add(role, precision, lowered.model, lowered.kept)
+    return entries, largest
 
 
 def make_bank(run: Run, instances: Instances, thumbnail_size: int) -> Bank:

@@ -82,7 +82,9 @@ def _add_bundle(commands: Commands[_Parser]) -> None:
     command.add_argument(
         "--neighbours", type=int, default=10, metavar="K", help="of a search result (default 10)"
     )
-    command.add_argument("--precision", default="fp32", metavar="LIST", help="of fp32 (default fp32)")
+    command.add_argument(
+        "--precision", default="fp32", metavar="LIST", help="of fp32, fp16, int8; fp32 always (default fp32)"
+    )
     command.add_argument(
         "--thumbnails",
         type=int,

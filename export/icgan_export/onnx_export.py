@@ -63,13 +63,18 @@ def finish(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelPro
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
     del model.graph.metadata_props[:]
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, dict(metadata))
-    model.producer_name, model.producer_version = "icgan", metadata.get("icgan.version", "")
+    set_metadata(model, metadata)
     if model.ByteSize() > MAX_PROTOBUF_BYTES:
         raise ExportError(f"the graph has {model.ByteSize()} bytes; one ONNX file holds {MAX_PROTOBUF_BYTES}")
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """Make `metadata` all that the file says about itself."""
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(metadata))
+    model.producer_name, model.producer_version = "icgan", metadata.get("icgan.version", "")
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

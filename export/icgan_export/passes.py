@@ -80,16 +80,23 @@ def float_pictures(model: onnx.ModelProto) -> onnx.ModelProto:
     return clean(model)
 
 
-def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop unused initialisers and stale shapes, number the nodes by operator, check; in place, returned."""
+def clean(model: onnx.ModelProto, rename: bool = True) -> onnx.ModelProto:
+    """Drop unused initialisers and stale shapes, number nodes by operator, check; in place, returned.
+
+    Without `rename`, only nodes without a name get one: the others keep theirs through a conversion.
+    """
     graph = model.graph
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
     names: Counter[str] = Counter()
+    taken = set() if rename else {node.name for node in graph.node}
     for node in graph.node:
-        node.name = f"{node.op_type.lower()}_{names[node.op_type]}"
-        names[node.op_type] += 1
+        if rename or not node.name:
+            while (name := f"{node.op_type.lower()}_{names[node.op_type]}") in taken:
+                names[node.op_type] += 1
+            node.name = name
+            names[node.op_type] += 1
     made = {name for node in graph.node for name in node.output}
     for value in [value for value in graph.value_info if value.name not in made]:
         graph.value_info.remove(value)

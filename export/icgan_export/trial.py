@@ -1,0 +1,91 @@
+"""What a lower precision is judged on: real pictures, embeddings and noise, none of them in `samples.npz`.
+
+The loss of an encoder is 1 - cosine of the worst row, that of a generator the mean squared error in [-1, 1];
+both against the float32 graph on ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from icgan_export.compare import BOUNDS, cosine
+from icgan_export.passes import float_pictures
+from icgan_export.precision import Lowered, lower_to_half, lower_to_int8
+from icgan_export.source import Instances, Run
+from icgan_runtime import latents
+from icgan_runtime.backends.ort import OrtSession
+
+ROWS = 32
+SEED = 20211  # noise of the trial; samples.npz uses seed 0
+TRUNCATION = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Inputs, and a function from a graph to its loss on them."""
+
+    role: str
+    feeds: Mapping[str, NDArray[Any]]
+    loss: Callable[[onnx.ModelProto], float]
+
+
+def encoder_trial(instances: Instances, encoder: onnx.ModelProto) -> Trial:
+    """Instances spread over the bank."""
+    feeds = {"image": instances.pictures[_spread(len(instances.pictures))]}
+    reference = _run(encoder, feeds)["embedding"]
+
+    def loss(model: onnx.ModelProto) -> float:
+        return 1 - cosine(_run(model, feeds)["embedding"], reference)
+
+    return Trial("encoder", feeds, loss)
+
+
+def generator_trial(run: Run, instances: Instances, generator: onnx.ModelProto) -> Trial:
+    """The embeddings of instances spread over the bank, with noise up to the published bound of 2."""
+    rows = _spread(len(instances.embeddings))
+    feeds: dict[str, NDArray[Any]] = {
+        "noise": latents.noise(SEED, np.arange(len(rows)), TRUNCATION, run.model.dim_z),
+        "embedding": instances.embeddings[rows],
+    }
+    if run.model.classes:
+        feeds["label"] = np.arange(len(rows), dtype=np.int64) % run.model.classes
+    reference = _run(_as_float(generator), feeds)["image"]
+
+    def loss(model: onnx.ModelProto) -> float:
+        return float(np.mean((_run(_as_float(model), feeds)["image"] - reference) ** 2))
+
+    return Trial("generator", feeds, loss)
+
+
+def lower(graph: onnx.ModelProto, precision: str, ranges: Mapping[str, float], trial: Trial) -> Lowered:
+    """`graph` at `precision`, within the contract's bound on the trial's inputs."""
+    bounds = BOUNDS[precision]
+    if trial.role == "encoder":
+        allowed = 1 - bounds.cosine
+    else:
+        assert bounds.psnr is not None
+        allowed = 4 * 10 ** (-bounds.psnr / 10)  # the peak is 2, from -1 to 1
+    if precision == "int8":
+        return lower_to_int8(graph, ranges, trial.loss, allowed)
+    return lower_to_half(graph, ranges, trial.loss, allowed, precision)
+
+
+def _spread(count: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, count - 1, min(ROWS, count)).astype(np.int64))
+
+
+def _as_float(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return float_pictures(copy)
+
+
+def _run(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    with OrtSession(model.SerializeToString(), "trial.onnx") as session:
+        return session.run(feeds)

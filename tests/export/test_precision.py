@@ -1,0 +1,132 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from icgan_export import precision, qdq
+from icgan_export.half import to_half
+from icgan_export.passes import float_pictures
+from icgan_export.precision import activation_ranges, lower_to_half, lower_to_int8
+from icgan_runtime.backends.ort import OrtSession
+
+Feeds = Mapping[str, NDArray[Any]]
+
+
+@pytest.fixture
+def generator(tiny_bundle: Path) -> onnx.ModelProto:
+    return onnx.load(tiny_bundle / "generator.onnx")
+
+
+@pytest.fixture
+def feeds(tiny_bundle: Path) -> Feeds:
+    samples = np.load(tiny_bundle / "samples.npz")
+    return {"noise": samples["noise"], "embedding": samples["embedding"][: len(samples["noise"])]}
+
+
+def pictures(model: onnx.ModelProto, feeds: Feeds) -> NDArray[np.float32]:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    with OrtSession(float_pictures(copy).SerializeToString(), "test.onnx") as session:
+        image: NDArray[np.float32] = session.run(feeds)["image"]
+    return image
+
+
+def against(reference: NDArray[np.float32], feeds: Feeds) -> precision.Loss:
+    return lambda model: float(np.mean((pictures(model, feeds) - reference) ** 2))
+
+
+def test_fp16_halves_the_file_and_keeps_the_public_types(generator: onnx.ModelProto, feeds: Feeds) -> None:
+    loss = against(pictures(generator, feeds), feeds)
+    lowered = lower_to_half(generator, activation_ranges(generator, feeds), loss, allowed=4e-4)
+    assert lowered.model.ByteSize() < 0.6 * generator.ByteSize()
+    assert [i.type.tensor_type.elem_type for i in lowered.model.graph.input] == [TensorProto.FLOAT] * 2
+    assert lowered.model.graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8
+    assert lowered.loss < 4e-4
+    assert "the rounding to bytes is float32" in {node.reason for node in lowered.kept}
+
+
+def test_bf16_is_the_same_conversion_with_another_type(generator: onnx.ModelProto) -> None:
+    model = to_half(generator, (), "bf16")
+    assert TensorProto.BFLOAT16 in {tensor.data_type for tensor in model.graph.initializer}
+
+
+def test_int8_weights_are_symmetric_per_channel_and_biases_stay_float(
+    generator: onnx.ModelProto, feeds: Feeds
+) -> None:
+    loss = against(pictures(generator, feeds), feeds)
+    lowered = lower_to_int8(generator, activation_ranges(generator, feeds), loss, allowed=4 * 10**-2.5)
+    constants = {t.name: numpy_helper.to_array(t) for t in lowered.model.graph.initializer}
+    assert qdq.int8_weights(lowered.model) > 0.5 * sum(array.size for array in constants.values())
+    for node in lowered.model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert not constants[node.input[2]].any()
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            assert constants[node.input[0]].dtype == np.int8  # an int32 bias is refused by TensorRT
+
+
+def matrix_model(*matrices: NDArray[np.float32]) -> onnx.ModelProto:
+    """x @ first @ second ..., one MatMul each."""
+    nodes, constants, name = [], [], "x"
+    for index, matrix in enumerate(matrices):
+        result = "y" if index == len(matrices) - 1 else f"h{index}"
+        constants.append(numpy_helper.from_array(matrix, f"w{index}"))
+        nodes.append(helper.make_node("MatMul", [name, f"w{index}"], [result], f"matmul_{index}"))
+        name = result
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", len(matrices[0])])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", matrices[-1].shape[1]])],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def run(model: onnx.ModelProto, feeds: Feeds) -> NDArray[np.float32]:
+    with OrtSession(model.SerializeToString(), "test.onnx") as session:
+        return session.run(feeds)["y"]
+
+
+def test_a_node_whose_activation_overflows_fp16_stays_float_and_says_why() -> None:
+    model = matrix_model(np.full((4, 4), 300, np.float32), np.full((4, 4), 1e-5, np.float32))
+    feeds = {"x": np.full((2, 4), 100, np.float32)}
+    reference = run(model, feeds)
+    assert not np.allclose(run(to_half(model, ()), feeds), reference, rtol=1e-2)  # 120000 became infinity
+
+    def loss(converted: onnx.ModelProto) -> float:
+        return float(np.abs(run(converted, feeds) - reference).max())
+
+    lowered = lower_to_half(model, activation_ranges(model, feeds), loss, allowed=1)
+    assert [node.node for node in lowered.kept] == ["matmul_0", "matmul_1"]  # the second reads the large one
+    assert "FP16 ends at 65504" in lowered.kept[0].reason
+
+
+def test_the_costliest_node_goes_back_to_float() -> None:
+    rng = np.random.default_rng(0)
+    wide = rng.standard_normal((16, 16)).astype(np.float32)
+    wide[0] *= 200  # one input channel needs the whole range of the scale
+    model = matrix_model(wide, np.eye(16, dtype=np.float32))
+    feeds = {"x": np.concatenate([np.eye(16), rng.uniform(-1, 1, (4, 16))]).astype(np.float32)}
+    reference = run(model, feeds)
+
+    def loss(converted: onnx.ModelProto) -> float:
+        return float(np.mean((run(converted, feeds) - reference) ** 2))
+
+    ranges = activation_ranges(model, feeds)
+    everything = loss(qdq.quantise(model, qdq.quantisable(model), ranges))
+    lowered = lower_to_int8(model, ranges, loss, allowed=everything / 2)
+    assert len(lowered.kept) == 1
+    assert "of the bound" in lowered.kept[0].reason
+    assert lowered.loss <= everything / 2
+
+
+def test_activation_ranges_are_the_largest_magnitudes_over_all_rows() -> None:
+    model = matrix_model(np.eye(3, dtype=np.float32) * -2, np.eye(3, dtype=np.float32))
+    x = np.zeros((20, 3), np.float32)
+    x[19, 1] = 5
+    assert activation_ranges(model, {"x": x}) == {"x": 5.0, "h0": 10.0, "y": 10.0}
