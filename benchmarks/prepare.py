@@ -1,0 +1,90 @@
+"""Time and peak memory of `icgan-train prepare` at several numbers of pictures.
+
+    python -m benchmarks.prepare --pictures 1000 10000 --resolution 64 --encoder efficientnet-lite0
+
+The pictures are JPEG crops of one photo, 256 px; each number is a run of its own process. The peak is the
+resident set, which besides the program holds the neighbour index: N·D floats. Prints a table and, as its
+last line, JSON.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PHOTO = Path(__file__).parents[1] / "tests" / "golden" / "photo.jpg"
+PER_FOLDER = 1000
+
+
+def write_pictures(folder: Path, start: int, stop: int) -> None:
+    """Crops number `start` to `stop` of the photo, a thousand per sub-folder."""
+    with Image.open(PHOTO) as photo:
+        photo.load()
+    for number in range(start, stop):
+        random = np.random.default_rng(number)
+        side = int(random.integers(100, 300))
+        left, top = random.integers(0, [photo.width - side, photo.height - side]).tolist()
+        crop = photo.crop((left, top, left + side, top + side)).resize((256, 256))
+        path = folder / f"{number // PER_FOLDER:04d}" / f"{number:07d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        crop.save(path, quality=85)
+
+
+def run(source: Path, out: Path, options: list[str]) -> tuple[float, float]:
+    """(seconds, peak resident MiB) of one prepare."""
+    command = [sys.executable, "-m", "icgan_training", "prepare", str(source), "--out", str(out), *options]
+    started = time.perf_counter()
+    child = os.posix_spawn(command[0], command, dict(os.environ))
+    _, status, usage = os.wait4(child, 0)
+    if status != 0:
+        raise SystemExit(f"prepare failed with status {os.waitstatus_to_exitcode(status)}")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--encoder", default="efficientnet-lite0")
+    parser.add_argument("--input-size", type=int, help="smaller: faster, to look at memory alone")
+    parser.add_argument("--neighbours", type=int, default=50)
+    args = parser.parse_args()
+    options = ["--resolution", str(args.resolution), "--encoder", args.encoder]
+    options += ["--neighbours", str(args.neighbours), "--no-labels"]
+    if args.input_size is not None:
+        options += ["--input-size", str(args.input_size)]
+    results = []
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "pictures"
+        source.mkdir()
+        written = 0
+        lines = []
+        for count in sorted(args.pictures):
+            write_pictures(source, written, count)
+            written = count
+            out = Path(scratch) / f"out-{count}"
+            seconds, peak = run(source, out, options)
+            dim = json.loads((out / "dataset.json").read_text())["embedding_dim"]
+            index = count * dim * 4 / 2**20
+            results.append(
+                {"pictures": count, "seconds": seconds, "peak_mib": peak, "index_mib": index}
+                | {"seconds_per_10k": seconds / count * 10_000}
+            )
+            figures = (seconds, seconds / count * 10_000, peak, index, peak - index)
+            lines.append(f"{count:>12} " + " ".join(f"{figure:>12.1f}" for figure in figures))
+    columns = ("pictures", "seconds", "s per 10,000", "peak MiB", "index MiB", "without MiB")
+    print(" ".join(f"{column:>12}" for column in columns))
+    print("\n".join(lines))
+    print(json.dumps({"options": options, "results": results}))
+
+
+if __name__ == "__main__":
+    main()
