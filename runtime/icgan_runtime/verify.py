@@ -28,6 +28,11 @@ MIN_COSINE = {"fp32": 0.999999, "fp16": 0.9995, "int8": 0.99}
 MIN_PSNR = {"fp16": 40.0, "int8": 25.0}  # dB; FP32 must be within one grey level instead
 SCORE_TOLERANCE = 1e-4
 
+_QUERIES = ("picture", "embedding", "ids", "scores")  # one row per picture
+_IMAGES = ("image", "noise", "label")  # one row per generated image, conditioned on the first pictures
+# Where a graph's input has another name among the samples.
+_FED = {("encoder", "image"): "picture", ("generator", "embedding"): "conditioning"}
+
 
 @dataclass(frozen=True)
 class Check:
@@ -56,17 +61,30 @@ def verify_bundle(bundle: Bundle, backend: str = "ort-cpu") -> Iterator[Check]:
 
 
 def read_samples(bundle: Bundle) -> Samples:
-    """The arrays of samples.npz (docs/format.md), shapes checked. Raises BundleError."""
+    """The arrays of samples.npz (docs/format.md), shapes checked. Raises BundleError.
+
+    Added to them: `conditioning`, the rows of `embedding` that the images were drawn from.
+    """
     name = manifest.SAMPLES_NAME
     samples = arrays.read_npz(bundle.read(name), name)
     for key, (dtype, shape) in _sample_specs(bundle.manifest).items():
         if key not in samples:
             raise BundleError(name, f"holds no array {key!r}")
         arrays.require(samples[key], f"{name} {key}", dtype, (None, *shape))
-    rows = {len(array) for array in samples.values()}
-    if len(rows) != 1 or not 1 <= max(rows) <= MAX_SAMPLE_ROWS:
-        raise BundleError(name, f"arrays of {sorted(rows)} rows, expected one number up to {MAX_SAMPLE_ROWS}")
+    queries, images = (_common_length(samples, names) for names in (_QUERIES, _IMAGES))
+    if not 1 <= images <= queries <= MAX_SAMPLE_ROWS:
+        raise BundleError(
+            name, f"{images} images of {queries} pictures, expected 1..{MAX_SAMPLE_ROWS} of each"
+        )
+    samples["conditioning"] = samples["embedding"][:images]
     return samples
+
+
+def _common_length(samples: Samples, names: tuple[str, ...]) -> int:
+    lengths = {name: len(samples[name]) for name in names if name in samples}
+    if len(set(lengths.values())) != 1:
+        raise BundleError(manifest.SAMPLES_NAME, f"arrays of different lengths: {lengths}")
+    return lengths[names[0]]
 
 
 def to_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -101,10 +119,9 @@ def _metadata(bundle: Bundle, entry: GraphEntry) -> str:
 
 
 def _rerun(bundle: Bundle, entry: GraphEntry, backend: str, samples: Samples) -> str:
-    # `image` is the encoder's input and the generator's output; among the samples the former is `picture`
-    names = {spec.name: "picture" if entry.role == "encoder" else spec.name for spec in entry.inputs}
     with open_session(bundle, entry, backend) as session:
-        outputs = session.run({name: samples[key] for name, key in names.items()})
+        names = [spec.name for spec in entry.inputs]
+        outputs = session.run({name: samples[_FED.get((entry.role, name), name)] for name in names})
     if entry.role == "encoder":
         cosine = float((outputs["embedding"] * samples["embedding"]).sum(axis=1).min())
         return _bound("cosine", cosine, MIN_COSINE[entry.precision])
@@ -125,8 +142,8 @@ def _sample_specs(book: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
     specs: dict[str, tuple[str, tuple[int, ...]]] = {
         "picture": ("uint8", (inner, inner, 3)),
         "embedding": ("float32", (model.embedding_dim,)),
-        "neighbour_ids": ("int64", (k,)),
-        "neighbour_scores": ("float32", (k,)),
+        "ids": ("int64", (k,)),
+        "scores": ("float32", (k,)),
         "noise": ("float32", (model.dim_z,)),
         "image": ("float32", (3, side, side)),
     }
@@ -134,15 +151,15 @@ def _sample_specs(book: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _bank(bundle: Bundle, samples: Samples) -> str:
-    k = samples["neighbour_ids"].shape[1]
+    k = samples["ids"].shape[1]
     found = numpy_search(Bank.of_bundle(bundle), "verify")(samples["embedding"], k)
     return _neighbours(*found, samples)
 
 
 def _neighbours(ids: arrays.Array, scores: arrays.Array, samples: Samples) -> str:
     """Scores must agree; ids too, except among scores so close that rounding decides their order."""
-    expected = samples["neighbour_ids"]
-    difference = float(np.abs(scores - samples["neighbour_scores"]).max())
+    expected = samples["ids"]
+    difference = float(np.abs(scores - samples["scores"]).max())
     if not difference <= SCORE_TOLERANCE:
         raise _MissedError(
             f"scores {difference:.2g} apart, expected at most {SCORE_TOLERANCE}: another bank?"

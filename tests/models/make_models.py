@@ -183,7 +183,7 @@ def write_bank(folder: Path, model: Model, embeddings: F32, rng: np.random.Gener
 
 
 def reference_samples(
-    root: Path, model: Model, bank: F32, rng: np.random.Generator, rows: int = 2
+    root: Path, model: Model, bank: F32, rng: np.random.Generator, rows: int = 3
 ) -> Tensors:
     """Pinned inputs and the outputs that numpy, not ONNX Runtime, computes from the same weights."""
     weights = {
@@ -200,18 +200,19 @@ def reference_samples(
     embedding = _unit((cells.reshape(rows, -1) - np.float32(100.5)) @ weights["encoder"]["weight"])
     products = embedding @ bank.T
     ids = np.argsort(-products, axis=1, kind="stable")[:, :NEIGHBOURS]
-    noise = rng.normal(size=(rows, model.dim_z)).astype(np.float32)
-    label = np.zeros(rows, np.int64)
+    images = rows - 1  # fewer images than pictures, as the format allows
+    noise = rng.normal(size=(images, model.dim_z)).astype(np.float32)
+    label = np.zeros(images, np.int64)
     table = weights["generator"]
-    total = noise @ table["from_noise"] + embedding @ table["from_embedding"]
+    total = noise @ table["from_noise"] + embedding[:images] @ table["from_embedding"]
     if model.classes:
         total = total + table["table"][label]
-    image = np.tanh(total).reshape(rows, model.resolution, model.resolution, 3).transpose(0, 3, 1, 2)
+    image = np.tanh(total).reshape(images, model.resolution, model.resolution, 3).transpose(0, 3, 1, 2)
     found: Tensors = {
         "picture": picture,
         "embedding": embedding,
-        "neighbour_ids": ids,
-        "neighbour_scores": np.take_along_axis(products, ids, axis=1),
+        "ids": ids,
+        "scores": np.take_along_axis(products, ids, axis=1),
         "noise": noise,
         "image": np.ascontiguousarray(image),
     }

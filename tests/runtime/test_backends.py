@@ -1,5 +1,6 @@
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,15 @@ def test_a_later_run_leaves_earlier_outputs_alone(labelled_bundle, backend):
         kept = first.copy()
         session.run(feeds(3, seed=1))
         np.testing.assert_array_equal(first, kept)
+
+
+def test_threads_may_share_a_session(labelled_bundle, backend):
+    with open_graph(labelled_bundle, "generator", backend) as session:
+        alone = [session.run(feeds(2, seed))["image"] for seed in range(16)]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda seed: session.run(feeds(2, seed))["image"], range(16)))
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(

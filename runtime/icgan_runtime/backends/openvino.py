@@ -29,23 +29,23 @@ class OpenVinoSession(ClosesOnExit):
             self._compiled = core.compile_model(graph, "CPU", settings)
         except Exception as error:  # openvino raises plain RuntimeError
             raise BundleError(file, f"OpenVINO cannot load it ({_reason(error)})") from None
-        self._request = self._compiled.create_infer_request()
         self.inputs = tuple(_spec(port) for port in self._compiled.inputs)
         self.outputs = tuple(_spec(port) for port in self._compiled.outputs)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         check_feeds(self.name, self.inputs, feeds)
         try:
-            found = self._request.infer(dict(feeds))
+            # a request of its own, for a request serves one thread at a time
+            found = self._compiled.create_infer_request().infer(dict(feeds))
         except Exception as error:
             raise BackendError(f"{self.name}: {_reason(error)}") from None
-        # copied: the request owns its output buffers and writes into them again
+        # copied, for the arrays lie in memory of the request
         outputs = {spec.name: np.array(found[index]) for index, spec in enumerate(self.outputs)}
         check_finite(self.name, outputs)
         return outputs
 
     def close(self) -> None:
-        del self._request, self._compiled
+        del self._compiled
 
 
 def _spec(port: ov.ConstOutput) -> TensorSpec:

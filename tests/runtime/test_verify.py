@@ -1,0 +1,134 @@
+"""Faults planted in a bundle, hashes made to agree: verification must find each."""
+
+import json
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.manifest import MANIFEST_NAME, SAMPLES_NAME, describe_file, to_json
+from icgan_runtime.verify import psnr, to_bytes, verify_bundle
+
+
+@pytest.fixture
+def bundle(tiny_bundle, copy_bundle):
+    """A bundle of its own, free to be damaged."""
+    return copy_bundle(tiny_bundle)
+
+
+def accept_new_hash(bundle, name) -> None:
+    """Make the manifest agree with a file that was changed."""
+    value = json.loads((bundle / MANIFEST_NAME).read_text())
+    value["files"][name] = to_json(describe_file(bundle / name))
+    (bundle / MANIFEST_NAME).write_text(json.dumps(value))
+
+
+def test_a_sound_bundle_passes_every_check(labelled_bundle):
+    assert all(check.passed for check in verify_bundle(Bundle.open(labelled_bundle)))
+
+
+def sabotage(bundle, role, change) -> dict[str, str]:
+    """Change a graph's weights and its hash; returns the checks that then fail."""
+    name = f"{role}.onnx"
+    proto = onnx.load(bundle / name)
+    for tensor in proto.graph.initializer:
+        value = change(tensor.name, numpy_helper.to_array(tensor))
+        if value is not None:
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    onnx.save(proto, bundle / name)
+    accept_new_hash(bundle, name)
+    return {check.name: check.detail for check in verify_bundle(Bundle.open(bundle)) if not check.passed}
+
+
+def test_verification_finds_a_wrong_normalisation(bundle):
+    failed = sabotage(bundle, "encoder", lambda name, value: np.float32(90.0) if name == "grey" else None)
+    assert list(failed) == ["encoder.onnx on samples"]
+    assert "cosine" in failed["encoder.onnx on samples"]
+
+
+def test_verification_finds_nan_in_an_encoder(bundle):
+    failed = sabotage(
+        bundle, "encoder", lambda name, value: value * np.float32("nan") if name == "weight" else None
+    )
+    assert "embedding holds NaN or infinity" in failed["encoder.onnx on samples"]
+
+
+def test_verification_finds_an_overflow_in_a_generator(bundle):
+    failed = sabotage(
+        bundle, "generator", lambda name, value: value * np.float32("inf") if name == "from_noise" else None
+    )
+    assert "grey levels apart" in failed["generator.onnx on samples"]
+
+
+def test_verification_finds_another_bank_in_the_lookup_graph(bundle):
+    failed = sabotage(bundle, "lookup", lambda name, value: value[:, ::-1].copy() if name == "bank" else None)
+    assert list(failed) == ["lookup.onnx on samples"]
+
+
+def test_verification_finds_another_bank_of_the_same_encoder(bundle):
+    rows = np.load(bundle / "bank/embeddings.npy")
+    np.save(bundle / "bank/embeddings.npy", rows[::-1].copy())
+    accept_new_hash(bundle, "bank/embeddings.npy")
+    failed = {check.name for check in verify_bundle(Bundle.open(bundle)) if not check.passed}
+    assert failed == {"bank on samples"}
+
+
+def test_verification_finds_shifted_labels(labelled_bundle, copy_bundle):
+    bundle = copy_bundle(labelled_bundle)
+    failed = sabotage(
+        bundle, "generator", lambda name, value: np.roll(value, 1, axis=0) if name == "table" else None
+    )
+    assert list(failed) == ["generator.onnx on samples"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a zip", b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(100)], ids=repr
+)
+def test_verification_refuses_samples_that_are_none(bundle, content):
+    (bundle / SAMPLES_NAME).write_bytes(content)
+    accept_new_hash(bundle, SAMPLES_NAME)
+    failed = {check.name: check.detail for check in verify_bundle(Bundle.open(bundle)) if not check.passed}
+    assert "samples.npz" in failed[SAMPLES_NAME]
+
+
+def test_verification_refuses_samples_of_another_shape(bundle):
+    with np.load(bundle / SAMPLES_NAME) as archive:
+        samples = dict(archive)
+    np.savez(bundle / SAMPLES_NAME, allow_pickle=False, **{**samples, "noise": samples["noise"][:, :3]})
+    accept_new_hash(bundle, SAMPLES_NAME)
+    failed = {check.name: check.detail for check in verify_bundle(Bundle.open(bundle)) if not check.passed}
+    assert r"samples.npz noise: holds float32[2, 3], the manifest says float32[*, 6]" in failed[SAMPLES_NAME]
+
+
+def test_verification_refuses_samples_of_different_lengths(bundle):
+    with np.load(bundle / SAMPLES_NAME) as archive:
+        samples = dict(archive)
+    np.savez(bundle / SAMPLES_NAME, allow_pickle=False, **{**samples, "noise": samples["noise"][:1]})
+    accept_new_hash(bundle, SAMPLES_NAME)
+    failed = {check.name: check.detail for check in verify_bundle(Bundle.open(bundle)) if not check.passed}
+    assert "arrays of different lengths: {'image': 2, 'noise': 1}" in failed[SAMPLES_NAME]
+
+
+def test_a_zip_bomb_of_samples_is_refused_by_its_directory(bundle):
+    with zipfile.ZipFile(bundle / SAMPLES_NAME, "w", zipfile.ZIP_DEFLATED) as archive:
+        for index in range(65):
+            archive.writestr(f"{index}.npy", b"")
+    accept_new_hash(bundle, SAMPLES_NAME)
+    failed = {check.name: check.detail for check in verify_bundle(Bundle.open(bundle)) if not check.passed}
+    assert "65 members" in failed[SAMPLES_NAME]
+
+
+def test_the_byte_rule_rounds_and_clamps():
+    levels = np.array([-2.0, -1.0, 0.0, 1.0, 2.0], np.float32)
+    images = np.tile(levels, (1, 3, 5, 1))
+    assert to_bytes(images)[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_psnr_is_infinite_for_equal_pictures_and_falls_with_the_error():
+    a = np.zeros((1, 2, 2, 3), np.uint8)
+    assert psnr(a, a) == float("inf")
+    assert psnr(a, a + 1) == pytest.approx(48.13, abs=0.01)
+    assert psnr(a, a + 255) == 0
