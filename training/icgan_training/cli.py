@@ -184,6 +184,7 @@ def _fit(args: argparse.Namespace) -> None:
 
     from icgan_training.dataset import PreparedDataset
     from icgan_training.distributed import join, leave, local_device
+    from icgan_training.heap import keep_freed_memory
     from icgan_training.loop import fit
     from icgan_training.settings import choose_precision, parse_overrides, resolve
 
@@ -198,6 +199,8 @@ def _fit(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(json.dumps({"model": model.to_dict(), "train": train.to_dict()}, indent=2))
         return
+    if device.type == "cpu":
+        keep_freed_memory()
     processes = join(device)
     try:
         if processes.first:
