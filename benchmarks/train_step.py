@@ -2,8 +2,8 @@
 
     python -m benchmarks.train_step --preset cifar10 --threads 2
 
-Every variant trains on the same random batch; after warm-up, the median of the timed steps counts. Prints
-a table and, as its last line, JSON.
+Every variant trains on the same random batch in a process of its own; after warm-up, the median of the timed
+steps counts. Prints a table and, as its last line, JSON.
 """
 
 import argparse
@@ -11,6 +11,8 @@ import json
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +29,8 @@ from icgan_training.distributed import ALONE
 from icgan_training.presets import preset
 from icgan_training.sampler import Batch
 from icgan_training.step import Inputs, StepInputs, Trainer
+
+WARM_UP = 2
 
 VARIANTS = {
     "plain": None,
@@ -63,19 +67,39 @@ def prepare(name: str, model: ModelConfig, train: TrainConfig, device: torch.dev
     return lambda: trainer.step(StepInputs([[(parts[0], parts[1])]], [parts[1]]).to(device), next(steps))
 
 
-def measure(step: Callable[[], object], device: torch.device, warm_up: int, seconds: float) -> list[float]:
-    """Seconds of each step, at least five."""
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """Images per second and peak memory of one variant, in this process."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    chosen, device = preset(args.preset), torch.device(args.device)
+    # Augmentation and a second D step cost both sides the same; they are left out of the comparison.
+    train = replace(
+        chosen.train, batch_size=args.batch, diffaugment=(), discriminator_steps=1, accumulation=1
+    )
+    step = prepare(args.variant, chosen.model, train, device)
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     times: list[float] = []
-    for i in range(10_000):
-        start = time.perf_counter()
+    for i in range(WARM_UP + args.steps):
+        start = clock()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if i >= warm_up:
-            times.append(time.perf_counter() - start)
-        if len(times) >= 5 and sum(times) > seconds:
-            break
-    return times
+        if i >= WARM_UP:
+            times.append(clock() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
+    return {"images_per_second": args.batch / statistics.median(times), "peak_mib": peak}
+
+
+def hardware(device: str) -> str:
+    """The GPU's name or the processor's."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def main() -> None:
@@ -85,36 +109,32 @@ def main() -> None:
     parser.add_argument("--preset", default="cifar10", help="an instance-conditioned preset")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seconds", type=float, default=10, help="timed for each variant")
-    parser.add_argument("--variants", nargs="*", default=list(VARIANTS)[:-1], choices=list(VARIANTS))
+    parser.add_argument("--steps", type=int, default=7, help="timed steps of each variant")
     parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    chosen, device = preset(args.preset), torch.device(args.device)
-    # Augmentation and a second D step cost both sides the same; they are left out of the comparison.
-    train = replace(
-        chosen.train, batch_size=args.batch, diffaugment=(), discriminator_steps=1, accumulation=1
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: processor time, for one thread on a machine that others use too",
     )
-    rows = {}
-    for name in args.variants:
-        torch.manual_seed(0)
-        times = measure(prepare(name, chosen.model, train, device), device, 3, args.seconds)
-        rows[name] = args.batch / statistics.median(times)
-        print(f"{name:40} {rows[name]:8.1f} images/s   {len(times)} steps", flush=True)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor()
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
-    result = {
-        "preset": args.preset,
-        "batch": args.batch,
-        "threads": args.threads,
-        "hardware": hardware,
-        "torch": torch.__version__,
-        "images_per_second": {name: round(value, 2) for name, value in rows.items()},
-        "speedup": round(max(rows.values()) / rows["plain"], 2) if "plain" in rows else None,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
+    parser.add_argument("--compiled", action="store_true", help="also measure torch.compile")
+    parser.add_argument("--variant", choices=list(VARIANTS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.variant:
+        print(json.dumps(measure(args)))
+        return
+    rows: dict[str, dict[str, float]] = {}
+    print(f"{'variant':42} images/s  of plain  peak MiB")
+    for name in VARIANTS:
+        if "compiled" in name and not args.compiled:
+            continue
+        command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--variant", name]
+        row = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+        rows[name] = {key: round(value, 2) for key, value in row.items()}
+        ratio = row["images_per_second"] / rows["plain"]["images_per_second"]
+        print(f"{name:42} {row['images_per_second']:8.2f} {ratio:9.2f} {row['peak_mib']:9.0f}", flush=True)
+    result = {key: getattr(args, key) for key in ("preset", "batch", "threads", "steps", "clock")}
+    result |= {"hardware": hardware(args.device), "torch": torch.__version__, "variants": rows}
     print(json.dumps(result))
 
 
