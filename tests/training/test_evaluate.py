@@ -99,10 +99,11 @@ def test_inception_score_without_a_class_layer_is_said_to_be_missing(subject, co
     assert "--logits" in result.notes[0]
 
 
-def test_real_pictures_score_better_than_noise(subject, colours):
-    """The scale of things: FID of the data against itself is far below that of an untrained generator."""
-    score = fid_scorer(subject.data, None, FEW, colours)
-    assert score(subject.generator) > 10
+def test_training_is_scored_by_the_same_fid(subject, colours):
+    score = fid_scorer(subject.data, None, 60, colours)
+    settings = Settings(metrics=("fid",), samples=60, instances=0)
+    expected = evaluate(subject, subject.data, settings, colours).scores["fid"]
+    assert score(subject.generator) == expected
 
 
 def test_the_grid_shows_instances_left_and_samples_right(subject):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from icgan_training import prepare as prepare_module
 from icgan_training.cli import main
 from icgan_training.dataset import PreparedDataset
 from icgan_training.encoder import file_sha256, load_encoder
@@ -126,6 +127,39 @@ def test_a_killed_run_continues_without_redoing_finished_shards(many, many_prepa
     resumed = PreparedDataset.open(tmp_path / "out")
     assert np.array_equal(resumed.images, many_prepared.images)
     np.testing.assert_allclose(resumed.embeddings, many_prepared.embeddings, atol=1e-6)
+
+
+def test_a_run_killed_just_before_its_end_is_finished(photos, encoder_file, tmp_path):
+    run(photos, tmp_path / "out", encoder_file)
+    (tmp_path / "out").rename(tmp_path / "out.partial")
+    (tmp_path / "out.partial" / "settings.json").write_text("{}")
+    assert run(photos, tmp_path / "out", encoder_file).meta.count == 12
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "settings.json").exists()
+
+
+def test_holes_are_filled_the_same_when_filling_was_interrupted(photo, encoder_file, tmp_path, monkeypatch):
+    write_pictures(tmp_path / "in", photo, 10)
+    for number in (1, 4, 9):
+        (tmp_path / "in" / f"{number:03d}.png").write_bytes(b"")
+    straight = run(tmp_path / "in", tmp_path / "straight", encoder_file)
+
+    shorten, calls = prepare_module.Rows.shorten, []
+
+    def killed_at_the_second(rows, count):
+        calls.append(count)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        shorten(rows, count)
+
+    monkeypatch.setattr(prepare_module.Rows, "shorten", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "in", tmp_path / "out", encoder_file)
+    monkeypatch.undo()
+    resumed = run(tmp_path / "in", tmp_path / "out", encoder_file)
+    assert np.array_equal(resumed.images, straight.images)
+    assert np.array_equal(resumed.embeddings, straight.embeddings)
+    assert resumed.meta == straight.meta
 
 
 def test_two_processes_share_the_shards(many, many_prepared, encoder_file, tmp_path):

@@ -160,6 +160,12 @@ def _add_fit(commands: Subparsers) -> None:
         metavar="NAME=VALUE",
         help="another setting of the model or the training, repeatable; --dry-run shows all",
     )
+    parser.add_argument(
+        "--fid-samples",
+        type=_count,
+        metavar="N",
+        help="at every checkpoint take the FID of N samples against up to N pictures, and export the best",
+    )
     parser.add_argument("--list", action="store_true", help="list the presets and exit")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved settings as JSON and exit")
     parser.set_defaults(parser=parser)
@@ -185,7 +191,7 @@ def _fit(args: argparse.Namespace) -> None:
     from icgan_training.dataset import PreparedDataset
     from icgan_training.distributed import join, leave, local_device
     from icgan_training.heap import keep_freed_memory
-    from icgan_training.loop import fit
+    from icgan_training.loop import fit, training_labels
     from icgan_training.settings import choose_precision, parse_overrides, resolve
 
     device = local_device()
@@ -206,7 +212,15 @@ def _fit(args: argparse.Namespace) -> None:
         if processes.first:
             why = f" ({reason})" if args.precision == "auto" else ""
             print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
-        complete = fit(model, train, data, args.out, device=device, processes=processes)
+        score = None
+        if args.fid_samples is not None:
+            from icgan_training.evaluate import fid_scorer, inception_network
+            from icgan_training.fetch import find_weights
+
+            labels = training_labels(model, data, train.label_source, train.seed)
+            inception = inception_network(find_weights("inception"), device)
+            score = fid_scorer(data, labels, args.fid_samples, inception)
+        complete = fit(model, train, data, args.out, device=device, processes=processes, evaluate=score)
         if processes.first:
             end = "is complete" if complete else "is stopped; the same command goes on from here"
             print(f"{args.out} {end}", file=sys.stderr)

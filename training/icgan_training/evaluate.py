@@ -315,10 +315,11 @@ def encoder_network(path: Path, device: torch.device, conditioning: EncoderIdent
 
 
 def fid_scorer(
-    data: PreparedDataset, labels: NDArray[np.int64] | None, settings: Settings, inception: FeatureNetwork
+    data: PreparedDataset, labels: NDArray[np.int64] | None, samples: int, inception: FeatureNetwork
 ) -> Callable[[nn.Module], float]:
-    """A function of the generator that training calls now and then; FID with these settings."""
-    count = settings.reference or data.meta.count
+    """What training calls at a checkpoint: FID of samples of all instances against as many real pictures."""
+    settings = Settings(metrics=("fid",), samples=samples, instances=0)
+    count = min(samples, data.meta.count)
 
     def score(generator: nn.Module) -> float:
         if not isinstance(generator, Generator):

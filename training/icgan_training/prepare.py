@@ -91,6 +91,12 @@ def prepare(
     source = open_source(source_path, use_labels=use_labels)
     check_count(len(source), neighbours)
     partial = out.with_name(out.name + ".partial")
+    complete = (partial / "dataset.json").exists()
+    wait(processes)
+    if complete:  # killed between the last file and the renaming
+        if processes.first:
+            publish(partial, out)
+        return
     if processes.first:
         partial.mkdir(parents=True, exist_ok=True)
         bind_encoder(encoder, input_size, partial / "encoder.safetensors")
@@ -112,7 +118,7 @@ def prepare(
     wait(processes)
     if processes.first:
         finish(source, network.config, settings, partial, exact_up_to)
-        partial.rename(out)
+        publish(partial, out)
 
 
 # ---- encoder ---------------------------------------------------------------------------------------------
@@ -355,9 +361,14 @@ def finish(
         ),
         unreadable=len(unreadable),
     )
-    (partial / "dataset.json").write_text(meta.to_json())
-    shutil.rmtree(partial / "shards")
-    (partial / "settings.json").unlink()
+    write_atomically(partial / "dataset.json", meta.to_json())
+
+
+def publish(partial: Path, out: Path) -> None:
+    """Drop what only a continuation needs, and give the complete folder its name."""
+    shutil.rmtree(partial / "shards", ignore_errors=True)
+    (partial / "settings.json").unlink(missing_ok=True)
+    partial.rename(out)
 
 
 def fill_holes(partial: Path, settings: Settings, unreadable: list[int]) -> NDArray[np.int64]:
