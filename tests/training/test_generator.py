@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +175,12 @@ def test_bfloat16_autocast_gives_float32_pictures_close_to_the_exact_ones():
         image = generator(z, feats)
     assert image.dtype == torch.float32
     assert (image - generator(z, feats)).abs().mean() < 0.02
+
+
+def test_a_training_forward_is_captured_as_one_graph():
+    generator = Generator(preset("tiny").model)
+    args = torch.randn(4, 16), F.normalize(torch.randn(4, 16), dim=1)
+    twin = copy.deepcopy(generator)
+    image = torch.compile(twin, backend="eager", fullgraph=True)(*args)
+    assert torch.allclose(image, generator(*args), atol=1e-6)
+    assert torch.equal(twin.linear.u0, generator.linear.u0)
