@@ -1,4 +1,4 @@
-"""icgan-export: bundle | onnx | verify | triton."""
+"""icgan-export: bundle | onnx | engine | verify | triton."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_bundle(commands)
     _add_onnx(commands)
+    _add_engine(commands)
     _add_verify(commands)
     _add_triton(commands)
     return top
@@ -149,6 +150,60 @@ def _onnx(options: argparse.Namespace) -> int:
         options.source, options.out, options.image_dtype, not options.no_rewrite, options.target, Steps()
     )
     print(f"wrote {options.out}: " + ", ".join(f"{count} {name}" for name, count in operators.items()))
+    return 0
+
+
+def _add_engine(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "engine",
+        help="TensorRT plans for the machine at hand, into the bundle",
+        description="example: icgan-export engine bundles/cifar10 --precision fp16 --max-batch 32",
+    )
+    command.add_argument("bundle", type=Path)
+    command.add_argument("--precision", default="fp16", help="of the graphs to build from (default fp16)")
+    command.add_argument(
+        "--roles", default="encoder,generator", metavar="LIST", help="(default encoder,generator)"
+    )
+    command.add_argument("--best-batch", type=int, default=8, metavar="N", help="tuned for (default 8)")
+    command.add_argument("--max-batch", type=int, default=32, metavar="N", help="(default 32)")
+    command.add_argument("--level", type=int, default=3, metavar="0-5", help="optimisation level (default 3)")
+    command.add_argument(
+        "--library",
+        choices=("auto", "tensorrt", "tensorrt_rtx"),
+        default="auto",
+        help="tensorrt builds for the GPU at hand; tensorrt_rtx needs no GPU to build",
+    )
+    command.add_argument(
+        "--compute-capability",
+        metavar="X.Y",
+        help="the GPU to build for, tensorrt_rtx only (default: at hand, or 8.9)",
+    )
+    for flag, text in (
+        ("version-compatible", "later TensorRT versions can run the plan"),
+        ("hardware-compatible", "other GPUs of the Ampere generation or later can run it"),
+        ("refit", "weights can be replaced"),
+        ("strip", "no weights inside; they are refitted from the ONNX file"),
+    ):
+        command.add_argument(f"--{flag}", action="store_true", help=text)
+    command.set_defaults(run=_engine)
+
+
+def _engine(options: argparse.Namespace) -> int:
+    from icgan_export.engine import Settings, add_engines
+
+    settings = Settings(
+        best_batch=options.best_batch,
+        max_batch=options.max_batch,
+        level=options.level,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        refit=options.refit,
+        strip=options.strip,
+        compute_capability=options.compute_capability,
+    )
+    roles = tuple(options.roles.split(","))
+    for line in add_engines(options.bundle, options.precision, roles, options.library, settings, Steps()):
+        print(line)
     return 0
 
 

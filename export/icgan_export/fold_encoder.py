@@ -55,7 +55,8 @@ class RewrittenEncoder(nn.Module):
             self.register_buffer("columns", matrix.t().contiguous())
 
     def forward(self, image: Tensor) -> Tensor:
-        x = image.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean
+        # numbers first: TensorRT knows bytes only at a network's ends
+        x = image.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean
         if self.resizes:
             x = self.rows @ x @ self.columns
         return F.normalize(self.backbone(x), dim=1)

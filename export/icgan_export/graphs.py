@@ -20,8 +20,8 @@ from icgan_training.generator import Generator
 class GraphGenerator(nn.Module):
     """A generator behind the inputs its graph has, in the contract's order, with the contract's output.
 
-    Bytes [N, R, R, 3] are round(clamp((x + 1) * 127.5, 0, 255)), turned to channels last as bytes: that moves
-    a quarter of the memory.
+    Bytes [N, R, R, 3] are round(clamp((x + 1) * 127.5, 0, 255)). They are made last: TensorRT knows bytes
+    only at a network's ends.
     """
 
     def __init__(self, generator: nn.Module, config: ModelConfig, as_bytes: bool) -> None:
@@ -35,7 +35,7 @@ class GraphGenerator(nn.Module):
         if not self.as_bytes:
             return image
         levels = ((image + 1) * 127.5).round().clamp(0, 255)
-        return levels.to(torch.uint8).permute(0, 2, 3, 1)
+        return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
 def generator_graph(

@@ -15,11 +15,13 @@ import onnx
 from numpy.typing import NDArray
 
 from icgan_export.compare import BOUNDS, cosine
+from icgan_export.half import rounded
 from icgan_export.passes import float_pictures
 from icgan_export.precision import Lowered, lower_to_half, lower_to_int8
 from icgan_export.source import Instances, Run
 from icgan_runtime import latents
 from icgan_runtime.backends.ort import OrtSession
+from icgan_runtime.errors import NumericsError
 
 ROWS = 32
 SEED = 20211  # noise of the trial; samples.npz uses seed 0
@@ -41,7 +43,10 @@ def encoder_trial(instances: Instances, encoder: onnx.ModelProto) -> Trial:
     reference = _run(encoder, feeds)["embedding"]
 
     def loss(model: onnx.ModelProto) -> float:
-        return 1 - cosine(_run(model, feeds)["embedding"], reference)
+        try:
+            return 1 - cosine(_run(model, feeds)["embedding"], reference)
+        except NumericsError:  # it overflowed
+            return float("inf")
 
     return Trial("encoder", feeds, loss)
 
@@ -58,7 +63,10 @@ def generator_trial(run: Run, instances: Instances, generator: onnx.ModelProto) 
     reference = _run(_as_float(generator), feeds)["image"]
 
     def loss(model: onnx.ModelProto) -> float:
-        return float(np.mean((_run(_as_float(model), feeds)["image"] - reference) ** 2))
+        try:
+            return float(np.mean((_run(_as_float(model), feeds)["image"] - reference) ** 2))
+        except NumericsError:  # it overflowed
+            return float("inf")
 
     return Trial("generator", feeds, loss)
 
@@ -87,5 +95,5 @@ def _as_float(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _run(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    with OrtSession(model.SerializeToString(), "trial.onnx") as session:
+    with OrtSession(rounded(model).SerializeToString(), "trial.onnx") as session:
         return session.run(feeds)

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from icgan_export import precision, qdq
-from icgan_export.half import to_half
+from icgan_export.half import rounded, to_half
 from icgan_export.passes import float_pictures
 from icgan_export.precision import activation_ranges, lower_to_half, lower_to_int8
 from icgan_runtime.backends.ort import OrtSession
+from icgan_runtime.errors import NumericsError
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -31,7 +32,7 @@ def feeds(tiny_bundle: Path) -> Feeds:
 def pictures(model: onnx.ModelProto, feeds: Feeds) -> NDArray[np.float32]:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    with OrtSession(float_pictures(copy).SerializeToString(), "test.onnx") as session:
+    with OrtSession(rounded(float_pictures(copy)).SerializeToString(), "test.onnx") as session:
         image: NDArray[np.float32] = session.run(feeds)["image"]
     return image
 
@@ -88,7 +89,7 @@ def matrix_model(*matrices: NDArray[np.float32]) -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, feeds: Feeds) -> NDArray[np.float32]:
-    with OrtSession(model.SerializeToString(), "test.onnx") as session:
+    with OrtSession(rounded(model).SerializeToString(), "test.onnx") as session:
         return session.run(feeds)["y"]
 
 
@@ -96,7 +97,8 @@ def test_a_node_whose_activation_overflows_fp16_stays_float_and_says_why() -> No
     model = matrix_model(np.full((4, 4), 300, np.float32), np.full((4, 4), 1e-5, np.float32))
     feeds = {"x": np.full((2, 4), 100, np.float32)}
     reference = run(model, feeds)
-    assert not np.allclose(run(to_half(model, ()), feeds), reference, rtol=1e-2)  # 120000 became infinity
+    with pytest.raises(NumericsError, match="NaN or infinity"):
+        run(to_half(model, ()), feeds)
 
     def loss(converted: onnx.ModelProto) -> float:
         return float(np.abs(run(converted, feeds) - reference).max())
@@ -130,3 +132,13 @@ def test_activation_ranges_are_the_largest_magnitudes_over_all_rows() -> None:
     x = np.zeros((20, 3), np.float32)
     x[19, 1] = 5
     assert activation_ranges(model, {"x": x}) == {"x": 5.0, "h0": 10.0, "y": 10.0}
+
+
+def test_rounding_is_that_of_ieee_half_precision() -> None:
+    values = np.concatenate([np.random.default_rng(0).normal(0, 100, 1000), [65504, 1, 0, -0.333]])
+    feeds = {"x": values.astype(np.float16).astype(np.float32)[:, None]}
+    matrix = np.array([[1.2345678]], np.float32)
+    found = run(to_half(matrix_model(matrix), ()), {"x": feeds["x"][:-4]})
+    half = matrix.astype(np.float16).astype(np.float32)
+    expected = (feeds["x"][:-4] * half).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,256 @@
+"""ONNX -> TensorRT plans, beside the graphs of a bundle; the only file that imports tensorrt or tensorrt_rtx.
+
+Both libraries share the builder: `tensorrt` builds for the GPU at hand, `tensorrt_rtx` for any of its targets
+and without a GPU, which is how the graphs, profiles and precisions are tested where there is none. Networks
+are strongly typed: precision is what the ONNX file says (TensorRT 10.12 and later, the only way in 11).
+
+A plan runs on one compute capability and one TensorRT version, unless built as compatible; the timing cache
+beside it makes the next build of the same graph quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from icgan_export.errors import ExportError, MissingExtraError
+from icgan_runtime import files
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.manifest import EngineEntry, GraphEntry, describe_files
+
+Step = Callable[[str], None]
+LIBRARIES = ("tensorrt", "tensorrt_rtx")
+DEFAULT_CAPABILITY = "8.9"  # what tensorrt_rtx builds for where there is no GPU to ask
+FOLDER = "engines"
+CACHE_NAME = "timing.cache"
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to build. Raises ExportError on construction for impossible values."""
+
+    best_batch: int = 8
+    max_batch: int = 32
+    level: int = 3
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    refit: bool = False
+    strip: bool = False
+    compute_capability: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.best_batch <= self.max_batch:
+            raise ExportError(f"--best-batch {self.best_batch} is not within 1..--max-batch {self.max_batch}")
+        if not 0 <= self.level <= 5:
+            raise ExportError(f"--level is {self.level}, expected 0..5")
+
+    @property
+    def profiles(self) -> tuple[tuple[int, int, int], ...]:
+        """(smallest, tuned, largest) batch of each optimisation profile: latency first, then throughput."""
+        latency = (1, 1, 1)
+        return (latency,) if self.max_batch == 1 else (latency, (1, self.best_batch, self.max_batch))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A serialised engine, and the timing cache it leaves."""
+
+    data: bytes
+    timing_cache: bytes
+    layers: str | None  # the inspector's JSON, where a GPU could load the plan
+    seconds: float
+
+
+def add_engines(
+    path: Path, precision: str, roles: tuple[str, ...], library: str, settings: Settings, step: Step
+) -> list[str]:
+    """Build plans for the graphs of a bundle and list them in its manifest. Returns one line per plan."""
+    trt = load_library(library)
+    bundle = Bundle.open(path)
+    entries = [bundle.manifest.graph(role, precision) for role in roles]
+    capability = target_capability(trt, settings)
+    sm = f"sm{capability.replace('.', '')}"
+    place = f"{FOLDER}/{sm}-{_short(trt)}{trt.__version__}"
+    folder = path / place
+    folder.mkdir(parents=True, exist_ok=True)
+    cache_file = folder / CACHE_NAME
+    cache = cache_file.read_bytes() if cache_file.exists() else b""
+    added, lines = [], []
+    for entry in entries:
+        step(f"building {entry.file} for {sm} with {trt.__name__} {trt.__version__}")
+        plan = build(trt, bundle.read(entry.file), entry, settings, cache, step)
+        cache = plan.timing_cache
+        name = f"{place}/{Path(entry.file).stem}.plan"
+        with files.atomic_file(path / name) as partial:
+            partial.write_bytes(plan.data)
+        if plan.layers is not None:
+            (path / name).with_suffix(".layers.json").write_text(plan.layers)
+        added.append(
+            EngineEntry(
+                entry.role,
+                entry.precision,
+                name,
+                sm,
+                trt.__version__,
+                settings.max_batch,
+                entry.encoder_id,
+            )
+        )
+        lines.append(f"{name}: {len(plan.data) / 2**20:.1f} MiB in {plan.seconds:.1f} s")
+    if cache:
+        with files.atomic_file(cache_file) as partial:
+            partial.write_bytes(cache)
+    names = {entry.file for entry in added}
+    engines = tuple(entry for entry in bundle.manifest.engines if entry.file not in names) + tuple(added)
+    replace(bundle.manifest, files=describe_files(path), engines=engines).write(path)
+    return lines
+
+
+def load_library(wanted: str) -> Any:
+    """`tensorrt` or `tensorrt_rtx`: the one asked for, or the first that is installed and can build here."""
+    names = LIBRARIES if wanted == "auto" else (wanted,)
+    for name in names:
+        if name == "tensorrt" and not torch.cuda.is_available() and wanted == "auto":
+            continue
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    if wanted == "auto":
+        raise ExportError(
+            "TensorRT plans are built on the GPU that will run them: there, `pip install 'icgan[tensorrt]'` "
+            "and run this command again. To try graphs here without a GPU: `pip install tensorrt-rtx`"
+        )
+    raise MissingExtraError(wanted, "tensorrt")
+
+
+def target_capability(trt: ModuleType, settings: Settings) -> str:
+    """Compute capability "X.Y" the plan is for. Raises ExportError where TensorRT has no GPU to build for."""
+    rtx = trt.__name__ == "tensorrt_rtx"
+    if settings.compute_capability is not None:
+        if not rtx:
+            raise ExportError("--compute-capability: tensorrt builds for the GPU at hand only")
+        name = f"SM{settings.compute_capability.replace('.', '')}"
+        if not hasattr(trt.ComputeCapability, name):
+            known = [item for item in dir(trt.ComputeCapability) if item.startswith("SM")]
+            wanted = settings.compute_capability
+            raise ExportError(f"--compute-capability {wanted}: choose from {', '.join(known)}")
+        return settings.compute_capability
+    if torch.cuda.is_available():
+        return ".".join(map(str, torch.cuda.get_device_capability()))
+    if rtx:
+        return DEFAULT_CAPABILITY
+    raise ExportError("no GPU here: tensorrt builds plans on the machine that will run them")
+
+
+def build(
+    trt: Any, graph: bytes, entry: GraphEntry, settings: Settings, timing_cache: bytes, step: Step
+) -> Plan:
+    """Parse, set profiles and options, build. Raises ExportError with TensorRT's own words."""
+    started = time.monotonic()
+    logger = _logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise ExportError(f"{entry.file}: TensorRT cannot read it: {'; '.join(reasons)}")
+    config = builder.create_builder_config()
+    for smallest, tuned, largest in settings.profiles:
+        profile = builder.create_optimization_profile()
+        for index in range(network.num_inputs):
+            tensor = network.get_input(index)
+            rest = tuple(tensor.shape)[1:]
+            profile.set_shape(tensor.name, (smallest, *rest), (tuned, *rest), (largest, *rest))
+        config.add_optimization_profile(profile)
+    config.builder_optimization_level = settings.level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.progress_monitor = _progress(trt, entry.file, step)
+    for wanted, flag in (
+        (settings.version_compatible, "VERSION_COMPATIBLE"),
+        (settings.refit, "REFIT"),
+        (settings.strip, "STRIP_PLAN"),
+    ):
+        if wanted:
+            config.set_flag(getattr(trt.BuilderFlag, flag))
+    if settings.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    rtx = trt.__name__ == "tensorrt_rtx"
+    if rtx:
+        name = f"SM{target_capability(trt, settings).replace('.', '')}"
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+    if not rtx:  # it tunes on first use, and has no cache to keep
+        config.set_timing_cache(config.create_timing_cache(timing_cache), ignore_mismatch=True)
+    data = builder.build_serialized_network(network, config)
+    if data is None:
+        raise ExportError(f"{entry.file}: TensorRT could not build a plan: {logger.last_error}")
+    plan = bytes(data)
+    return Plan(
+        plan,
+        b"" if rtx else bytes(config.get_timing_cache().serialize()),
+        inspect(trt, plan, logger) if torch.cuda.is_available() else None,
+        time.monotonic() - started,
+    )
+
+
+def inspect(trt: Any, plan: bytes, logger: Any) -> str:
+    """The engine inspector's JSON: every layer with its precision and tactic. Needs a GPU."""
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    text: str = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return text
+
+
+def _strongly_typed(trt: Any) -> int:
+    flag = getattr(
+        trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None
+    )  # TensorRT 11 knows no other kind
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _short(trt: ModuleType) -> str:
+    return "trtrtx" if trt.__name__ == "tensorrt_rtx" else "trt"
+
+
+def _logger(trt: Any) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
+        """Keeps the last error, prints nothing: what fails is raised."""
+
+        last_error = "no reason given"
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(trt.ILogger.Severity.ERROR):
+                self.last_error = " ".join(message.split())
+
+    return Logger()
+
+
+def _progress(trt: Any, file: str, step: Step) -> Any:
+    class Progress(trt.IProgressMonitor):  # type: ignore[misc, name-defined, unused-ignore]
+        """A line every few seconds while a long build runs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = time.monotonic()
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.steps = steps
+
+        def phase_finish(self, phase: str) -> None:
+            pass
+
+        def step_complete(self, phase: str, done: int) -> bool:
+            if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
+                self.last = time.monotonic()
+                step(f"{file}: {phase} {done}")
+            return True
+
+    return Progress()
