@@ -2,9 +2,8 @@
 
     python -m benchmarks.prepare --pictures 1000 10000 --resolution 64 --encoder efficientnet-lite0
 
-The pictures are JPEG crops of one photo, 256 px; each number is a run of its own process. The peak is the
-resident set, which besides the program holds the neighbour index: N·D floats. Prints a table and, as its
-last line, JSON.
+The pictures are JPEG crops of one photo, 256 px; each number is a run of its own process, and the peak is of
+its resident set. Prints a table and, as its last line, JSON.
 """
 
 import argparse
@@ -72,15 +71,12 @@ def main() -> None:
             written = count
             out = Path(scratch) / f"out-{count}"
             seconds, peak = run(source, out, options)
-            dim = json.loads((out / "dataset.json").read_text())["embedding_dim"]
-            index = count * dim * 4 / 2**20
+            per_10k = seconds / count * 10_000
             results.append(
-                {"pictures": count, "seconds": seconds, "peak_mib": peak, "index_mib": index}
-                | {"seconds_per_10k": seconds / count * 10_000}
+                {"pictures": count, "seconds": seconds, "seconds_per_10k": per_10k, "peak_mib": peak}
             )
-            figures = (seconds, seconds / count * 10_000, peak, index, peak - index)
-            lines.append(f"{count:>12} " + " ".join(f"{figure:>12.1f}" for figure in figures))
-    columns = ("pictures", "seconds", "s per 10,000", "peak MiB", "index MiB", "without MiB")
+            lines.append(f"{count:>12} {seconds:>12.1f} {per_10k:>12.1f} {peak:>12.1f}")
+    columns = ("pictures", "seconds", "s per 10,000", "peak MiB")
     print(" ".join(f"{column:>12}" for column in columns))
     print("\n".join(lines))
     print(json.dumps({"options": options, "results": results}))

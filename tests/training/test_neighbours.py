@@ -30,6 +30,15 @@ def test_neighbours_are_those_of_a_plain_sort():
     np.testing.assert_allclose(found.radii, distance, atol=1e-5)
 
 
+def test_neighbours_are_found_across_the_blocks_that_rows_are_read_in(monkeypatch):
+    rows = unit_rows(300)
+    whole = nearest_neighbours(rows, 7)
+    monkeypatch.setattr("icgan_training.neighbours.ROWS_PER_CALL", 99)  # the last block has 3 rows
+    in_blocks = nearest_neighbours(rows, 7)
+    assert np.array_equal(in_blocks.indices, whole.indices)
+    np.testing.assert_allclose(in_blocks.radii, whole.radii, atol=1e-6)
+
+
 def test_a_row_is_never_its_own_neighbour_but_its_duplicate_is():
     rows = unit_rows(40)
     rows[5:15] = rows[5]  # more duplicates than neighbours asked for

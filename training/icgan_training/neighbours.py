@@ -75,17 +75,22 @@ def nearest_neighbours(
     """The k nearest other rows of every unit row of `embeddings` [N, D], by inner product.
 
     A row is excluded from its own neighbourhood by its index, so an exact duplicate of it stays in. Memory
-    is the index (N·D floats) plus the result. Raises `DataError` when N < k + 1 or all rows are equal.
+    is a few blocks of rows plus the result while the search is exact, N·D floats more above `exact_up_to`.
+    Raises `DataError` when N < k + 1.
     """
     count = len(embeddings)
     check_count(count, k)
     exact = count <= exact_up_to
-    index = _index(embeddings, exact)
+    index = None if exact else _inverted_file(embeddings)
     indices = np.empty((count, k), np.int32)
     radii = np.empty(count, np.float32)
     with Progress(count, "neighbours", "pictures") as progress:
         for rows in chunks(count, ROWS_PER_CALL):
-            scores, found = index.search(read_rows(embeddings, rows), k + 1)
+            queries = read_rows(embeddings, rows)
+            if index is None:
+                scores, found = exact_search(queries, embeddings, k + 1, faiss.METRIC_INNER_PRODUCT)
+            else:
+                scores, found = index.search(queries, k + 1)
             own = np.arange(rows.start, rows.stop)[:, None]
             indices[rows], kth_score = _without_self(found, scores, own, k)
             radii[rows] = np.sqrt(np.maximum(2 - 2 * kth_score, 0))
@@ -95,17 +100,31 @@ def nearest_neighbours(
     return Neighbourhoods(indices, radii, exact)
 
 
-def _index(embeddings: NDArray[np.float32], exact: bool) -> faiss.Index:
+def exact_search(
+    queries: NDArray[np.float32], rows: NDArray[np.float32], k: int, metric: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Scores [n, k] and indices [n, k] of the k best of all `rows`, best first, for every query.
+
+    The rows are read in blocks and never held together, so memory does not depend on their number.
+    """
+    best = faiss.ResultHeap(len(queries), k, keep_max=metric == faiss.METRIC_INNER_PRODUCT)
+    for block in chunks(len(rows), ROWS_PER_CALL):
+        part = read_rows(rows, block)
+        scores, found = faiss.knn(queries, part, min(k, len(part)), metric=metric)
+        best.add_result(scores, found + block.start)
+    best.finalize()
+    return best.D, best.I
+
+
+def _inverted_file(embeddings: NDArray[np.float32]) -> faiss.Index:
+    """An IVF index, which holds all rows in memory and looks only at the cells nearest to a query."""
     count, dim = embeddings.shape
-    index: faiss.Index = faiss.IndexFlatIP(dim)
-    if not exact:
-        cells = int(4 * count**0.5)
-        inverted_file = faiss.IndexIVFFlat(index, dim, cells, faiss.METRIC_INNER_PRODUCT)
-        inverted_file.nprobe = PROBED_CELLS
-        index = inverted_file
-        sample = np.random.default_rng(0).choice(count, min(count, 40 * cells), replace=False)
-        index.train(read_rows(embeddings, np.sort(sample)))
-    for rows in chunks(count, ROWS_PER_CALL):  # in pieces: a memory-mapped array is never read whole
+    cells = int(4 * count**0.5)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, cells, faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = PROBED_CELLS
+    sample = np.random.default_rng(0).choice(count, min(count, 40 * cells), replace=False)
+    index.train(read_rows(embeddings, np.sort(sample)))
+    for rows in chunks(count, ROWS_PER_CALL):
         index.add(read_rows(embeddings, rows))
     return index
 
@@ -157,11 +176,9 @@ def kmeans_centroids(embeddings: NDArray[np.float32], count: int, seed: int = 0)
 def cluster_labels(embeddings: NDArray[np.float32], clusters: int, seed: int = 0) -> NDArray[np.int64]:
     """The k-means cluster of every row [N]: the coarse hard partition the paper compares with."""
     centroids = kmeans_centroids(embeddings, clusters, seed)
-    index = faiss.IndexFlatL2(centroids.shape[1])
-    index.add(centroids)
     labels = np.empty(len(embeddings), np.int64)
     for rows in chunks(len(embeddings), ROWS_PER_CALL):
-        labels[rows] = index.search(read_rows(embeddings, rows), 1)[1][:, 0]
+        labels[rows] = faiss.knn(read_rows(embeddings, rows), centroids, 1)[1][:, 0]
     return labels
 
 
@@ -172,14 +189,12 @@ def kmeans_instances(embeddings: NDArray[np.float32], count: int, seed: int = 0)
     nearest picture.
     """
     centroids = kmeans_centroids(embeddings, count, seed)
-    index = faiss.IndexFlatL2(embeddings.shape[1])
-    for rows in chunks(len(embeddings), ROWS_PER_CALL):
-        index.add(read_rows(embeddings, rows))
-    _, candidates = index.search(centroids, min(CANDIDATES_PER_CENTROID, len(embeddings)))
+    width = min(CANDIDATES_PER_CENTROID, len(embeddings))
+    candidates = exact_search(centroids, embeddings, width, faiss.METRIC_L2)[1]
     chosen: set[int] = set()
     for centroid, nearest in zip(centroids, candidates, strict=True):
         if chosen.issuperset(nearest.tolist()):  # rare: a crowd of centroids around few pictures
-            nearest = index.search(centroid[None], len(chosen) + 1)[1][0]
+            nearest = exact_search(centroid[None], embeddings, len(chosen) + 1, faiss.METRIC_L2)[1][0]
         chosen.add(next(row for row in nearest.tolist() if row not in chosen))
     return np.array(sorted(chosen), np.int64)
 
