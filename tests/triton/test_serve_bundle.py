@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,22 @@ from tests.triton.test_icgan import PHOTO
 FOLDERS = os.pathsep.join(str(ROOT / name) for name in ("runtime", "export", "training"))
 
 
-def icgan(environment, cache: Path, *arguments: object) -> subprocess.Popen[str]:
+@pytest.fixture
+def icgan(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Returns a function that starts the command; what still runs at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        started.append(command(environment, tmp_path, *arguments))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def command(environment, cache: Path, *arguments: object) -> subprocess.Popen[str]:
     variables = {
         **os.environ,
         ENVIRONMENT_VARIABLE: str(environment.python.parents[1]),
@@ -35,27 +51,27 @@ def icgan(environment, cache: Path, *arguments: object) -> subprocess.Popen[str]
     )
 
 
-def test_a_bundle_is_served_until_ctrl_c(environment, tiny_bundle, tmp_path):
+def test_a_bundle_is_served_until_ctrl_c(icgan, tiny_bundle, tmp_path):
     pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
     ports = free_ports()
     flags = ["--http-port", ports.http, "--grpc-port", ports.grpc, "--metrics-port", ports.metrics, "--json"]
-    process = icgan(environment, tmp_path, "serve", tiny_bundle, *flags)
+    process = icgan("serve", tiny_bundle, *flags)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line, process.communicate()[1]
     with Pipeline.connect(json.loads(line)["grpc"]) as pipe:
         assert len(pipe.generate(PHOTO, n=2).images) == 2
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     assert list((tmp_path / "icgan").iterdir()) == [], "the repository in the cache is gone"
 
 
-def test_a_port_in_use_is_one_line(server, environment, tiny_bundle, tmp_path):
+def test_a_port_in_use_is_one_line(icgan, server, tiny_bundle):
     taken = server.options.ports
-    process = icgan(environment, tmp_path, "serve", tiny_bundle, "--http-port", taken.http)
-    output, errors = process.communicate(timeout=60)
+    process = icgan("serve", tiny_bundle, "--http-port", taken.http)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert output == ""
     assert (
@@ -63,33 +79,33 @@ def test_a_port_in_use_is_one_line(server, environment, tiny_bundle, tmp_path):
     )
 
 
-def test_a_folder_that_is_no_bundle_is_one_line(environment, tmp_path):
-    process = icgan(environment, tmp_path, "serve", tmp_path)
-    _, errors = process.communicate(timeout=60)
+def test_a_folder_that_is_no_bundle_is_one_line(icgan, tmp_path):
+    process = icgan("serve", tmp_path)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.startswith("icgan: ")
     assert errors.count("\n") == 1
     assert "manifest.json" in errors
 
 
-def test_generate_on_a_server_needs_no_bundle(server, environment, tmp_path):
+def test_generate_on_a_server_needs_no_bundle(icgan, server, tmp_path):
     pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
     (tmp_path / "photo.jpg").write_bytes(PHOTO)
     sheet = tmp_path / "grid.png"
     flags = ["--url", server.grpc_url, tmp_path / "photo.jpg", "-n", 4, "--out", sheet, "--json"]
-    process = icgan(environment, tmp_path, "generate", *flags)
-    output, errors = process.communicate(timeout=60)
+    process = icgan("generate", *flags)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert json.loads(output)["n"] == 4
     assert sheet.stat().st_size > 0
 
 
-def test_an_absent_server_is_one_line(environment, tmp_path):
+def test_an_absent_server_is_one_line(icgan, tmp_path):
     pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
     (tmp_path / "photo.jpg").write_bytes(PHOTO)
     address = f"http://127.0.0.1:{free_ports().http}"
-    process = icgan(environment, tmp_path, "embed", "--url", address, tmp_path / "photo.jpg", "--json")
-    _, errors = process.communicate(timeout=60)
+    process = icgan("embed", "--url", address, tmp_path / "photo.jpg", "--json")
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.startswith(f"icgan: {address}")
     assert errors.count("\n") == 1
