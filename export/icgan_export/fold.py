@@ -230,7 +230,8 @@ class ConditionSource(nn.Module):
         if self.config.class_count is not None:
             # the unconditional baseline's label is the constant 0
             index = label if label is not None else torch.zeros_like(noise[:, 0], dtype=torch.int64)
-            shared.append(F.embedding(index, self.label))
+            # not F.embedding: the tracer would call its result "embedding", the name of an input
+            shared.append(torch.index_select(self.label, 0, index))
         if self.config.takes_embedding:
             shared.append(self.embedding(embedding))
         if not self.config.hierarchical:
