@@ -1,0 +1,377 @@
+// The page: what is asked for is kept in `wish`; any change asks the worker again, and only the newest answer
+// is drawn.
+
+const QUERY = new URLSearchParams(location.search); // ?bundle=, ?backend=wasm|webgpu, ?precision=
+const MAX_SEED = 2n ** 63n - 1n;
+const SHOWN = 18; // thumbnails at a time
+
+/** @typedef {{ embedding: Float32Array, row?: number, name: string }} Instance */
+
+const $ = (/** @type {string} */ selector) => /** @type {any} */ (document.querySelector(selector));
+const slots = { from: $('[data-slot="from"]'), to: $('[data-slot="to"]') };
+
+/** @type {{ from: Instance | null, to: Instance | null, share: number, seed: bigint, truncation: number, condition: string, n: number }} */
+const wish = { from: null, to: null, share: 0.5, seed: 0n, truncation: 0.7, condition: "query", n: 16 };
+/** @type {any} */
+let model;
+/** @type {any} */
+let bank;
+/** @type {Uint8Array | undefined} */
+let thumbnails;
+/** @type {string[] | undefined} */
+let labelNames;
+
+// ---- worker ----------------------------------------------------------------------------------------------
+
+const worker = { post: (/** @type {any} */ _) => {}, calls: new Map(), last: 0 };
+
+function startWorker() {
+  const thread = new Worker("worker.js", { type: "module" });
+  worker.post = (message) => thread.postMessage(message);
+  thread.addEventListener("message", ({ data }) => {
+    const call = worker.calls.get(data.id);
+    if ("partial" in data) return call.partial(data.partial);
+    worker.calls.delete(data.id);
+    if ("error" in data) call.reject(new Error(data.error));
+    else call.resolve(data.result);
+  });
+  thread.addEventListener("error", () => showProblem("The models could not be started in this browser."));
+}
+
+/** @returns {Promise<any>} */
+function ask(/** @type {string} */ method, argument = {}, partial = (/** @type {any} */ _) => {}) {
+  const id = ++worker.last;
+  return new Promise((resolve, reject) => {
+    worker.calls.set(id, { resolve, reject, partial });
+    worker.post({ id, method, argument });
+  });
+}
+
+// ---- drawing ---------------------------------------------------------------------------------------------
+
+/** RGB bytes [side, side, 3] onto a canvas. */
+function paint(/** @type {HTMLCanvasElement} */ canvas, /** @type {Uint8Array} */ rgb, /** @type {number} */ side) {
+  canvas.width = canvas.height = side;
+  const image = new ImageData(side, side);
+  for (let from = 0, to = 0; from < rgb.length; from += 3, to += 4) {
+    image.data.set([rgb[from], rgb[from + 1], rgb[from + 2], 255], to);
+  }
+  canvas.getContext("2d")?.putImageData(image, 0, 0);
+}
+
+function paintThumbnail(/** @type {HTMLCanvasElement} */ canvas, /** @type {number} */ row) {
+  const side = bank.thumbnail_size;
+  if (thumbnails) paint(canvas, thumbnails.subarray(row * side * side * 3, (row + 1) * side * side * 3), side);
+}
+
+function labelOf(/** @type {number | null} */ label, /** @type {number} */ id) {
+  return (label !== null && labelNames?.[label]?.replaceAll(/[-_]/g, " ")) || `no. ${id}`;
+}
+
+/** Make `n` empty tiles, keeping those that are there. */
+function layTiles() {
+  const grid = $("#grid");
+  grid.style.setProperty("--columns", String(Math.min(Math.ceil(Math.sqrt(wish.n)), 6)));
+  while (grid.children.length > wish.n) grid.lastElementChild.remove();
+  while (grid.children.length < wish.n) {
+    const tile = document.createElement("button");
+    tile.type = "button";
+    tile.disabled = true;
+    tile.setAttribute("aria-label", `Generated picture ${grid.children.length + 1}`);
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = model.resolution;
+    tile.append(canvas);
+    tile.addEventListener("click", () => openViewer(tile));
+    grid.append(tile);
+  }
+}
+
+function showNeighbours(/** @type {any[]} */ found) {
+  $("#neighbours").replaceChildren(
+    ...found.map(({ row, id, score, label }) => {
+      const item = document.createElement("li");
+      const canvas = document.createElement("canvas");
+      canvas.dataset.row = String(row);
+      paintThumbnail(canvas, row);
+      const name = labelOf(label, id);
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", name);
+      const meter = Object.assign(document.createElement("meter"), { min: 0, max: 1, value: Math.max(score, 0) });
+      meter.setAttribute("aria-label", `Similarity of ${name}`);
+      const line = document.createElement("span");
+      line.append(name, Object.assign(document.createElement("b"), { textContent: score.toFixed(3) }));
+      item.append(canvas, meter, line);
+      return item;
+    }),
+  );
+}
+
+function showProblem(/** @type {string} */ text) {
+  $("#problem").textContent = text;
+  $("#problem").hidden = !text;
+}
+
+// ---- generating ------------------------------------------------------------------------------------------
+
+async function generate() {
+  if (!wish.from) return;
+  layTiles();
+  const tiles = [...$("#grid").children];
+  const { from, to, ...request } = wish;
+  const began = performance.now();
+  $("#status").textContent = "Drawing…";
+  const pixels = model.resolution ** 2 * 3;
+  const result = await ask(
+    "generate",
+    { ...request, from: from.embedding, to: to?.embedding },
+    ({ neighbours, start, images }) => {
+      if (neighbours) return showNeighbours(neighbours);
+      for (let at = 0; at * pixels < images.length; at++) {
+        const tile = tiles[start + at];
+        paint(tile.firstElementChild, images.subarray(at * pixels, (at + 1) * pixels), model.resolution);
+        tile.disabled = false;
+      }
+      performance.mark("first-picture");
+    },
+  );
+  if (result.stopped) return;
+  const seconds = (performance.now() - began) / 1000;
+  $("#status").textContent = `${request.n} pictures in ${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
+  $("#save").disabled = false;
+}
+
+/** Draw again soon; a failure is shown, not thrown. */
+function changed() {
+  generate().catch((error) => showProblem(error.message));
+}
+
+// ---- instances -------------------------------------------------------------------------------------------
+
+function setInstance(/** @type {"from" | "to"} */ slot, /** @type {Instance | null} */ instance, paintSlot = (/** @type {any} */ _) => {}) {
+  showProblem("");
+  wish[slot] = instance;
+  const place = slots[slot];
+  place.classList.toggle("empty", !instance);
+  place.querySelector(".name").textContent = instance?.name ?? "nothing yet";
+  if (instance) paintSlot(place.querySelector("canvas"));
+  $("#mix-field").hidden = slots.to.querySelector(".clear").hidden = !wish.to;
+  markThumbnails();
+  changed();
+}
+
+async function followStored(/** @type {number} */ row, /** @type {"from" | "to"} */ slot = "from") {
+  const embedding = await ask("stored", { row });
+  setInstance(slot, { embedding, row, name: "a stored picture" }, (canvas) => {
+    canvas.dataset.row = String(row);
+    paintThumbnail(canvas, row);
+  });
+}
+
+async function followFile(/** @type {Blob} */ file, /** @type {"from" | "to"} */ slot = "from", name = /** @type {any} */ (file).name || "a picture") {
+  try {
+    const { embedding, picture } = await ask("embed", { file });
+    setInstance(slot, { embedding, name }, (canvas) => {
+      delete canvas.dataset.row;
+      paint(canvas, picture, model.preprocessing.size);
+    });
+  } catch (error) {
+    showProblem(`${name}: ${/** @type {Error} */ (error).message}`);
+  }
+}
+
+function markThumbnails() {
+  for (const button of $("#thumbnails").children) {
+    const row = Number(button.dataset.row);
+    button.setAttribute("aria-pressed", String(row === wish.from?.row || row === wish.to?.row));
+  }
+}
+
+/** Show some stored pictures, spread over the whole bank. */
+function layThumbnails(/** @type {number} */ offset) {
+  const step = Math.max(Math.floor(bank.count / SHOWN), 1);
+  const rows = Array.from({ length: Math.min(SHOWN, bank.count) }, (_, index) => (offset + index * step) % bank.count);
+  $("#thumbnails").replaceChildren(
+    ...rows.map((row) => {
+      const button = Object.assign(document.createElement("button"), { type: "button" });
+      button.dataset.row = String(row);
+      button.setAttribute("aria-label", `Stored picture ${row + 1}`);
+      const canvas = document.createElement("canvas");
+      canvas.dataset.row = String(row);
+      paintThumbnail(canvas, row);
+      button.append(canvas);
+      button.addEventListener("click", (event) => followStored(row, event.shiftKey ? "to" : "from"));
+      return button;
+    }),
+  );
+  markThumbnails();
+}
+
+// ---- downloads -------------------------------------------------------------------------------------------
+
+function download(/** @type {HTMLCanvasElement} */ canvas, /** @type {string} */ name) {
+  canvas.toBlob((blob) => {
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(/** @type {Blob} */ (blob)), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  });
+}
+
+function downloadSheet() {
+  const tiles = [...$("#grid").querySelectorAll("canvas")];
+  const side = model.resolution;
+  const columns = Math.ceil(Math.sqrt(tiles.length));
+  const sheet = document.createElement("canvas");
+  sheet.width = columns * (side + 2) - 2;
+  sheet.height = Math.ceil(tiles.length / columns) * (side + 2) - 2;
+  const context = /** @type {CanvasRenderingContext2D} */ (sheet.getContext("2d"));
+  context.fillStyle = "white";
+  context.fillRect(0, 0, sheet.width, sheet.height);
+  tiles.forEach((tile, index) => context.drawImage(tile, (index % columns) * (side + 2), Math.floor(index / columns) * (side + 2)));
+  download(sheet, `icgan-seed-${wish.seed}.png`);
+}
+
+function openViewer(/** @type {HTMLElement} */ tile) {
+  const viewer = $("#viewer");
+  const canvas = viewer.querySelector("canvas");
+  canvas.width = canvas.height = model.resolution;
+  canvas.getContext("2d").drawImage(tile.firstElementChild, 0, 0);
+  $("#viewer-title").textContent = tile.getAttribute("aria-label");
+  viewer.showModal();
+}
+
+// ---- controls --------------------------------------------------------------------------------------------
+
+function connectControls() {
+  const show = () => {
+    $("#truncation-value").textContent = wish.truncation.toFixed(2);
+    $("#share-value").textContent = `${Math.round((1 - wish.share) * 100)} : ${Math.round(wish.share * 100)}`;
+  };
+  const on = (/** @type {string} */ selector, /** @type {(control: any) => void} */ change) =>
+    $(selector).addEventListener("input", (/** @type {any} */ event) => {
+      change(event.target);
+      show();
+      changed();
+    });
+  const setSeed = (/** @type {bigint} */ seed) => {
+    wish.seed = seed;
+    $("#seed").value = String(seed);
+    $("#seed-slider").value = String(seed);
+  };
+  on("#truncation", (control) => (wish.truncation = Number(control.value)));
+  on("#share", (control) => (wish.share = Number(control.value)));
+  on("#count", (control) => (wish.n = Number(control.value)));
+  on(".segments", (control) => (wish.condition = control.value));
+  on("#seed-slider", (control) => setSeed(BigInt(control.value)));
+  $("#seed").addEventListener("input", () => {
+    const text = $("#seed").value;
+    const good = /^\d+$/.test(text) && BigInt(text) <= MAX_SEED;
+    $("#seed").setCustomValidity(good ? "" : "A whole number from 0 to 2^63 - 1");
+    if (!good) return;
+    wish.seed = BigInt(text);
+    $("#seed-slider").value = text;
+    changed();
+  });
+  $("#dice").addEventListener("click", () => {
+    setSeed(BigInt(Math.floor(Math.random() * 1000)));
+    changed();
+  });
+  $("#others").addEventListener("click", () => layThumbnails(Math.floor(Math.random() * bank.count)));
+  $("#save").addEventListener("click", downloadSheet);
+  $("#close").addEventListener("click", () => $("#viewer").close());
+  $("#save-one").addEventListener("click", () => download($("#viewer canvas"), `icgan-seed-${wish.seed}.png`));
+  $("#follow").addEventListener("click", () => {
+    $("#viewer").close();
+    $("#viewer canvas").toBlob((/** @type {Blob} */ blob) => followFile(blob, "from", "a generated picture"));
+  });
+  slots.to.querySelector(".clear").addEventListener("click", () => setInstance("to", null));
+  show();
+}
+
+/** Pictures from the file dialog, dropped anywhere, or pasted. */
+function connectFiles() {
+  for (const [name, slot] of Object.entries(slots)) {
+    const input = slot.querySelector("input");
+    input.addEventListener("change", () => {
+      if (input.files[0]) followFile(input.files[0], /** @type {"from" | "to"} */ (name));
+      input.value = "";
+    });
+  }
+  const slotAt = (/** @type {any} */ event) => (slots.to.contains(event.target) ? "to" : "from");
+  const mark = (/** @type {string} */ over) => {
+    for (const [name, slot] of Object.entries(slots)) slot.classList.toggle("over", name === over);
+  };
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    mark(slotAt(event));
+  });
+  document.addEventListener("dragleave", () => mark(""));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    mark("");
+    const file = event.dataTransfer?.files[0];
+    if (file) followFile(file, slotAt(event));
+  });
+  document.addEventListener("paste", (event) => {
+    const file = event.clipboardData?.files[0];
+    if (file) followFile(file);
+  });
+}
+
+function connectTheme() {
+  const root = document.documentElement;
+  root.dataset.theme = localStorage.getItem("theme") ?? "";
+  $("#theme").addEventListener("click", () => {
+    const dark = getComputedStyle(root).colorScheme === "dark" || (!root.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+    root.dataset.theme = dark ? "light" : "dark";
+    localStorage.setItem("theme", root.dataset.theme);
+  });
+}
+
+// ---- start -----------------------------------------------------------------------------------------------
+
+/** The service worker keeps everything for offline use; without one (or on plain http) the page still works. */
+async function keepOffline() {
+  if (!navigator.serviceWorker || navigator.serviceWorker.controller) return;
+  try {
+    await navigator.serviceWorker.register("sw.js");
+    const controlled = new Promise((resolve) => navigator.serviceWorker.addEventListener("controllerchange", resolve));
+    await Promise.race([controlled, new Promise((resolve) => setTimeout(resolve, 2000))]);
+    if (!crossOriginIsolated && navigator.serviceWorker.controller) location.reload(); // it adds the headers that threads need
+  } catch {
+    // private windows may refuse storage
+  }
+}
+
+async function start() {
+  connectTheme();
+  await keepOffline();
+  startWorker();
+  const options = { bundle: QUERY.get("bundle") ?? "bundle/", backend: QUERY.get("backend"), precision: QUERY.get("precision") };
+  const { manifest, provider, threads } = await ask("load", options, ({ done, total }) => {
+    $("#progress").value = done / total;
+    $("#status").textContent =
+      done < total ? `Loading ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB` : "Preparing the models…";
+  });
+  ({ model, bank } = manifest);
+  labelNames = model.class_names ?? manifest.provenance?.data?.class_names;
+  const where = provider === "webgpu" ? "WebGPU" : threads > 1 ? `${threads} threads` : "1 thread";
+  $("#facts").textContent = `${model.name}, ${model.resolution} × ${model.resolution} pixels, on your device (${where})`;
+  $("#licence").textContent = `Weights: ${model.licence.weights}. Stored pictures: ${bank.source} (${bank.licence}).`;
+  $("#progress").hidden = true;
+  connectControls();
+  connectFiles();
+  layThumbnails(0);
+  await followStored(0);
+  if (bank.thumbnail_size !== null) {
+    thumbnails = await ask("thumbnails");
+    for (const canvas of document.querySelectorAll("canvas[data-row]")) {
+      const place = /** @type {HTMLCanvasElement} */ (canvas);
+      paintThumbnail(place, Number(place.dataset.row));
+    }
+  }
+}
+
+start().catch((error) => {
+  $("#status").textContent = "";
+  showProblem(error.message);
+});

@@ -1,0 +1,131 @@
+// Picture -> embedding -> nearest instances -> pictures, on any ONNX Runtime for JavaScript: the rules of
+// icgan_runtime's pipeline. Browsers pass onnxruntime-web, Node passes onnxruntime-node.
+import { Bundle } from "./bundle.js";
+import { drawRank, noise } from "./noise.js";
+
+/**
+ * @typedef {object} Request
+ * @property {number} n how many pictures
+ * @property {bigint} seed 0 .. 2^63 - 1
+ * @property {number | null} truncation in (0, 1]; null: untruncated
+ * @property {"query" | "nearest" | "sample"} condition what the generator sees: this embedding, its nearest
+ *   stored instance, or one of the k nearest drawn by the seed
+ * @property {number | null} [label] for models with classes; null: the instance's own
+ */
+
+export class Pipeline {
+  /** @param {any} ort @param {Bundle} bundle @param {any} encoder @param {any} generator @param {any} bank */
+  constructor(ort, bundle, encoder, generator, bank) {
+    Object.assign(this, { ort, bundle, encoder, generator, bank });
+    this.model = bundle.manifest.model;
+    this.neighbours = bundle.manifest.bank.neighbours;
+  }
+
+  /**
+   * @param {any} ort an ONNX Runtime module
+   * @param {import("./bundle.js").Read} read
+   * @param {{ precisions?: string[], session?: any, onProgress?: (done: number, total: number) => void }} [options]
+   *   `precisions` in order of preference, `session`: options of ONNX Runtime
+   */
+  static async load(ort, read, { precisions = ["fp32"], session = {}, onProgress = () => {} } = {}) {
+    const bundle = await Bundle.open(read);
+    const { files, bank } = bundle.manifest;
+    const graphs = ["generator", "encoder"].map((role) => bundle.graph(role, precisions).file);
+    const arrays = ["embeddings", "ids", ...(bank.labelled ? ["labels"] : [])];
+    const names = [...graphs, ...arrays.map((name) => `bank/${name}.npy`)];
+    const total = names.reduce((sum, name) => sum + files[name].bytes, 0);
+    let done = 0;
+    const count = (/** @type {number} */ bytes) => onProgress((done += bytes), total);
+    const graphFiles = graphs.map((name) => bundle.file(name, count));
+    const loaded = await Promise.all(arrays.map((name) => bundle.array(`bank/${name}.npy`, count)));
+    const held = Object.fromEntries(arrays.map((name, index) => [name, loaded[index].data]));
+    // one after the other: the WebAssembly runtime opens one session at a time
+    const generator = await ort.InferenceSession.create(await graphFiles[0], session);
+    const encoder = await ort.InferenceSession.create(await graphFiles[1], session);
+    return new Pipeline(ort, bundle, encoder, generator, held);
+  }
+
+  /**
+   * The embedding of a picture that `toInput` of picture.js made.
+   * @param {Uint8Array} picture [S, S, 3] RGB
+   * @returns {Promise<Float32Array>} [D], of unit length
+   */
+  async embed(picture) {
+    const side = this.model.preprocessing.size;
+    const image = new this.ort.Tensor("uint8", picture, [1, side, side, 3]);
+    return (await this.encoder.run({ image })).embedding.data;
+  }
+
+  /** The embedding of a stored instance. @param {number} row @returns {Float32Array} */
+  stored(row) {
+    const width = this.model.embedding_dim;
+    return this.bank.embeddings.subarray(row * width, (row + 1) * width);
+  }
+
+  /**
+   * The k stored instances of largest inner product, best first.
+   * @param {Float32Array} embedding
+   * @returns {{ row: number, id: number, score: number, label: number | null }[]}
+   */
+  search(embedding) {
+    const { ids, labels } = this.bank;
+    const scores = Array.from(ids, (_, row) => Math.fround(dot(this.stored(row), embedding)));
+    const rows = scores.map((_, row) => row).sort((a, b) => scores[b] - scores[a] || a - b);
+    return rows.slice(0, this.neighbours).map((row) => ({
+      row,
+      id: Number(ids[row]),
+      score: scores[row],
+      label: labels ? Number(labels[row]) : null,
+    }));
+  }
+
+  /**
+   * Pictures that follow an embedding, in batches as they are done.
+   * @param {Float32Array} embedding
+   * @param {Request} request
+   * @param {number} batch pictures per run of the graph
+   * @yields {{ start: number, images: Uint8Array }} [m, R, R, 3], from picture `start` on
+   */
+  async *generate(embedding, { n, seed, truncation, condition, label = null }, batch = 8) {
+    const { dim_z, embedding_dim, classes } = this.model;
+    const near = this.search(embedding);
+    for (let start = 0; start < n; start += batch) {
+      const samples = Array.from({ length: Math.min(batch, n - start) }, (_, index) => start + index);
+      const instances = samples.map((j) => near[condition === "sample" ? drawRank(seed, j, near.length) : 0]);
+      const rows = instances.map(({ row }) => (condition === "query" ? embedding : this.stored(row)));
+      const feeds = {
+        noise: this.#float(samples.map((j) => noise(seed, j, truncation, dim_z)), dim_z),
+        embedding: this.#float(rows, embedding_dim),
+      };
+      if (classes) {
+        const labels = BigInt64Array.from(instances, (instance) => BigInt(label ?? instance.label ?? 0));
+        feeds.label = new this.ort.Tensor("int64", labels, [samples.length]);
+      }
+      yield { start, images: (await this.generator.run(feeds)).image.data };
+    }
+  }
+
+  /** A float32 tensor [N, width] of rows. */
+  #float(/** @type {Float32Array[]} */ rows, /** @type {number} */ width) {
+    const data = new Float32Array(rows.length * width);
+    rows.forEach((row, index) => data.set(row, index * width));
+    return new this.ort.Tensor("float32", data, [rows.length, width]);
+  }
+}
+
+/**
+ * An embedding between two, of unit length.
+ * @param {Float32Array} from @param {Float32Array} to @param {number} share of `to`, 0 .. 1
+ */
+export function mix(from, to, share) {
+  const between = from.map((value, index) => value * (1 - share) + to[index] * share);
+  const length = Math.sqrt(dot(between, between));
+  return between.map((value) => value / length);
+}
+
+/** In double precision. @param {Float32Array} a @param {Float32Array} b */
+function dot(a, b) {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
+  return sum;
+}
