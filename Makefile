@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu train-demo pack-demo clean
+.PHONY: help env serve-env demo test lint test-python test-gpu test-edge web train-demo pack-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -44,6 +44,18 @@ test-gpu: .venv/.stamp ## the tests that need a GPU
 	$(BIN)/pytest -q -m gpu
 
 train-demo: .venv/.stamp ## train the shipped weights again from scratch (under an hour on 2 cores)
+examples/node_modules/.stamp: examples/package-lock.json
+	cd examples && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+web: examples/node_modules/.stamp ## build the web page around bundles/demo and serve it on localhost:8080
+	node examples/web/build.mjs bundles/demo demo/web
+	node examples/web/serve.mjs demo/web 8080
+
+test-edge: .venv/.stamp examples/node_modules/.stamp ## the examples: browser (Debian's chromium), Node, C++
+	$(BIN)/pytest -q tests/edge
+
+train-demo: .venv/.stamp ## train the shipped weights again from scratch (about an hour on 2 cores)
 	$(BIN)/icgan-train fetch groceries --out data/groceries
 	$(BIN)/icgan-train prepare data/groceries --resolution 64 --encoder efficientnet-lite0 --neighbours 10 --out data/groceries64
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/icgan-train fit data/groceries64 --preset demo64 --out runs/demo64

@@ -362,7 +362,8 @@ async function start() {
   connectFiles();
   layThumbnails(0);
   await followStored(0);
-  if (bank.thumbnail_size !== null) {
+  if (bank.thumbnail_size === null) $(".bank").hidden = true; // nothing to show
+  else {
     thumbnails = await ask("thumbnails");
     for (const canvas of document.querySelectorAll("canvas[data-row]")) {
       const place = /** @type {HTMLCanvasElement} */ (canvas);

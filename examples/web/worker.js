@@ -100,7 +100,7 @@ async function decode(file, size) {
 
 self.addEventListener("message", ({ data: { id, method, argument } }) => {
   if (method === "generate") newest = id;
-  queue = queue.then(async () => {
+  const run = async () => {
     if (method === "generate" && id !== newest) return self.postMessage({ id, result: { stopped: true } });
     try {
       const partial = (/** @type {any} */ value) => self.postMessage({ id, partial: value });
@@ -108,5 +108,7 @@ self.addEventListener("message", ({ data: { id, method, argument } }) => {
     } catch (error) {
       self.postMessage({ id, error: error instanceof Error ? error.message : String(error) });
     }
-  });
+  };
+  if (method === "stored" || method === "thumbnails") run();
+  else queue = queue.then(run);
 });

@@ -28,7 +28,9 @@ def from_cpp(folder: Path) -> list[dict]:
         f"{len(case['draw_rank'])} {' '.join(case['draw_rank'])}\n"
         for case in cases
     ]
-    printed = subprocess.run([program], input="".join(lines), check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(
+        [program], input="".join(lines), check=True, capture_output=True, text=True
+    ).stdout
     found = []
     for case, line in zip(cases, printed.splitlines(), strict=True):
         count, fields = len(case["words"]), line.split()

@@ -1,0 +1,90 @@
+// generate BUNDLE [ROW] [SEED] [OUT.png]: eight pictures that follow stored instance ROW, side by side.
+#include <onnxruntime_cxx_api.h>
+
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "noise.hpp"
+#include "png.hpp"
+
+namespace {
+
+constexpr std::int64_t kCount = 8;
+constexpr float kTruncation = 0.7f;
+
+// Row `row` of bank/embeddings.npy: float32 [count, width], .npy version 1.0 as docs/format.md prescribes.
+std::vector<float> stored_embedding(const std::string& bundle, std::size_t row, std::size_t width) {
+  std::ifstream file(bundle + "/bank/embeddings.npy", std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  if (bytes.size() < 10 || bytes.compare(0, 8, std::string("\x93NUMPY\x01\0", 8)) != 0) {
+    throw std::runtime_error(bundle + "/bank/embeddings.npy is no .npy 1.0 file");
+  }
+  const std::size_t start = 10 + static_cast<unsigned char>(bytes[8]) + 256 * static_cast<unsigned char>(bytes[9]);
+  const std::size_t offset = start + row * width * sizeof(float);
+  if (offset + width * sizeof(float) > bytes.size()) throw std::runtime_error("the bank has no such row");
+  std::vector<float> embedding(width);
+  std::memcpy(embedding.data(), bytes.data() + offset, width * sizeof(float));
+  return embedding;
+}
+
+int run(int argc, char** argv) {
+  if (argc < 2) {
+    std::cerr << "usage: generate BUNDLE [ROW] [SEED] [OUT.png]\n";
+    return 2;
+  }
+  const std::string bundle = argv[1], out = argc > 4 ? argv[4] : "pictures.png";
+  const std::size_t row = argc > 2 ? std::stoull(argv[2]) : 0;
+  const std::uint64_t seed = argc > 3 ? std::stoull(argv[3]) : 0;
+
+  Ort::Env env(ORT_LOGGING_LEVEL_WARNING, "icgan");
+  Ort::Session generator(env, (bundle + "/generator.onnx").c_str(), Ort::SessionOptions{nullptr});
+  const auto width = [&](std::size_t input) {
+    return generator.GetInputTypeInfo(input).GetTensorTypeAndShapeInfo().GetShape()[1];
+  };
+  const std::int64_t dim_z = width(0), dim_h = width(1);
+
+  const std::vector<float> embedding = stored_embedding(bundle, row, dim_h);
+  std::vector<float> noise, conditioning;
+  for (std::int64_t sample = 0; sample < kCount; ++sample) {
+    const std::vector<float> z = icgan::noise(seed, sample, kTruncation, dim_z);
+    noise.insert(noise.end(), z.begin(), z.end());
+    conditioning.insert(conditioning.end(), embedding.begin(), embedding.end());
+  }
+
+  const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  const auto tensor = [&](std::vector<float>& data, std::int64_t columns) {
+    const std::int64_t shape[] = {kCount, columns};
+    return Ort::Value::CreateTensor<float>(memory, data.data(), data.size(), shape, 2);
+  };
+  const Ort::Value inputs[] = {tensor(noise, dim_z), tensor(conditioning, dim_h)};
+  const char* input_names[] = {"noise", "embedding"};
+  const char* output_names[] = {"image"};
+  const auto outputs = generator.Run(Ort::RunOptions{nullptr}, input_names, inputs, 2, output_names, 1);
+
+  const std::size_t side = outputs[0].GetTensorTypeAndShapeInfo().GetShape()[1];
+  const auto* pixels = outputs[0].GetTensorData<std::uint8_t>();  // [8, R, R, 3]
+  std::vector<std::uint8_t> sheet(kCount * side * side * 3);
+  for (std::size_t line = 0; line < kCount * side; ++line) {
+    const std::size_t picture = line / side, y = line % side;
+    std::memcpy(&sheet[(y * kCount + picture) * side * 3], pixels + line * side * 3, side * 3);
+  }
+  icgan::write_png(out, sheet, kCount * side, side);
+  std::cout << "wrote " << out << "\n";
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "generate: " << error.what() << "\n";
+    return 1;
+  }
+}
