@@ -43,7 +43,6 @@ test-python: .venv/.stamp .venv-serve/.stamp
 test-gpu: .venv/.stamp ## the tests that need a GPU
 	$(BIN)/pytest -q -m gpu
 
-train-demo: .venv/.stamp ## train the shipped weights again from scratch (under an hour on 2 cores)
 examples/node_modules/.stamp: examples/package-lock.json
 	cd examples && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
@@ -55,7 +54,7 @@ web: examples/node_modules/.stamp ## build the web page around bundles/demo and 
 test-edge: .venv/.stamp examples/node_modules/.stamp ## the examples: browser (Debian's chromium), Node, C++
 	$(BIN)/pytest -q tests/edge
 
-train-demo: .venv/.stamp ## train the shipped weights again from scratch (about an hour on 2 cores)
+train-demo: .venv/.stamp ## train the shipped weights again from scratch (under an hour on 2 cores)
 	$(BIN)/icgan-train fetch groceries --out data/groceries
 	$(BIN)/icgan-train prepare data/groceries --resolution 64 --encoder efficientnet-lite0 --neighbours 10 --out data/groceries64
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/icgan-train fit data/groceries64 --preset demo64 --out runs/demo64
