@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ VECTORS = ROOT / "tests/golden/noise.json"
 HERE = Path(__file__).parent
 
 
-def from_javascript(_folder: Path) -> list[dict]:
+def from_javascript(_folder: Path) -> list[dict[str, Any]]:
     command = ["node", str(HERE / "noise_vectors.mjs"), str(VECTORS)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def from_cpp(folder: Path) -> list[dict]:
+def from_cpp(folder: Path) -> list[dict[str, Any]]:
     program = folder / "noise_vectors"
     build = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-I", str(ROOT / "examples/cpp")]
     subprocess.run([*build, str(HERE / "noise_vectors.cpp"), "-o", str(program)], check=True)

@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def pictures(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def visit(tiny_bundle, pictures, node_packages, tmp_path_factory) -> dict:
+def visit(tiny_bundle, pictures, node_packages, tmp_path_factory) -> dict[str, Any]:
     """One visit to the page, on the tiny bundle."""
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -46,7 +47,7 @@ def pipe(tiny_bundle):
         yield pipe
 
 
-def drawn(visit: dict, state: str, side: int) -> np.ndarray:
+def drawn(visit: dict[str, Any], state: str, side: int) -> np.ndarray:
     rows = [np.frombuffer(base64.b64decode(text), np.uint8) for text in visit["states"][state]["images"]]
     return np.stack(rows).reshape(-1, side, side, 3)
 
