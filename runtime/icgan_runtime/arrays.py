@@ -100,7 +100,7 @@ def _header(stream: BinaryIO, size: int, name: str) -> tuple[np.dtype[Any], tupl
     header = _HEADER.match(stream.read(length))
     if header is None:
         raise BundleError(name, "its .npy header does not describe a plain array")
-    kind, fortran, sides = (part.decode() for part in header.groups())
+    kind, fortran, sides = (part.decode("latin-1") for part in header.groups())
     if kind not in _DTYPES or fortran == "True":
         order = " in column order" if fortran == "True" else ""
         raise BundleError(name, f"holds {kind!r}{order}, expected {', '.join(_DTYPES)} in row order")

@@ -35,6 +35,11 @@ def icgan(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]
         process.communicate()
 
 
+def interruptible() -> None:
+    """A shell starts its background jobs with Ctrl-C ignored, and so would be what these tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def command(environment, cache: Path, *arguments: object) -> subprocess.Popen[str]:
     variables = {
         **os.environ,
@@ -48,6 +53,7 @@ def command(environment, cache: Path, *arguments: object) -> subprocess.Popen[st
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=interruptible,
     )
 
 

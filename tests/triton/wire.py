@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,6 +95,16 @@ def rows(n: int, **changes: Any) -> dict[str, Any]:
 
 
 def statistics(server: Server) -> dict[str, int]:
-    """Rows that each model has computed so far."""
+    """Rows each model has computed so far, read until they rest: answers leave before they are booked."""
+    counts = _counts(server)
+    for _ in range(50):
+        time.sleep(0.3)
+        counts, before = _counts(server), counts
+        if counts == before:
+            return counts
+    raise AssertionError(f"the server's statistics do not come to rest: {counts}")
+
+
+def _counts(server: Server) -> dict[str, int]:
     answer = json.loads(server.call("v2/models/stats"))
     return {entry["name"]: entry["inference_count"] for entry in answer["model_stats"]}
