@@ -8,22 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.make_models import make_bundle
+from tests.models import bundles
+
+tiny_bundle, labelled_bundle = bundles.tiny_bundle, bundles.labelled_bundle
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-
-
-@pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory) -> Path:
-    """An unconditional bundle; read only."""
-    return make_bundle(tmp_path_factory.mktemp("edge") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def labelled_bundle(tmp_path_factory) -> Path:
-    """A bundle with three classes; read only."""
-    return make_bundle(tmp_path_factory.mktemp("edge") / "labelled", classes=3)
 
 
 @pytest.fixture(scope="session")

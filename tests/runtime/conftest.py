@@ -8,19 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.models import bundles
 from tests.models.make_models import make_bundle
 
-
-@pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory) -> Path:
-    """An unconditional bundle; read only."""
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def labelled_bundle(tmp_path_factory) -> Path:
-    """A bundle with three classes; read only."""
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "labelled", classes=3)
+tiny_bundle, labelled_bundle = bundles.tiny_bundle, bundles.labelled_bundle
 
 
 @pytest.fixture(scope="session")

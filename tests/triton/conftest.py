@@ -12,26 +12,16 @@ from icgan_export.triton_repo import write_repository
 from icgan_export.triton_service import Choices
 from icgan_runtime.errors import IcganError
 from icgan_runtime.serve import Environment, Server, find_environment
-from tests.models.make_models import make_bundle
+from tests.models import bundles
 from tests.triton.wire import PROTOCOLS, Wire
+
+tiny_bundle, labelled_bundle = bundles.tiny_bundle, bundles.labelled_bundle
 
 ROOT = Path(__file__).parents[2]
 
 
 def quiet(line: str) -> None:
     """Where `icgan-export triton` would print."""
-
-
-@pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory) -> Path:
-    """An unconditional bundle; read only."""
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def labelled_bundle(tmp_path_factory) -> Path:
-    """A bundle with three classes; read only."""
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "labelled", classes=3)
 
 
 @pytest.fixture(scope="session")

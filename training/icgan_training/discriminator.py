@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icgan_training.config import ModelConfig
-from icgan_training.generator import constant_label
+from icgan_training.generator import checked_embedding, constant_label
 from icgan_training.layers import DiscriminatorBlock, SelfAttention, SNEmbedding, SNLinear, float32_region
 
 
@@ -62,8 +62,5 @@ class Discriminator(nn.Module):
             label = constant_label(config, image, image.shape[0]) if label is None else label
             parts.append(self.embed(label))
         if config.embedding_dim is not None:
-            if embedding is None or embedding.dim() != 2 or embedding.shape[1] != config.embedding_dim:
-                shape = None if embedding is None else list(embedding.shape)
-                raise ValueError(f"embedding is {shape}; expected [N, {config.embedding_dim}]")
-            parts.append(self.linear_feat(embedding))
+            parts.append(self.linear_feat(checked_embedding(config, embedding)))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

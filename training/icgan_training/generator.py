@@ -63,10 +63,7 @@ class Generator(nn.Module):
             label = constant_label(config, self.shared.weight, count) if label is None else label
             parts.append(self.shared(label))
         if config.embedding_dim is not None:
-            if embedding is None or embedding.dim() != 2 or embedding.shape[1] != config.embedding_dim:
-                shape = None if embedding is None else list(embedding.shape)
-                raise ValueError(f"embedding is {shape}; expected [N, {config.embedding_dim}]")
-            parts.append(self.shared_feat(embedding))
+            parts.append(self.shared_feat(checked_embedding(config, embedding)))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
@@ -75,3 +72,11 @@ def constant_label(config: ModelConfig, like: Tensor, count: int) -> Tensor:
     if config.takes_label:
         raise ValueError(f"label is missing; the model has {config.class_count} classes")
     return torch.zeros(count, dtype=torch.int64, device=like.device)
+
+
+def checked_embedding(config: ModelConfig, embedding: Tensor | None) -> Tensor:
+    """The embedding a model with instances needs. Raises ValueError unless it is [N, embedding_dim]."""
+    if embedding is None or embedding.dim() != 2 or embedding.shape[1] != config.embedding_dim:
+        shape = None if embedding is None else list(embedding.shape)
+        raise ValueError(f"embedding is {shape}; expected [N, {config.embedding_dim}]")
+    return embedding

@@ -1,0 +1,21 @@
+"""Session fixtures over `make_models`: hand-made bundles, imported by each conftest that wants them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.models.make_models import make_bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory) -> Path:
+    """An unconditional bundle; read only."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def labelled_bundle(tmp_path_factory) -> Path:
+    """A bundle with three classes; read only."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "labelled", classes=3)
