@@ -100,10 +100,10 @@ def test_inception_score_without_a_class_layer_is_said_to_be_missing(subject, co
 
 
 def test_training_is_scored_by_the_same_fid(subject, colours):
-    score = fid_scorer(subject.data, None, 60, colours)
+    score = fid_scorer(subject.data, 60, colours)
     settings = Settings(metrics=("fid",), samples=60, instances=0)
     expected = evaluate(subject, subject.data, settings, colours).scores["fid"]
-    assert score(subject.generator) == expected
+    assert score(subject.generator, None) == expected
 
 
 def test_the_grid_shows_instances_left_and_samples_right(subject):

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from icgan_training.checkpoint import load_discriminator, load_generator
 from icgan_training.dataset import PreparedDataset
-from icgan_training.errors import CollapseError, ConfigError, DataError
-from icgan_training.loop import fit, training_labels
+from icgan_training.errors import CollapseError, ConfigError
+from icgan_training.loop import fit
 from icgan_training.presets import preset
 from icgan_training.resume import list_checkpoints
 
@@ -44,6 +44,23 @@ def command(data, run, *extra):
 
 def environment(**extra):
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **extra}
+
+
+def two_processes(data, run, *extra):
+    """The command as torchrun starts it, twice."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            command(data, run, *extra),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **group),
+        )
+        for rank in range(2)
+    ]
 
 
 def log(run):
@@ -167,24 +184,7 @@ def test_two_processes_train_as_one_with_the_same_batch(make_prepared, tmp_path)
     extra = ["--precision", "float32", "--images", "48"]
     for name, value in changes.items():
         extra += ["--set", f"{name}={json.dumps(value)}"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = [
-        subprocess.Popen(
-            command(data, tmp_path / "two", *extra),
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE="2",
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=port,
-            ),
-        )
-        for rank in range(2)
-    ]
+    group = two_processes(data, tmp_path / "two", *extra)
     for process in group:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
@@ -194,6 +194,22 @@ def test_two_processes_train_as_one_with_the_same_batch(make_prepared, tmp_path)
     for mine, theirs in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
         assert mine["loss_discriminator"] == pytest.approx(theirs["loss_discriminator"], rel=1e-4)
         assert mine["images"] == theirs["images"]
+
+
+def test_stopping_one_of_two_processes_stops_both_after_the_same_step(make_prepared, tmp_path):
+    data, run = make_prepared(), tmp_path / "run"
+    group = two_processes(data, run, "--precision", "float32", "--images", "1M", "--set", "tick_images=80")
+    while not (run / "log.jsonl").exists():
+        assert all(process.poll() is None for process in group)
+    group[1].send_signal(signal.SIGTERM)  # only to the one that writes no files
+    for process in group:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    (newest,) = list_checkpoints(run / "checkpoints")[-1:]
+    images = int(newest.stem.removeprefix("step-")) * TINY.train.batch_size
+    assert images >= log(run)[-1]["images"]
+    more = settings(total_images=images + 8)
+    assert fit(TINY.model, more, PreparedDataset.open(data), run, device=CPU)
 
 
 def test_accumulated_batches_follow_the_gradient_of_the_whole_batch(make_prepared, tmp_path):
@@ -211,7 +227,7 @@ def test_accumulated_batches_follow_the_gradient_of_the_whole_batch(make_prepare
 def test_the_best_score_decides_what_is_exported(make_prepared, tmp_path):
     data, run = PreparedDataset.open(make_prepared()), tmp_path / "run"
     scores = iter([30.0, 10.0, 20.0, 15.0])
-    fit(TINY.model, settings(ema_decay=0.5), data, run, device=CPU, evaluate=lambda generator: next(scores))
+    fit(TINY.model, settings(ema_decay=0.5), data, run, device=CPU, evaluate=lambda *_: next(scores))
     assert [record["fid"] for record in log(run)] == [30.0, 10.0, 20.0, 15.0]
     best = load_file(run / "checkpoints" / "best.safetensors")
     exported = load_file(run / "generator.safetensors")
@@ -240,13 +256,6 @@ def test_a_run_goes_on_only_with_its_own_encoder_data_and_model(make_prepared, t
     wider = dataclasses.replace(TINY.model, ch=8)
     with pytest.raises(ConfigError, match="model ch 4, not 8"):
         fit(wider, TINY.train, PreparedDataset.open(tmp_path / "data"), run, device=CPU)
-
-
-def test_labels_the_model_has_no_class_for_are_named(make_prepared):
-    data = PreparedDataset.open(make_prepared(labels=[i % 4 for i in range(40)]))
-    model = dataclasses.replace(TINY.model, class_count=3)
-    with pytest.raises(DataError, match=r"label 3 of picture 3 .* outside \[0, 3\)"):
-        training_labels(model, data)
 
 
 @pytest.mark.parametrize(

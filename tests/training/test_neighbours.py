@@ -3,8 +3,9 @@ import pytest
 
 from icgan_training.errors import DataError
 from icgan_training.neighbours import (
-    cluster_labels,
+    kmeans_centroids,
     kmeans_instances,
+    nearest_centroids,
     nearest_neighbours,
     neighbour_statistics,
     random_instances,
@@ -96,7 +97,7 @@ def test_kmeans_instances_are_different_pictures_even_among_duplicates():
 
 def test_a_cluster_label_is_that_of_most_neighbours():
     rows = unit_rows(90, centres=np.eye(6, 16))
-    labels = cluster_labels(rows, 3)
+    labels = nearest_centroids(rows, kmeans_centroids(rows, 3))
     assert set(labels) == {0, 1, 2}
     statistics = neighbour_statistics(nearest_neighbours(rows, 5), labels)
     assert statistics.label_agreement is not None

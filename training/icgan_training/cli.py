@@ -191,7 +191,7 @@ def _fit(args: argparse.Namespace) -> None:
     from icgan_training.dataset import PreparedDataset
     from icgan_training.distributed import join, leave, local_device
     from icgan_training.heap import keep_freed_memory
-    from icgan_training.loop import fit, training_labels
+    from icgan_training.loop import fit
     from icgan_training.settings import choose_precision, parse_overrides, resolve
 
     device = local_device()
@@ -217,9 +217,8 @@ def _fit(args: argparse.Namespace) -> None:
             from icgan_training.evaluate import fid_scorer, inception_network
             from icgan_training.fetch import find_weights
 
-            labels = training_labels(model, data, train.label_source, train.seed)
             inception = inception_network(find_weights("inception"), device)
-            score = fid_scorer(data, labels, args.fid_samples, inception)
+            score = fid_scorer(data, args.fid_samples, inception)
         complete = fit(model, train, data, args.out, device=device, processes=processes, evaluate=score)
         if processes.first:
             end = "is complete" if complete else "is stopped; the same command goes on from here"

@@ -38,7 +38,10 @@ def join(device: torch.device) -> Processes:
     if "WORLD_SIZE" not in os.environ:
         return ALONE
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+        # Tensors on GPUs go through nccl, those on the CPU through gloo.
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT
+        )
     return Processes(dist.get_rank(), dist.get_world_size())
 
 
@@ -46,6 +49,18 @@ def wait(processes: Processes) -> None:
     """Return when every process has come here."""
     if processes.world > 1:
         dist.barrier()
+
+
+def any_of(flag: bool, processes: Processes) -> bool:
+    """Whether the flag is set on any process; all of them get the same answer.
+
+    The message is one byte between the CPUs, so no GPU is waited for.
+    """
+    if processes.world == 1:
+        return flag
+    message = torch.tensor([flag], dtype=torch.uint8)
+    dist.all_reduce(message, dist.ReduceOp.MAX)
+    return bool(message.item())
 
 
 def leave() -> None:

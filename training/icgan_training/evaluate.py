@@ -28,7 +28,7 @@ from icgan_training.features import FeatureNetwork, real_features
 from icgan_training.generator import Generator
 from icgan_training.grid import sample_grid
 from icgan_training.inception import Inception, load_inception
-from icgan_training.loop import training_labels
+from icgan_training.labels import training_labels
 from icgan_training.lpips import Lpips
 from icgan_training.metrics import coverage, frechet_distance, inception_score, kernel_distance
 from icgan_training.neighbours import kmeans_instances
@@ -123,7 +123,11 @@ def load_subject(run_dir: Path, data_path: Path | None, device: torch.device) ->
     check_fit(generator.config, data, config.get("encoder", {}).get("sha256"))
     train = config.get("train", {})  # a converted checkpoint has none
     labels = training_labels(
-        generator.config, data, train.get("label_source", "dataset"), train.get("seed", 0)
+        generator.config,
+        data,
+        run_dir,
+        source=train.get("label_source", "dataset"),
+        seed=train.get("seed", 0),
     )
     return Subject(generator, data, labels, device)
 
@@ -315,13 +319,13 @@ def encoder_network(path: Path, device: torch.device, conditioning: EncoderIdent
 
 
 def fid_scorer(
-    data: PreparedDataset, labels: NDArray[np.int64] | None, samples: int, inception: FeatureNetwork
-) -> Callable[[nn.Module], float]:
+    data: PreparedDataset, samples: int, inception: FeatureNetwork
+) -> Callable[[nn.Module, NDArray[np.int64] | None], float]:
     """What training calls at a checkpoint: FID of samples of all instances against as many real pictures."""
     settings = Settings(metrics=("fid",), samples=samples, instances=0)
     count = min(samples, data.meta.count)
 
-    def score(generator: nn.Module) -> float:
+    def score(generator: nn.Module, labels: NDArray[np.int64] | None) -> float:
         if not isinstance(generator, Generator):
             raise TypeError(f"expected a Generator, got {type(generator).__name__}")
         subject = Subject(generator, data, labels, next(generator.parameters()).device)

@@ -1,6 +1,7 @@
 """The training loop: a model, settings and a data set in, a run directory out.
 
     RUN/config.json                 model, settings, encoder, data: written first
+    RUN/centroids.npy               of the clusters, where those are the labels
     RUN/log.jsonl                   one line per tick
     RUN/samples/step-*.png          instance left, samples right
     RUN/checkpoints/step-*.safetensors, best.safetensors
@@ -27,13 +28,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from icgan_training.config import LabelSource, ModelConfig, TrainConfig
+from icgan_training.config import ModelConfig, TrainConfig
 from icgan_training.dataset import PreparedDataset
-from icgan_training.distributed import ALONE, Processes
-from icgan_training.errors import CollapseError, ConfigError, DataError
+from icgan_training.distributed import ALONE, Processes, any_of
+from icgan_training.errors import CollapseError, ConfigError
 from icgan_training.grid import write_grid
 from icgan_training.journal import Journal
-from icgan_training.neighbours import cluster_labels
+from icgan_training.labels import training_labels
 from icgan_training.position import Position
 from icgan_training.resume import (
     checkpoint_path,
@@ -47,8 +48,8 @@ from icgan_training.run import open_run, publish
 from icgan_training.sampler import PARTS, Batch, Indices, Part, Sampler
 from icgan_training.step import STATISTICS, Inputs, StepInputs, Trainer
 
-Evaluate = Callable[[nn.Module], float]
-"""Scores the averaged generator in eval mode; lower is better (FID)."""
+Evaluate = Callable[[nn.Module, Indices | None], float]
+"""Scores the averaged generator in eval mode, given what it was told about each picture; lower is better (FID)."""
 
 DIVERGED = 1e4
 """A mean logit beyond this is a collapse: the hinge keeps those of a healthy run within some tens."""
@@ -69,8 +70,8 @@ def fit(
     """Train until `train.total_images`, continuing from the newest checkpoint of `run_dir` if it has one.
 
     `evaluate` scores the average at every checkpoint; the best one is then what is exported and kept as
-    `checkpoints/best.safetensors`. Returns whether training is complete: SIGINT or SIGTERM makes it
-    write a checkpoint and return False.
+    `checkpoints/best.safetensors`. Returns whether training is complete: SIGINT or SIGTERM, to any of the
+    processes, makes it write a checkpoint and return False.
     Raises ConfigError for settings that do not fit the data or an existing run, CheckpointError when the
     disk refuses, CollapseError when the losses stop being numbers or the logits run away.
     """
@@ -80,9 +81,11 @@ def fit(
             f"batch_size {train.batch_size} cannot be split over {processes.world} processes"
             f" with accumulation {train.accumulation}: choose a multiple of their product"
         )
-    labels = training_labels(model, data, train.label_source, train.seed)
     if processes.first:
         open_run(run_dir, model, train, data)
+    labels = training_labels(
+        model, data, run_dir, source=train.label_source, seed=train.seed, processes=processes
+    )
     trainer = Trainer(model, train, device, processes)
     checkpoints = run_dir / "checkpoints"
     position = _resume(trainer, checkpoints)
@@ -129,7 +132,7 @@ def fit(
                 journal.advance(images_per_step)
             tick, last = step // tick_steps, step == steps[-1]
             at_tick = step % tick_steps == 0 or last
-            stopping = stop.is_set() and not last
+            stopping = any_of(stop.is_set(), processes) and not last
             if not at_tick and not stopping:
                 continue
 
@@ -140,7 +143,7 @@ def fit(
             due = last or stopping or tick % train.checkpoint_ticks == 0
             improved = evaluate is None
             if journal is not None and evaluate is not None and due and not stopping:
-                record["fid"] = evaluate(trainer.average.module)
+                record["fid"] = evaluate(trainer.average.module, labels)
                 improved = position.best_fid is None or record["fid"] < position.best_fid
                 position.best_fid = record["fid"] if improved else position.best_fid
             if at_tick:
@@ -162,31 +165,6 @@ def fit(
                 return False
             clock = time.monotonic()
     return True
-
-
-def training_labels(
-    model: ModelConfig, data: PreparedDataset, label_source: LabelSource = "dataset", seed: int = 0
-) -> Indices | None:
-    """What the model is told about each picture [N]: None, a constant, the data set's labels or clusters.
-
-    Raises DataError for labels that are missing or that the model has no class for.
-    """
-    if model.class_count is None:
-        return None
-    count = len(data.images)
-    if model.class_count == 1:
-        return np.zeros(count, dtype=np.int64)
-    if label_source == "clusters":
-        return cluster_labels(data.embeddings, model.class_count, seed)
-    if data.labels is None:
-        raise DataError(f"the model takes labels but {data.path} has none: prepare it with labels")
-    labels = np.asarray(data.labels)
-    if labels.min() < 0 or labels.max() >= model.class_count:
-        odd = int(np.flatnonzero((labels < 0) | (labels >= model.class_count))[0])
-        raise DataError(
-            f"label {labels[odd]} of picture {odd} in {data.path} is outside [0, {model.class_count})"
-        )
-    return labels
 
 
 @dataclass(frozen=True)
@@ -253,12 +231,13 @@ def _prefetched(draw: Callable[[int], StepInputs], steps: Sequence[int]) -> Gene
 
 @contextmanager
 def _stop_requests(processes: Processes) -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; a second signal acts as usual.
+    """An event that SIGINT or SIGTERM sets.
 
-    Several processes would have to agree on the step they stop after, so there signals act as usual too.
+    A second signal acts as usual, except among several processes: there a Ctrl-C comes from the terminal and
+    once more from torchrun.
     """
     requested = threading.Event()
-    if processes.world > 1 or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield requested
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -269,7 +248,8 @@ def _stop_requests(processes: Processes) -> Iterator[threading.Event]:
 
     def request(*_: object) -> None:
         requested.set()
-        restore()
+        if processes.world == 1:
+            restore()
 
     for number in before:
         signal.signal(number, request)

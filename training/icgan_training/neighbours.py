@@ -173,9 +173,8 @@ def kmeans_centroids(embeddings: NDArray[np.float32], count: int, seed: int = 0)
     return np.asarray(kmeans.centroids)
 
 
-def cluster_labels(embeddings: NDArray[np.float32], clusters: int, seed: int = 0) -> NDArray[np.int64]:
-    """The k-means cluster of every row [N]: the coarse hard partition the paper compares with."""
-    centroids = kmeans_centroids(embeddings, clusters, seed)
+def nearest_centroids(embeddings: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The nearest of `centroids` [K, D] to every row of `embeddings` [N, D], by distance: int64 [N]."""
     labels = np.empty(len(embeddings), np.int64)
     for rows in chunks(len(embeddings), ROWS_PER_CALL):
         labels[rows] = faiss.knn(read_rows(embeddings, rows), centroids, 1)[1][:, 0]

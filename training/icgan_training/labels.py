@@ -1,0 +1,79 @@
+"""What a model is told about each picture: nothing, a constant, the data set's label, or a cluster.
+
+Clusters are the coarse hard partition that IC-GAN is compared with (section 4.2). Their centroids are computed
+once, stay in the run directory as `centroids.npy`, and every process, every resumed run and every evaluation
+reads them there: k-means need not repeat itself to the last bit on another machine.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icgan_training.config import LabelSource, ModelConfig
+from icgan_training.dataset import PreparedDataset
+from icgan_training.distributed import ALONE, Processes, wait
+from icgan_training.errors import DataError
+from icgan_training.neighbours import kmeans_centroids, nearest_centroids
+
+CENTROIDS = "centroids.npy"
+
+
+def training_labels(
+    model: ModelConfig,
+    data: PreparedDataset,
+    run_dir: Path,
+    *,
+    source: LabelSource = "dataset",
+    seed: int = 0,
+    processes: Processes = ALONE,
+) -> NDArray[np.int64] | None:
+    """What the model of `run_dir` is told about each picture of `data`: int64 [N], None for no label at all.
+
+    With `source` "clusters" the run directory gets its centroids here if it has none yet.
+    Raises DataError for labels that are missing or that the model has no class for, and for centroids that
+    do not fit.
+    """
+    if model.class_count is None:
+        return None
+    count = len(data.images)
+    if model.class_count == 1:
+        return np.zeros(count, dtype=np.int64)
+    if source == "clusters":
+        path = run_dir / CENTROIDS
+        if processes.first and not path.exists():
+            _write(path, kmeans_centroids(data.embeddings, model.class_count, seed))
+        wait(processes)
+        return nearest_centroids(data.embeddings, _read(path, (model.class_count, data.embeddings.shape[1])))
+    if data.labels is None:
+        raise DataError(f"the model takes labels but {data.path} has none: prepare it with labels")
+    labels = np.asarray(data.labels)
+    if labels.min() < 0 or labels.max() >= model.class_count:
+        odd = int(np.flatnonzero((labels < 0) | (labels >= model.class_count))[0])
+        raise DataError(
+            f"label {labels[odd]} of picture {odd} in {data.path} is outside [0, {model.class_count})"
+        )
+    return labels
+
+
+def _write(path: Path, centroids: NDArray[np.float32]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, centroids)
+    temporary.replace(path)
+
+
+def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Float32 centroids of this shape, all finite; DataError otherwise."""
+    try:
+        centroids: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}): without it the clusters of this run are lost"
+        ) from error
+    if centroids.shape != shape or centroids.dtype != np.float32 or not np.isfinite(centroids).all():
+        raise DataError(
+            f"{path} holds {centroids.dtype} {list(centroids.shape)}, expected finite float32 {list(shape)}"
+        )
+    return centroids
