@@ -1,7 +1,7 @@
 """What a model is told about each picture: nothing, a constant, the data set's label, or a cluster.
 
-Clusters are the coarse hard partition that IC-GAN is compared with (section 4.2). Their centroids are computed
-once, stay in the run directory as `centroids.npy`, and every process, every resumed run and every evaluation
+Clusters are the coarse hard partition that IC-GAN is compared with (section 4.2). Their centroids are
+computed once, stay in the run directory as `centroids.npy`, and every process, resumed run and evaluation
 reads them there: k-means need not repeat itself to the last bit on another machine.
 """
 

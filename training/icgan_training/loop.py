@@ -49,7 +49,7 @@ from icgan_training.sampler import PARTS, Batch, Indices, Part, Sampler
 from icgan_training.step import STATISTICS, Inputs, StepInputs, Trainer
 
 Evaluate = Callable[[nn.Module, Indices | None], float]
-"""Scores the averaged generator in eval mode, given what it was told about each picture; lower is better (FID)."""
+"""Scores the averaged generator in eval mode, given each picture's training label; lower is better (FID)."""
 
 DIVERGED = 1e4
 """A mean logit beyond this is a collapse: the hinge keeps those of a healthy run within some tens."""
