@@ -18,7 +18,8 @@ def test_each_row_is_an_instance_then_its_own_samples_in_order():
 
 def test_the_file_is_a_png_of_the_sheet(tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), dtype=np.uint8)
-    write_grid(tmp_path / "samples" / "a.png", pictures[:, 0], pictures)
+    sheet = sample_grid(pictures[:, 0], pictures)
+    write_grid(tmp_path / "samples" / "a.png", sheet)
     with Image.open(tmp_path / "samples" / "a.png") as image:
-        assert np.array_equal(np.asarray(image), sample_grid(pictures[:, 0], pictures))
+        assert np.array_equal(np.asarray(image), sheet)
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["a.png"]

@@ -182,7 +182,7 @@ def _fit(args: argparse.Namespace) -> None:
 
     if args.list:
         for row in PRESETS.values():
-            print(f"{row.name:28} {row.summary} ({row.score})")
+            print(f"{row.name:28} {row.summary}" + (f" ({row.score})" if row.score else ""))
         return
     if args.data is None or args.preset is None or (args.out is None and not args.dry_run):
         args.parser.error("DATA, --preset and --out are needed")

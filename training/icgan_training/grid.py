@@ -19,9 +19,9 @@ def sample_grid(instances: npt.NDArray[np.uint8], samples: npt.NDArray[np.uint8]
     return np.concatenate([left, gap, right], axis=1)
 
 
-def write_grid(path: Path, instances: npt.NDArray[np.uint8], samples: npt.NDArray[np.uint8]) -> None:
-    """Write `sample_grid` as a PNG, complete or not at all."""
+def write_grid(path: Path, grid: npt.NDArray[np.uint8]) -> None:
+    """Write what `sample_grid` makes as a PNG, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    Image.fromarray(sample_grid(instances, samples)).save(temporary, format="PNG")
+    Image.fromarray(grid).save(temporary, format="PNG")
     temporary.replace(path)

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
+
+from icgan_training.grid import write_grid
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -22,6 +26,7 @@ class Journal:
     """
 
     def __init__(self, run_dir: Path, step: int, images: int, total_images: int) -> None:
+        self._run_dir = run_dir
         self.path = run_dir / "log.jsonl"
         self.total_images = total_images
         _keep_until(self.path, step)
@@ -52,6 +57,7 @@ class Journal:
         if self._board is not None:
             for name, value in record.items():
                 self._board.add_scalar(name, value, record["step"])
+            self._board.flush()
         left = (self.total_images - record["images"]) / record["images_per_second"]
         self.say(
             f"step {record['step']}: {record['images']}/{self.total_images} images,"
@@ -60,6 +66,12 @@ class Journal:
             f" D(real) {record['logit_real']:.2f} D(fake) {record['logit_fake']:.2f}"
             + (f", FID {record['fid']:.2f}" if "fid" in record else "")
         )
+
+    def picture(self, grid: npt.NDArray[np.uint8], step: int) -> None:
+        """Keep a sample sheet [H, W, 3] as samples/step-*.png."""
+        write_grid(self._run_dir / "samples" / f"step-{step:09d}.png", grid)
+        if self._board is not None:
+            self._board.add_image("samples", grid, step, dataformats="HWC")
 
     def say(self, line: str) -> None:
         """One line for the person who waits, above the bar if there is one."""

@@ -32,7 +32,7 @@ from icgan_training.config import ModelConfig, TrainConfig
 from icgan_training.dataset import PreparedDataset
 from icgan_training.distributed import ALONE, Processes, any_of
 from icgan_training.errors import CollapseError, ConfigError
-from icgan_training.grid import write_grid
+from icgan_training.grid import sample_grid
 from icgan_training.journal import Journal
 from icgan_training.labels import training_labels
 from icgan_training.position import Position
@@ -152,7 +152,7 @@ def fit(
                 if at_tick:
                     journal.record(record)
                 if at_tick and (last or tick % train.snapshot_ticks == 0):
-                    write_grid(run_dir / "samples" / f"step-{step:09d}.png", *sheet.draw(trainer))
+                    journal.picture(sample_grid(*sheet.draw(trainer)), step)
                 if due and improved:
                     publish(run_dir, trainer.average.module, trainer.discriminator)
                     if evaluate is not None:

@@ -1,0 +1,34 @@
+"""What a run tells, read back with the tools people use."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from icgan_training.journal import Journal
+
+RECORD = {
+    "step": 4,
+    "images": 16,
+    "images_per_second": 8.0,
+    "loss_discriminator": 1.5,
+    "loss_generator": 0.5,
+    "logit_real": 0.25,
+    "logit_fake": -0.25,
+}
+
+
+def test_tensorboard_shows_every_scalar_and_the_sample_sheet(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    sheet = np.zeros((64, 96, 3), np.uint8)
+    with Journal(tmp_path, step=0, images=0, total_images=32) as journal:
+        journal.record(RECORD)
+        journal.picture(sheet, step=4)
+    board = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert set(board.Tags()["scalars"]) == set(RECORD)
+    (loss,) = board.Scalars("loss_discriminator")
+    assert (loss.step, loss.value) == (4, 1.5)
+    (picture,) = board.Images("samples")
+    assert (picture.step, picture.height, picture.width) == (4, 64, 96)
+    assert (tmp_path / "samples" / "step-000000004.png").exists()
