@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu test-edge web train-demo pack-demo clean
+.PHONY: help env serve-env demo test lint test-python test-gpu bench test-edge web train-demo pack-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -44,6 +44,16 @@ test-python: .venv/.stamp .venv-serve/.stamp
 test-gpu: .venv/.stamp ## the tests that need a GPU
 	$(BIN)/pytest -q -m gpu
 
+.venv/.bench: .venv/.stamp
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
+	touch $@
+
+bench: .venv/.bench ## the generator against torch and plain exports, and each rewrite alone (reports in bench/)
+	$(BIN)/python -m benchmarks.generator --weights models/demo --batch 1 8 32 --threads 1 2 --memory --out bench/demo
+	$(BIN)/python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 --threads 2 --memory --out bench/128
+	$(BIN)/python -m benchmarks.generator --resolution 256 --ch 64 --batch 1 --threads 2 --rounds 7 --memory --out bench/256
+	$(BIN)/python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 --threads 2 --ablation --out bench/ablation
+
 examples/node_modules/.stamp: examples/package-lock.json
 	cd examples && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
@@ -64,4 +74,4 @@ pack-demo: .venv/.stamp ## make the shipped directory out of the trained run
 	$(BIN)/python models/pack.py runs/demo64 data/groceries64 models/demo
 
 clean: ## remove everything made here (environments, data and runs stay)
-	rm -rf bundles demo model_repository .mypy_cache .ruff_cache .pytest_cache
+	rm -rf bundles demo bench model_repository .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,432 @@
+"""The generator on every route, interleaved: torch, plain exports, ours; and what each rewrite gains alone.
+
+    python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 32 --threads 1 2 --out report/
+    python -m benchmarks.generator --weights models/demo --batch 1 8 --threads 2 --out report/
+    python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 --threads 2 --ablation --out report/
+
+`plain` is the published arrangement exported as it is: spectral norm and batch norm's statistics folded (as
+any exporter does with constants), nothing else. Without --weights the weights are random, which changes
+neither shapes nor speed. Every round runs every route once, in rotating order; ratios are taken within a
+round and the median over rounds is reported, so a slow spell of the machine hits all alike. Every route draws
+from the same noise; `apart` is its largest distance in grey levels from torch's float32 picture. The product
+of two 2048 x 2048 float32 matrices takes part in every round: `share of peak` counts 2 operations per
+multiply-add of the plain graph (what had to be computed) and of the route's own graph (what was). Peak memory
+is that of a process of its own which loads one route and draws one batch.
+
+Writes generator.json, generator.md and generator.png under --out and prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from icgan_export.arithmetic import cost
+from icgan_export.fold import BlockForm, Rewrites, Target
+from icgan_export.graphs import GraphGenerator, generator_graph
+from icgan_export.precision import activation_ranges, lower_to_int8
+from icgan_runtime import latents
+from icgan_runtime.bench import apart, interleave
+from icgan_training.checkpoint import load_generator
+from icgan_training.generator import Generator
+from icgan_training.presets import preset
+
+Feeds = dict[str, NDArray[Any]]
+Run = Callable[[Feeds], NDArray[np.uint8]]
+
+PEAK = "matrix product"
+PEAK_SIDE = 2048
+ROUTES = {
+    "torch": "torch eager, float32",
+    "torch.compile": "torch.compile, float32",
+    "plain ort": "plain export, ONNX Runtime float32",
+    "plain openvino": "plain export, OpenVINO float32",
+    "plain openvino bf16": "plain export, OpenVINO bfloat16",
+    "ort": "ours, ONNX Runtime float32",
+    "openvino": "ours, OpenVINO float32",
+    "openvino bf16": "ours, OpenVINO bfloat16",
+    "ort int8": "ours, ONNX Runtime INT8",
+    "openvino int8": "ours, OpenVINO INT8, bfloat16 elsewhere",
+}
+DEFAULT_ROUTES = ("torch", "plain ort", "plain openvino", "ort", "openvino", "openvino bf16", "openvino int8")
+SAME_LEVELS = 1.0  # grey levels that a float32 route may be apart
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The generator that all routes run."""
+
+    generator: Generator
+    name: str
+
+    @functools.cached_property
+    def plain(self) -> onnx.ModelProto:
+        return generator_graph(self.generator, Rewrites.none(self.generator.config), {})
+
+    def ours(self, target: Target) -> onnx.ModelProto:
+        return generator_graph(self.generator, Rewrites.best(self.generator.config, target), {})
+
+    @functools.cached_property
+    def int8(self) -> onnx.ModelProto:
+        model = self.ours("onnxruntime")
+        feeds = self.feeds(8)
+        return lower_to_int8(model, activation_ranges(model, feeds), lambda _: 0.0, 1.0).model
+
+    def feeds(self, batch: int) -> Feeds:
+        config = self.generator.config
+        rng = np.random.default_rng(0)
+        feeds: Feeds = {"noise": latents.noise(0, np.arange(batch), 1.0, config.dim_z)}
+        if config.embedding_dim is not None:
+            rows = rng.normal(size=(batch, config.embedding_dim)).astype(np.float32)
+            feeds["embedding"] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        if config.takes_label:
+            assert config.class_count is not None
+            feeds["label"] = rng.integers(0, config.class_count, batch)
+        return feeds
+
+    def multiply_adds(self, route: str) -> int:
+        """Of the graph that the route runs, one picture; torch runs the plain arithmetic or better."""
+        if route.startswith(("torch", "plain")):
+            return cost(self.plain).multiply_adds
+        return cost(self.ours("openvino" if "openvino" in route else "onnxruntime")).multiply_adds
+
+
+def random_generator(resolution: int, ch: int) -> Generator:
+    """The published instance-conditioned shape at this size, orthogonal weights."""
+    torch.manual_seed(0)
+    model = replace(preset("icgan-imagenet-64").model, resolution=resolution, ch=ch)
+    return Generator(replace(model, attention=(32,) if resolution == 64 else (64,))).eval()
+
+
+def open_route(subject: Subject, route: str, threads: int) -> Run:
+    """A function feeds -> uint8 [N, R, R, 3]."""
+    if route.startswith("torch"):
+        return torch_route(subject.generator, compiled=route == "torch.compile", threads=threads)
+    graph = subject.plain if route.startswith("plain") else None
+    if "openvino" in route:
+        model = graph or (subject.int8 if "int8" in route else subject.ours("openvino"))
+        hint = "bf16" if "bf16" in route or "int8" in route else "f32"
+        return openvino_route(model, threads, hint)
+    return ort_route(graph or (subject.int8 if "int8" in route else subject.ours("onnxruntime")), threads)
+
+
+def torch_route(generator: Generator, *, compiled: bool, threads: int) -> Run:
+    module: Callable[..., torch.Tensor] = GraphGenerator(generator, generator.config, as_bytes=True).eval()
+    if compiled:
+        module = torch.compile(module)
+
+    def run(feeds: Feeds) -> NDArray[np.uint8]:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            image = module(*(torch.from_numpy(array) for array in feeds.values()))
+        return np.asarray(image)
+
+    return run
+
+
+def ort_route(model: onnx.ModelProto, threads: int) -> Run:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # one worker must not spin while another competitor has its turn
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads > 1 else "1")
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda feeds: session.run(["image"], feeds)[0]  # type: ignore[no-any-return]
+
+
+def openvino_route(model: onnx.ModelProto, threads: int, hint: str) -> Run:
+    import io
+
+    import openvino as ov
+
+    core = ov.Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    compiled = core.compile_model(core.read_model(io.BytesIO(model.SerializeToString())), "CPU", settings)
+    request = compiled.create_infer_request()
+    return lambda feeds: np.array(request.infer(feeds)[0])
+
+
+def peak_route(threads: int) -> Callable[[], object]:
+    torch.manual_seed(0)
+    left, right = torch.randn(PEAK_SIDE, PEAK_SIDE), torch.randn(PEAK_SIDE, PEAK_SIDE)
+
+    def run() -> torch.Tensor:
+        torch.set_num_threads(threads)
+        return left @ right
+
+    return run
+
+
+def compare(
+    subject: Subject, routes: dict[str, Run], batch: int, threads: int, rounds: int
+) -> list[dict[str, Any]]:
+    """One interleaved run; a row per route."""
+    feeds = subject.feeds(batch)
+    reference = torch_route(subject.generator, compiled=False, threads=threads)(feeds)
+    work: dict[str, Callable[[], object]] = {
+        name: functools.partial(run, feeds) for name, run in routes.items()
+    }
+    pictures = {name: run(feeds) for name, run in routes.items()}
+    timings = interleave({**work, PEAK: peak_route(threads)}, rounds)
+    peak = timings.pop(PEAK)
+    plain_work = 2 * batch * cost(subject.plain).multiply_adds
+    rows = []
+    for name, timing in timings.items():
+        own_work = 2 * batch * subject.multiply_adds(name)
+        # operations per second, over those of the matrix product of the same round
+        pace = [p / t / (2 * PEAK_SIDE**3) for t, p in zip(timing.seconds, peak.seconds, strict=True)]
+        first, third = timing.quartiles
+        rows.append(
+            {
+                "batch": batch,
+                "threads": threads,
+                "route": name,
+                "median_ms": timing.median * 1e3,
+                "quartiles_ms": [first * 1e3, third * 1e3],
+                "fastest_ms": min(timing.seconds) * 1e3,
+                "images_per_second": batch / timing.median,
+                "times_faster": {other: timing.ratio(rival) for other, rival in timings.items()},
+                "share_of_peak": {
+                    "plain": plain_work * statistics.median(pace),
+                    "own": own_work * statistics.median(pace),
+                },
+                "apart": apart(reference, pictures[name]),
+                "psnr": psnr(reference, pictures[name]),
+            }
+        )
+    return rows
+
+
+def psnr(reference: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Over all pictures together, in dB; 99 at most, so that equal pictures stay JSON."""
+    error = float(np.square(reference.astype(np.float64) - other).mean())
+    return min(99.0, 10 * float(np.log10(255**2 / max(error, 1e-9))))
+
+
+def ablation_routes(subject: Subject, runtime: str, threads: int) -> dict[str, Run]:
+    """The best export with one rewrite switched off at a time, and the plain one."""
+    config = subject.generator.config
+    best = Rewrites.best(config, "openvino" if runtime == "openvino" else "onnxruntime")
+
+    def blocks(form: BlockForm) -> tuple[BlockForm, ...]:
+        return (form,) * len(best.blocks)
+
+    variants = {
+        "all rewrites": best,
+        "without the condition product": replace(best, condition_product=False),
+        "without the early shortcut": replace(best, early_shortcut=False),
+        "without the output norm fold": replace(best, output_norm=False),
+        "without the attention product": replace(best, attention_product=False),
+        "all blocks transposed": replace(best, blocks=blocks("transposed")),
+        "all blocks phases": replace(best, blocks=blocks("phases")),
+        "all blocks products": replace(best, blocks=blocks("products")),
+        "all blocks as published": replace(best, blocks=blocks("plain")),
+        "plain": Rewrites.none(config),
+    }
+    routes = {}
+    for name, rewrites in variants.items():
+        model = generator_graph(subject.generator, rewrites, {})
+        routes[name] = (
+            openvino_route(model, threads, "f32") if runtime == "openvino" else ort_route(model, threads)
+        )
+    return routes
+
+
+def peak_memory(arguments: list[str], route: str, batch: int, threads: int) -> float:
+    """Resident MiB of a process that loads one route and draws one batch."""
+    command = [sys.executable, "-m", "benchmarks.generator", *arguments, "--only", route]
+    command += ["--batch", str(batch), "--threads", str(threads)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def run_only(subject: Subject, route: str, batch: int, threads: int) -> None:
+    """Print the resident MiB at peak of one route, without what the export before it needed."""
+    if route.startswith("torch"):
+        open_route(subject, route, threads)(subject.feeds(batch))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    feeds = subject.feeds(batch)
+    run = open_route(subject, route, threads)
+    del subject
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    run(feeds)
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            print(int(line.split()[1]) / 1024)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report for people."""
+    base = report["base"]
+    lines = [
+        f"# Generator: {report['model']}",
+        "",
+        f"{report['date']}, {report['machine']}, "
+        + ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+        + f"; {report['rounds']} rounds.",
+        "",
+        f"    {report['command']}",
+        "",
+        f"`x` is how many times faster than {base}, median over rounds of the ratio within a round. Share of"
+        " peak: of the float32 matrix product in the same rounds, by the plain graph's operations / by the"
+        " route's own. Apart: from torch float32, in grey levels at most / PSNR in dB (INT8 needs 25).",
+        "",
+    ]
+    for threads in sorted({row["threads"] for row in report["rows"]}):
+        for batch in sorted({row["batch"] for row in report["rows"]}):
+            rows = [row for row in report["rows"] if (row["threads"], row["batch"]) == (threads, batch)]
+            if not rows:
+                continue
+            lines += [
+                f"## Batch {batch}, {threads} thread{'s' if threads > 1 else ''}",
+                "",
+                "| route | median ms | quartiles | fastest | img/s | x | share of peak | peak MiB | apart |",
+                "|---|---|---|---|---|---|---|---|---|",
+            ]
+            for row in rows:
+                first, third = row["quartiles_ms"]
+                share = row["share_of_peak"]
+                memory = f"{row['peak_mib']:.0f}" if "peak_mib" in row else ""
+                name = ROUTES.get(row["route"], row["route"])
+                lines.append(
+                    f"| {name} | {row['median_ms']:.1f}"
+                    f" | {first:.1f} to {third:.1f} | {row['fastest_ms']:.1f}"
+                    f" | {row['images_per_second']:.1f}"
+                    f" | {row['times_faster'][base]:.2f} | {share['plain']:.0%} / {share['own']:.0%}"
+                    f" | {memory} | {row['apart']:.0f} / {row['psnr']:.1f} |"
+                )
+            lines.append("")
+    return "\n".join(lines)
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Images per second of every route at every setting, as bars."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    settings = sorted({(row["threads"], row["batch"]) for row in report["rows"]})
+    figure, axes = pyplot.subplots(1, len(settings), figsize=(3.2 * len(settings) + 2.5, 4), squeeze=False)
+    for axis, (threads, batch) in zip(axes[0], settings, strict=True):
+        rows = [row for row in report["rows"] if (row["threads"], row["batch"]) == (threads, batch)]
+        names = [ROUTES.get(row["route"], row["route"]) for row in rows]
+        ours = ["ours" in name or name == "all rewrites" for name in names]
+        axis.barh(
+            names,
+            [row["images_per_second"] for row in rows],
+            color=["#2a7f62" if mine else "#b8b8b8" for mine in ours],
+        )
+        axis.invert_yaxis()
+        axis.set_title(f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}", fontsize=10)
+        axis.set_xlabel("images per second")
+        if axis is not axes[0][0]:
+            axis.set_yticklabels([])
+    figure.suptitle(report["model"], fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "onnx", "onnxruntime", "openvino", "numpy")}
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, help="run directory (default: random weights)")
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--ch", type=int, default=64)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--threads", type=int, nargs="+", default=[2])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=DEFAULT_ROUTES, metavar="ROUTE")
+    parser.add_argument("--ablation", action="store_true", help="each rewrite alone instead of the routes")
+    parser.add_argument("--runtime", choices=("ort", "openvino"), default="ort", help="of the ablation")
+    parser.add_argument("--memory", action="store_true", help="peak memory, a process per route")
+    parser.add_argument("--only", choices=ROUTES, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help="folder of the report")
+    args = parser.parse_args()
+    size = ["--resolution", str(args.resolution), "--ch", str(args.ch)]
+    if args.weights is not None:
+        subject = Subject(load_generator(args.weights), str(args.weights))
+        size = ["--weights", str(args.weights)]
+    else:
+        subject = Subject(
+            random_generator(args.resolution, args.ch), f"{args.resolution} px, ch {args.ch}, random weights"
+        )
+    if args.only:
+        run_only(subject, args.only, args.batch[0], args.threads[0])
+        return
+
+    rows: list[dict[str, Any]] = []
+    for threads in args.threads:
+        if args.ablation:
+            routes = ablation_routes(subject, args.runtime, threads)
+        else:
+            routes = {name: open_route(subject, name, threads) for name in args.routes}
+        for batch in args.batch:
+            print(f"batch {batch}, {threads} threads", file=sys.stderr, flush=True)
+            rows += compare(subject, routes, batch, threads, args.rounds)
+        del routes
+    for row in rows:
+        precise = not any(word in row["route"] for word in ("bf16", "int8"))
+        if precise and row["apart"] > SAME_LEVELS:
+            raise SystemExit(f"{row['route']} draws another picture: {row['apart']} grey levels apart")
+        if args.memory and not args.ablation:
+            row["peak_mib"] = peak_memory(size, row["route"], row["batch"], row["threads"])
+    report = {
+        "model": subject.name,
+        "base": "plain" if args.ablation else "plain ort" if "plain ort" in args.routes else args.routes[0],
+        "command": " ".join(["python -m benchmarks.generator", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "versions": versions(),
+        "rounds": args.rounds,
+        "rows": rows,
+    }
+    text = markdown(report)
+    print(text)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "generator.json").write_text(json.dumps(report, indent=1) + "\n")
+        (args.out / "generator.md").write_text(text)
+        draw(report, args.out / "generator.png")
+
+
+if __name__ == "__main__":
+    main()
