@@ -23,13 +23,14 @@ from icgan_training.config import ModelConfig
 from icgan_training.discriminator import Discriminator
 from icgan_training.errors import ConfigError, WeightsError
 from icgan_training.generator import Generator
+from icgan_training.projected import AnyDiscriminator, ProjectedDiscriminator
 
 SCHEMA_VERSION = 1
 
-_Network = TypeVar("_Network", Generator, Discriminator)
+_Network = TypeVar("_Network", Generator, Discriminator, ProjectedDiscriminator)
 
 
-def save_weights(network: Generator | Discriminator, path: Path, *, half: bool = False) -> None:
+def save_weights(network: Generator | AnyDiscriminator, path: Path, *, half: bool = False) -> None:
     """Write a network to one file, whole or not at all.
 
     half: store matrices and kernels in FP16. Raises WeightsError when a value does not fit into FP16.
@@ -45,7 +46,7 @@ def save_weights(network: Generator | Discriminator, path: Path, *, half: bool =
         tensors[name] = tensor
     config = {
         "schema_version": SCHEMA_VERSION,
-        "network": _kind(type(network)),
+        "network": _kind(network),
         "model": network.config.to_dict(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,15 +64,23 @@ def save_weights(network: Generator | Discriminator, path: Path, *, half: bool =
 
 def load_generator(run_dir: Path | str) -> Generator:
     """The generator of a run directory in eval mode, float32. Raises WeightsError on a bad file."""
-    return _load(Generator, Path(run_dir) / "generator.safetensors")
+    path = Path(run_dir) / "generator.safetensors"
+    config, tensors = _read(path, "generator")
+    return _assembled(Generator, config, tensors, path)
 
 
-def load_discriminator(run_dir: Path | str) -> Discriminator:
+def load_discriminator(run_dir: Path | str) -> AnyDiscriminator:
     """The discriminator of a run directory in eval mode, float32. Raises WeightsError on a bad file."""
-    return _load(Discriminator, Path(run_dir) / "discriminator.safetensors")
+    path = Path(run_dir) / "discriminator.safetensors"
+    config, tensors = _read(path, "discriminator")
+    if config.discriminator == "projected":
+        return _assembled(ProjectedDiscriminator, config, tensors, path)
+    return _assembled(Discriminator, config, tensors, path)
 
 
-def assign_strictly(network: Generator | Discriminator, tensors: Mapping[str, Tensor], origin: str) -> None:
+def assign_strictly(
+    network: Generator | AnyDiscriminator, tensors: Mapping[str, Tensor], origin: str
+) -> None:
     """Make `tensors` the network's weights: every one of them used, none missing, every shape right.
 
     Raises WeightsError that lists the keys at fault.
@@ -86,7 +95,7 @@ def assign_strictly(network: Generator | Discriminator, tensors: Mapping[str, Te
     ]
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise WeightsError(f"{origin} does not fit the {_kind(type(network))}: {shown}")
+        raise WeightsError(f"{origin} does not fit the {_kind(network)}: {shown}")
     network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
 
 
@@ -96,8 +105,15 @@ def unallocated(network: type[_Network], config: ModelConfig) -> _Network:
         return network(config)
 
 
-def _load(network: type[_Network], path: Path) -> _Network:
-    kind = _kind(network)
+def _assembled(
+    network: type[_Network], config: ModelConfig, tensors: Mapping[str, Tensor], path: Path
+) -> _Network:
+    built = unallocated(network, config)
+    assign_strictly(built, tensors, str(path))
+    return built.eval()
+
+
+def _read(path: Path, kind: str) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -106,9 +122,7 @@ def _load(network: type[_Network], path: Path) -> _Network:
         raise WeightsError(f"{path} does not exist; {path.parent} is not a run with a {kind}") from error
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged or not a safetensors file: {error}") from error
-    built = unallocated(network, _read_config(metadata, kind, path))
-    assign_strictly(built, tensors, str(path))
-    return built.eval()
+    return _read_config(metadata, kind, path), tensors
 
 
 def _read_config(metadata: Mapping[str, str], kind: str, path: Path) -> ModelConfig:
@@ -126,5 +140,5 @@ def _read_config(metadata: Mapping[str, str], kind: str, path: Path) -> ModelCon
         raise WeightsError(f"{path}: its config cannot be read: {error}") from error
 
 
-def _kind(network: type[Generator] | type[Discriminator]) -> str:
-    return network.__name__.lower()
+def _kind(network: Generator | AnyDiscriminator) -> str:
+    return "generator" if isinstance(network, Generator) else "discriminator"

@@ -17,6 +17,7 @@ from icgan_training.errors import ConfigError
 
 Conditioning = Literal["instance", "class+instance", "class", "unconditional"]
 LabelSource = Literal["dataset", "clusters"]
+DiscriminatorKind = Literal["pixels", "projected"]
 Precision = Literal["float32", "bfloat16"]
 
 DIFFAUGMENT_POLICIES = ("color", "translation", "cutout")
@@ -51,10 +52,12 @@ class ModelConfig:
     hierarchical: bool = True  # noise cut into one piece for the 4x4 input and one for each block
     shared_dim: int = 128  # width of the class embedding in the generator
     shared_dim_feat: int = 512  # width the instance embedding is projected to in the generator
+    instance_gain: float = 1.0  # spectral norm of that projection (published: 1)
     embedding_dim: int | None = 2048  # instance embedding; None = the model takes no instance
     class_count: int | None = None  # None = no label; 1 = unconditional baseline, constant label 0
     generator_multipliers: tuple[int, ...] | None = None  # None = the published table
     discriminator_multipliers: tuple[int, ...] | None = None  # None = the published table
+    discriminator: DiscriminatorKind = "pixels"  # the published one, or "projected" on pretrained features
 
     def __post_init__(self) -> None:
         _check_types(self)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from icgan_training.resnet import ResNet50, StridePlace
 SCHEMA_VERSION = 1
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+Network = TypeVar("Network", bound=nn.Module)
 EMBEDDING_DIMS = {"resnet50": RESNET50_DIM, "efficientnet-lite0": EFFICIENTNET_LITE0_DIM}
 
 
@@ -205,14 +206,15 @@ def resnet50_from_torch(path: Path, *, source: str, licence: str) -> Encoder:
     return encoder.eval()
 
 
-def fold_batch_norm(encoder: Encoder) -> Encoder:
+def fold_batch_norm(network: Network) -> Network:
     """The same function with every batch norm folded into the convolution before it, channels last in memory.
 
-    Changes the encoder in place; 1.6 times the speed on a CPU, embeddings equal to float rounding.
+    Changes the network, which is in eval mode, in place; 1.6 times the encoders' speed on a CPU, results
+    equal to float rounding.
     """
-    for parent in list(encoder.modules()):
+    for parent in list(network.modules()):
         for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, nn.Identity())
-    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -25,6 +25,7 @@ class Generator(nn.Module):
             nn.init.orthogonal_(self.shared.weight)
         if config.embedding_dim is not None:
             self.shared_feat = SNLinear(config.embedding_dim, config.shared_dim_feat)
+            self.shared_feat.length = config.instance_gain
         self.linear = SNLinear(config.noise_chunk, widths[0] * 4 * 4)
         self.blocks = nn.ModuleList()
         for i, side in enumerate(sides):
@@ -55,6 +56,14 @@ class Generator(nn.Module):
             for layer in attention:
                 x = layer(x)
         return torch.tanh(self.output_layer(x).float())
+
+    @torch.no_grad()
+    def centre_instances(self, mean: Tensor) -> None:
+        """Let the instance part of the condition be zero at this embedding [embedding_dim], before training.
+
+        Embeddings of non-negative features share most of their length, which says nothing about the instance.
+        """
+        self.shared_feat.bias.copy_(-(self.shared_feat.normalised_weight() @ mean))
 
     def condition(self, count: int, embedding: Tensor | None, label: Tensor | None) -> Tensor:
         """What all blocks share of their condition: [N, shared_dim and/or shared_dim_feat]."""

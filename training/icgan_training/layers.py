@@ -35,6 +35,7 @@ class SpectralNorm(nn.Module):
 
     weight: Tensor
     u0: Tensor
+    length: float = 1.0  # the spectral norm that the weight is given
 
     def add_power_vector(self) -> None:
         """Register `u0`; called at the end of a constructor, when the weight exists."""
@@ -48,9 +49,9 @@ class SpectralNorm(nn.Module):
             nn.init.zeros_(bias)
 
     def normalised_weight(self) -> Tensor:
-        """The weight over its spectral norm, in the weight's own shape, float32."""
+        """The weight over its spectral norm, times `length`, in the weight's own shape, float32."""
         with float32_region(self.weight):
-            return self.weight / self.spectral_norm()
+            return self.weight / (self.spectral_norm() / self.length)
 
     def spectral_norm(self) -> Tensor:
         """The weight's largest singular value, a float32 scalar that carries the gradient u v^T.

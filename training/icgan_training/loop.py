@@ -12,11 +12,12 @@ A step is a function of (state, seed, step number), so a run that is killed at a
 continues as if nothing had happened, bit for bit on a CPU.
 """
 
+import collections.abc
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -29,13 +30,16 @@ import torch
 from torch import nn
 
 from icgan_training.config import ModelConfig, TrainConfig
-from icgan_training.dataset import PreparedDataset
+from icgan_training.dataset import PreparedDataset, read_rows
 from icgan_training.distributed import ALONE, Processes, any_of
+from icgan_training.encoder import load_encoder
 from icgan_training.errors import CollapseError, ConfigError
+from icgan_training.generator import Generator
 from icgan_training.grid import sample_grid
 from icgan_training.journal import Journal
 from icgan_training.labels import training_labels
 from icgan_training.position import Position
+from icgan_training.projected import ProjectedDiscriminator
 from icgan_training.resume import (
     checkpoint_path,
     last_good,
@@ -53,6 +57,9 @@ Evaluate = Callable[[nn.Module, Indices | None], float]
 
 DIVERGED = 1e4
 """A mean logit beyond this is a collapse: the hinge keeps those of a healthy run within some tens."""
+
+CENTRE_ROWS = 20_000
+"""Instances that the centre of the embeddings is taken from."""
 
 GRID_ROWS, GRID_COLUMNS = 8, 8
 
@@ -89,6 +96,8 @@ def fit(
     trainer = Trainer(model, train, device, processes)
     checkpoints = run_dir / "checkpoints"
     position = _resume(trainer, checkpoints)
+    if position.step == 0 and isinstance(trainer.discriminator, ProjectedDiscriminator):
+        _start_projected(trainer.generator, trainer.discriminator, data)
     sampler = Sampler(
         data,
         labels,
@@ -206,6 +215,18 @@ def _resume(trainer: Trainer, checkpoints: Path) -> Position:
     return Position.from_dict(load_checkpoint(paths[-1], trainer.state()), trainer.device)
 
 
+def _start_projected(
+    generator: Generator, discriminator: ProjectedDiscriminator, data: PreparedDataset
+) -> None:
+    """Give a new run the features of the data set's encoder, and both networks its instances' centre."""
+    rows = np.linspace(0, data.meta.count - 1, min(data.meta.count, CENTRE_ROWS)).astype(np.int64)
+    device = next(discriminator.parameters()).device
+    embeddings = torch.from_numpy(read_rows(data.embeddings, rows)).to(device)
+    discriminator.adopt(load_encoder(data.encoder_path), embeddings)
+    if generator.config.takes_embedding:
+        generator.centre_instances(embeddings.mean(0))
+
+
 def _watch(record: dict[str, Any], checkpoints: Path) -> None:
     """Stop a run that has collapsed, before its state can replace a good checkpoint."""
     for name in STATISTICS:
@@ -217,7 +238,9 @@ def _watch(record: dict[str, Any], checkpoints: Path) -> None:
             )
 
 
-def _prefetched(draw: Callable[[int], StepInputs], steps: Sequence[int]) -> Generator[StepInputs, None, None]:
+def _prefetched(
+    draw: Callable[[int], StepInputs], steps: Sequence[int]
+) -> collections.abc.Generator[StepInputs, None, None]:
     """`draw` of each step, the next one read from disk while the current one trains."""
     with ThreadPoolExecutor(max_workers=1) as reader:
         waiting = [reader.submit(draw, step) for step in steps[:1]]

@@ -15,9 +15,9 @@ from typing import Any
 from icgan_training.checkpoint import save_weights
 from icgan_training.config import ModelConfig, TrainConfig
 from icgan_training.dataset import PreparedDataset
-from icgan_training.discriminator import Discriminator
 from icgan_training.errors import ConfigError
 from icgan_training.generator import Generator
+from icgan_training.projected import AnyDiscriminator
 
 SCHEMA_VERSION = 1
 
@@ -69,7 +69,7 @@ def describe(model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> d
     }
 
 
-def publish(run_dir: Path, generator: Generator, discriminator: Discriminator) -> None:
+def publish(run_dir: Path, generator: Generator, discriminator: AnyDiscriminator) -> None:
     """Offer these weights for export: the averaged generator, and D for those who fine-tune."""
     save_weights(generator, run_dir / "generator.safetensors")
     save_weights(discriminator, run_dir / "discriminator.safetensors")

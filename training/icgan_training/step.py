@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from icgan_training import losses
 from icgan_training.augment import augment
 from icgan_training.config import ModelConfig, TrainConfig
-from icgan_training.discriminator import Discriminator
 from icgan_training.distributed import Processes, average_gradients
 from icgan_training.ema import MovingAverage
 from icgan_training.generator import Generator
 from icgan_training.layers import synchronise_statistics
+from icgan_training.projected import discriminator_class
 from icgan_training.resume import Stateful
 from icgan_training.sampler import Batch
 
@@ -95,7 +95,8 @@ class Trainer:
         torch.manual_seed(train.seed)
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
         self.generator = _placed(Generator(model), device, self.layout)
-        self.discriminator = _placed(Discriminator(model), device, self.layout)
+        self.discriminator = _placed(discriminator_class(model)(model), device, self.layout)
+        self._trainable = [weight for weight in self.discriminator.parameters() if weight.requires_grad]
         if processes.world > 1:
             synchronise_statistics(self.generator, train.sync_batch_norm)
         self.average = MovingAverage(self.generator, train.ema_decay, train.ema_start)
@@ -138,7 +139,7 @@ class Trainer:
 
     def _discriminator_step(self, turn: list[tuple[Inputs, Inputs]]) -> Tensor:
         """One update of D. Real and generated pictures pass through it in one batch, as published."""
-        self.discriminator.requires_grad_(True)
+        self._unfreeze_discriminator(True)
         sums = torch.zeros(3, device=self.device)
         for real, fake in turn:
             with torch.no_grad(), self._autocast():
@@ -154,7 +155,7 @@ class Trainer:
 
     def _generator_step(self, micro_batches: list[Inputs]) -> Tensor:
         """One update of G through a frozen D."""
-        self.discriminator.requires_grad_(False)
+        self._unfreeze_discriminator(False)
         total = torch.zeros((), device=self.device)
         for fake in micro_batches:
             with self._autocast():
@@ -173,6 +174,10 @@ class Trainer:
         with self._autocast():
             logits = self._judge(images.contiguous(memory_format=self.layout), embedding, label)
         return logits.float()
+
+    def _unfreeze_discriminator(self, trains: bool) -> None:
+        for weight in self._trainable:
+            weight.requires_grad_(trains)
 
     def _update(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
         """Average the gradients over the processes, step, clear; returns the gradient's norm."""
@@ -202,7 +207,8 @@ def _placed(network: Network, device: torch.device, layout: torch.memory_format)
 
 def _adam(network: nn.Module, learning_rate: float, train: TrainConfig) -> torch.optim.Adam:
     betas = (train.beta1, train.beta2)
-    return torch.optim.Adam(network.parameters(), learning_rate, betas, eps=train.adam_eps, fused=True)
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    return torch.optim.Adam(weights, learning_rate, betas, eps=train.adam_eps, fused=True)
 
 
 def _cat(tensors: list[Tensor | None]) -> Tensor | None:
