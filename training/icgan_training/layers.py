@@ -59,12 +59,30 @@ class SpectralNorm(nn.Module):
         One power step from `u0`; in training mode it moves `u0`.
         """
         matrix = _as_matrix(self.weight)
+        step = _opaque_power_step if torch.compiler.is_compiling() else _power_step
         with torch.no_grad():
-            v = F.normalize(torch.mv(matrix.t(), self.u0[0]), dim=0, eps=SPECTRAL_EPS)
-            u = F.normalize(torch.mv(matrix, v), dim=0, eps=SPECTRAL_EPS)
+            u, v = step(matrix, self.u0[0])
             if self.training:
                 self.u0.copy_(u[None])
         return torch.dot(u, torch.mv(matrix, v))
+
+
+def _power_step(matrix: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The singular vectors [out] and [rest] of a matrix [out, rest], one step better than `u`."""
+    v = F.normalize(torch.mv(matrix.t(), u), dim=0, eps=SPECTRAL_EPS)
+    return F.normalize(torch.mv(matrix, v), dim=0, eps=SPECTRAL_EPS), v
+
+
+# torch.compile repeats cheap arithmetic in the backward pass. It would repeat this step there from a `u0`
+# that the forward pass has moved since, and silently give another gradient; an opaque operator is kept.
+@torch.library.custom_op("icgan::power_step", mutates_args=())
+def _opaque_power_step(matrix: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    return _power_step(matrix, u)
+
+
+@_opaque_power_step.register_fake
+def _(matrix: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(u), matrix.new_empty(matrix.shape[1])
 
 
 def _as_matrix(weight: Tensor) -> Tensor:
