@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto, helper
@@ -24,9 +23,9 @@ class Cost:
     multiply_adds: int  # of convolutions and matrix products; everything else is small beside them
     peak_activation_bytes: int  # largest sum of the tensors alive at one node, in the graph's own order
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
+    def summary(self) -> dict[str, int]:
+        """What a bundle's manifest says of each graph, for one picture."""
+        return {"multiply_adds": self.multiply_adds, "peak_activation_bytes": self.peak_activation_bytes}
 
 
 def cost(model: onnx.ModelProto, batch: int = 1) -> Cost:

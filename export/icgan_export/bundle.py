@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from icgan_export import onnx_export
+from icgan_export.arithmetic import cost
 from icgan_export.card import model_card
 from icgan_export.compare import to_levels
 from icgan_export.errors import ExportError, ParityError
@@ -71,7 +72,7 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
         (folder / BANK_FOLDER).mkdir()
         bank.write(folder / BANK_FOLDER)
         samples.write(folder)
-        graphs, largest = write_graphs(run, bank, samples, instances, options, folder, step)
+        graphs, largest, costs = write_graphs(run, bank, samples, instances, options, folder, step)
         manifest = Manifest(
             model=run.model,
             graphs=tuple(graphs),
@@ -87,6 +88,7 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
             files=describe_files(folder),
             provenance=run.provenance,
             metrics=run.metrics,
+            bench={"costs": costs},
         )
         manifest.write(folder)
         step("comparing with torch")
@@ -110,10 +112,11 @@ def check_precisions(precisions: Sequence[str]) -> None:
 
 def write_graphs(
     run: Run, bank: Bank, samples: Samples, instances: Instances, options: Options, folder: Path, step: Step
-) -> tuple[list[GraphEntry], dict[str, dict[str, float]]]:
-    """Every graph at every precision, and the largest activations that were measured on the way."""
+) -> tuple[list[GraphEntry], dict[str, dict[str, float]], dict[str, dict[str, int]]]:
+    """Every graph at every precision, the largest activations measured on the way, and each file's costs."""
     model, neighbours = run.model, samples.ids.shape[1]
     entries: list[GraphEntry] = []
+    costs: dict[str, dict[str, int]] = {}
 
     def add(role: str, precision: str, graph: onnx.ModelProto, kept: tuple[KeptNode, ...] = ()) -> None:
         onnx_export.set_metadata(graph, onnx_metadata(model, role, precision))
@@ -122,6 +125,7 @@ def write_graphs(
         inputs, outputs = graph_specs(model, role, neighbours)
         opset = onnx_export.OPSET
         entries.append(GraphEntry(role, precision, file, opset, inputs, outputs, model.encoder_id, kept))
+        costs[file] = cost(graph).summary()
         operators = onnx_export.count_operators(graph)
         held = f", {len(kept)} in float32" if precision != "fp32" else ""
         step(f"{file}: {sum(operators.values())} operators, {graph.ByteSize() / 2**20:.1f} MiB{held}")
@@ -147,7 +151,7 @@ def write_graphs(
                     step(f"lowering the {role} to {precision}")
                     lowered = lower(graph, precision, ranges, trial)
                     add(role, precision, lowered.model, lowered.kept)
-    return entries, largest
+    return entries, largest, costs
 
 
 def make_bank(run: Run, instances: Instances, thumbnail_size: int) -> Bank:

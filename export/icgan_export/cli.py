@@ -149,7 +149,11 @@ def _onnx(options: argparse.Namespace) -> int:
     operators = write_generator(
         options.source, options.out, options.image_dtype, not options.no_rewrite, options.target, Steps()
     )
-    print(f"wrote {options.out}: " + ", ".join(f"{count} {name}" for name, count in operators.items()))
+    page = options.out.with_suffix(".md")
+    print(
+        f"wrote {options.out} and {page}: "
+        + ", ".join(f"{count} {name}" for name, count in operators.items())
+    )
     return 0
 
 

@@ -14,6 +14,7 @@ from icgan_export.compare import BOUNDS
 from icgan_export.errors import ExportError, ParityError
 from icgan_export.fold import Rewrites, Target
 from icgan_export.graphs import generator_graph
+from icgan_export.snippets import write_page
 from icgan_export.source import UNSTATED_LICENCE, read_config
 from icgan_runtime import files, latents
 from icgan_runtime.backends.ort import OrtSession
@@ -26,7 +27,10 @@ ROWS = 3  # another batch than the traced one
 def write_generator(
     run: Path, out: Path, image_dtype: str, rewritten: bool, target: Target, step: Callable[[str], None]
 ) -> dict[str, int]:
-    """Export, compare with torch on ONNX Runtime, write. Returns how many there are of each operator."""
+    """Export, compare with torch on ONNX Runtime, write the graph and the page about it (`snippets.py`).
+
+    Returns how many there are of each operator.
+    """
     if not out.parent.is_dir():
         raise ExportError(f"--out {out}: there is no folder {out.parent}")
     step(f"reading {run}")
@@ -54,6 +58,7 @@ def write_generator(
         )
     with files.atomic_file(out) as path:
         onnx_export.save(model, path)
+    write_page(model, out)
     step(f"max error {error:.2g} against torch")
     return onnx_export.count_operators(model)
 

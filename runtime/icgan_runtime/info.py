@@ -51,6 +51,7 @@ def render(facts: dict[str, Any]) -> str:
         f"{', labelled' if bank['labelled'] else ''}",
         f"  identity   {facts['identity'][:16]}, embedding space {facts['encoder_id'][:16]}",
     ]
+    costs = facts["bench"].get("costs")
     for graph in facts["graphs"]:
         operators = ", ".join(f"{name} {count}" for name, count in graph["operators"].items())
         lines += [
@@ -58,6 +59,11 @@ def render(facts: dict[str, Any]) -> str:
             f"{graph['parameters'] / 1e6:.2f} M parameters, opset {graph['opset']}",
             f"    {operators}",
         ]
+        match costs.get(graph["file"]) if isinstance(costs, dict) else None:  # a report may hold anything
+            case {"multiply_adds": int(products), "peak_activation_bytes": int(peak)}:
+                lines.append(
+                    f"    one picture: {products / 1e6:.1f} M multiply-adds, activations of {_size(peak)}"
+                )
         if graph["kept_fp32"]:
             lines.append(
                 "    kept in FP32: " + "; ".join(f"{k['node']} ({k['reason']})" for k in graph["kept_fp32"])
@@ -68,9 +74,10 @@ def render(facts: dict[str, Any]) -> str:
         for engine in facts["engines"]
     ]
     for title in ("provenance", "metrics", "parity", "bench"):
-        if facts[title]:
+        told = {name: value for name, value in facts[title].items() if (title, name) != ("bench", "costs")}
+        if told:
             lines.append(f"  {title}")
-            lines += _tree(facts[title], "    ")
+            lines += _tree(told, "    ")
     if facts["unlisted_files"]:
         lines.append(f"  not in the manifest, never used: {', '.join(facts['unlisted_files'])}")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from icgan_export.onnx_export import count_operators
 from icgan_export.source import choose_instances, read_run
 from icgan_runtime import Pipeline
 from icgan_runtime.bundle import Bundle
+from icgan_runtime.info import describe, render
 
 
 def test_a_bundle_is_whole_and_every_file_is_listed(tiny_bundle: Path) -> None:
@@ -110,3 +111,19 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(tiny_run: Path, tmp_path:
     assert main(["bundle", str(tiny_run), "--out", str(tmp_path)]) == 1
     assert "is no bundle" in capsys.readouterr().err
     assert (tmp_path / "holiday.jpg").exists()
+
+
+def test_info_says_what_one_picture_costs(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    text = render(describe(bundle))
+    costs = bundle.manifest.bench["costs"]
+    assert costs.keys() == {entry.file for entry in bundle.manifest.graphs}
+    assert text.count("one picture: ") == len(costs)
+    millions = costs["generator.onnx"]["multiply_adds"] / 1e6
+    assert f"one picture: {millions:.1f} M multiply-adds, activations of" in text
+
+
+def test_info_takes_any_report_for_what_it_is(tiny_bundle: Path) -> None:
+    facts = describe(Bundle.open(tiny_bundle))
+    for strange in ([], {"generator.onnx": 3}, {"generator.onnx": {"multiply_adds": "many"}}):
+        assert "one picture: " not in render(facts | {"bench": {"costs": strange}})
