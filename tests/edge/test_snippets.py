@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -19,7 +20,7 @@ from tests.tiny_model import tiny_config, write_run
 @pytest.fixture(scope="module", params=["instance", "class+instance", "class"])
 def folder(request, tmp_path_factory) -> Path:
     """A folder with a generator and its page."""
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "instance": {},
         "class+instance": {"class_count": 4},
         "class": {"class_count": 4, "embedding_dim": None},
@@ -70,5 +71,4 @@ def test_the_cpp_program_runs(folder):
         library.symlink_to(next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")))
     (folder / "program.cpp").write_text(program(folder, "cpp"))
     output(["c++", "-std=c++17", f"-I{include}", "program.cpp", library, "-o", "program"], folder)
-    command = ["env", f"LD_LIBRARY_PATH={folder}", "./program"]
-    assert output(command, folder) == "4 32 32 3 "
+    assert output(["env", f"LD_LIBRARY_PATH={folder}", "./program"], folder) == "4 32 32 3 "

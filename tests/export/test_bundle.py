@@ -125,5 +125,6 @@ def test_info_says_what_one_picture_costs(tiny_bundle: Path, tmp_path: Path) -> 
 
 def test_info_takes_any_report_for_what_it_is(tiny_bundle: Path) -> None:
     facts = describe(Bundle.open(tiny_bundle))
-    for strange in ([], {"generator.onnx": 3}, {"generator.onnx": {"multiply_adds": "many"}}):
+    reports: list[object] = [[], {"generator.onnx": 3}, {"generator.onnx": {"multiply_adds": "many"}}]
+    for strange in reports:
         assert "one picture: " not in render(facts | {"bench": {"costs": strange}})
