@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu bench test-edge web train-demo pack-demo clean
+.PHONY: help env serve-env demo test lint test-python test-gpu bench bench-edge test-edge web train-demo pack-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -53,6 +53,10 @@ bench: .venv/.bench ## the generator against torch and plain exports, and each r
 	$(BIN)/python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 --threads 2 --memory --out bench/128
 	$(BIN)/python -m benchmarks.generator --resolution 256 --ch 64 --batch 1 --threads 2 --rounds 7 --memory --out bench/256
 	$(BIN)/python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 --threads 2 --ablation --out bench/ablation
+
+bench-edge: .venv/.bench examples/node_modules/.stamp ## the demo at every precision on the runtimes of devices (bench/edge)
+	$(BIN)/icgan-export bundle models/demo --precision fp32,fp16,int8 --out bundles/edge
+	$(BIN)/python -m benchmarks.edge bundles/edge --out bench/edge
 
 examples/node_modules/.stamp: examples/package-lock.json
 	cd examples && npm ci --ignore-scripts --no-audit --no-fund

@@ -1,0 +1,247 @@
+"""A bundle's generator on the runtimes of edge devices: size, load time, first image, speed, fidelity.
+
+    python -m benchmarks.edge bundles/edge --out bench/edge
+    python -m benchmarks.edge bundles/edge --fid data/groceries64 --samples 1324 --out bench/edge
+
+Every precision of the bundle on ONNX Runtime and OpenVINO, on onnxruntime-node, and on onnxruntime-web
+(WebAssembly) in headless Chromium. Each is a process of its own: load time and first image are those of a
+fresh one, images per second the median over rounds at the given batch. PSNR is against FP32 on ONNX Runtime
+for the same noise and real embeddings of the bank. `--fid` adds the FID of as many samples of each precision
+against real pictures. Writes edge.json and edge.md under --out and prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.generator import processor, psnr
+from icgan_runtime import latents
+from icgan_runtime.backends.select import open_session
+from icgan_runtime.bundle import Bundle
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PYTHON_BACKENDS = {"ONNX Runtime": "ort-cpu", "OpenVINO": "openvino"}
+
+
+def feeds(bundle: Bundle, batch: int) -> dict[str, NDArray[np.float32]]:
+    """Noise of seed 0, and embeddings spread over the bank."""
+    from icgan_runtime.bank import Bank
+
+    bank = Bank.of_bundle(bundle)
+    rows = np.linspace(0, len(bank) - 1, batch).astype(int)
+    noise = latents.noise(0, np.arange(batch), 1.0, bundle.manifest.model.dim_z)
+    return {"noise": noise, "embedding": np.ascontiguousarray(bank.embeddings[rows])}
+
+
+def measure_python(
+    bundle_path: Path, backend: str, precision: str, threads: int, batch: int, rounds: int
+) -> None:
+    """Print one measurement as JSON; meant for a process of its own."""
+    bundle = Bundle.open(bundle_path)
+    given = feeds(bundle, batch)
+    began = time.perf_counter()
+    session = open_session(bundle, bundle.manifest.graph("generator", precision), backend, threads)
+    load = time.perf_counter() - began
+    began = time.perf_counter()
+    session.run({name: array[:1] for name, array in given.items()})
+    first = time.perf_counter() - began
+    image = session.run(given)["image"]
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        session.run(given)
+        times.append((time.perf_counter() - began) * 1e3)
+    print(
+        json.dumps(
+            {"load": load * 1e3, "first": first * 1e3, "times": times, "image": image.ravel().tolist()}
+        )
+    )
+
+
+def measured(command: list[object]) -> dict[str, Any]:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def all_routes(
+    bundle_path: Path, precisions: list[str], batch: int, rounds: int, scratch: Path
+) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """(runtime, precision, threads) -> what was measured."""
+    bundle = Bundle.open(bundle_path)
+    given = {name: array.ravel().tolist() for name, array in feeds(bundle, batch).items()}
+    found = {}
+    web = scratch / "web"
+    node = shutil.which("node") if (ROOT / "examples/node_modules").is_dir() else None
+    if node and CHROMIUM:
+        subprocess.run(
+            [node, ROOT / "examples/web/build.mjs", bundle_path, web], check=True, capture_output=True
+        )
+    for precision in precisions:
+        entry = bundle.manifest.graph("generator", precision)
+        for runtime, backend in PYTHON_BACKENDS.items():
+            for threads in (1, 2):
+                say(f"{runtime}, {precision}, {threads} threads")
+                command = [sys.executable, "-m", "benchmarks.edge", bundle_path, "--one", backend]
+                command += [
+                    "--precision",
+                    precision,
+                    "--threads",
+                    threads,
+                    "--batch",
+                    batch,
+                    "--rounds",
+                    rounds,
+                ]
+                found[runtime, precision, threads] = measured(command)
+        if node is None:
+            say("node or examples/node_modules is missing (make test-edge): no JavaScript rows")
+            continue
+        task = scratch / "task.json"
+        told = {**given, "batch": batch, "rounds": rounds, "threads": 2, "file": entry.file}
+        task.write_text(json.dumps(told | {"model": str((bundle_path / entry.file).resolve())}))
+        say(f"onnxruntime-node, {precision}")
+        found["onnxruntime-node", precision, 2] = measured([node, ROOT / "benchmarks/edge_node.mjs", task])
+        if CHROMIUM:
+            say(f"onnxruntime-web, {precision}")
+            command = [node, ROOT / "benchmarks/edge_web.mjs", web, task, CHROMIUM]
+            found["onnxruntime-web (WASM, Chromium)", precision, 2] = measured(command)
+    return found
+
+
+def fid_of_each(bundle_path: Path, precisions: list[str], data_path: Path, samples: int) -> dict[str, float]:
+    """FID of `samples` pictures of every precision, same noise and instances, against real pictures."""
+    import torch
+
+    from icgan_training.dataset import PreparedDataset
+    from icgan_training.evaluate import inception_network
+    from icgan_training.features import real_features
+    from icgan_training.fetch import find_weights
+    from icgan_training.metrics import frechet_distance
+
+    bundle, data = Bundle.open(bundle_path), PreparedDataset.open(data_path)
+    inception = inception_network(find_weights("inception"), torch.device("cpu"))
+    real = real_features(data, inception, min(samples, data.meta.count))
+    rows = np.arange(samples) % data.meta.count
+    noise = latents.noise(0, np.arange(samples), float("inf"), bundle.manifest.model.dim_z)
+    scores = {}
+    for precision in precisions:
+        say(f"FID of {samples} samples, {precision}")
+        entry = bundle.manifest.graph("generator", precision)
+        with open_session(bundle, entry, "ort-cpu", os.cpu_count() or 1) as session:
+            images = [
+                session.run(
+                    {
+                        "noise": noise[start : start + 50],
+                        "embedding": data.embeddings[rows[start : start + 50]],
+                    }
+                )["image"]
+                for start in range(0, samples, 50)
+            ]
+        scores[precision] = frechet_distance(real, inception(np.concatenate(images)))
+    return scores
+
+
+def table(report: dict[str, Any]) -> str:
+    lines = [
+        "| generator | MB | runtime | threads | load ms | first image ms | img/s | PSNR dB | FID |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        score = f"{report['fid'][row['precision']]:.1f}" if report["fid"] else ""
+        lines.append(
+            f"| {row['precision']} | {row['megabytes']:.1f} | {row['runtime']} | {row['threads']}"
+            f" | {row['load_ms']:.0f} | {row['first_ms']:.1f} | {row['images_per_second']:.1f}"
+            f" | {row['psnr']:.1f} | {score} |"
+        )
+    return "\n".join(lines)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path, help="with the precisions to compare, without classes")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--fid", type=Path, metavar="DATA", help="prepared data set to take the FID against")
+    parser.add_argument("--samples", type=int, default=1000, help="of each precision, for --fid")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--precision", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        measure_python(args.bundle, args.one, args.precision, args.threads, args.batch, args.rounds)
+        return
+    bundle = Bundle.open(args.bundle)
+    model = bundle.manifest.model
+    if model.classes:
+        raise SystemExit(f"{args.bundle} takes labels: this benchmark feeds none")
+    precisions = [entry.precision for entry in bundle.manifest.graphs if entry.role == "generator"]
+    with tempfile.TemporaryDirectory() as scratch:
+        found = all_routes(args.bundle, precisions, args.batch, args.rounds, Path(scratch))
+    reference = np.array(found["ONNX Runtime", "fp32", 1]["image"], np.uint8)
+    rows = [
+        {
+            "precision": precision,
+            "megabytes": bundle.manifest.files[bundle.manifest.graph("generator", precision).file].bytes
+            / 1e6,
+            "runtime": runtime,
+            "threads": threads,
+            "load_ms": one["load"],
+            "first_ms": one["first"],
+            "images_per_second": args.batch / statistics.median(one["times"]) * 1e3,
+            "psnr": psnr(reference, np.array(one["image"], np.uint8)),
+        }
+        for (runtime, precision, threads), one in found.items()
+    ]
+    packages = json.loads((ROOT / "examples/package.json").read_text())["dependencies"]
+    report = {
+        "model": f"{model.name} {model.version}, {model.resolution} px",
+        "command": " ".join(["python -m benchmarks.edge", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "versions": {name: version(name) for name in ("onnxruntime", "openvino")} | packages,
+        "batch": args.batch,
+        "fid": fid_of_each(args.bundle, precisions, args.fid, args.samples) if args.fid else {},
+        "samples": args.samples if args.fid else 0,
+        "rows": rows,
+    }
+    head = (
+        f"{report['date']}, {report['machine']}, "
+        + ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+        + f"; {report['model']}, batch {args.batch}"
+        + (f", FID of {args.samples} samples" if args.fid else "")
+        + "."
+    )
+    text = f"    {report['command']}\n\n{head}\n\n{table(report)}\n"
+    print(text)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "edge.json").write_text(json.dumps(report, indent=1) + "\n")
+        (args.out / "edge.md").write_text(f"# The generator on edge runtimes\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
