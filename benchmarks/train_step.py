@@ -54,6 +54,8 @@ def prepare(name: str, model: ModelConfig, train: TrainConfig, device: torch.dev
     embedding = F.normalize(torch.randn(count, model.embedding_dim or 1), dim=1)
     noise = torch.randn(count, model.dim_z)
     changes = VARIANTS[name]
+    if model.discriminator != "pixels":
+        raise SystemExit("the plain step has the published discriminator: choose a preset that has it, too")
     if changes is None:
         plain = PlainTrainer(model, train, device)
         data = torch.from_numpy(image).to(device), embedding.to(device), noise.to(device)

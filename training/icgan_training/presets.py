@@ -111,19 +111,28 @@ def _cifar10(name: str, *, instance: bool, class_count: int | None, clusters: bo
 _DEMO64 = Preset(
     "demo64",
     "any small picture set, 64 px, instance; the shipped demo, trained on one CPU core",
-    ModelConfig(64, ch=16, attention=(16,), embedding_dim=1280, shared_dim_feat=128),
+    ModelConfig(
+        64,
+        ch=16,
+        attention=(16,),
+        embedding_dim=1280,
+        shared_dim_feat=128,
+        discriminator="projected",
+        instance_gain=10.0,
+    ),
     TrainConfig(
         batch_size=16,
         generator_lr=2e-4,
-        discriminator_lr=4e-4,
-        total_images=110_000,
+        discriminator_lr=2e-4,
+        total_images=60_000,
         beta2=0.99,
         ema_decay=0.999,
         ema_start=500,
         # no colour jitter: colour is the first thing a sample should take from its instance
         diffaugment=("translation", "cutout"),
         instance_flip=True,
-        tick_images=2_000,
+        tick_images=1_000,
+        snapshot_ticks=2,
     ),
     neighbours=10,
 )
