@@ -28,7 +28,7 @@ MIXED_CHANNELS = (32, 64, 128, 256)  # of the stages after mixing, fine to coars
 HEAD_CHANNELS = 256
 LEAK = 0.2
 INSTANCE_GAIN = 2.0  # spectral norm keeps the projection of an instance short; this outweighs "looks real"
-MIN_SIDE = 128  # pictures are enlarged to at least this side, so that the coarsest stage is 4x4
+ENLARGEMENT, ENLARGED_SIDE = 3, 128  # small pictures are enlarged threefold, to at most this side
 
 
 class ProjectedDiscriminator(nn.Module):
@@ -118,7 +118,7 @@ class ProjectedDiscriminator(nn.Module):
         return mixed
 
     def _stages(self, image: Tensor) -> list[Tensor]:
-        side = max(MIN_SIDE, image.shape[-1])
+        side = max(image.shape[-1], min(ENLARGEMENT * image.shape[-1], ENLARGED_SIDE))
         if side != image.shape[-1]:
             image = F.interpolate(image, size=(side, side), mode="bilinear")
         x = self.features.stem(((image + 1) / 2 - self.mean) / self.std)
