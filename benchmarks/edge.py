@@ -125,37 +125,12 @@ def all_routes(
     return found
 
 
-def fid_of_each(bundle_path: Path, precisions: list[str], data_path: Path, samples: int) -> dict[str, float]:
-    """FID of `samples` pictures of every precision, same noise and instances, against real pictures."""
-    import torch
-
+def scores(bundle: Bundle, data: Path, samples: int) -> dict[str, float]:
+    """FID of every precision, as `icgan-export verify --fid` takes it."""
+    from icgan_export.fidelity import fid_of_each
     from icgan_training.dataset import PreparedDataset
-    from icgan_training.evaluate import inception_network
-    from icgan_training.features import real_features
-    from icgan_training.fetch import find_weights
-    from icgan_training.metrics import frechet_distance
 
-    bundle, data = Bundle.open(bundle_path), PreparedDataset.open(data_path)
-    inception = inception_network(find_weights("inception"), torch.device("cpu"))
-    real = real_features(data, inception, min(samples, data.meta.count))
-    rows = np.arange(samples) % data.meta.count
-    noise = latents.noise(0, np.arange(samples), float("inf"), bundle.manifest.model.dim_z)
-    scores = {}
-    for precision in precisions:
-        say(f"FID of {samples} samples, {precision}")
-        entry = bundle.manifest.graph("generator", precision)
-        with open_session(bundle, entry, "ort-cpu", os.cpu_count() or 1) as session:
-            images = [
-                session.run(
-                    {
-                        "noise": noise[start : start + 50],
-                        "embedding": data.embeddings[rows[start : start + 50]],
-                    }
-                )["image"]
-                for start in range(0, samples, 50)
-            ]
-        scores[precision] = frechet_distance(real, inception(np.concatenate(images)))
-    return scores
+    return fid_of_each(bundle, PreparedDataset.open(data), samples, say)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -224,7 +199,7 @@ def main() -> None:
         "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         "versions": {name: version(name) for name in ("onnxruntime", "openvino")} | packages,
         "batch": args.batch,
-        "fid": fid_of_each(args.bundle, precisions, args.fid, args.samples) if args.fid else {},
+        "fid": scores(bundle, args.fid, args.samples) if args.fid else {},
         "samples": args.samples if args.fid else 0,
         "rows": rows,
     }

@@ -7,9 +7,12 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from icgan_export.errors import ExportError
+from icgan_runtime import files
+from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import IcganError
 from icgan_training.errors import TrainingError
 
@@ -215,17 +218,46 @@ def _add_verify(commands: Commands[_Parser]) -> None:
     command = commands.add_parser(
         "verify",
         help="compare every graph of a bundle with torch's answers",
-        description="example: icgan-export verify bundles/cifar10",
+        description="example: icgan-export verify bundles/cifar10 --html verify.html",
     )
     command.add_argument("bundle", type=Path)
     command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.add_argument("--html", type=Path, metavar="FILE", help="write a page with the pictures, too")
+    score = command.add_argument_group("FID of every precision (needs the extra `evaluate`)")
+    score.add_argument(
+        "--fid", type=Path, metavar="DATA", help="prepared data set: its pictures, its instances"
+    )
+    score.add_argument("--samples", type=int, default=5000, metavar="N", help="pictures drawn (default 5000)")
+    layers = command.add_argument_group("one graph, layer by layer, instead of everything")
+    layers.add_argument("--bisect", metavar="FILE", help="for example generator.fp16.onnx")
+    layers.add_argument(
+        "--run",
+        dest="weights",
+        type=Path,
+        metavar="RUN",
+        help="compare with a fresh export of these weights (default: the bundle's own float32 graph)",
+    )
     command.set_defaults(run=_verify)
 
 
 def _verify(options: argparse.Namespace) -> int:
+    if options.bisect is not None:
+        return _bisect(options)
     from icgan_export.verify import verify
 
     report = verify(options.bundle)
+    if options.fid is not None:
+        from icgan_export.fidelity import check_fid, fid_of_each
+        from icgan_training.dataset import PreparedDataset
+
+        bundle, data = Bundle.open(options.bundle), PreparedDataset.open(options.fid)
+        checks = check_fid(fid_of_each(bundle, data, options.samples, Steps()))
+        report = replace(report, checks=(*report.checks, *checks))
+    if options.html is not None:
+        from icgan_export.verify_page import verification_page
+
+        with files.atomic_file(options.html) as partial:
+            partial.write_text(verification_page(report), "utf-8")
     print(json.dumps(report.to_json(), indent=1) if options.json else report.table())
     if not report.passed:
         worst = report.failures[0]
@@ -234,6 +266,14 @@ def _verify(options: argparse.Namespace) -> int:
             f"{worst.precision}, {worst.what} {worst.value:.4g} (bound {worst.bound:g})"
         )
     return 0
+
+
+def _bisect(options: argparse.Namespace) -> int:
+    from icgan_export.bisect import bisect
+
+    found = bisect(options.bundle, options.bisect, options.weights)
+    print(found.table())
+    return 0 if found.first_bad is None else 1
 
 
 def _add_triton(commands: Commands[_Parser]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,15 @@ from icgan_runtime.manifest import GraphEntry
 BATCH = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
-    """All checks of a bundle."""
+    """All checks of a bundle, and the pictures behind them."""
 
     bundle: str
     checks: tuple[Check, ...]
     seconds: float
+    reference: NDArray[np.uint8] = field(repr=False)  # [P, R, R, 3], what torch drew
+    drawn: Mapping[str, NDArray[np.uint8]] = field(repr=False)  # precision -> the same by the whole chain
 
     @property
     def passed(self) -> bool:
@@ -75,22 +77,25 @@ def verify(path: Path) -> Report:
     bank = Bank.of_bundle(bundle)
     checks: list[Check] = []
     embeddings: dict[str, NDArray[np.float32]] = {}
-    for entry in _entries(bundle, "encoder"):
-        with _session(bundle, entry) as session:
+    drawn: dict[str, NDArray[np.uint8]] = {}
+    for entry in entries_of(bundle, "encoder"):
+        with exact_session(bundle, entry) as session:
             embeddings[entry.precision] = in_batches(session, {"image": samples.picture})["embedding"]
         checks += check_encoder(embeddings[entry.precision], samples, bank, entry.precision)
-    for entry in _entries(bundle, "lookup"):
-        with _session(bundle, entry) as session:
+    for entry in entries_of(bundle, "lookup"):
+        with exact_session(bundle, entry) as session:
             checks += check_lookup(in_batches(session, {"embedding": samples.embedding}), samples)
-    for entry in _entries(bundle, "generator"):
+    for entry in entries_of(bundle, "generator"):
         count = len(samples.noise)
-        with _session(bundle, entry, as_float=True) as session:
+        with exact_session(bundle, entry, as_float=True) as session:
             given = _draw(session, samples, samples.embedding[:count])
             checks += check_pictures(given, samples.image, "generator", entry.precision)
             embedding = embeddings.get(entry.precision, embeddings["fp32"])
             chained = _draw(session, samples, embedding[:count])
             checks += check_pictures(chained, samples.image, "chain", entry.precision)
-    return Report(str(path), tuple(checks), time.perf_counter() - started)
+            drawn[entry.precision] = to_levels(chained)
+    seconds = time.perf_counter() - started
+    return Report(str(path), tuple(checks), seconds, to_levels(samples.image), drawn)
 
 
 def check_encoder(found: NDArray[np.float32], samples: Samples, bank: Bank, precision: str) -> list[Check]:
@@ -156,11 +161,12 @@ def _draw(session: Session, samples: Samples, embedding: NDArray[np.float32]) ->
     return image
 
 
-def _entries(bundle: Bundle, role: str) -> list[GraphEntry]:
+def entries_of(bundle: Bundle, role: str) -> list[GraphEntry]:
+    """The graphs of one role, at every precision."""
     return [entry for entry in bundle.manifest.graphs if entry.role == role]
 
 
-def _session(bundle: Bundle, entry: GraphEntry, as_float: bool = False) -> OrtSession:
+def exact_session(bundle: Bundle, entry: GraphEntry, as_float: bool = False) -> OrtSession:
     """A session that shows what the graph's own precision does, on a CPU that may not have it."""
     data = bundle.read(entry.file)
     if as_float or entry.precision == "fp16":

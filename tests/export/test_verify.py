@@ -1,0 +1,118 @@
+"""What `icgan-export verify` shows and finds, on bundles with a planted fault and a manifest that agrees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from icgan_export.cli import main
+from icgan_export.fidelity import check_fid
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.manifest import describe_files
+
+
+@pytest.fixture(scope="module")
+def all_precisions(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound bundle; read only."""
+    out = tmp_path_factory.mktemp("bundles") / "all"
+    command = ["bundle", str(tiny_run), "--out", str(out), "--neighbours", "4"]
+    assert main([*command, "--precision", "fp32,fp16,int8"]) == 0
+    return out
+
+
+@pytest.fixture
+def bundle(all_precisions: Path, tmp_path: Path) -> Path:
+    """A bundle of its own, free to be damaged."""
+    return Path(shutil.copytree(all_precisions, tmp_path / "bundle"))
+
+
+def plant(bundle: Path, file: str, tensor: str, factor: float) -> None:
+    """Multiply one constant of a graph; the manifest is signed again."""
+    model = onnx.load(bundle / file)
+    (found,) = (item for item in model.graph.initializer if item.name == tensor)
+    found.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(found) * np.float32(factor), tensor))
+    onnx.save(model, bundle / file)
+    manifest = Bundle.open(bundle).manifest
+    replace(manifest, files=describe_files(bundle)).write(bundle)
+
+
+def convolutions(bundle: Path, file: str) -> list[onnx.NodeProto]:
+    return [node for node in onnx.load(bundle / file).graph.node if node.op_type == "Conv"]
+
+
+def test_the_page_shows_every_precision_beside_torch(all_precisions, tmp_path, capsys):
+    page = tmp_path / "verify.html"
+    assert main(["verify", str(all_precisions), "--html", str(page)]) == 0
+    text = page.read_text("utf-8")
+    assert "every bound holds" in text
+    for precision in ("fp32", "fp16", "int8"):
+        assert f"torch, {precision} and their difference" in text
+    assert "http" not in text  # works offline
+    assert "MISSED" not in capsys.readouterr().out
+
+
+def test_a_missed_bound_is_marked_on_the_page_and_fails_the_command(bundle, tmp_path, capsys):
+    plant(bundle, "generator.onnx", convolutions(bundle, "generator.onnx")[0].input[1], 1.5)
+    page = tmp_path / "verify.html"
+    assert main(["verify", str(bundle), "--html", str(page), "--json"]) == 1
+    assert 'class="missed"' in page.read_text("utf-8")
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["passed"] is False
+    assert "bounds missed, first: generator fp32" in captured.err
+
+
+@pytest.mark.parametrize("file", ["generator.fp16.onnx", "generator.int8.onnx", "encoder.fp16.onnx"])
+def test_bisecting_a_sound_graph_finds_nothing(file, all_precisions, capsys):
+    assert main(["verify", str(all_precisions), "--bisect", file]) == 0
+    assert f"{file}: every layer is within" in capsys.readouterr().out
+
+
+def test_bisecting_names_the_layer_that_was_changed(bundle, tiny_run, capsys):
+    node = convolutions(bundle, "generator.onnx")[3]
+    plant(bundle, "generator.onnx", node.input[1], 1.01)
+    assert main(["verify", str(bundle), "--bisect", "generator.onnx", "--run", str(tiny_run)]) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(f"Conv {node.output[0]}")
+
+
+def test_bisecting_finds_where_fp16_overflows(bundle, capsys):
+    node = convolutions(bundle, "generator.onnx")[1]
+    model = onnx.load(bundle / "generator.fp16.onnx")
+    (half,) = (item for item in model.graph.node if node.output[0] in item.output)
+    (kernel,) = (item for item in model.graph.initializer if item.name == half.input[1])
+    values = numpy_helper.to_array(kernel)
+    kernel.CopyFrom(numpy_helper.from_array((values * np.float16(60_000)).clip(-6e4, 6e4), kernel.name))
+    onnx.save(model, bundle / "generator.fp16.onnx")
+    manifest = Bundle.open(bundle).manifest
+    replace(manifest, files=describe_files(bundle)).write(bundle)
+    assert main(["verify", str(bundle), "--bisect", "generator.fp16.onnx"]) == 1
+    table = capsys.readouterr().out
+    first = next(line for line in table.splitlines() if line.endswith("BAD"))
+    assert node.output[0] in first
+    assert "nan" in first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bisect", "generator.onnx"], "name the weights it was made from with --run"),
+        (["--bisect", "decoder.onnx"], "choose from encoder.onnx"),
+        (["--bisect", "lookup.onnx"], "choose from encoder.onnx"),
+    ],
+)
+def test_a_graph_that_cannot_be_bisected_is_said_so(arguments, message, all_precisions, capsys):
+    assert main(["verify", str(all_precisions), *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_change_of_the_fid_is_held_to_the_contract():
+    checks = check_fid({"fp32": 30.0, "fp16": 30.2, "int8": 30.9})
+    changes = {check.precision: check.passed for check in checks if check.what == "FID, change"}
+    assert changes == {"fp16": False, "int8": True}
