@@ -25,7 +25,7 @@ serve-env: .venv-serve/.stamp ## make .venv-serve with the embedded Triton serve
 
 demo: .venv/.stamp ## main job: export the shipped weights, generate pictures like the example photos
 	$(BIN)/icgan-export bundle models/demo --out bundles/demo
-	$(BIN)/icgan generate bundles/demo examples/photos/*.jpg -n 8 --seed 0 --truncation 0.7 --out demo/grid.png
+	$(BIN)/icgan generate bundles/demo examples/photos/*.jpg -n 8 --seed 0 --out demo/grid.png
 	$(BIN)/icgan info --verify bundles/demo > demo/report.txt
 	@tail -n 1 demo/report.txt
 	@echo "look at demo/grid.png; demo/report.txt says what was checked"
@@ -62,8 +62,9 @@ examples/node_modules/.stamp: examples/package-lock.json
 	cd examples && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
-web: examples/node_modules/.stamp ## build the web page around bundles/demo and serve it on localhost:8080
-	node examples/web/build.mjs bundles/demo demo/web
+web: .venv/.stamp examples/node_modules/.stamp ## build the web page around a small INT8 bundle and serve it on localhost:8080
+	$(BIN)/icgan-export bundle models/demo --precision fp32,int8 --instances 200 --thumbnails 48 --out bundles/web
+	node examples/web/build.mjs bundles/web demo/web
 	node examples/web/serve.mjs demo/web 8080
 
 test-edge: .venv/.stamp examples/node_modules/.stamp ## the examples: browser (Debian's chromium), Node, C++

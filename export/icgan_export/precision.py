@@ -67,9 +67,14 @@ def activation_ranges(model: onnx.ModelProto, feeds: Feeds) -> dict[str, float]:
 
 
 def lower_to_half(
-    model: onnx.ModelProto, ranges: Mapping[str, float], loss: Loss, allowed: float, precision: str = "fp16"
+    model: onnx.ModelProto,
+    ranges: Mapping[str, float],
+    loss: Loss,
+    allowed: float,
+    rank: Loss | None = None,
+    precision: str = "fp16",
 ) -> Lowered:
-    """FP16 (or BF16) with the shortest kept list that holds `allowed`."""
+    """FP16 (or BF16) with the shortest kept list that holds `allowed`; `rank` (or `loss`) orders nodes."""
     kept = {node.name: KeptNode(node.name, reason) for node, reason in _float_by_definition(model)}
     if precision == "fp16":
         for node in model.graph.node:
@@ -83,16 +88,22 @@ def lower_to_half(
         return to_half(source, rest, precision)
 
     free = [node.name for node in model.graph.node if node.name not in kept]
-    return _raise_until(model, free, list(kept.values()), convert, loss, allowed, precision)
+    return _raise_until(model, free, list(kept.values()), convert, loss, allowed, rank or loss, precision)
 
 
-def lower_to_int8(model: onnx.ModelProto, ranges: Mapping[str, float], loss: Loss, allowed: float) -> Lowered:
-    """INT8 in every product with a constant that the bound allows."""
+def lower_to_int8(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, float],
+    loss: Loss,
+    allowed: float,
+    rank: Loss | None = None,
+) -> Lowered:
+    """INT8 in every product with a constant that the bound allows; `rank` as in `lower_to_half`."""
 
     def convert(source: onnx.ModelProto, lowered: Sequence[str]) -> onnx.ModelProto:
         return quantise(source, lowered, ranges)
 
-    return _raise_until(model, quantisable(model), [], convert, loss, allowed, "int8")
+    return _raise_until(model, quantisable(model), [], convert, loss, allowed, rank or loss, "int8")
 
 
 def node_errors(
@@ -109,6 +120,7 @@ def _raise_until(
     convert: Convert,
     loss: Loss,
     allowed: float,
+    rank: Loss,
     precision: str,
 ) -> Lowered:
     """Lower all `nodes`; while the loss is too large, take the costliest ones back."""
@@ -117,7 +129,7 @@ def _raise_until(
     reached = loss(converted)
     if not reached <= MARGIN * allowed:
         products = [name for name in quantisable(model) if name in set(nodes)]
-        errors = node_errors(model, products, convert, loss)
+        errors = node_errors(model, products, convert, rank)
         ranking = sorted(errors, key=lambda name: errors[name], reverse=True)
         while not reached <= MARGIN * allowed:
             if not ranking:
