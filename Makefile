@@ -54,6 +54,11 @@ bench: .venv/.bench ## the generator against torch and plain exports, and each r
 	$(BIN)/python -m benchmarks.generator --resolution 256 --ch 64 --batch 1 --threads 2 --rounds 7 --memory --out bench/256
 	$(BIN)/python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 --threads 2 --ablation --out bench/ablation
 
+bench-gpu: .venv/.bench ## on a machine with a GPU: plain TensorRT and torch against our plans (bench/gpu)
+	$(BIN)/python -m benchmarks.gpu --weights models/demo --out bench/gpu/demo
+	$(BIN)/python -m benchmarks.gpu --resolution 128 --ch 96 --out bench/gpu/128
+	$(BIN)/python -m benchmarks.gpu --resolution 256 --ch 96 --out bench/gpu/256
+
 bench-edge: .venv/.bench examples/node_modules/.stamp ## the demo at every precision on the runtimes of devices (bench/edge)
 	$(BIN)/icgan-export bundle models/demo --precision fp32,fp16,int8 --out bundles/edge
 	$(BIN)/python -m benchmarks.edge bundles/edge --out bench/edge
@@ -61,6 +66,21 @@ bench-edge: .venv/.bench examples/node_modules/.stamp ## the demo at every preci
 examples/node_modules/.stamp: examples/package-lock.json
 	cd examples && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
+
+fuzz: .venv/.fuzz ## a million pictures nobody drew, guided by coverage, through the decoder
+	$(BIN)/python -m tests.abuse.fuzz_decode fuzz/ -runs=1000000 -max_len=16384
+
+.venv/.fuzz: .venv/.stamp
+	$(BIN)/pip install --quiet -e '.[fuzz]'
+	touch $@
+
+soak: .venv/.stamp .venv-serve/.stamp ## 64 good and bad clients against the real server for 30 minutes
+	$(BIN)/icgan-export bundle models/demo --out bundles/demo
+	$(BIN)/python -m tests.abuse.soak bundles/demo examples/photos/*.jpg --clients 64 --minutes 30
+
+chaos: .venv/.stamp .venv-serve/.stamp ## 16 clients for 10 minutes while stages of the server are killed
+	$(BIN)/icgan-export bundle models/demo --out bundles/demo
+	$(BIN)/python -m tests.abuse.soak bundles/demo examples/photos/*.jpg --clients 16 --minutes 10 --kill-every 20
 
 web: .venv/.stamp examples/node_modules/.stamp ## build the web page around a small INT8 bundle and serve it on localhost:8080
 	$(BIN)/icgan-export bundle models/demo --precision fp32,int8 --instances 200 --thumbnails 48 --out bundles/web

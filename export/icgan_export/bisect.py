@@ -104,10 +104,11 @@ def compare_layers(
     names = [name for name in operators if name in made and name in floats]
     if not names:
         raise ExportError("the two graphs share no activation: they are of different exports")
-    expected, found = (_activations(model, names, feeds) for model in (right, wrong))
+    expected = _activations(right, names, feeds)
+    found = _activations(wrong, names, feeds)
     layers = []
     for name in names:
-        want, got = (values[name].astype(np.float64) for values in (expected, found))
+        want, got = expected[name].astype(np.float64), found[name].astype(np.float64)
         size = float(np.sqrt(np.mean(want**2)))
         error = float(np.sqrt(np.mean((got - want) ** 2))) if got.shape == want.shape else float("nan")
         relative = error / size if size else error
@@ -123,7 +124,7 @@ def _fresh(run_path: Path, entry: GraphEntry, target: Target) -> onnx.ModelProto
 
 
 def _feeds(entry: GraphEntry, samples: Samples) -> dict[str, NDArray[Any]]:
-    held = {
+    held: dict[str, NDArray[Any] | None] = {
         "image": samples.picture,
         "noise": samples.noise,
         "embedding": samples.embedding,

@@ -25,6 +25,7 @@ from icgan_runtime.errors import NumericsError
 
 ROWS = 32
 ENCODER_ROWS = 128  # its bound is on the worst row, which few rows do not show
+INT8_PSNR = 40.0  # dB. At the contract's 25 the demo's FID moves by 1.5, and 1.0 is what the contract allows
 RANKED_ROWS = 16  # enough to tell which node costs more than another
 SEED = 20211  # noise of the trial; samples.npz uses seed 0
 TRUNCATION = 1.0
@@ -89,7 +90,8 @@ def lower(graph: onnx.ModelProto, precision: str, ranges: Mapping[str, float], t
         allowed = 1 - bounds.cosine
     else:
         assert bounds.psnr is not None
-        allowed = 4 * 10 ** (-bounds.psnr / 10)  # the peak is 2, from -1 to 1
+        wanted = max(bounds.psnr, INT8_PSNR) if precision == "int8" else bounds.psnr
+        allowed = 4 * 10 ** (-wanted / 10)  # the peak is 2, from -1 to 1
     if precision == "int8":
         return lower_to_int8(graph, ranges, trial.loss, allowed, trial.rank)
     return lower_to_half(graph, ranges, trial.loss, allowed, trial.rank, precision)

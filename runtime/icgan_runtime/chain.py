@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from icgan_runtime import images
 from icgan_runtime.backends.base import Session
-from icgan_runtime.backends.select import Choice, choose_backend, open_session
+from icgan_runtime.backends.select import Choice, choose_backend, choose_graph, open_session
 from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import NumericsError
@@ -89,19 +89,22 @@ class LocalChain:
     ) -> LocalChain:
         """Open a bundle: every file that is used is hashed and matched first. Raises BundleError."""
         bundle = Bundle.open(path)
-        choice = choose_backend(backend)
+        choice = choose_backend(backend, bundle.manifest.engines)
         bank = Bank.of_bundle(bundle)
 
         def open_graph(role: str) -> Session:
-            return open_session(bundle, bundle.manifest.graph(role, precision), choice.backend, threads)
+            entry = choose_graph(bundle.manifest, role, precision, choice.backend)
+            return open_session(bundle, entry, choice.backend, threads)
 
+        encoder, generator = open_graph("encoder"), open_graph("generator")
+        limits = [session.max_batch for session in (encoder, generator) if session.max_batch is not None]
         return cls(
             bundle.manifest,
-            open_graph("encoder"),
-            open_graph("generator"),
+            encoder,
+            generator,
             choose_search(bank, search),
             choice,
-            max_batch,
+            min([max_batch, *limits]),
         )
 
     @property

@@ -24,8 +24,8 @@ from icgan_runtime.search import numpy_search
 Samples = dict[str, arrays.Array]
 
 MAX_SAMPLE_ROWS = 256
-MIN_COSINE = {"fp32": 0.999999, "fp16": 0.9995, "int8": 0.99}
-MIN_PSNR = {"fp16": 40.0, "int8": 25.0}  # dB; FP32 must be within one grey level instead
+MIN_COSINE = {"fp32": 0.999999, "fp16": 0.9995, "bf16": 0.9995, "int8": 0.99}
+MIN_PSNR = {"fp16": 40.0, "bf16": 40.0, "int8": 25.0}  # dB; FP32 must be within one grey level instead
 SCORE_TOLERANCE = 1e-4
 
 _QUERIES = ("picture", "embedding", "ids", "scores")  # one row per picture
@@ -122,14 +122,15 @@ def _rerun(bundle: Bundle, entry: GraphEntry, backend: str, samples: Samples) ->
     with open_session(bundle, entry, backend) as session:
         names = [spec.name for spec in entry.inputs]
         outputs = session.run({name: samples[_FED.get((entry.role, name), name)] for name in names})
+    precision = "bf16" if backend == "openvino-bf16" and entry.precision == "fp32" else entry.precision
     if entry.role == "encoder":
         cosine = float((outputs["embedding"] * samples["embedding"]).sum(axis=1).min())
-        return _bound("cosine", cosine, MIN_COSINE[entry.precision])
+        return _bound("cosine", cosine, MIN_COSINE[precision])
     if entry.role == "lookup":
         return _neighbours(outputs["ids"], outputs["scores"], samples)
     reference = to_bytes(samples["image"])
-    if entry.precision != "fp32":
-        return _bound("PSNR", psnr(outputs["image"], reference), MIN_PSNR[entry.precision])
+    if precision != "fp32":
+        return _bound("PSNR", psnr(outputs["image"], reference), MIN_PSNR[precision])
     levels = int(np.abs(outputs["image"].astype(np.int16) - reference).max())
     if levels > 1:
         raise _MissedError(f"{levels} grey levels apart, expected at most 1")

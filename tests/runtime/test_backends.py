@@ -2,6 +2,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from icgan_runtime.errors import (
     NumericsError,
     RequestError,
 )
-from icgan_runtime.manifest import TensorSpec
+from icgan_runtime.manifest import EngineEntry, TensorSpec
+from icgan_runtime.verify import verify_bundle
 
 BACKENDS = ["ort-cpu", "openvino"]
 
@@ -150,6 +152,35 @@ def test_a_missing_library_names_its_extra(tiny_bundle, monkeypatch, library, ba
     monkeypatch.setitem(sys.modules, f"icgan_runtime.backends.{library}", None)
     with pytest.raises(MissingExtraError, match=rf"pip install 'icgan\[{extra}\]'"):
         open_graph(tiny_bundle, "encoder", select.choose_backend(backend).backend)
+
+
+def test_plans_need_the_cuda_bindings_and_auto_does_without(tiny_bundle, monkeypatch):
+    plan = EngineEntry("generator", "fp16", "engines/g.plan", "sm90", "10.14.1", 8, "")
+    monkeypatch.setitem(sys.modules, "icgan_runtime.backends.trt", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'icgan\[tensorrt\]'"):
+        select.fitting_plan([plan], "generator")
+    assert select.choose_backend("auto", [plan]).backend.startswith("ort-")
+
+
+def test_only_a_plan_of_this_gpu_and_this_tensorrt_fits(monkeypatch):
+    here = SimpleNamespace(capability="sm90", libraries={"tensorrt": "10.14.1"})
+    monkeypatch.setitem(sys.modules, "icgan_runtime.backends.trt", SimpleNamespace(machine=lambda: here))
+
+    def plan(capability: str, version: str) -> EngineEntry:
+        return EngineEntry("generator", "fp16", f"{capability}-{version}.plan", capability, version, 8, "")
+
+    others = [plan("sm80", "10.14.1"), plan("sm90", "10.13.0")]
+    assert select.fitting_plan([*others, plan("sm90", "10.14.1")], "generator").file == "sm90-10.14.1.plan"
+    assert select.choose_backend("auto", [plan("sm90", "10.14.1")]).backend == "tensorrt"
+    with pytest.raises(BackendError, match="no plan of the generator for sm90 and tensorrt 10"):
+        select.fitting_plan(others, "generator")
+
+
+def test_bfloat16_on_openvino_stays_within_the_bound_of_half_precision(tiny_bundle):
+    pytest.importorskip("openvino")
+    checks = {check.name: check for check in verify_bundle(Bundle.open(tiny_bundle), "openvino-bf16")}
+    assert "at least 40 wanted" in checks["generator.onnx on samples"].detail
+    assert all(check.passed for check in checks.values())
 
 
 def test_cuda_is_chosen_where_onnx_runtime_has_it(monkeypatch):

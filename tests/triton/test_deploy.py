@@ -80,6 +80,19 @@ def test_control_and_shared_memory_are_closed_to_strangers_on_both_protocols():
             assert key.startswith(f"{CONTROL_HEADER}=$"), "the key comes from a secret"
 
 
+def test_a_server_runs_without_privileges_on_a_file_system_it_cannot_change():
+    pod = deployment()
+    [container] = pod["containers"]
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert container["securityContext"]["capabilities"]["drop"] == compose["cap_drop"] == ["ALL"]
+    assert compose["read_only"]
+    assert "\nUSER triton-server\n" in (DEPLOY / "Dockerfile").read_text()
+    assert "/tmp" in compose["tmpfs"]
+    assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]]
+
+
 def test_a_pod_finishes_the_requests_of_every_ensemble_before_it_goes():
     [container] = deployment()["containers"]
     script = container["lifecycle"]["preStop"]["exec"]["command"][-1]

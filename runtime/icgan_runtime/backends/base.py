@@ -33,6 +33,10 @@ class Session(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What the graph gives."""
 
+    @property
+    def max_batch(self) -> int | None:
+        """Rows that one run takes at most; None: any number."""
+
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Raises BackendError for feeds that do not fit `inputs`."""
 
@@ -47,7 +51,12 @@ class Session(Protocol):
 
 
 class ClosesOnExit:
-    """The context manager half of a session."""
+    """The context manager half of a session, which takes any number of rows unless it says otherwise."""
+
+    @property
+    def max_batch(self) -> int | None:
+        """Rows that one run takes at most; None: any number."""
+        return None
 
     def close(self) -> None:
         """Release what the object holds."""

@@ -16,11 +16,15 @@ from icgan_runtime.manifest import TensorSpec
 class OpenVinoSession(ClosesOnExit):
     """A session on an OpenVINO compiled model."""
 
-    def __init__(self, model: bytes, file: str, threads: int = 0) -> None:
-        """Load `model`, the bytes of `file`; `threads` 0 leaves the choice to OpenVINO."""
-        self.name = f"openvino {file}"
-        # OpenVINO computes in bfloat16 where the CPU has it, but precision is the exporter's decision
-        settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    def __init__(self, model: bytes, file: str, backend: str = "openvino", threads: int = 0) -> None:
+        """Load `model`, the bytes of `file`; `threads` 0 leaves the choice to OpenVINO.
+
+        `openvino` keeps float32, as the exporter decided. `openvino-bf16` computes in bfloat16 where the CPU
+        has instructions for it (AMX, AVX512-BF16), and in float32 elsewhere.
+        """
+        self.name = f"{backend} {file}"
+        hint = "bf16" if backend == "openvino-bf16" else "f32"
+        settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:

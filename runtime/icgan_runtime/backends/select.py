@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from icgan_runtime.backends.base import Session
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import BackendError, BindingError, MissingExtraError, RequestError
-from icgan_runtime.manifest import GraphEntry, check_onnx_metadata, show_specs
+from icgan_runtime.manifest import EngineEntry, GraphEntry, Manifest, check_onnx_metadata, show_specs
 from icgan_runtime.onnx_file import describe_onnx
 
-BACKENDS = ("auto", "ort-cpu", "ort-cuda", "ort-tensorrt", "openvino")
+BACKENDS = ("auto", "ort-cpu", "ort-cuda", "ort-tensorrt", "openvino", "openvino-bf16", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,19 @@ class Choice:
     reason: str
 
 
-def choose_backend(wanted: str = "auto") -> Choice:
-    """Resolve "auto" to what this machine can run; any other name is taken at its word."""
+def choose_backend(wanted: str = "auto", engines: Sequence[EngineEntry] = ()) -> Choice:
+    """Resolve "auto" to the best that this machine can run; any other name is taken at its word.
+
+    `engines` are the bundle's TensorRT plans: where one fits the GPU at hand, "auto" takes them.
+    """
     if wanted not in BACKENDS:
         raise RequestError("backend", f"{wanted!r}, expected one of {', '.join(BACKENDS)}")
-    if wanted == "openvino":
+    if wanted == "auto" and engines:
+        try:
+            return Choice("tensorrt", f"{fitting_plan(engines, 'generator').file} was built for this GPU")
+        except BackendError:
+            pass  # no GPU, no TensorRT, or plans of another machine
+    if wanted in ("openvino", "openvino-bf16", "tensorrt"):
         return Choice(wanted, "asked for")
     try:
         from icgan_runtime.backends.ort import available_backends
@@ -41,22 +50,40 @@ def choose_backend(wanted: str = "auto") -> Choice:
     return Choice(wanted, "asked for")
 
 
+def choose_graph(manifest: Manifest, role: str, precision: str | None, backend: str) -> GraphEntry:
+    """The graph of a role: at `precision`, or at that of the plan that fits this GPU, or the highest."""
+    if backend == "tensorrt":
+        precision = fitting_plan(manifest.engines, role, precision).precision
+    return manifest.graph(role, precision)
+
+
+def fitting_plan(engines: Sequence[EngineEntry], role: str, precision: str | None = None) -> EngineEntry:
+    """The plan of a role that the GPU and the TensorRT at hand can run. Raises BackendError if none can."""
+    try:
+        from icgan_runtime.backends import trt
+    except ImportError:
+        raise MissingExtraError("cuda-python", "tensorrt") from None
+    here = trt.machine()
+    for entry in engines:
+        if (
+            entry.role == role
+            and precision in (None, entry.precision)
+            and entry.compute_capability == here.capability
+            and entry.tensorrt_version in here.libraries.values()
+        ):
+            return entry
+    held = ", ".join(f"{name} {version}" for name, version in here.libraries.items()) or "no TensorRT"
+    wanted = f"{role} {precision}" if precision else role
+    raise BackendError(
+        f"no plan of the {wanted} for {here.capability} and {held}: run `icgan-export engine` on this machine"
+    )
+
+
 def open_session(bundle: Bundle, entry: GraphEntry, backend: str, threads: int = 0) -> Session:
     """A session for one graph of a bundle, after its bytes, metadata and tensors have been checked."""
-    model = bundle.read(entry.file)
-    found = describe_onnx(model, entry.file)
-    check_onnx_metadata(entry.file, found.metadata, bundle.manifest.model, entry.role)
-    session: Session
-    if backend == "openvino":
-        try:
-            from icgan_runtime.backends.openvino import OpenVinoSession
-        except ImportError:
-            raise MissingExtraError("openvino", "openvino") from None
-        session = OpenVinoSession(model, entry.file, threads)
-    else:
-        from icgan_runtime.backends.ort import OrtSession
-
-        session = OrtSession(model, entry.file, backend, threads)
+    session = (
+        _open_plan(bundle, entry) if backend == "tensorrt" else _open_graph(bundle, entry, backend, threads)
+    )
     expected = bundle.manifest.specs(entry.role)
     if (session.inputs, session.outputs) != expected:
         raise BindingError(
@@ -65,3 +92,29 @@ def open_session(bundle: Bundle, entry: GraphEntry, backend: str, threads: int =
             f"the contract says {show_specs(expected[0])} -> {show_specs(expected[1])}",
         )
     return session
+
+
+def _open_graph(bundle: Bundle, entry: GraphEntry, backend: str, threads: int) -> Session:
+    model = bundle.read(entry.file)
+    found = describe_onnx(model, entry.file)
+    check_onnx_metadata(entry.file, found.metadata, bundle.manifest.model, entry.role)
+    if backend in ("openvino", "openvino-bf16"):
+        try:
+            from icgan_runtime.backends.openvino import OpenVinoSession
+        except ImportError:
+            raise MissingExtraError("openvino", "openvino") from None
+        exact = "openvino" if entry.role == "lookup" else backend  # neighbours are found in float32
+        return OpenVinoSession(model, entry.file, exact, threads)
+    from icgan_runtime.backends.ort import OrtSession
+
+    return OrtSession(model, entry.file, backend, threads)
+
+
+def _open_plan(bundle: Bundle, entry: GraphEntry) -> Session:
+    plan = fitting_plan(bundle.manifest.engines, entry.role, entry.precision)
+    from icgan_runtime.backends import trt
+
+    library = next(
+        name for name, version in trt.machine().libraries.items() if version == plan.tensorrt_version
+    )
+    return trt.TrtSession(bundle.read(plan.file), plan.file, library)
