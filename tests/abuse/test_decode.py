@@ -1,7 +1,8 @@
-"""The short version of `make fuzz`: odd files are read, spoilt ones are read or refused, quickly and with one error."""
+"""The short version of `make fuzz`: odd files are read, spoilt ones are read or refused, in time."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import numpy as np
@@ -27,12 +28,10 @@ def test_a_spoilt_file_is_read_or_refused_in_time(name):
     for _ in range(SPOILT):
         data = bytearray(FILES[name])
         for place in rng.integers(4, len(data), rng.integers(1, 6)):
-            data[place] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.integers(256)])
+            data[place] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, int(rng.integers(256))])
         if rng.random() < 0.3:
             del data[rng.integers(4, len(data)) :]
         began = time.monotonic()
-        try:
+        with contextlib.suppress(DecodeError):
             assert images.decode(bytes(data), 32).shape == (32, 32, 3)
-        except DecodeError:
-            pass
         assert time.monotonic() - began < SECONDS, bytes(data).hex()

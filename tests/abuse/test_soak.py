@@ -1,4 +1,4 @@
-"""The short version of `make chaos`: many clients, good and bad, while stages of the real server are killed."""
+"""The short version of `make chaos`: clients, good and bad, while stages of the real server are killed."""
 
 from __future__ import annotations
 
