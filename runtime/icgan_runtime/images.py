@@ -46,6 +46,8 @@ _PLUGINS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
 }
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _EXIF_ORIENTATION = 0x0112
+# RLE8 and RLE4, which Pillow decodes in Python: 64 MiB of them would keep a core busy for half a minute
+_BMP_RUN_LENGTHS = (1, 2)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -145,6 +147,8 @@ def _guarded(picture: Image.Image | bytes, kind: str = "") -> Image.Image:
         # The class itself, not Image.open: that would consult other formats and its table of plugins.
         opened = picture if isinstance(picture, Image.Image) else _PLUGINS[kind](io.BytesIO(picture))
         _check_size(*opened.size)
+        if kind == "BMP" and opened.info.get("compression") in _BMP_RUN_LENGTHS:
+            raise DecodeError("a BMP in run-length encoding; save it as PNG")
         return _to_rgb(_upright(opened))
     except DecodeError:
         raise

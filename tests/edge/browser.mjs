@@ -48,7 +48,11 @@ const set = (page, selector, value) =>
     control.value = value;
     control.dispatchEvent(new Event("input", { bubbles: true }));
   }, value);
-const shot = (page, name) => told.shots && page.screenshot({ path: join(told.shots, `${name}.png`) });
+const shot = async (page, name) => {
+  if (!told.shots) return;
+  await page.evaluate(() => Promise.all(document.getAnimations().map((animation) => animation.finished)));
+  await page.screenshot({ path: join(told.shots, `${name}.png`) });
+};
 const audit = (page) =>
   page.evaluate(AXE).then(() =>
     page.evaluate(async () => (await axe.run()).violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.target).join(" ")}`)),

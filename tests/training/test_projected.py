@@ -41,10 +41,11 @@ def inputs(config: ModelConfig, count: int = 3) -> tuple[torch.Tensor, torch.Ten
     return image, F.normalize(torch.rand(count, config.embedding_dim or 1), dim=1)
 
 
-@pytest.mark.parametrize("resolution", [32, 64, 128])
-def test_every_scale_scores_sixteen_places(encoder_file, resolution):
+@pytest.mark.parametrize(("resolution", "judged_side"), [(32, 96), (64, 128), (128, 128)])
+def test_every_scale_scores_one_place_per_32_pixels_judged(encoder_file, resolution, judged_side):
     config = ModelConfig(resolution, ch=2, embedding_dim=16, discriminator="projected")
-    assert judged(config, encoder_file)(*inputs(config)).shape == (3, 4 * 16)
+    places = (judged_side // 32) ** 2
+    assert judged(config, encoder_file)(*inputs(config)).shape == (3, 4 * places)
 
 
 def test_the_stages_are_those_of_the_encoder(encoder_file):
