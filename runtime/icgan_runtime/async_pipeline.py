@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_runtime.chain import MAX_BATCH
 from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.images import Picture
 from icgan_runtime.manifest import Model
 from icgan_runtime.pipeline import check_picture, one_row, picture_list
-from icgan_runtime.request import Result, embedding_rows, make_request
+from icgan_runtime.request import Result, embedding_rows, make_request, pages
 
 if TYPE_CHECKING:
     from icgan_runtime.backends.triton import AsyncTriton
@@ -50,9 +53,10 @@ class AsyncPipeline:
         truncation: float | None = 1.0,
         condition: str = "query",
         label: int | None = None,
+        first: int = 0,
     ) -> Result:
         """As `Pipeline.generate`."""
-        request = make_request(n, seed, truncation, condition, label, self.model.classes)
+        request = make_request(n, seed, truncation, condition, label, self.model.classes, first)
         return await self._server.hold(self._server.service.generate(check_picture(picture), request))
 
     async def generate_from(
@@ -63,11 +67,38 @@ class AsyncPipeline:
         truncation: float | None = 1.0,
         condition: str = "query",
         label: int | None = None,
+        first: int = 0,
     ) -> Result:
         """As `Pipeline.generate_from`."""
-        request = make_request(n, seed, truncation, condition, label, self.model.classes)
+        request = make_request(n, seed, truncation, condition, label, self.model.classes, first)
         row = one_row(embedding, self.model.embedding_dim)
         return await self._server.hold(self._server.service.generate_from(row, request))
+
+    async def stream(
+        self,
+        picture: Picture,
+        n: int,
+        seed: int = 0,
+        truncation: float | None = 1.0,
+        condition: str = "query",
+        label: int | None = None,
+        batch: int = MAX_BATCH,
+        ahead: int = 2,
+    ) -> AsyncIterator[Result]:
+        """As `Pipeline.stream`, in order, with up to `ahead` further batches under way."""
+        embedding = (await self.embed(picture))[0]
+        waiting: deque[asyncio.Task[Result]] = deque()
+        try:
+            for page in pages(n, batch):
+                settings = (len(page), seed, truncation, condition, label, page.start)
+                waiting.append(asyncio.create_task(self.generate_from(embedding, *settings)))
+                if len(waiting) > ahead:
+                    yield await waiting.popleft()
+            while waiting:
+                yield await waiting.popleft()
+        finally:  # the caller stopped early, or a batch failed
+            for task in waiting:
+                task.cancel()
 
     async def embed(self, pictures: Picture | Sequence[Picture]) -> F32:
         """As `Pipeline.embed`."""

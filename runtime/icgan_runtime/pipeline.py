@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +16,7 @@ from icgan_runtime.chain import MAX_BATCH, Chain, LocalChain
 from icgan_runtime.errors import MissingExtraError, RequestError
 from icgan_runtime.images import Picture
 from icgan_runtime.manifest import Model
-from icgan_runtime.request import Result, embedding_rows, make_request
+from icgan_runtime.request import Result, embedding_rows, make_request, pages
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -92,14 +92,16 @@ class Pipeline:
         truncation: float | None = 1.0,
         condition: str = "query",
         label: int | None = None,
+        first: int = 0,
     ) -> Result:
         """n pictures that follow `picture`. Raises RequestError (DecodeError for the picture).
 
         `truncation` in (0, 1] trades variety for quality, None means untruncated. `condition`: "query" the
         picture itself, "nearest" its nearest stored instance, "sample" one of the k nearest, drawn by the
-        seed. `label` only for models with classes; None takes the label of the instance.
+        seed. `label` only for models with classes; None takes the label of the instance. `first` skips that
+        many pictures of the seed: n=4, first=4 are the second half of n=8.
         """
-        request = make_request(n, seed, truncation, condition, label, self.model.classes)
+        request = make_request(n, seed, truncation, condition, label, self.model.classes, first)
         return self.chain.generate(check_picture(picture), request)
 
     def generate_from(
@@ -110,10 +112,35 @@ class Pipeline:
         truncation: float | None = 1.0,
         condition: str = "query",
         label: int | None = None,
+        first: int = 0,
     ) -> Result:
         """As `generate`, from an embedding [D] or [1, D] instead of a picture."""
-        request = make_request(n, seed, truncation, condition, label, self.model.classes)
+        request = make_request(n, seed, truncation, condition, label, self.model.classes, first)
         return self.chain.generate_from(one_row(embedding, self.model.embedding_dim), request)
+
+    def stream(
+        self,
+        picture: Picture,
+        n: int,
+        seed: int = 0,
+        truncation: float | None = 1.0,
+        condition: str = "query",
+        label: int | None = None,
+        batch: int = MAX_BATCH,
+    ) -> Iterator[Result]:
+        """As `generate`, in results of `batch` pictures each: any n, and the memory of one batch.
+
+        The picture is embedded once.
+        """
+        embedding = None
+        for page in pages(n, batch):
+            settings = (len(page), seed, truncation, condition, label, page.start)
+            if embedding is None:
+                result = self.generate(picture, *settings)
+                embedding = result.embedding
+            else:
+                result = self.generate_from(embedding, *settings)
+            yield result
 
     def embed(self, pictures: Picture | Sequence[Picture]) -> F32:
         """Embeddings [N, D], unit rows, of one picture or several."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +27,14 @@ class Request:
     truncation: float  # exactly a float32 in (0, 1], or infinity for untruncated
     condition: str  # of rows.CONDITIONS
     label: int  # rows.OWN_LABEL, or 0 .. classes − 1
+    first: int = 0  # number of the first sample: pictures first .. first + n − 1 of the seed
 
     def rows(self, samples: range, classes: int) -> Rows:
         """The rows of some of this request's samples, `samples` within range(n)."""
         count = len(samples)
         return Rows(
             seed=np.full(count, self.seed, np.int64),
-            sample=np.array(samples, np.int64),
+            sample=self.first + np.array(samples, np.int64),
             truncation=np.full(count, self.truncation, np.float32),
             condition=np.full(count, CONDITIONS.index(self.condition), np.int32),
             label=np.full(count, self.label, np.int64) if classes else None,
@@ -59,7 +61,13 @@ class Result:
 
 
 def make_request(
-    n: object, seed: object, truncation: object, condition: object, label: object, classes: int
+    n: object,
+    seed: object,
+    truncation: object,
+    condition: object,
+    label: object,
+    classes: int,
+    first: object = 0,
 ) -> Request:
     """Check a caller's arguments. Raises RequestError naming the first that is out of range."""
     whole_n = _integer("n", n)
@@ -70,9 +78,27 @@ def make_request(
         raise RequestError("seed", f"{whole_seed}, expected 0..2^63-1")
     if condition not in CONDITIONS:
         raise RequestError("condition", f"{condition!r}, expected one of {', '.join(CONDITIONS)}")
+    whole_first = _integer("first", first)
+    if not 0 <= whole_first <= MAX_SEED - MAX_SAMPLES:
+        raise RequestError("first", f"{whole_first}, expected 0..2^63-{MAX_SAMPLES + 1}")
     return Request(
-        whole_n, whole_seed, check_truncation(truncation), str(condition), check_label(label, classes)
+        whole_n,
+        whole_seed,
+        check_truncation(truncation),
+        str(condition),
+        check_label(label, classes),
+        whole_first,
     )
+
+
+def pages(n: object, batch: object) -> Iterator[range]:
+    """The samples 0 .. n − 1 in runs of `batch`, for answers that are too many to hold at once."""
+    whole_n, whole_batch = _integer("n", n), _integer("batch", batch)
+    if whole_n < 1:
+        raise RequestError("n", f"{whole_n}, expected at least 1 picture")
+    if not 1 <= whole_batch <= MAX_SAMPLES:
+        raise RequestError("batch", f"{whole_batch}, expected 1..{MAX_SAMPLES} pictures")
+    return (range(start, min(start + whole_batch, whole_n)) for start in range(0, whole_n, whole_batch))
 
 
 def check_truncation(truncation: object) -> float:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from icgan_runtime import Bank, Pipeline
 from icgan_runtime.arrays import read_npz
 from icgan_runtime.backends.canned import CannedSession
+from icgan_runtime.chain import LocalChain
 from icgan_runtime.errors import BindingError, DecodeError, NumericsError, RequestError
 from icgan_runtime.latents import noise
 from icgan_runtime.request import MAX_SAMPLES
@@ -97,6 +98,31 @@ def canned(pipe, picture=128) -> tuple[Pipeline, CannedSession]:
 
     session = CannedSession(inputs, outputs, paint)
     return Pipeline(dataclasses.replace(pipe.chain, generator=session)), session
+
+
+def test_the_second_half_can_be_asked_for_alone(pipe):
+    both = pipe.generate(PHOTO, n=8, seed=3, condition="sample").images
+    second = pipe.generate(PHOTO, n=4, seed=3, condition="sample", first=4).images
+    assert np.abs(second.astype(int) - both[4:]).max() <= 1
+
+
+def test_a_stream_is_the_same_pictures_in_parts_and_embeds_once(pipe, monkeypatch):
+    whole = pipe.generate(PHOTO, n=7, seed=3, truncation=0.5)
+    embedded = []
+    embed = LocalChain.embed
+    monkeypatch.setattr(
+        LocalChain, "embed", lambda chain, pictures: embedded.append(1) or embed(chain, pictures)
+    )
+    parts = list(pipe.stream(PHOTO, 7, seed=3, truncation=0.5, batch=3))
+    assert [len(part.images) for part in parts] == [3, 3, 1]
+    assert np.abs(np.concatenate([part.images for part in parts]).astype(int) - whole.images).max() <= 1
+    assert len(embedded) == 1
+
+
+@pytest.mark.parametrize(("n", "batch", "message"), [(0, 1, "n: 0"), (5, 0, "batch: 0")])
+def test_a_stream_of_nothing_is_refused(pipe, n, batch, message):
+    with pytest.raises(RequestError, match=message):
+        next(pipe.stream(PHOTO, n, batch=batch))
 
 
 def test_the_generator_is_fed_the_noise_of_the_contract(pipe):

@@ -115,6 +115,19 @@ def test_asyncio_gives_the_same_results_many_at_once(server, local, protocol):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_streams_give_the_pictures_of_one_request_in_order(server, local, protocol):
+    async def streamed() -> list[Result]:
+        async with await AsyncPipeline.connect(url(server, protocol)) as pipe:
+            return [part async for part in pipe.stream(PHOTO, 70, seed=1, batch=8)]
+
+    expected = local.generate(PHOTO, n=70, seed=1).images.astype(int)
+    with Pipeline.connect(url(server, protocol)) as pipe:
+        for parts in (list(pipe.stream(PHOTO, 70, seed=1, batch=8)), asyncio.run(streamed())):
+            assert [len(part.images) for part in parts] == [8] * 8 + [6]
+            assert np.abs(np.concatenate([part.images for part in parts]) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_threads_may_share_a_pipeline(server, local, protocol):
     expected = local.embed(PHOTO)
     with Pipeline.connect(url(server, protocol)) as pipe, ThreadPoolExecutor(8) as pool:

@@ -20,6 +20,7 @@ class Progress:
     ) -> None:
         self.total, self.description, self.unit, self.stream = total, description, unit, stream
         self.started_at_count = self.done = done
+        self.printed = done
         self.started = self.last_line = time.monotonic()
         self.bar = (
             tqdm(total=total, initial=done, desc=description, unit=f" {unit}", file=stream)
@@ -33,7 +34,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif self.done > self.started_at_count:
+        elif self.done > self.printed:
             self._line()
 
     def advance(self, count: int = 1) -> None:
@@ -44,7 +45,7 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
-        self.last_line = time.monotonic()
+        self.last_line, self.printed = time.monotonic(), self.done
         elapsed = max(self.last_line - self.started, 1e-9)
         rate = (self.done - self.started_at_count) / elapsed
         left = (self.total - self.done) / rate if rate > 0 else 0.0
