@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu bench bench-edge test-edge web train-demo pack-demo clean
+.PHONY: help env serve-env demo test lint test-python test-gpu bench bench-triton bench-edge test-edge web train-demo pack-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -58,6 +58,20 @@ bench-gpu: .venv/.bench ## on a machine with a GPU: plain TensorRT and torch aga
 	$(BIN)/python -m benchmarks.gpu --weights models/demo --out bench/gpu/demo
 	$(BIN)/python -m benchmarks.gpu --resolution 128 --ch 96 --out bench/gpu/128
 	$(BIN)/python -m benchmarks.gpu --resolution 256 --ch 96 --out bench/gpu/256
+
+bench-triton: .venv/.bench .venv-serve/.perf ## the served ensemble against the chain in one process; load (bench/triton)
+	$(BIN)/icgan-export bundle models/demo --out bundles/demo
+	$(BIN)/python -m benchmarks.serving bundles/demo examples/photos/oranges.jpg --perf-analyzer .venv-serve/perf/perf_analyzer --out bench/triton
+
+# NVIDIA's client: the last wheel that holds it, beside libraries that the server's wheel brings along
+.venv-serve/.perf: .venv-serve/.stamp
+	$(SERVE_BIN)/pip download --quiet --no-deps --only-binary=:all: --platform manylinux1_x86_64 --dest .venv-serve/perf tritonclient==2.51.0
+	$(SERVE_BIN)/python -m zipfile -e .venv-serve/perf/tritonclient-2.51.0-*.whl .venv-serve/perf
+	mv .venv-serve/perf/*.data/data/bin/perf_analyzer .venv-serve/perf/ && chmod +x .venv-serve/perf/perf_analyzer
+	libraries=$$(echo "$$PWD"/.venv-serve/lib/python*/site-packages/nvidia_pytriton.libs); \
+	    ln -sf $$libraries/libb64-*.so* .venv-serve/perf/libb64.so.0d; \
+	    ln -sf $$libraries/libcudart-*.so* .venv-serve/perf/libcudart.so.12
+	touch $@
 
 bench-edge: .venv/.bench examples/node_modules/.stamp ## the demo at every precision on the runtimes of devices (bench/edge)
 	$(BIN)/icgan-export bundle models/demo --precision fp32,fp16,int8 --out bundles/edge

@@ -1,36 +1,47 @@
-"""What serving costs: the ensemble against the same chain in one process, and its latency under load.
+"""What serving costs: the ensemble against the same chain in one process and against three calls of a client.
 
-    python -m benchmarks.serving bundles/demo examples/photos/cat.jpg --out report/
+    python -m benchmarks.serving bundles/demo examples/photos/oranges.jpg --out bench/triton
 
 Competitors take turns within every round, so that a slow spell of the machine hits all of them; ratios are
-taken within a round, medians over rounds. CPU time counts the server with its processes and the client. The
-load has the scenarios of MLPerf: SingleStream (one picture after another), MultiStream (eight samples at a
-time), Server (Poisson arrivals, timed from when they were due), Offline (as much as goes through). Prints a
-table; the last line is JSON.
+taken within a round, medians over rounds. CPU time counts this process, the server and its Python processes.
+`three calls` is a client that decodes, makes the noise and asks encoder, lookup and generator one after the
+other. The load has the scenarios of MLPerf (`icgan bench --url`). With --perf-analyzer, NVIDIA's client
+measures the same server too. Writes serving.json, serving.md, serving.html and load.png under --out.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import csv
+import html
 import json
 import os
-import random
+import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from icgan_runtime import AsyncPipeline, Pipeline
+from icgan_runtime import AsyncPipeline, Pipeline, images, latents, load
+from icgan_runtime.backends.triton import TritonChain
 from icgan_runtime.chain import LocalChain
+from icgan_runtime.remote import Call
+from icgan_runtime.serve import Environment, Server, find_environment, free_ports
 from icgan_runtime.serve import Options as ServerOptions
-from icgan_runtime.serve import Server, find_environment, free_ports
 from icgan_runtime.serve_bundle import write_repository
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+BATCHES = (1, 8)
+REPEATS = 10  # requests of one competitor in one round: CPU time ticks in hundredths of a second
+SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
 
 
 def main() -> None:
@@ -42,93 +53,126 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=10, help="of each load scenario (default 10)")
     parser.add_argument("--lookup", default="faiss")
-    parser.add_argument("--out", type=Path, help="folder for report.json and, with matplotlib, load.png")
+    parser.add_argument("--perf-analyzer", type=Path, help="NVIDIA's client, to check ours against")
+    parser.add_argument("--out", type=Path, help="folder of the report")
     options = parser.parse_args()
+    environment = find_environment()
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
         write_repository(options.bundle, repository, options.lookup, 32)
-        with Server(repository, find_environment(), ServerOptions(free_ports())) as server:
+        with Server(repository, environment, ServerOptions(free_ports())) as server:
             server.wait_until_ready()
             report = measure(server, options)
-    print_table(report)
+            if options.perf_analyzer:
+                report["perf_analyzer"] = perf_analyzer(
+                    options.perf_analyzer, environment, server, options.picture.read_bytes(), Path(folder)
+                )
+    text = markdown(report)
+    print(text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-        draw(report, options.out / "load.png")
-    print(json.dumps(report))
+        (options.out / "serving.json").write_text(json.dumps(report, indent=1) + "\n")
+        (options.out / "serving.md").write_text(text)
+        draw(report["load"], options.out / "load.png")
+        (options.out / "serving.html").write_text(page(text, (options.out / "load.png").read_bytes()))
 
 
-def measure(server: Server, options: argparse.Namespace) -> dict[str, object]:
+def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
     picture = options.picture.read_bytes()
     with Pipeline.load(options.bundle) as local, Pipeline.connect(server.grpc_url) as remote:
         assert isinstance(local.chain, LocalChain)
+        assert isinstance(remote.chain, TritonChain)
         difference = remote.generate(picture, n=8).images.astype(int) - local.generate(picture, n=8).images
-        cost = {
-            str(n): compare(
+        calls = three_calls(remote.chain, picture)
+        cost = {}
+        for n in BATCHES:
+            say(f"cost at {n} samples: {options.rounds} rounds")
+            cost[str(n)] = compare(
                 {
                     "in-process": lambda n=n: local.generate(picture, n=n),
-                    "served": lambda n=n: remote.generate(picture, n=n),
+                    "three calls": lambda n=n: calls(n),
+                    "ensemble": lambda n=n: remote.generate(picture, n=n),
                 },
                 server,
                 options.rounds,
             )
-            for n in (1, 8)
-        }
-        feeds = {
-            "noise": np.random.default_rng(0).normal(size=(8, local.model.dim_z)).astype(np.float32),
+        feeds: dict[str, Any] = {
+            "noise": latents.noise(0, np.arange(8), 1.0, local.model.dim_z),
             "embedding": local.embed(picture).repeat(8, axis=0),
         }
         if local.model.classes:
             feeds["label"] = np.zeros(8, np.int64)
         generator = local.chain.generator
         bare, served = [], []
-        for _ in range(3):  # interleaved here too
-            bare.append(8 * repeat(lambda: generator.run(feeds), options.seconds / 3))
-            served.append(8 * asyncio.run(saturate(server.grpc_url, picture, options.seconds / 3)))
-        offline = statistics.median(served)
-        single = asyncio.run(saturate(server.grpc_url, picture, 2, n=1))
-        load = {"SingleStream": closed(remote, picture, 1, options.seconds)}
-        load["MultiStream"] = closed(remote, picture, 8, options.seconds)
-        for share in (0.3, 0.6, 0.8):
-            rate = share * single
-            load[f"Server {share:.0%}"] = asyncio.run(
-                poisson(server.grpc_url, picture, rate, options.seconds)
-            )
+        say("saturation")
+        for _ in range(5):  # interleaved here too
+            bare.append(8 * repeat(lambda: generator.run(feeds), options.seconds / 5))
+            served.append(asyncio.run(saturate(server.grpc_url, picture, options.seconds / 5)))
+        about = {"name": local.model.name, "resolution": local.model.resolution}
     return {
-        "model": {"name": remote.model.name, "resolution": remote.model.resolution},
-        "cores": os.cpu_count(),
+        "command": " ".join(["python -m benchmarks.serving", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "model": about,
+        "rounds": options.rounds,
         "largest_difference_in_grey_levels": int(np.abs(difference).max()),
         "cost": cost,
-        "offline_images_per_second": offline,
-        "bare_generator_images_per_second": statistics.median(bare),
-        "offline_share_of_bare_generator": statistics.median(
-            one / other for one, other in zip(served, bare, strict=True)
-        ),
-        "load": load,
+        "saturation": {
+            "bare_generator_images_per_second": statistics.median(bare),
+            "served_images_per_second": statistics.median(served),
+            "share": statistics.median(one / other for one, other in zip(served, bare, strict=True)),
+        },
+        "load": load.measure(server.grpc_url, picture, seconds=options.seconds, shares=SHARES, progress=say),
     }
 
 
+def three_calls(chain: TritonChain, picture: bytes) -> Callable[[int], object]:
+    """What a client would do without the ensemble: n samples of `picture` in three requests."""
+    model = chain.model
+
+    def run(n: int) -> object:
+        image = images.decode(picture, model.preprocessing.size)[None]
+        embedding = chain.ask(Call("icgan_encoder", {"image": image}, ("embedding",)))["embedding"]
+        chain.ask(Call("icgan_lookup", {"embedding": embedding}, ("ids", "scores")))
+        feeds: dict[str, Any] = {
+            "noise": latents.noise(0, np.arange(n), 1.0, model.dim_z),
+            "embedding": embedding.repeat(n, axis=0),
+        }
+        if model.classes:
+            feeds["label"] = np.zeros((n, 1), np.int64)
+        return chain.ask(Call("icgan_generator", feeds, ("image",)))["image"]
+
+    return run
+
+
 def compare(
-    competitors: dict[str, Callable[[], object]], server: Server, rounds: int, repeats: int = 10
-) -> dict[str, object]:
-    """Milliseconds of wall clock and of CPU per request, and the ratio of the second to the first."""
+    competitors: Mapping[str, Callable[[], object]], server: Server, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of wall clock and of CPU per request, and the ratios to the first competitor."""
     names = list(competitors)
     wall: dict[str, list[float]] = {name: [] for name in names}
     cpu: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-2, rounds):
-        for name in names if number % 2 else reversed(names):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
             start, used = time.perf_counter(), cpu_seconds(server)
-            for _ in range(repeats):
+            for _ in range(REPEATS):
                 competitors[name]()
             if number >= 0:
-                wall[name].append(1000 * (time.perf_counter() - start) / repeats)
-                cpu[name].append(1000 * (cpu_seconds(server) - used) / repeats)
-    first, second = names
+                wall[name].append(1000 * (time.perf_counter() - start) / REPEATS)
+                cpu[name].append(1000 * (cpu_seconds(server) - used) / REPEATS)
+
+    def ratio(samples: Mapping[str, list[float]], name: str) -> float:
+        return statistics.median(b / a for a, b in zip(samples[names[0]], samples[name], strict=True))
+
     return {
-        **{f"{name} wall ms": statistics.median(wall[name]) for name in names},
-        **{f"{name} cpu ms": statistics.median(cpu[name]) for name in names},
-        "wall ratio": statistics.median(b / a for a, b in zip(wall[first], wall[second], strict=True)),
-        "cpu ratio": statistics.median(b / a for a, b in zip(cpu[first], cpu[second], strict=True)),
+        name: {
+            "wall_ms": statistics.median(wall[name]),
+            "cpu_ms": statistics.median(cpu[name]),
+            "wall_ratio": ratio(wall, name),
+            "cpu_ratio": ratio(cpu, name),
+        }
+        for name in names
     }
 
 
@@ -150,100 +194,110 @@ def repeat(run: Callable[[], object], seconds: float) -> float:
     return count / (time.perf_counter() - started)
 
 
-def closed(pipe: Pipeline, picture: bytes, n: int, seconds: float) -> dict[str, float]:
-    """One client that asks again as soon as it is answered."""
-    latencies, started = [], time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        begun = time.perf_counter()
-        pipe.generate(picture, n=n)
-        latencies.append(time.perf_counter() - begun)
-    return summary(latencies, len(latencies) / (time.perf_counter() - started), errors=0)
-
-
-async def saturate(url: str, picture: bytes, seconds: float, n: int = 8, clients: int = 6) -> float:
-    """Requests per second of several clients that never pause."""
+async def saturate(url: str, picture: bytes, seconds: float) -> float:
+    """Images per second from one embedding, so that all but the generator is overhead."""
     async with await AsyncPipeline.connect(url) as pipe:
         embedding = await pipe.embed(picture)
-        started, count = time.perf_counter(), 0
-
-        async def client() -> None:
-            nonlocal count
-            while time.perf_counter() - started < seconds:
-                await pipe.generate_from(embedding, n=n)
-                count += 1
-
-        await asyncio.gather(*(client() for _ in range(clients)))
-        return count / (time.perf_counter() - started)
+        row = await load.saturate(lambda n: pipe.generate_from(embedding, n=n), seconds, 8)
+        return row["images_per_second"]
 
 
-async def poisson(url: str, picture: bytes, rate: float, seconds: float) -> dict[str, float]:
-    """Arrivals that do not wait for each other. Latency counts from when a request was due."""
-    arrivals, due = [], 0.0
-    draw = random.Random(0)
-    while due < seconds:
-        due += draw.expovariate(rate)
-        arrivals.append(due)
-    latencies, errors = [], 0
-    async with await AsyncPipeline.connect(url, retries=0) as pipe:
-        embedding = await pipe.embed(picture)
-        started = time.perf_counter()
-
-        async def request(due: float) -> None:
-            nonlocal errors
-            await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
-            try:
-                await pipe.generate_from(embedding, n=1)
-                latencies.append(time.perf_counter() - started - due)
-            except Exception:
-                errors += 1
-
-        await asyncio.gather(*(request(due) for due in arrivals))
-    return summary(latencies, rate, errors)
-
-
-def summary(latencies: list[float], rate: float, errors: int) -> dict[str, float]:
-    ordered = sorted(latencies)
-    percentiles = {
-        f"p{p} ms": 1000 * ordered[min(len(ordered) - 1, p * len(ordered) // 100)] for p in (50, 90, 99)
+def perf_analyzer(
+    program: Path, environment: Environment, server: Server, picture: bytes, scratch: Path
+) -> dict[str, float]:
+    """One picture after the other over gRPC, by NVIDIA's client: requests per second and milliseconds."""
+    content = {"b64": base64.b64encode(len(picture).to_bytes(4, "little") + picture).decode()}
+    one = {"IMAGE": content, "SEED": [0], "SAMPLE": [0], "TRUNCATION": [1.0], "CONDITION": [0]}
+    (scratch / "input.json").write_text(json.dumps({"data": [one]}))
+    command = [program, "-m", "icgan", "-i", "grpc", "-u", server.grpc_url.removeprefix("grpc://")]
+    command += ["--input-data", scratch / "input.json", "-f", scratch / "out.csv", "-s", "999", "-r", "3"]
+    variables = environment.variables()
+    variables["LD_LIBRARY_PATH"] = f"{program.parent.absolute()}:{variables['LD_LIBRARY_PATH']}"
+    subprocess.run(command, check=True, env=variables, capture_output=True)
+    with (scratch / "out.csv").open() as file:
+        row = next(csv.DictReader(file))
+    return {
+        "requests_per_second": float(row["Inferences/Second"]),
+        **{f"p{p}_ms": float(row[f"p{p} latency"]) / 1000 for p in load.PERCENTILES},
     }
-    return {"requests per second": rate, **percentiles, "requests": len(ordered), "errors": errors}
 
 
-def print_table(report: dict) -> None:
-    print(f"{report['model']['name']}, {report['model']['resolution']} px, {report['cores']} cores")
-    print(f"\n{'samples':>8} {'in-process':>22} {'served':>22} {'ratio':>15}")
-    for n, row in report["cost"].items():
-        for kind in ("wall", "cpu"):
-            figures = [f"{row[f'{name} {kind} ms']:.2f} ms {kind:<4}" for name in ("in-process", "served")]
-            print(f"{n:>8} {figures[0]:>22} {figures[1]:>22} {row[f'{kind} ratio']:>15.3f}")
-    print(f"\noffline {report['offline_images_per_second']:.0f} images/s, ", end="")
-    print(f"bare generator {report['bare_generator_images_per_second']:.0f}, ", end="")
-    print(f"share {report['offline_share_of_bare_generator']:.0%}")
-    print(f"\n{'scenario':>14} {'req/s':>8} {'p50 ms':>8} {'p90 ms':>8} {'p99 ms':>8} {'errors':>7}")
-    for name, row in report["load"].items():
-        figures = " ".join(f"{row[f'p{p} ms']:8.2f}" for p in (50, 90, 99))
-        print(f"{name:>14} {row['requests per second']:8.1f} {figures} {row['errors']:7d}")
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
-def draw(report: dict, path: Path) -> None:
-    """Latency over the rate of Poisson arrivals, if matplotlib is installed."""
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        return
-    rows = [row for name, row in report["load"].items() if name.startswith("Server")]
-    for p in (50, 90, 99):
-        pyplot.plot(
-            [row["requests per second"] for row in rows],
-            [row[f"p{p} ms"] for row in rows],
-            "o-",
-            label=f"p{p}",
-        )
-    pyplot.xlabel("requests per second")
-    pyplot.ylabel("milliseconds")
-    pyplot.ylim(bottom=0)
-    pyplot.legend()
-    pyplot.savefig(path, dpi=120)
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    model, full = report["model"], report["saturation"]
+    lines = [
+        f"# Serving: {model['name']}, {model['resolution']} px",
+        "",
+        f"{report['date']}, {report['machine']}; {report['rounds']} rounds of {REPEATS} requests. Served and "
+        f"in-process pictures differ by at most {report['largest_difference_in_grey_levels']} grey levels.",
+        "",
+        f"    {report['command']}",
+        "",
+        "One picture a request, milliseconds and the ratio to the chain in one process:",
+        "",
+        "| samples | route | wall ms | ratio | CPU ms | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for n, routes in report["cost"].items():
+        lines += [
+            f"| {n} | {name} | {row['wall_ms']:.2f} | {row['wall_ratio']:.2f} "
+            f"| {row['cpu_ms']:.2f} | {row['cpu_ratio']:.2f} |"
+            for name, row in routes.items()
+        ]
+    lines += [
+        "",
+        "At saturation, 8 samples a request from an embedding: "
+        f"{full['served_images_per_second']:.0f} images/s served, {full['bare_generator_images_per_second']:.0f} by the bare generator in a loop: "
+        f"{full['share']:.0%}.",
+        "",
+        "| scenario | requests/s | images/s | p50 ms | p90 ms | p99 ms | errors |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in report["load"]["scenarios"].items():
+        latencies = " | ".join(f"{row[f'p{p}_ms']:.1f}" for p in load.PERCENTILES)
+        rates = f"{row['requests_per_second']:.1f} | {row['images_per_second']:.1f}"
+        lines.append(f"| {name} | {rates} | {latencies} | {row['errors']} |")
+    if row := report.get("perf_analyzer"):
+        latencies = " | ".join(f"{row[f'p{p}_ms']:.1f}" for p in load.PERCENTILES)
+        rate = row["requests_per_second"]
+        lines.append(f"| SingleStream by perf_analyzer | {rate:.1f} | {rate:.1f} | {latencies} | |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(report: Mapping[str, Any], path: Path) -> None:
+    """Latency over the rate of Poisson arrivals."""
+    from matplotlib import pyplot
+
+    rows = [row for name, row in report["scenarios"].items() if name.startswith("Server")]
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for p in load.PERCENTILES:
+        points = [row["requests_per_second"] for row in rows], [row[f"p{p}_ms"] for row in rows]
+        axes.plot(*points, "o-", label=f"p{p}")
+    axes.set(xlabel="requests per second, Poisson arrivals", ylabel="milliseconds", ylim=(0, None))
+    axes.legend()
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def page(text: str, picture: bytes) -> str:
+    """The report as one HTML file."""
+    encoded = base64.b64encode(picture).decode()
+    return (
+        '<!doctype html><meta charset="utf-8"><title>Serving</title>'
+        "<style>body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "pre{overflow-x:auto}img{max-width:100%}</style>"
+        f'<pre>{html.escape(text)}</pre><img alt="latency over request rate" '
+        f'src="data:image/png;base64,{encoded}">\n'
+    )
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,15 @@ def show(options: argparse.Namespace) -> int:
 
 
 def time_routes(options: argparse.Namespace) -> int:
-    """How fast encoder and generator run, against other ways to run them."""
-    from icgan_runtime import bench
+    """How fast encoder and generator run, against other routes; with --url, what a server stands."""
+    from icgan_runtime import bench, load
 
+    if options.url:
+        progress = functools.partial(print, file=sys.stderr, flush=True)
+        images.load(options.bundle, 1)  # a bad picture is the caller's mistake, not the server's
+        picture = images.read(options.bundle)
+        stood = load.measure(options.url, picture, seconds=options.seconds, progress=progress)
+        return _report(options.out, load.table(stood), stood)
     report = bench.bench(
         options.bundle,
         _list(options.against),
@@ -159,10 +166,15 @@ def time_routes(options: argparse.Namespace) -> int:
         threads=options.threads,
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(bench.table(report))
-    if options.out is not None:
-        _write(options.out / "bench.json", (json.dumps(report, indent=1) + "\n").encode())
-        _write(options.out / "bench.txt", (bench.table(report) + "\n").encode())
+    return _report(options.out, bench.table(report), report)
+
+
+def _report(out: Path | None, table: str, report: Mapping[str, Any]) -> int:
+    """Print a benchmark's table and, as the last line, its JSON; both also into a folder."""
+    print(table)
+    if out is not None:
+        _write(out / "bench.json", (json.dumps(report, indent=1) + "\n").encode())
+        _write(out / "bench.txt", (table + "\n").encode())
     print(json.dumps(report))
     return 0
 
@@ -249,9 +261,16 @@ def build_parser() -> argparse.ArgumentParser:
         commands,
         time_routes,
         "bench",
-        "icgan bench bundles/demo --against onnxruntime,openvino --out report/",
+        "icgan bench bundles/demo --against onnxruntime,openvino --out report/\n"
+        "         icgan bench --url grpc://localhost:8001 photo.jpg --out report/",
     )
-    command.add_argument("bundle", help="folder written by icgan-export bundle")
+    command.add_argument(
+        "bundle", metavar="BUNDLE", help="folder written by icgan-export bundle; with --url, a picture"
+    )
+    command.add_argument("--url", help="a server instead: grpc://localhost:8001 or http://localhost:8000")
+    command.add_argument(
+        "--seconds", type=float, default=10, help="of each load scenario, with --url (default %(default)s)"
+    )
     command.add_argument(
         "--against",
         default="onnxruntime",

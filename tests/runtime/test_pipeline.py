@@ -110,9 +110,12 @@ def test_a_stream_is_the_same_pictures_in_parts_and_embeds_once(pipe, monkeypatc
     whole = pipe.generate(PHOTO, n=7, seed=3, truncation=0.5)
     embedded = []
     embed = LocalChain.embed
-    monkeypatch.setattr(
-        LocalChain, "embed", lambda chain, pictures: embedded.append(1) or embed(chain, pictures)
-    )
+
+    def counted(chain, pictures):
+        embedded.append(1)
+        return embed(chain, pictures)
+
+    monkeypatch.setattr(LocalChain, "embed", counted)
     parts = list(pipe.stream(PHOTO, 7, seed=3, truncation=0.5, batch=3))
     assert [len(part.images) for part in parts] == [3, 3, 1]
     assert np.abs(np.concatenate([part.images for part in parts]).astype(int) - whole.images).max() <= 1

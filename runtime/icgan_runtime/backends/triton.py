@@ -105,12 +105,14 @@ class TritonChain:
         try:
             call = next(conversation)
             while True:
-                call = conversation.send(self._ask(call))
+                call = conversation.send(self.ask(call))
         except StopIteration as done:
             result: T = done.value
             return result
 
-    def _ask(self, call: Call) -> Arrays:
+    def ask(self, call: Call) -> Arrays:
+        """The answer to one request, whatever the model."""
+
         def attempt(timeout_s: float) -> Arrays:
             options = _infer_options(self._library, call, timeout_s)
             if self._address.protocol == "grpc":
