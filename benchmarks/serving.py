@@ -235,6 +235,7 @@ def processor() -> str:
 
 def markdown(report: Mapping[str, Any]) -> str:
     model, full = report["model"], report["saturation"]
+    served, bare = full["served_images_per_second"], full["bare_generator_images_per_second"]
     lines = [
         f"# Serving: {model['name']}, {model['resolution']} px",
         "",
@@ -257,8 +258,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         "At saturation, 8 samples a request from an embedding: "
-        f"{full['served_images_per_second']:.0f} images/s served, {full['bare_generator_images_per_second']:.0f} by the bare generator in a loop: "
-        f"{full['share']:.0%}.",
+        f"{served:.0f} images/s served, {bare:.0f} by the bare generator in a loop: {full['share']:.0%}.",
         "",
         "| scenario | requests/s | images/s | p50 ms | p90 ms | p99 ms | errors |",
         "|---|---|---|---|---|---|---|",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from icgan_export.errors import ExportError
+from icgan_export.triton_service import LOOKUPS
 from icgan_runtime import files
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import IcganError
@@ -294,9 +295,9 @@ def _add_triton(commands: Commands[_Parser]) -> None:
     choices = command.add_argument_group("choices, for a new repository")
     choices.add_argument(
         "--lookup",
-        choices=("faiss", "faiss-gpu", "graph"),
+        choices=LOOKUPS,
         default="faiss",
-        help="faiss in Python, the same on a GPU, or MatMul-TopK in ONNX (default faiss)",
+        help="faiss in Python, approximate, on a GPU, or MatMul-TopK in ONNX (default faiss)",
     )
     choices.add_argument("--precision", metavar="P", help="what a GPU runs (default: plans, or the highest)")
     choices.add_argument("--cpu-precision", metavar="P", help="what a CPU runs (default: the highest)")

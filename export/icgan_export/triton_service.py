@@ -25,7 +25,7 @@ from typing import Any
 from icgan_export import triton_config as tc
 from icgan_runtime.manifest import Model, to_json
 
-LOOKUPS = ("faiss", "faiss-gpu", "graph")
+LOOKUPS = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
 CUDA_GRAPH_BATCHES = (1, 2, 4, 8, 16, 32, 64)  # captured, up to the largest batch served
 
 # The release before the current one stays loaded for requests in flight and for a step back.
@@ -91,7 +91,7 @@ def configurations(service: Service) -> dict[str, tc.ModelConfig]:
 def cpu_configurations(service: Service) -> dict[str, tc.ModelConfig]:
     """`configs/cpu.pbtxt` of the models that would otherwise ask for a GPU."""
     models = [_graph(service, "encoder", cpu=True), _graph(service, "generator", cpu=True)]
-    if service.choices.lookup != "faiss":
+    if service.choices.lookup in ("faiss-gpu", "graph"):
         models.append(_lookup(service, cpu=True))
     return {config.name: config for config in models}
 
@@ -193,12 +193,13 @@ def _lookup(service: Service, cpu: bool = False) -> tc.ModelConfig:
     if service.choices.lookup == "graph":
         return _graph(service, "lookup", cpu)
     inputs = (tc.Tensor("embedding", tc.FP32, (service.model.embedding_dim,)),)
-    on_gpu = service.choices.lookup == "faiss-gpu" and not cpu
+    search = service.choices.lookup
     more: dict[str, Any] = {"model_warmup": (_warm_up("one", 1, inputs),)}
-    if on_gpu:
+    if search == "faiss-gpu" and cpu:
+        search = "faiss"
+    if search == "faiss-gpu":
         more["instance_group"] = (tc.InstanceGroup(tc.GPU),)
-        # the embeddings stay where the encoder left them
-        more["parameters"] = {"FORCE_CPU_ONLY_INPUT_TENSORS": tc.Parameter("no")}
+    more["parameters"] = {"search": tc.Parameter(search)}
     return _python(service, "icgan_lookup", inputs, _found(service), **more)
 
 

@@ -22,6 +22,7 @@ from icgan_runtime.manifest import PRECISIONS
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import Neighbours
 from icgan_runtime.rows import CONDITIONS
+from icgan_runtime.search import SEARCHES
 from icgan_runtime.verify import verify_bundle
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -236,9 +237,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--metrics-port", type=int, default=8002, help="(default %(default)s)")
     command.add_argument(
         "--lookup",
-        choices=("faiss", "graph"),
+        choices=("faiss", "faiss-ivf", "graph"),
         default="faiss",
-        help="how neighbours are found (default faiss)",
+        help="how neighbours are found (default faiss; faiss-ivf is approximate)",
     )
     command.add_argument("--max-batch", type=int, default=32, help="rows per batch (default %(default)s)")
     command.add_argument(
@@ -311,7 +312,7 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", choices=BACKENDS, default="auto", help="(default %(default)s)")
     group.add_argument("--precision", choices=PRECISIONS, help="default: the highest in the bundle")
     group.add_argument(
-        "--search", choices=("auto", "numpy", "faiss"), default="auto", help="(default %(default)s)"
+        "--search", choices=SEARCHES, default="auto", help="(default %(default)s; faiss-ivf is approximate)"
     )
     group.add_argument("--threads", type=int, default=0, help="per graph; 0: one per core")
 

@@ -2,7 +2,8 @@
 
 Any fast engine (numpy here, faiss in `search_faiss.py`) proposes candidates; their scores are then computed
 once more in one fixed way, and sorted. BLAS, faiss and GPUs round sums of 2048 products differently, so
-without this step two runtimes could order near-equal neighbours differently.
+without this step two runtimes could order near-equal neighbours differently. Only `faiss-ivf` may miss a
+neighbour; what it finds it orders as the others do.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ I64 = NDArray[np.int64]
 # A float32 inner product of unit vectors is off by less than this whatever the order of summation (about
 # 2048 · 2⁻²⁴ at the very worst, 1e-6 in practice).
 ROUNDING = 2e-4
+
+SEARCHES = ("auto", "numpy", "faiss", "faiss-ivf", "faiss-gpu")
 
 # embeddings [N, D], count -> for each row, row numbers of at least the `count` best, and all tied with them
 Propose = Callable[[F32, int], list[I64]]
@@ -64,17 +67,21 @@ def exact_scores(embedding: F32, rows: F32) -> F32:
 
 
 def choose_search(bank: Bank, wanted: str = "auto") -> Search:
-    """faiss when it is installed, numpy otherwise; or the one that is asked for by name."""
+    """The one of SEARCHES that is asked for; "auto" is faiss when it is installed, numpy otherwise."""
+    if wanted not in SEARCHES:
+        raise RequestError("search", f"{wanted!r}, expected one of {', '.join(SEARCHES)}")
     if wanted == "numpy":
         return numpy_search(bank, "asked for")
-    if wanted not in ("auto", "faiss"):
-        raise RequestError("search", f"{wanted!r}, expected auto, numpy or faiss")
     try:
-        from icgan_runtime.search_faiss import faiss_search
+        from icgan_runtime.search_faiss import faiss_gpu_search, faiss_ivf_search, faiss_search
     except ImportError:
-        if wanted == "faiss":
+        if wanted != "auto":
             raise MissingExtraError("faiss", "faiss") from None
         return numpy_search(bank, "faiss is not installed")
+    if wanted == "faiss-ivf":
+        return faiss_ivf_search(bank, "asked for")
+    if wanted == "faiss-gpu":
+        return faiss_gpu_search(bank, "asked for")
     return faiss_search(bank, "installed" if wanted == "auto" else "asked for")
 
 

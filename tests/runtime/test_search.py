@@ -49,6 +49,35 @@ def test_every_search_agrees_with_sorting_everything(data, wanted):
     np.testing.assert_array_equal(found[1], expected[1])
 
 
+def crowded(count=20_000, width=32, seed=0):
+    """Rows around a few hundred centres, as pictures of the same things are."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(300, width))
+    return centres[rng.integers(0, 300, count)] + 0.3 * rng.normal(size=(count, width))
+
+
+def test_the_approximate_search_finds_nearly_every_neighbour_and_scores_it_exactly():
+    rows = crowded()
+    bank, queries = bank_of(rows[200:]), unit(rows[:200])
+    found, scores = choose_search(bank, "faiss-ivf")(queries, 10)
+    expected, expected_scores = choose_search(bank, "faiss")(queries, 10)
+    assert (found[:, 0] == expected[:, 0]).mean() >= 0.99
+    same = found == expected
+    np.testing.assert_array_equal(scores[same], expected_scores[same])
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_the_approximate_search_gives_as_many_as_asked_for():
+    bank = bank_of(crowded(2000))
+    ids, _ = choose_search(bank, "faiss-ivf")(bank.embeddings[:3], 1024)
+    assert all(len(set(row)) == 1024 for row in ids)
+
+
+def test_searching_on_a_gpu_without_one_names_the_package():
+    with pytest.raises(MissingExtraError, match="faiss-gpu"):
+        choose_search(bank_of(crowded(50)), "faiss-gpu")
+
+
 def test_numpy_and_faiss_agree_to_the_bit_on_wide_embeddings():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(500, 1280))
@@ -84,7 +113,7 @@ def test_the_choice_carries_its_reason(monkeypatch):
     bank = bank_of(np.eye(3))
     assert (choose_search(bank).name, choose_search(bank).reason) == ("faiss", "installed")
     assert choose_search(bank, "numpy").reason == "asked for"
-    with pytest.raises(RequestError, match="search: 'annoy', expected auto, numpy or faiss"):
+    with pytest.raises(RequestError, match="search: 'annoy', expected one of auto, numpy, faiss"):
         choose_search(bank, "annoy")
 
 

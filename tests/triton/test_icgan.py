@@ -139,7 +139,7 @@ def test_plain_json_gives_a_png(server, pipe):
     assert answer["NEIGHBOUR_IDS"] == expected.neighbours.ids.tolist()
 
 
-@pytest.mark.parametrize("lookup", ["graph"])
+@pytest.mark.parametrize("lookup", ["graph", "faiss-ivf"])
 def test_every_form_of_lookup_finds_the_same_neighbours(start, tiny_bundle, server, lookup):
     asked = {"IMAGE": [png(seed) for seed in range(16)], **rows(16)}
     with Wire(start(tiny_bundle, lookup=lookup), "grpc") as other, Wire(server, "grpc") as wire:

@@ -1,5 +1,7 @@
 """Embeddings -> ids and scores of the nearest instances, with faiss; all waiting requests in one search."""
 
+import json
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -12,7 +14,8 @@ class TritonPythonModel:
     def initialize(self, args):
         bundle = Bundle.open(f"{args['model_repository']}/{args['model_version']}")
         self.k = bundle.manifest.bank.neighbours
-        self.search = choose_search(Bank.of_bundle(bundle), "faiss")
+        wanted = json.loads(args["model_config"])["parameters"]["search"]["string_value"]
+        self.search = choose_search(Bank.of_bundle(bundle), wanted)
 
     def execute(self, requests):
         parts = [pb_utils.get_input_tensor_by_name(request, "embedding").as_numpy() for request in requests]

@@ -1,0 +1,198 @@
+"""Which lookup for how many instances: latency, recall, memory and time to load of every form.
+
+    python -m benchmarks.lookup --data data/cifar10-32 --counts 1000 100000 1000000 --out bench/lookup
+
+A million real embeddings are not at hand, so a bank is grown from a real one: rows between a stored embedding
+and one of its neighbours, turned into `width` dimensions by a fixed rotation, which keeps all inner products.
+Queries are grown the same way and are not stored. Each form runs in a process of its own: seconds until it
+answers (the bank's file is in the page cache), resident memory above the bank's own, milliseconds of single
+queries, and how often the first and the first ten neighbours are those of the exact search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.serving import processor
+from icgan_runtime.bank import Bank
+from icgan_runtime.search import choose_search
+
+F32 = NDArray[np.float32]
+K = 10
+QUERIES = 500
+FORMS = ("numpy", "faiss", "faiss-ivf", "graph")
+GRAPH_UP_TO = 100_000  # a larger one passes ONNX's 2 GB
+NUMPY_UP_TO = 100_000  # beyond, it is faiss only slower
+
+
+def grown(embeddings: F32, neighbours: NDArray[np.int64], count: int, width: int, seed: int) -> F32:
+    """`count` unit rows among `embeddings` [N, D], each on the way from a row to one of its neighbours."""
+    rng = np.random.default_rng(seed)
+    dims = embeddings.shape[1]
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(width, dims)))[0].astype(np.float32)
+    rows = np.empty((count, width), np.float32)
+    for start in range(0, count, 50_000):
+        stop = min(start + 50_000, count)
+        a = rng.integers(0, len(embeddings), stop - start)
+        b = neighbours[a, rng.integers(0, neighbours.shape[1], stop - start)]
+        share = rng.uniform(0, 0.5, (stop - start, 1)).astype(np.float32)
+        between = (1 - share) * embeddings[a] + share * embeddings[b]
+        between += rng.normal(scale=0.1 / np.sqrt(dims), size=between.shape).astype(np.float32)
+        between /= np.linalg.norm(between, axis=1, keepdims=True)
+        rows[start:stop] = between @ rotation.T
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def opened(folder: Path) -> Bank:
+    embeddings = np.load(folder / "bank.npy", mmap_mode="r")
+    return Bank("benchmark", embeddings, np.arange(len(embeddings)), None, None)
+
+
+def measure(form: str, folder: Path, answer: Any) -> None:
+    """In a process of its own: send what `form` costs and finds."""
+    bank, queries = opened(folder), np.load(folder / "queries.npy")
+    before = resident_mib()
+    started = time.perf_counter()
+    if form == "graph":
+        import onnxruntime
+
+        from icgan_export.index import lookup_graph
+
+        model = lookup_graph(np.asarray(bank.embeddings), bank.ids, K, {}).SerializeToString()
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        del model
+
+        def find(rows: F32) -> NDArray[np.int64]:
+            ids: NDArray[np.int64] = session.run(["ids"], {"embedding": rows})[0]
+            return ids
+    else:
+        search = choose_search(bank, form)
+
+        def find(rows: F32) -> NDArray[np.int64]:
+            return search(rows, K)[0]
+
+    find(queries[:1])
+    seconds = time.perf_counter() - started
+    memory = resident_mib() - before
+    found = find(queries)
+    number = QUERIES if len(bank) <= 100_000 or form == "faiss-ivf" else 40
+    taken = []
+    for row in range(number):
+        begun = time.perf_counter()
+        find(queries[row : row + 1])
+        taken.append(1e3 * (time.perf_counter() - begun))
+    p50, p99 = np.percentile(taken, (50, 99))
+    answer.send(
+        {
+            "seconds_to_load": seconds,
+            "mib": memory,
+            "p50_ms": p50,
+            "p99_ms": p99,
+            "queries_timed": number,
+            "found": found,
+        }
+    )
+
+
+def resident_mib() -> float:
+    """Anonymous memory: what is mapped from the bank's file belongs to the page cache."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="a folder written by icgan-train prepare")
+    parser.add_argument(
+        "--width", type=int, default=2048, help="of the embeddings (default 2048, ResNet-50's)"
+    )
+    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
+    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    embeddings = np.load(options.data / "embeddings.npy", mmap_mode="r")
+    neighbours = np.load(options.data / "neighbours.npy", mmap_mode="r")
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    context = multiprocessing.get_context("spawn")
+    for count in options.counts:
+        with tempfile.TemporaryDirectory(dir=options.out) as name:
+            folder = Path(name)
+            np.save(folder / "queries.npy", grown(embeddings, neighbours, QUERIES, options.width, seed=1))
+            np.save(folder / "bank.npy", grown(embeddings, neighbours, count, options.width, seed=2))
+            exact = None
+            for form in sorted(options.forms, key=lambda form: form != "faiss"):  # the measure of the others
+                if count > {"graph": GRAPH_UP_TO, "numpy": NUMPY_UP_TO}.get(form, count):
+                    continue
+                print(f"{count} instances, {form}", file=sys.stderr, flush=True)
+                receive, send = context.Pipe()
+                process = context.Process(target=measure, args=(form, folder, send))
+                process.start()
+                row = receive.recv()
+                process.join()
+                found = row.pop("found")
+                exact = found if form == "faiss" else exact
+                assert exact is not None
+                overlap = [len(set(a) & set(b)) / K for a, b in zip(found, exact, strict=True)]
+                row |= {
+                    "instances": count,
+                    "form": form,
+                    "recall_at_1": float((found[:, 0] == exact[:, 0]).mean()),
+                    "recall_at_10": float(np.mean(overlap)),
+                }
+                rows.append(row)
+    report = {
+        "command": " ".join(["python -m benchmarks.lookup", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "width": options.width,
+        "grown_from": f"{len(embeddings)} embeddings of {embeddings.shape[1]} in {options.data.name}",
+        "rows": rows,
+    }
+    text = markdown(report)
+    print(text)
+    if options.out:
+        (options.out / "lookup.json").write_text(json.dumps(report, indent=1) + "\n")
+        (options.out / "lookup.md").write_text(text)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    lines = [
+        f"# Lookup among instances of {report['width']} components",
+        "",
+        f"{report['date']}, {report['machine']}; grown from {report['grown_from']}; "
+        f"recall over {QUERIES} queries.",
+        "",
+        f"    {report['command']}",
+        "",
+        "| instances | form | to load s | MiB | p50 ms | p99 ms | recall@1 | recall@10 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['instances']:,} | {row['form']} | {row['seconds_to_load']:.1f} | {row['mib']:.0f} "
+        f"| {row['p50_ms']:.2f} | {row['p99_ms']:.2f} "
+        f"| {row['recall_at_1']:.3f} | {row['recall_at_10']:.3f} |"
+        for row in sorted(report["rows"], key=lambda row: (row["instances"], FORMS.index(row["form"])))
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
