@@ -90,11 +90,11 @@ fuzz: .venv/.fuzz ## a million pictures nobody drew, guided by coverage, through
 
 soak: .venv/.stamp .venv-serve/.stamp ## 64 good and bad clients against the real server for 30 minutes
 	$(BIN)/icgan-export bundle models/demo --out bundles/demo
-	$(BIN)/python -m tests.abuse.soak bundles/demo examples/photos/*.jpg --clients 64 --minutes 30
+	$(BIN)/python -m tests.abuse.soak bundles/demo examples/photos/*.jpg --clients 64 --minutes 30 --out bench/abuse
 
 chaos: .venv/.stamp .venv-serve/.stamp ## 16 clients for 10 minutes while stages of the server are killed
 	$(BIN)/icgan-export bundle models/demo --out bundles/demo
-	$(BIN)/python -m tests.abuse.soak bundles/demo examples/photos/*.jpg --clients 16 --minutes 10 --kill-every 20
+	$(BIN)/python -m tests.abuse.soak bundles/demo examples/photos/*.jpg --clients 16 --minutes 10 --kill-every 20 --out bench/abuse
 
 web: .venv/.stamp examples/node_modules/.stamp ## build the web page around a small INT8 bundle and serve it on localhost:8080
 	$(BIN)/icgan-export bundle models/demo --precision fp32,int8 --instances 200 --thumbnails 48 --out bundles/web

@@ -108,7 +108,8 @@ def serve(options: argparse.Namespace) -> int:
     from icgan_runtime.serve import LOOPBACK, Options, Ports
     from icgan_runtime.serve_bundle import serve_bundle
 
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # both end it in the same orderly way
+    # as Ctrl-C, which a background job of a script is started without
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = Options(Ports(options.http_port, options.grpc_port, options.metrics_port), options.host)
     served = serve_bundle(
         options.bundle,

@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import random
 import signal
 import struct
@@ -204,6 +205,8 @@ def summary(tally: Tally, options: Any) -> dict[str, Any]:
     times, sizes = np.array([sample for sample in tally.memory if sample[0] >= seconds / 2]).T
     slope = float(np.polyfit(times, sizes, 1)[0]) * 60
     return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         "clients": options.clients,
         "minutes": options.minutes,
         "outcomes": dict(tally.outcomes),
@@ -221,6 +224,13 @@ def summary(tally: Tally, options: Any) -> dict[str, Any]:
     }
 
 
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
 def faults(outcomes: dict[str, int]) -> list[str]:
     """Outcomes that must not be: they are written in capitals."""
     return [outcome for outcome in outcomes if outcome[:2].isupper()]
@@ -235,6 +245,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--kill-every", type=float, default=0, metavar="SECONDS")
+    parser.add_argument("--out", type=Path, help="folder for soak.json or chaos.json")
     options = parser.parse_args()
     expected = expected_pictures(options.bundle, options.photos)
     ports = free_ports()
@@ -248,11 +259,19 @@ def main() -> int:
                 return 1
             tally = asyncio.run(storm(json.loads(line)["grpc"], server.pid, expected, options))
         finally:
-            server.send_signal(signal.SIGINT)
-            status = server.wait(timeout=120)
-    report = summary(tally, options) | {"server_exit": status}
+            server.terminate()
+            try:
+                status = f"status {server.wait(timeout=120)}"
+            except subprocess.TimeoutExpired:  # a fault too, but not one to lose the report for
+                status = "had to be killed"
+                server.kill()
+    report = summary(tally, options) | {"server": status}
     print(json.dumps(report, indent=1))
-    return 1 if faults(tally.outcomes) or status else 0
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        name = "chaos" if options.kill_every else "soak"
+        (options.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    return 1 if faults(tally.outcomes) or status != "status 0" else 0
 
 
 if __name__ == "__main__":

@@ -7,12 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from icgan_runtime import Pipeline
+from icgan_runtime.errors import UnavailableError
 from icgan_runtime.serve import ENVIRONMENT_VARIABLE, free_ports
 from tests.triton.conftest import ROOT
 from tests.triton.test_icgan import PHOTO
@@ -25,8 +29,8 @@ def icgan(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]
     """Returns a function that starts the command; what still runs at the end is killed."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: object) -> subprocess.Popen[str]:
-        started.append(command(environment, tmp_path, *arguments))
+    def start(*arguments: object, background: bool = False) -> subprocess.Popen[str]:
+        started.append(command(environment, tmp_path, *arguments, background=background))
         return started[-1]
 
     yield start
@@ -35,12 +39,7 @@ def icgan(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]
         process.communicate()
 
 
-def interruptible() -> None:
-    """A shell starts its background jobs with Ctrl-C ignored, and so would be what these tests start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def command(environment, cache: Path, *arguments: object) -> subprocess.Popen[str]:
+def command(environment, cache: Path, *arguments: object, background: bool) -> subprocess.Popen[str]:
     variables = {
         **os.environ,
         ENVIRONMENT_VARIABLE: str(environment.python.parents[1]),
@@ -53,7 +52,8 @@ def command(environment, cache: Path, *arguments: object) -> subprocess.Popen[st
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=interruptible,
+        # a script's background jobs are started with Ctrl-C ignored; these tests may be such a job
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN if background else signal.SIG_DFL),
     )
 
 
@@ -72,6 +72,37 @@ def test_a_bundle_is_served_until_ctrl_c(icgan, tiny_bundle, tmp_path):
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     assert list((tmp_path / "icgan").iterdir()) == [], "the repository in the cache is gone"
+
+
+def test_told_to_end_under_load_it_answers_or_refuses_every_request(icgan, tiny_bundle):
+    pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
+    ports = free_ports()
+    flags = ["--http-port", ports.http, "--grpc-port", ports.grpc, "--metrics-port", ports.metrics, "--json"]
+    process = icgan("serve", tiny_bundle, *flags, background=True)
+    assert process.stdout is not None
+    url = json.loads(process.stdout.readline())["grpc"]
+    with Pipeline.load(tiny_bundle) as local:
+        expected = local.generate(PHOTO, n=2).images.astype(int)
+    answered = threading.Semaphore(0)
+
+    def client(_: int) -> str:
+        with Pipeline.connect(url, retries=0, timeout_s=60) as pipe:
+            while True:
+                try:
+                    images = pipe.generate(PHOTO, n=2).images
+                except UnavailableError:
+                    return "refused"
+                assert np.abs(images - expected).max() <= 1
+                answered.release()
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = pool.map(client, range(8))
+        for _ in range(32):
+            answered.acquire()
+        process.send_signal(signal.SIGTERM)
+        assert list(outcomes) == ["refused"] * 8
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
 
 
 def test_a_port_in_use_is_one_line(icgan, server, tiny_bundle):
