@@ -62,6 +62,7 @@ bench-gpu: .venv/.bench ## on a machine with a GPU: plain TensorRT and torch aga
 bench-triton: .venv/.bench .venv-serve/.perf ## the served ensemble against the chain in one process; load (bench/triton)
 	$(BIN)/icgan-export bundle models/demo --out bundles/demo
 	$(BIN)/python -m benchmarks.serving bundles/demo examples/photos/oranges.jpg --perf-analyzer .venv-serve/perf/perf_analyzer --out bench/triton
+	$(BIN)/python -m benchmarks.serving bundles/demo examples/photos/oranges.jpg --generators 2 --out bench/triton2
 
 # NVIDIA's client: the last wheel that holds it, beside libraries that the server's wheel brings along
 .venv-serve/.perf: .venv-serve/.stamp

@@ -36,7 +36,7 @@ from icgan_runtime.chain import LocalChain
 from icgan_runtime.remote import Call
 from icgan_runtime.serve import Environment, Server, find_environment, free_ports
 from icgan_runtime.serve import Options as ServerOptions
-from icgan_runtime.serve_bundle import write_repository
+from icgan_runtime.serve_bundle import Choices, write_repository
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 BATCHES = (1, 8)
@@ -53,13 +53,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=10, help="of each load scenario (default 10)")
     parser.add_argument("--lookup", default="faiss")
+    parser.add_argument("--generators", type=int, default=1, help="as of icgan serve")
     parser.add_argument("--perf-analyzer", type=Path, help="NVIDIA's client, to check ours against")
     parser.add_argument("--out", type=Path, help="folder of the report")
     options = parser.parse_args()
     environment = find_environment()
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
-        write_repository(options.bundle, repository, options.lookup, 32)
+        write_repository(options.bundle, repository, Choices(options.lookup, generators=options.generators))
         with Server(repository, environment, ServerOptions(free_ports())) as server:
             server.wait_until_ready()
             report = measure(server, options)

@@ -301,6 +301,14 @@ def _add_triton(commands: Commands[_Parser]) -> None:
     )
     choices.add_argument("--precision", metavar="P", help="what a GPU runs (default: plans, or the highest)")
     choices.add_argument("--cpu-precision", metavar="P", help="what a CPU runs (default: the highest)")
+    choices.add_argument(
+        "--cpu-generators",
+        type=int,
+        default=1,
+        metavar="N",
+        help="on a CPU, this many side by side on one thread each: more pictures per second, each later "
+        "(default 1 on all cores)",
+    )
     choices.add_argument("--max-batch", type=int, default=32, metavar="N", help="rows per batch (default 32)")
     choices.add_argument(
         "--queue-delay-us",
@@ -329,10 +337,13 @@ def _triton(options: argparse.Namespace) -> int:
         raise ExportError(f"--out {out} exists and is no repository of ours: choose another place")
     if options.max_batch < 1:
         raise ExportError(f"--max-batch is {options.max_batch}, it must be at least 1")
+    if options.cpu_generators < 1:
+        raise ExportError(f"--cpu-generators is {options.cpu_generators}, it must be at least 1")
     choices = Choices(
         lookup=options.lookup,
         precision=options.precision,
         cpu_precision=options.cpu_precision,
+        cpu_generators=options.cpu_generators,
         max_batch=options.max_batch,
         queue_delay_us=options.queue_delay_us,
     )

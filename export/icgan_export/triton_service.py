@@ -58,6 +58,7 @@ class Choices:
     lookup: str = "faiss"  # one of LOOKUPS
     precision: str | None = None  # of what a GPU runs; None is the plans' own, or the highest of the graphs
     cpu_precision: str | None = None
+    cpu_generators: int = 1  # more than one: each on one thread, for throughput rather than latency
     max_batch: int = 32  # rows of one request, and of one batch
     queue_delay_us: int = 0
     max_queue: int = 256  # requests waiting for one model before the next is refused
@@ -155,9 +156,12 @@ def _graph(service: Service, role: str, cpu: bool = False) -> tc.ModelConfig:
         "dynamic_batching": _queue(service),
     }
     if cpu:
-        warm_up = (_warm_up("one", 1, inputs),)
-        kind = tc.InstanceGroup(tc.CPU)
-        return tc.ModelConfig(**common, backend="onnxruntime", instance_group=(kind,), model_warmup=warm_up)
+        common |= {"backend": "onnxruntime", "model_warmup": (_warm_up("one", 1, inputs),)}
+        count = service.choices.cpu_generators if role == "generator" else 1
+        common["instance_group"] = (tc.InstanceGroup(tc.CPU, count),)
+        if count > 1:
+            common["parameters"] = {"intra_op_thread_count": tc.Parameter("1")}
+        return tc.ModelConfig(**common)
     common["instance_group"] = (tc.InstanceGroup(tc.GPU),)
     common["model_warmup"] = tuple(
         _warm_up(word, size, inputs) for word, size in (("one", 1), ("full", service.choices.max_batch))

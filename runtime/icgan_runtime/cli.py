@@ -106,7 +106,7 @@ def search(options: argparse.Namespace) -> int:
 def serve(options: argparse.Namespace) -> int:
     """A Triton server for this machine, until Ctrl-C; needs the extra `serve`."""
     from icgan_runtime.serve import LOOPBACK, Options, Ports
-    from icgan_runtime.serve_bundle import serve_bundle
+    from icgan_runtime.serve_bundle import Choices, serve_bundle
 
     # as Ctrl-C, which a background job of a script is started without
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -114,8 +114,7 @@ def serve(options: argparse.Namespace) -> int:
     served = serve_bundle(
         options.bundle,
         settings,
-        options.lookup,
-        options.max_batch,
+        Choices(options.lookup, options.max_batch, options.generators),
         options.log,
         lambda line: print(line, file=sys.stderr, flush=True),
     )
@@ -243,6 +242,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="how neighbours are found (default faiss; faiss-ivf is approximate)",
     )
     command.add_argument("--max-batch", type=int, default=32, help="rows per batch (default %(default)s)")
+    command.add_argument(
+        "--generators",
+        type=int,
+        default=1,
+        help="this many side by side on one thread each: more pictures per second, each later "
+        "(default 1 on all cores)",
+    )
     command.add_argument(
         "--log",
         choices=("error", "warning", "info"),

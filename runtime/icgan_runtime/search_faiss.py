@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import faiss
 import numpy as np
@@ -18,6 +20,8 @@ PROBES = 16
 TRAINING_ROWS_PER_LIST = 40  # faiss asks for 39
 TRAINING_ROUNDS = 6
 CANDIDATES = 64  # rescored exactly, so that one byte per component does not decide the order
+# Of a flat index: below this a second thread costs more than it saves, above all beside other programs.
+ONE_THREAD_BELOW_BYTES = 16 << 20
 ROWS_AT_ONCE = 65_536  # of a bank that may be mapped from disk
 
 
@@ -44,10 +48,13 @@ def faiss_gpu_search(bank: Bank, reason: str) -> Search:
 def exactly(index: faiss.Index, total: int) -> Propose:
     """Candidates from an exact index, with everything that might tie with the last one wanted."""
 
+    small = 4 * total * index.d < ONE_THREAD_BELOW_BYTES
+
     def propose(embedding: F32, count: int) -> list[I64]:
         wanted = min(2 * count, total)
         while True:
-            scores, rows = index.search(np.ascontiguousarray(embedding), wanted)
+            with one_thread() if small else nullcontext():
+                scores, rows = index.search(np.ascontiguousarray(embedding), wanted)
             # the first left out must be clearly worse than the last wanted, or it might be its tie
             enough = scores[:, -1] < scores[:, count - 1] - 2 * ROUNDING
             if wanted == total or enough.all():
@@ -55,6 +62,17 @@ def exactly(index: faiss.Index, total: int) -> Propose:
             wanted = min(4 * wanted, total)
 
     return propose
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep faiss to the calling thread; OpenMP remembers the number for each calling thread by itself."""
+    usual = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(usual)
 
 
 def faiss_ivf_search(bank: Bank, reason: str, probes: int = PROBES) -> Search:

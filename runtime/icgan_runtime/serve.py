@@ -81,6 +81,7 @@ class Environment:
         libraries = [str(self.package.parent / "nvidia_pytriton.libs"), str(self.library)]
         inherited = os.environ.get("LD_LIBRARY_PATH")
         return {
+            "OMP_WAIT_POLICY": "PASSIVE",  # faiss would spin on cores that the next stage needs
             **os.environ,
             "LD_LIBRARY_PATH": ":".join([*libraries, inherited] if inherited else libraries),
             "PATH": f"{self.python.parent}:{os.environ.get('PATH', os.defpath)}",

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from icgan_runtime.errors import BundleError
@@ -20,9 +21,18 @@ _NO_GPU = re.compile("CudaDriverHelper|pinned system memory|unable to create str
 _LEVELS = {"error": "E", "warning": "EW", "info": "EWI"}
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What `icgan-export triton` is asked for."""
+
+    lookup: str = "faiss"
+    max_batch: int = 32  # rows of one batch
+    generators: int = 1  # more than one: each on one thread, for throughput rather than latency
+
+
 @contextmanager
 def serve_bundle(
-    bundle: Path, options: Options, lookup: str, max_batch: int, log_level: str, report: Callable[[str], None]
+    bundle: Path, options: Options, choices: Choices, log_level: str, report: Callable[[str], None]
 ) -> Iterator[Server]:
     """Serve `bundle` while the block runs.
 
@@ -40,17 +50,18 @@ def serve_bundle(
 
     with tempfile.TemporaryDirectory(prefix="serve-", dir=cache) as folder:
         repository = Path(folder) / "model_repository"
-        write_repository(bundle, repository, lookup, max_batch)
+        write_repository(bundle, repository, choices)
         with Server(repository, environment, options, forward) as server:
             server.wait_until_ready()
             with Watchdog(server, report):
                 yield server
 
 
-def write_repository(bundle: Path, out: Path, lookup: str, max_batch: int) -> None:
+def write_repository(bundle: Path, out: Path, choices: Choices) -> None:
     """Have the exporter write it, as a program: this package imports nothing else of ours."""
     command = [sys.executable, "-m", "icgan_export", "triton", str(bundle), "--out", str(out)]
-    command += ["--lookup", lookup, "--max-batch", str(max_batch)]
+    command += ["--lookup", choices.lookup, "--max-batch", str(choices.max_batch)]
+    command += ["--cpu-generators", str(choices.generators)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise BundleError(str(bundle), done.stderr.strip().rpartition("\n")[2].removeprefix("icgan-export: "))

@@ -85,6 +85,13 @@ def test_every_model_refuses_when_its_queue_is_full_or_slow(lookup):
         assert (policy.max_queue_size, policy.default_timeout_microseconds) == (7, 1000)
 
 
+def test_several_generators_share_the_cores():
+    generator = cpu_configurations(service(cpu_generators=2))["icgan_generator"]
+    assert [group.count for group in generator.instance_group] == [2]
+    assert generator.parameters["intra_op_thread_count"].string_value == "1"
+    assert "intra_op_thread_count" not in cpu_configurations(service())["icgan_generator"].parameters
+
+
 @pytest.mark.parametrize("lookup", LOOKUPS)
 def test_no_model_asks_for_a_gpu_in_its_cpu_form(lookup):
     built = service(lookup=lookup)

@@ -19,8 +19,8 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         options = ort.SessionOptions()
         options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", 0))
-        # spinning would steal the other stages' cores between requests
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # spinning on between requests would steal the other stages' cores
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         file = folder / (config["default_model_filename"] or "model.onnx")
         self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         self.inputs = [tensor["name"] for tensor in config["input"]]
