@@ -110,6 +110,16 @@ train-demo: .venv/.stamp ## train the shipped weights again from scratch (under 
 	$(BIN)/icgan-train prepare data/groceries --resolution 64 --encoder efficientnet-lite0 --neighbours 10 --out data/groceries64
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/icgan-train fit data/groceries64 --preset demo64 --out runs/demo64
 
+data/cifar10-32/dataset.json: | .venv/.stamp
+	$(BIN)/icgan-train fetch cifar10 --out data/cifar10
+	$(BIN)/icgan-train prepare data/cifar10 --resolution 32 --encoder efficientnet-lite0 --input-size 160 --neighbours 500 --out data/cifar10-32
+
+study: .venv/.bench data/cifar10-32/dataset.json ## the paper's comparison on CIFAR-10, small enough for one CPU (resumable, hours)
+	$(BIN)/python -m benchmarks.study data/cifar10-32 --budget cpu --out runs/study
+
+study-gpu: .venv/.bench data/cifar10-32/dataset.json ## the same with a GPU's budget
+	$(BIN)/python -m benchmarks.study data/cifar10-32 --budget gpu --out runs/study-gpu
+
 pack-demo: .venv/.stamp ## make the shipped directory out of the trained run
 	$(BIN)/python models/pack.py runs/demo64 data/groceries64 models/demo
 

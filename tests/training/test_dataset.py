@@ -93,3 +93,19 @@ def test_reading_rows_gives_a_copy_in_memory(prepared):
     rows = read_rows(data.embeddings, slice(2, 5))
     assert not isinstance(rows.base, np.memmap)
     assert np.array_equal(rows, data.embeddings[2:5])
+
+
+def test_smaller_neighbourhoods_are_the_nearest_of_the_prepared_ones(prepared):
+    data = PreparedDataset.open(prepared)
+    smaller = data.nearest(2)
+    assert np.array_equal(smaller.neighbours, data.neighbours[:, :2])
+    assert smaller.meta.neighbours == 2
+    second = data.embeddings[data.neighbours[:, 1]]
+    assert smaller.radii == pytest.approx(np.linalg.norm(data.embeddings - second, axis=1), abs=1e-6)
+    assert (smaller.radii <= data.radii + 1e-6).all()
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_neighbourhoods_that_were_not_prepared_are_refused(prepared, k):
+    with pytest.raises(DataError, match=f"neighbours is {k}, .* holds 3 for each picture"):
+        PreparedDataset.open(prepared).nearest(k)

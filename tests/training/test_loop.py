@@ -282,3 +282,12 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(make_prepared, tmp_path):
     data = PreparedDataset.open(make_prepared())
     with pytest.raises(ConfigError, match="batch_size 4 cannot be split over 3 processes"):
         fit(TINY.model, TINY.train, data, tmp_path / "run", device=CPU, processes=Processes(0, 3))
+
+
+def test_a_run_with_fewer_neighbours_is_the_run_on_data_prepared_with_fewer(make_prepared, tmp_path):
+    wide, narrow = (PreparedDataset.open(make_prepared(f"k{k}", neighbours=k)) for k in (3, 1))
+    fit(TINY.model, settings(neighbours=1), wide, tmp_path / "wide", device=CPU)
+    fit(TINY.model, settings(), narrow, tmp_path / "narrow", device=CPU)
+    one, same = (load_file(tmp_path / name / "generator.safetensors") for name in ("wide", "narrow"))
+    assert all(torch.equal(one[name], same[name]) for name in same)
+    assert json.loads((tmp_path / "wide" / "config.json").read_text())["data"]["neighbours"] == 1

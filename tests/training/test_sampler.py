@@ -9,8 +9,17 @@ from icgan_training.dataset import PreparedDataset
 from icgan_training.sampler import Holders, Sampler
 
 
-def sampler_of(data, labels=None, *, seed=5, flip=False, balance=None):
-    return Sampler(data, labels, seed=seed, dim_z=6, flip_images=flip, flip_instances=flip, balance=balance)
+def sampler_of(data, labels=None, *, seed=5, flip=False, balance=None, neighbourhoods=True):
+    return Sampler(
+        data,
+        labels,
+        seed=seed,
+        dim_z=6,
+        neighbourhoods=neighbourhoods,
+        flip_images=flip,
+        flip_instances=flip,
+        balance=balance,
+    )
 
 
 @pytest.fixture
@@ -114,3 +123,20 @@ def test_holders_are_the_inverse_of_the_neighbours():
         for start, count in zip(holders.starts, holders.counts, strict=True)
     ]
     assert rows == [[1, 2], [0, 2, 3], [0, 1, 3], [3]]  # nobody holds 3, so it holds itself
+
+
+def test_models_without_an_instance_see_every_picture_equally_often(make_prepared):
+    data = PreparedDataset.open(make_prepared(labels=[i % 4 for i in range(40)], neighbours=1))
+    batch = draw(sampler_of(data, data.labels, neighbourhoods=False), count=8000)
+    pictures = rows_of(data.images, batch.image)
+    assert np.bincount(pictures, minlength=40) == pytest.approx(np.full(40, 200), rel=0.3)
+    assert batch.label.tolist() == [picture % 4 for picture in pictures]
+
+
+def test_balanced_draws_without_instances_stay_in_the_class_they_drew(make_prepared):
+    labels = np.array([0] * 36 + [1] * 4)
+    data = PreparedDataset.open(make_prepared(labels=labels.tolist(), class_count=2))
+    batch = draw(sampler_of(data, labels, balance=labels, neighbourhoods=False), count=4000)
+    pictures = rows_of(data.images, batch.image)
+    assert np.bincount(labels[pictures]) / 4000 == pytest.approx([0.5, 0.5], abs=0.03)
+    assert np.bincount(pictures, minlength=40)[36:] == pytest.approx(np.full(4, 500), rel=0.2)

@@ -180,6 +180,7 @@ class TrainConfig:
     diffaugment: tuple[str, ...] = ()  # any of color, translation, cutout
     picture_flip: bool = True  # DA(d): real pictures are mirrored at random
     instance_flip: bool = False  # DA(i): embeddings of mirrored instances are used at random
+    neighbours: int | None = None  # k: the nearest so many of the prepared ones; None = all of them
     label_source: LabelSource = "dataset"  # or k-means clusters of the embeddings
     long_tail: bool = False  # instances drawn class-balanced instead of uniformly
     seed: int = 0
@@ -203,6 +204,7 @@ class TrainConfig:
             "discriminator_steps",
             "accumulation",
             "adam_eps",
+            "neighbours",
             "tick_images",
             "snapshot_ticks",
             "checkpoint_ticks",

@@ -104,6 +104,29 @@ class PreparedDataset:
         dataset._check_values()
         return dataset
 
+    def nearest(self, k: int | None) -> "PreparedDataset":
+        """The same pictures with neighbourhoods of the first k of the prepared neighbours; None: all of them.
+
+        Raises DataError when fewer than k were prepared.
+        """
+        if k is None or k == self.meta.neighbours:
+            return self
+        if not 1 <= k < self.meta.neighbours:
+            raise DataError(
+                f"neighbours is {k}, {self.path} holds {self.meta.neighbours} for each picture:"
+                " choose fewer, or prepare it again with --neighbours"
+            )
+        radii = np.empty_like(self.radii)
+        for rows in chunks(self.meta.count):
+            last = np.asarray(self.embeddings[self.neighbours[rows, k - 1]])
+            radii[rows] = np.linalg.norm(read_rows(self.embeddings, rows) - last, axis=1)
+        return dataclasses.replace(
+            self,
+            meta=dataclasses.replace(self.meta, neighbours=k),
+            neighbours=self.neighbours[:, :k],
+            radii=radii,
+        )
+
     def _check_values(self) -> None:
         for name in ("embeddings", "embeddings_flipped"):
             check_unit_rows(getattr(self, name), self.path / f"{name}.npy")

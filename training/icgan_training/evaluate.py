@@ -122,6 +122,8 @@ def load_subject(run_dir: Path, data_path: Path | None, device: torch.device) ->
     data = PreparedDataset.open(data_path or recorded)
     check_fit(generator.config, data, config.get("encoder", {}).get("sha256"))
     train = config.get("train", {})  # a converted checkpoint has none
+    if train.get("neighbours") is not None:  # data to transfer to may have fewer
+        data = data.nearest(min(train["neighbours"], data.meta.neighbours))
     labels = training_labels(
         generator.config,
         data,
@@ -151,9 +153,13 @@ def draw(subject: Subject, settings: Settings) -> Draws:
     data, labels = subject.data, subject.labels
     instances = rng.choice(instance_pool(data, settings), settings.samples)
     columns = rng.integers(data.meta.neighbours, size=settings.samples)
+    takes_instance = (
+        subject.generator.config.takes_embedding
+    )  # a baseline's labels come as often as in the data
+    labelled = data.neighbours[instances, columns] if takes_instance else instances
     return Draws(
         instances=instances,
-        labels=None if labels is None else labels[data.neighbours[instances, columns]],
+        labels=None if labels is None else labels[labelled],
         noise=draw_noise(rng, settings.samples, subject.generator.config.dim_z, settings.truncation),
     )
 

@@ -88,6 +88,7 @@ def fit(
             f"batch_size {train.batch_size} cannot be split over {processes.world} processes"
             f" with accumulation {train.accumulation}: choose a multiple of their product"
         )
+    data = data.nearest(train.neighbours)
     if processes.first:
         open_run(run_dir, model, train, data)
     labels = training_labels(
@@ -103,6 +104,7 @@ def fit(
         labels,
         seed=train.seed,
         dim_z=model.dim_z,
+        neighbourhoods=model.takes_embedding,
         flip_images=train.picture_flip,
         flip_instances=train.instance_flip,
         balance=data.labels if train.long_tail else None,

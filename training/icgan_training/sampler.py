@@ -69,9 +69,11 @@ class Classes:
 class Sampler:
     """Draws batches from a prepared data set.
 
-    `labels` [N] are what the model is told about the pictures, None for nothing. `balance` [N] are the
-    classes of the published long-tail sampling: first a class, uniformly, then a picture of it, then an
-    instance that has this picture among its neighbours; None draws instances uniformly.
+    `labels` [N] are what the model is told about the pictures, None for nothing. `neighbourhoods` is off for
+    models without an instance: their pictures are drawn uniformly, where the neighbours of uniform instances
+    would show popular pictures more often and some never. `balance` [N] are the classes of the published
+    long-tail sampling: first a class, uniformly, then a picture of it, then an instance that has this picture
+    among its neighbours; None draws instances uniformly.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Sampler:
         *,
         seed: int,
         dim_z: int,
+        neighbourhoods: bool,
         flip_images: bool,
         flip_instances: bool,
         balance: Indices | None,
@@ -89,6 +92,7 @@ class Sampler:
         self.labels = labels
         self.seed = seed
         self.dim_z = dim_z
+        self.neighbourhoods = neighbourhoods
         self.flip_images = flip_images
         self.flip_instances = flip_instances
         self._balance = None if balance is None else (Classes.of(balance), Holders.invert(data.neighbours))
@@ -119,10 +123,14 @@ class Sampler:
         """`count` instances and, for each, one of its neighbours (itself is not among them)."""
         if self._balance is None:
             instances = rng.integers(len(self.data.images), size=count)
+            if not self.neighbourhoods:
+                return instances, instances
             columns = rng.integers(self.data.neighbours.shape[1], size=count)
             return instances, self.data.neighbours[instances, columns].astype(np.int64)
         classes, holders = self._balance
         drawn = rng.integers(len(classes.counts), size=count)
         pictures = classes.pictures[classes.starts[drawn] + rng.integers(classes.counts[drawn])]
+        if not self.neighbourhoods:
+            return pictures, pictures
         instances = holders.instances[holders.starts[pictures] + rng.integers(holders.counts[pictures])]
         return instances, pictures
