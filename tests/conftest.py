@@ -3,6 +3,21 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+# Property tests draw the same examples every time, so that a red run means a change. `pytest
+# --hypothesis-profile=thorough` draws new ones.
+settings.register_profile("fast", derandomize=True, deadline=None, database=None)
+settings.register_profile("thorough", max_examples=2000, deadline=None)
+# For `make mutation`: few examples and no search for the smallest one
+settings.register_profile(
+    "mutation",
+    settings.get_profile("fast"),
+    max_examples=25,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("fast")
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,8 @@ def check_truncation(truncation: object) -> float:
     if truncation is None:
         return UNTRUNCATED
     try:
-        value = float(np.float32(truncation))  # type: ignore[arg-type]
+        with np.errstate(over="ignore"):  # what is too large for a float32 is refused below
+            value = float(np.float32(truncation))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not 0 < value <= 1:

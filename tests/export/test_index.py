@@ -1,8 +1,12 @@
 import numpy as np
 import onnxruntime as ort
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from icgan_export.index import lookup_graph, nearest
+from icgan_runtime.bank import Bank
+from icgan_runtime.search import choose_search
 
 
 def unit_rows(count: int, dim: int, seed: int) -> NDArray[np.float32]:
@@ -22,6 +26,24 @@ def test_the_graph_finds_what_numpy_finds() -> None:
     expected_ids, expected_scores = nearest(bank, ids, queries, 5)
     np.testing.assert_array_equal(found, expected_ids)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 40), data=st.data())
+def test_graph_and_runtime_agree_with_sorting_everything(seed: int, count: int, data: st.DataObject) -> None:
+    rng = np.random.default_rng(seed)
+    k = data.draw(st.integers(1, count))
+    # signs / 4 in 16 dimensions: unit rows whose products are exact, and many of them equal
+    bank, queries = (rng.choice([-0.25, 0.25], (n, 16)).astype(np.float32) for n in (count, 3))
+    ids = np.sort(rng.permutation(1000)[:count]).astype(np.int64)
+    products = queries @ bank.T
+    expected = [sorted(range(count), key=lambda i: (-row[i], ids[i]))[:k] for row in products]
+    searches = [run(lookup_graph(bank, ids, k, {}), queries)]
+    stored = Bank("space", bank, ids, None, None)
+    searches += [choose_search(stored, name)(queries, k) for name in ("numpy", "faiss")]
+    for found, scores in searches:
+        np.testing.assert_array_equal(found, ids[expected])
+        np.testing.assert_array_equal(scores, np.take_along_axis(products, np.array(expected), 1))
 
 
 def test_ties_go_to_the_smaller_id_whatever_the_order_of_the_bank() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+from typing import Any
 
 import mpmath
 
@@ -40,7 +41,7 @@ def philox_block(key: tuple[int, int], counter: tuple[int, int, int, int]) -> li
     return [c0, c1, c2, c3]
 
 
-def case(seed: int, sample: int, truncation: float | None) -> dict[str, object]:
+def case(seed: int, sample: int, truncation: float | None) -> dict[str, Any]:
     key = (seed, sample)
     words = [word for block in range(3) for word in philox_block(key, (1 + block, 0, 0, 0))][:WIDTH]
     u = [min(((word >> 11) + 0.5) * 2.0**-53, 1 - 2.0**-53) for word in words]

@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -84,6 +84,16 @@ def test_an_npz_reads_back_equal():
     found = arrays.read_npz(npz(a=np.arange(3), b=np.ones((2, 2), np.float32)), "x.npz")
     assert sorted(found) == ["a", "b"]
     np.testing.assert_array_equal(found["b"], np.ones((2, 2)))
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.text("abcxyz_09", min_size=1, max_size=8), plain, max_size=5))
+def test_any_numeric_arrays_in_an_npz_read_back_equal(members):
+    found = arrays.read_npz(npz(**members), "x.npz")
+    assert found.keys() == members.keys()
+    for name, array in members.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(found[name], array)
 
 
 def test_an_npz_with_a_pickle_is_refused():

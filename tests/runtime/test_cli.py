@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import icgan_runtime
 from icgan_runtime import Pipeline
 from icgan_runtime.cli import main
 
@@ -156,7 +157,7 @@ def test_the_module_is_the_command(tiny_bundle):
         [sys.executable, "-m", "icgan_runtime", "info", tiny_bundle],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2] / "runtime",
+        cwd=Path(icgan_runtime.__file__).parents[1],
     )
     assert done.returncode == 0
     assert done.stdout.startswith("tiny 1")

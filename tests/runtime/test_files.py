@@ -91,7 +91,7 @@ def test_a_kill_leaves_the_old_file(tmp_path):
         "    path.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )
-    runtime = Path(__file__).parents[2] / "runtime"
-    done = subprocess.run([sys.executable, "-c", code, target], cwd=runtime)
+    root = Path(files.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code, target], cwd=root)
     assert done.returncode == -signal.SIGKILL
     assert target.read_text() == "old"

@@ -2,12 +2,14 @@ import json
 import math
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icgan_runtime import latents
+from tests.golden import make_noise
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "noise.json").read_text())
 
@@ -49,6 +51,17 @@ def test_draws_equal_the_golden_vectors(case):
         assert latents.draw_ranks(int(case["seed"]), int(case["sample"]), int(k)).tolist() == [rank]
 
 
+@settings(max_examples=50)
+@given(seeds, seeds, st.none() | truncations)
+def test_any_seed_sample_and_truncation_gives_what_plain_integers_and_forty_digits_give(seed, sample, t):
+    with mpmath.workdps(40):
+        expected = make_noise.case(seed, sample, t)
+    z = latents.noise(seed, sample, np.inf if t is None else t, make_noise.WIDTH)[0]
+    np.testing.assert_allclose(z, np.array(expected["z"], np.float32), rtol=2e-7, atol=1e-12)
+    ranks = {k: str(latents.draw_ranks(seed, sample, int(k))[0]) for k in expected["draw_rank"]}
+    assert ranks == {k: str(rank) for k, rank in expected["draw_rank"].items()}
+
+
 def test_the_largest_word_does_not_become_infinite_noise():
     top = latents.uniforms(np.array([2**64 - 1, 0], np.uint64))
     assert top[0] < 1
@@ -73,6 +86,14 @@ def test_rows_of_different_requests_can_share_a_batch(rows):
 @given(seeds, seeds, truncations)
 def test_noise_stays_within_twice_the_truncation(seed, sample, truncation):
     assert np.abs(latents.noise(seed, sample, truncation, 64)).max() <= np.float32(2 * truncation)
+
+
+@given(seeds, seeds, st.lists(truncations, min_size=2, max_size=4))
+def test_a_smaller_truncation_moves_every_component_towards_zero(seed, sample, several):
+    bounds = [*sorted(several), np.inf]
+    narrow_to_wide = latents.noise([seed] * len(bounds), sample, bounds, 16)
+    signs = np.sign(narrow_to_wide[-1])
+    assert (np.diff(signs * narrow_to_wide, axis=0) >= 0).all()
 
 
 @given(seeds, seeds)

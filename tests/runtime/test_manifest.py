@@ -4,16 +4,28 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icgan_runtime.errors import BindingError, BundleError
 from icgan_runtime.manifest import (
     MANIFEST_NAME,
+    PRECISIONS,
+    ROLES,
+    BankEntry,
+    EncoderIdentity,
+    EngineEntry,
+    FileEntry,
+    GraphEntry,
+    KeptNode,
+    Licence,
     Manifest,
+    Model,
+    Preprocessing,
     check_onnx_metadata,
     describe_files,
     from_json,
+    graph_specs,
     onnx_metadata,
     to_json,
 )
@@ -195,6 +207,81 @@ def test_graph_metadata_names_the_model_it_was_made_for():
         check_onnx_metadata("x.onnx", metadata, model, "generator")
     with pytest.raises(BindingError, match="made for no bundle at all"):
         check_onnx_metadata("x.onnx", {}, model, "encoder")
+
+
+printable = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=12)
+hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
+file_names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,9}(/[a-z0-9]{1,5}){0,2}", fullmatch=True)
+reports = st.dictionaries(
+    printable, st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+)
+
+
+@st.composite
+def manifests(draw) -> Manifest:
+    """Any bundle that could be: names, sizes, classes, precisions, engines, reports."""
+    width, classes = draw(st.integers(1, 1 << 16)), draw(st.integers(0, 4))
+    model = Model(
+        name=draw(printable),
+        version=draw(printable),
+        resolution=draw(st.integers(4, 2048)),
+        dim_z=draw(st.integers(1, 1 << 16)),
+        embedding_dim=width,
+        classes=classes,
+        class_names=draw(st.none() | st.tuples(*[printable] * classes)),
+        encoder=EncoderIdentity(draw(printable), draw(hashes), draw(st.integers(1, 2048)), width),
+        preprocessing=Preprocessing(draw(st.integers(1, 2048))),
+        licence=Licence(draw(printable), draw(printable)),
+    )
+    count = draw(st.integers(1, 1 << 32))
+    bank = BankEntry(
+        encoder_id=model.encoder_id,
+        count=count,
+        neighbours=draw(st.integers(1, min(1024, count))),
+        labelled=draw(st.booleans()),
+        thumbnail_size=draw(st.none() | st.integers(1, 2048)),
+        source=draw(printable),
+        licence=draw(printable),
+    )
+    entries = st.builds(FileEntry, bytes=st.integers(0, 16 << 30), sha256=hashes)
+    listed = draw(st.dictionaries(file_names, entries, min_size=1, max_size=5))
+    names = st.sampled_from(sorted(listed))
+    kept = st.lists(st.builds(KeptNode, node=printable, reason=printable), max_size=2).map(tuple)
+    graphs = [
+        GraphEntry(
+            role,
+            precision,
+            draw(names),
+            draw(st.integers(17, 30)),
+            *graph_specs(model, role, bank.neighbours),
+            model.encoder_id,
+            draw(kept),
+        )
+        for role in ROLES
+        for precision in draw(st.sets(st.sampled_from(PRECISIONS), min_size=1))
+    ]
+    engine = st.builds(
+        EngineEntry,
+        role=st.sampled_from(ROLES),
+        precision=st.sampled_from(PRECISIONS),
+        file=names,
+        compute_capability=printable,
+        tensorrt_version=printable,
+        max_batch=st.integers(1, 4096),
+        encoder_id=st.just(model.encoder_id),
+    )
+    engines = draw(st.lists(engine, max_size=2).map(tuple))
+    return Manifest(model, tuple(graphs), bank, listed, engines, *(draw(reports) for _ in range(4)))
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@given(manifests())
+def test_any_manifest_reads_back_equal_and_byte_for_byte(manifest):
+    data = manifest.to_bytes()
+    again = Manifest.from_bytes(data)
+    assert again == manifest
+    assert again.to_bytes() == data
+    assert again.model.identity == manifest.model.identity
 
 
 json_values = st.recursive(

@@ -12,8 +12,9 @@ from icgan_runtime.arrays import read_npz
 from icgan_runtime.backends.canned import CannedSession
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.errors import BindingError, DecodeError, NumericsError, RequestError
-from icgan_runtime.latents import noise
-from icgan_runtime.request import MAX_SAMPLES
+from icgan_runtime.latents import MAX_SEED, noise
+from icgan_runtime.request import MAX_SAMPLES, Request
+from icgan_runtime.rows import CONDITIONS, OWN_LABEL, Rows
 
 PHOTO = Path(__file__).parents[1] / "golden" / "photo.jpg"
 
@@ -82,6 +83,51 @@ def test_a_picture_does_not_depend_on_its_batch(pipe, n, max_batch, seed, trunca
     first = pipe.generate_from(embedding, n=1, **options).images
     assert np.abs(whole.astype(int) - parts).max() <= 1
     assert np.abs(whole[:1].astype(int) - first).max() <= 1
+
+
+requests = st.builds(
+    Request,
+    n=st.integers(1, 4),
+    seed=st.integers(0, MAX_SEED),
+    truncation=st.floats(2**-10, 1, width=32) | st.just(np.inf),
+    condition=st.sampled_from(CONDITIONS),
+    label=st.just(OWN_LABEL) | st.integers(0, 2),
+    first=st.integers(0, 2**40),
+)
+
+
+@settings(max_examples=30)
+@given(wanted=st.lists(requests, min_size=1, max_size=5), data=st.data())
+def test_requests_mixed_into_any_batches_give_the_pictures_they_give_alone(labelled, wanted, data):
+    rng = np.random.default_rng(0)
+    queries = rng.normal(size=(len(wanted), 12)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    chain = labelled.chain
+    alone = np.concatenate(
+        [chain.generate_from(query[None], ask).images for query, ask in zip(queries, wanted, strict=True)]
+    )
+
+    # every row of every request, shuffled, in batches of any size: what a server's dynamic batching may do
+    several = [ask.rows(range(ask.n), 3) for ask in wanted]
+    joined = {
+        item.name: np.concatenate([getattr(rows, item.name) for rows in several])
+        for item in dataclasses.fields(Rows)
+    }
+    embedding = queries.repeat([ask.n for ask in wanted], axis=0)
+    ids, _ = chain.search(embedding, chain.neighbours)
+    order = data.draw(st.permutations(range(len(alone))))
+    mixed = np.empty_like(alone)
+    while order:
+        size = data.draw(st.integers(1, len(order)))
+        batch, order = np.array(order[:size]), order[size:]
+        rows = Rows(**{name: column[batch] for name, column in joined.items()})
+        feeds = {
+            "noise": rows.noise(chain.model),
+            "embedding": rows.conditioning(embedding[batch], ids[batch], chain.bank),
+            "label": rows.labels(ids[batch], chain.bank),
+        }
+        mixed[batch] = chain.generator.run(feeds)["image"]
+    assert np.abs(mixed.astype(int) - alone).max() <= 1
 
 
 def always(answer):

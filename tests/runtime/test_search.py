@@ -49,6 +49,21 @@ def test_every_search_agrees_with_sorting_everything(data, wanted):
     np.testing.assert_array_equal(found[1], expected[1])
 
 
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    spread=st.sampled_from([0.0, 1e-8, 1e-6, 1e-4, 1e-2, 1.0]),
+    wanted=st.sampled_from(["numpy", "faiss"]),
+)
+def test_neighbours_closer_than_rounding_come_in_the_order_of_brute_force(seed, spread, wanted):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(1, 48)) + spread * rng.normal(size=(60, 48))
+    bank, queries = bank_of(rows, np.sort(rng.permutation(1000)[:60])), unit(rng.normal(size=(2, 48)))
+    found, expected = choose_search(bank, wanted)(queries, 10), brute_force(bank, queries, 10)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
 def crowded(count=20_000, width=32, seed=0):
     """Rows around a few hundred centres, as pictures of the same things are."""
     rng = np.random.default_rng(seed)
