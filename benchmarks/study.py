@@ -115,6 +115,8 @@ def rows() -> Iterator[Row]:
     yield Row("flips", "without DA(i)", 0, train={"instance_flip": False})
     for count in (10, 100, 1000):
         yield Row("stored instances", f"{count} by k-means", 0, draw={"instances": count})
+        random = {"instances": count, "choice": "random"}
+        yield Row("stored instances", f"{count} at random", 0, draw=random)
     for truncation in (0.3, 0.5, 0.7, 1.0):
         yield Row("truncation", f"t = {truncation}", 0, draw={"truncation": truncation})
 
@@ -131,11 +133,11 @@ def train(row: Row, budget: Budget, data: PreparedDataset, folder: Path, device:
 
 def score(row: Row, budget: Budget, folder: Path, inception: FeatureNetwork) -> dict[str, Any]:
     """The row's line."""
-    subject = load_subject(folder, None, inception.device)
     settings = replace(
         Settings(("fid", "kid", "prdc"), samples=budget.samples, instances=0, reference=budget.reference),
         **row.draw,
     )
+    subject = load_subject(folder, None, settings, inception.device)
     result = evaluate(subject, subject.data, settings, inception)
     ticks = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return {

@@ -1,4 +1,5 @@
 import argparse
+import errno
 
 import pytest
 
@@ -32,6 +33,26 @@ def test_a_users_mistake_is_one_line_and_status_1(monkeypatch, capsys):
     monkeypatch.setattr(cli, "_convert", mistake)
     assert cli.main(["convert", "x", "--out", "y"]) == 1
     assert capsys.readouterr().err == "icgan-train: there are no pictures in nowhere\n"
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(monkeypatch, capsys):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/log.jsonl")
+
+    monkeypatch.setattr(cli, "_convert", full)
+    assert cli.main(["convert", "x", "--out", "y"]) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device: 'runs/a/log.jsonl'" in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_file_that_nobody_expected_is_a_bug(monkeypatch):
+    def missing(_):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "ours")
+
+    monkeypatch.setattr(cli, "_convert", missing)
+    with pytest.raises(FileNotFoundError):
+        cli.main(["convert", "x", "--out", "y"])
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from icgan_training.cli import main
 from icgan_training.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
 from icgan_training.evaluate import (
+    STRATA,
     Settings,
     Subject,
     draw,
@@ -17,11 +19,13 @@ from icgan_training.evaluate import (
     evaluate,
     example_grid,
     fid_scorer,
+    instance_pool,
     load_subject,
 )
 from icgan_training.features import FeatureNetwork
 from icgan_training.generator import Generator
 from icgan_training.inception import Inception, save_inception
+from icgan_training.metrics import frechet_distance
 from icgan_training.presets import preset
 from icgan_training.report import score_lines, to_html
 
@@ -34,7 +38,19 @@ FEW = Settings(metrics=("fid", "kid", "prdc"), samples=50, instances=10)
 def subject(make_prepared):
     torch.manual_seed(0)
     data = PreparedDataset.open(make_prepared(count=60, resolution=TINY.resolution))
-    return Subject(Generator(TINY).eval(), data, None, CPU)
+    return Subject(Generator(TINY).eval(), data, None, instance_pool(data, FEW), CPU)
+
+
+@pytest.fixture
+def labelled(make_prepared):
+    """A class- and instance-conditioned model whose classes have 40, 17 and 3 pictures; class 3 has none."""
+    torch.manual_seed(0)
+    labels = [0] * 40 + [1] * 17 + [2] * 3
+    data = PreparedDataset.open(
+        make_prepared("labelled", count=60, resolution=TINY.resolution, labels=labels)
+    )
+    generator = Generator(dataclasses.replace(TINY, class_count=4)).eval()
+    return Subject(generator, data, data.labels, instance_pool(data, FEW), CPU)
 
 
 @pytest.fixture
@@ -54,18 +70,34 @@ def test_samples_are_a_function_of_the_seed(subject):
     assert not np.array_equal(one.noise, other.noise)
 
 
-def test_instances_come_from_the_kmeans_choice_or_from_everywhere(subject):
-    assert len(set(draw(subject, Settings(samples=500, instances=10)).instances)) == 10
-    assert len(set(draw(subject, Settings(samples=2000, instances=0)).instances)) == 60
+@pytest.mark.parametrize("choice", ["kmeans", "random"])
+def test_as_many_instances_as_asked_are_chosen_once_and_all_of_them_drawn(subject, choice):
+    pool = instance_pool(subject.data, Settings(instances=10, choice=choice))
+    assert len(set(pool)) == 10
+    assert np.array_equal(instance_pool(subject.data, Settings(instances=10, choice=choice)), pool)
+    shown = dataclasses.replace(subject, pool=pool)
+    assert set(draw(shown, Settings(samples=500)).instances) == set(pool)
 
 
-def test_the_label_is_that_of_a_neighbour(subject):
-    labels = np.arange(60)
-    labelled = Subject(subject.generator, subject.data, labels, CPU)
-    draws = draw(labelled, Settings(samples=200, instances=0))
-    neighbours = subject.data.neighbours[draws.instances]
+def test_the_two_choices_of_instances_differ_and_0_means_all(subject):
+    kmeans, random = (
+        instance_pool(subject.data, Settings(instances=10, choice=c)) for c in ("kmeans", "random")
+    )
+    assert not np.array_equal(kmeans, random)
+    assert np.array_equal(instance_pool(subject.data, Settings(instances=0)), np.arange(60))
+
+
+@pytest.mark.parametrize("instances", [0, 10], ids=["all instances", "kmeans instances"])
+def test_the_label_is_that_of_a_neighbour_of_the_instance(subject, instances):
+    settings = Settings(samples=400, instances=instances)
+    pool = instance_pool(subject.data, settings)
+    told = dataclasses.replace(subject, labels=np.arange(60), pool=pool)  # a picture's label is its own row
+    draws = draw(told, settings)
     assert draws.labels is not None
-    assert (neighbours == draws.labels[:, None]).any(axis=1).all()
+    assert (subject.data.neighbours[draws.instances] == draws.labels[:, None]).any(axis=1).all()
+    for instance in pool:  # and every neighbour is drawn
+        shown = set(draws.labels[draws.instances == instance])
+        assert instances == 0 or shown == set(subject.data.neighbours[instance])
 
 
 def test_truncated_noise_stays_inside_its_bound_and_fills_it():
@@ -93,6 +125,64 @@ def test_a_second_network_is_reported_under_its_name(subject, colours):
     assert "fid_other" not in result.scores
 
 
+@pytest.fixture
+def small_strata(monkeypatch):
+    monkeypatch.setattr(
+        "icgan_training.evaluate.STRATA", {"many": (30, None), "medium": (10, 29), "few": (1, 9)}
+    )
+
+
+def test_a_baseline_is_told_the_labels_of_the_data_as_often_as_they_occur(make_prepared, tmp_path):
+    labels = [0] * 40 + [1] * 17 + [2] * 3
+    data = make_prepared("labelled", count=60, resolution=TINY.resolution, labels=labels)
+    baseline = Generator(dataclasses.replace(TINY, class_count=4, embedding_dim=None))
+    save_weights(baseline, tmp_path / "run" / "generator.safetensors")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    told = draw(load_subject(tmp_path / "run", data, FEW, CPU), Settings(samples=3000)).labels
+    assert told is not None
+    assert np.bincount(told) / 3000 == pytest.approx(np.array([40, 17, 3]) / 60, abs=0.03)
+
+
+def test_fid_by_class_size_compares_samples_with_pictures_of_the_same_classes(
+    labelled, colours, small_strata
+):
+    settings = dataclasses.replace(FEW, metrics=("fid", "strata"), samples=200, instances=0)
+    shown = dataclasses.replace(labelled, pool=np.arange(60))
+    result = evaluate(shown, labelled.data, settings, colours)
+    assert result.scores.keys() == {"fid", "fid_many", "fid_medium", "fid_few"}
+    draws = draw(shown, settings)
+    pictures = shown.generate(draws, slice(0, 200))
+    for name, label in (("many", 0), ("medium", 1), ("few", 2)):
+        expected = frechet_distance(
+            colours(np.array(labelled.data.images[labelled.data.labels == label])),
+            colours(pictures[draws.labels == label]),
+        )
+        assert result.scores[f"fid_{name}"] == pytest.approx(expected, rel=1e-3)
+    assert any(
+        "few training pictures: 1, in them" in note and "3 reference pictures" in note
+        for note in result.notes
+    )
+    assert dict(score_lines(result))["FID ↓ (many)"]
+
+
+def test_classes_are_grouped_as_published():
+    assert STRATA == {"many": (100, None), "medium": (21, 99), "few": (1, 20)}
+
+
+def test_a_group_without_pictures_has_no_score(labelled, colours):
+    result = evaluate(labelled, labelled.data, dataclasses.replace(FEW, metrics=("strata",)), colours)
+    assert result.scores["fid_many"] is None
+    assert result.scores["fid_medium"] is not None
+
+
+def test_fid_by_class_size_needs_the_same_classes_on_both_sides(subject, labelled, colours, make_prepared):
+    settings = dataclasses.replace(FEW, metrics=("strata",))
+    with pytest.raises(ConfigError, match="has no labels"):
+        evaluate(subject, subject.data, settings, colours)
+    with pytest.raises(ConfigError, match="needs the classes of"):
+        evaluate(labelled, subject.data, settings, colours)
+
+
 def test_inception_score_without_a_class_layer_is_said_to_be_missing(subject, colours):
     result = evaluate(subject, subject.data, Settings(metrics=("is",), samples=10), colours)
     assert result.scores == {"is": None}
@@ -102,7 +192,8 @@ def test_inception_score_without_a_class_layer_is_said_to_be_missing(subject, co
 def test_training_is_scored_by_the_same_fid(subject, colours):
     score = fid_scorer(subject.data, 60, colours)
     settings = Settings(metrics=("fid",), samples=60, instances=0)
-    expected = evaluate(subject, subject.data, settings, colours).scores["fid"]
+    everything = dataclasses.replace(subject, pool=np.arange(60))
+    expected = evaluate(everything, subject.data, settings, colours).scores["fid"]
     assert score(subject.generator, None) == expected
 
 
@@ -119,6 +210,9 @@ def test_the_grid_shows_instances_left_and_samples_right(subject):
     [
         ({"metrics": ("ppl",)}, "--metrics ppl is unknown; known: fid"),
         ({"samples": 1}, "--samples is 1"),
+        ({"instances": -1}, "--instances is -1"),
+        ({"reference": -1}, "--reference-pictures is -1"),
+        ({"choice": "nearest"}, "--choice is nearest, it must be one of kmeans, random"),
         ({"truncation": 0.0}, r"--truncation is 0\.0"),
     ],
 )
@@ -138,7 +232,24 @@ def run_dir(subject, tmp_path):
 
 
 def test_a_run_finds_its_own_data_set(run_dir, subject):
-    assert load_subject(run_dir, None, CPU).data.meta == subject.data.meta
+    assert load_subject(run_dir, None, FEW, CPU).data.meta == subject.data.meta
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "does not describe a run"),
+        (None, "does not exist"),
+        ("{}", "names no data set"),
+    ],
+)
+def test_a_run_that_does_not_describe_itself_is_refused(run_dir, text, message):
+    (run_dir / "config.json").unlink()
+    if text is not None:
+        (run_dir / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=f"config.json.* {message}"):
+        load_subject(run_dir, None, FEW, CPU)
 
 
 def test_a_data_set_of_another_encoder_is_refused(run_dir, make_prepared):
@@ -146,12 +257,12 @@ def test_a_data_set_of_another_encoder_is_refused(run_dir, make_prepared):
     with pytest.raises(
         ConfigError, match=r"trained with encoder aaaaaaaaaaaa, .* prepared with bbbbbbbbbbbb"
     ):
-        load_subject(run_dir, other, CPU)
+        load_subject(run_dir, other, FEW, CPU)
 
 
 def test_a_data_set_of_another_resolution_is_refused(run_dir, make_prepared):
     with pytest.raises(ConfigError, match=f"makes {TINY.resolution} px"):
-        load_subject(run_dir, make_prepared("other", resolution=8), CPU)
+        load_subject(run_dir, make_prepared("other", resolution=8), FEW, CPU)
 
 
 def test_the_conditioning_encoder_may_not_judge(subject, encoder_file):
@@ -166,10 +277,12 @@ def test_the_command_writes_json_and_a_page(run_dir, tmp_path, capsys):
     torch.manual_seed(0)
     save_inception(Inception(), tmp_path / "inception.safetensors", source="untrained", licence="none")
     arguments = ["evaluate", str(run_dir), "--metrics", "kid", "--samples", "4", "--reference-pictures", "4"]
+    arguments += ["--instances", "5", "--choice", "random"]
     assert main([*arguments, "--inception", str(tmp_path / "inception.safetensors")]) == 0
     assert "KID" in capsys.readouterr().out
     result = json.loads((run_dir / "evaluation.json").read_text())
     assert result["parameters"]["samples"] == 4
+    assert (result["parameters"]["instances"], result["parameters"]["choice"]) == (5, "random")
     assert "data:image/png;base64," in (run_dir / "evaluation.html").read_text()
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -165,6 +166,34 @@ def test_interrupting_writes_a_checkpoint_and_the_same_command_goes_on(make_prep
     assert without_times(log(stopped)) == without_times(log(whole))
 
 
+def test_a_disk_that_fills_up_during_a_checkpoint_costs_nothing_but_the_steps_since_the_last(
+    make_prepared, tmp_path
+):
+    data, whole, full = make_prepared(), tmp_path / "whole", tmp_path / "full"
+    fit(TINY.model, settings(total_images=48), PreparedDataset.open(data), whole, device=CPU)
+    fit(TINY.model, settings(total_images=32), PreparedDataset.open(data), full, device=CPU)
+    good = list_checkpoints(full / "checkpoints")
+    # Refused beyond this size as by a full disk: the weights for export still fit, the checkpoint does not.
+    limit = good[-1].stat().st_size - 1000
+    done = subprocess.run(
+        command(data, full, "--precision", "float32", "--images", "48"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    message = done.stderr.splitlines()[-1]
+    assert f"the last good checkpoint is {good[-1]}" in message
+    assert "free some space and run the same command again" in message
+    assert list_checkpoints(full / "checkpoints") == good
+    assert not list((full / "checkpoints").glob("*.tmp"))
+    fit(TINY.model, settings(total_images=48), PreparedDataset.open(data), full, device=CPU)
+    assert_equal_files(whole / "generator.safetensors", full / "generator.safetensors")
+    assert without_times(log(full)) == without_times(log(whole))
+
+
 def test_a_complete_run_can_be_trained_further(make_prepared, tmp_path):
     data = PreparedDataset.open(make_prepared())
     fit(TINY.model, settings(total_images=96), data, tmp_path / "whole", device=CPU)
@@ -274,6 +303,14 @@ def test_every_member_of_the_family_trains(make_prepared, tmp_path, changes, tra
     model = dataclasses.replace(TINY.model, **changes)
     assert fit(model, settings(total_images=16, **train), data, tmp_path / "run", device=CPU)
     assert load_generator(tmp_path / "run").config == model
+
+
+def test_a_run_whose_description_is_damaged_is_not_continued(make_prepared, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"model": {')
+    with pytest.raises(ConfigError, match=r"config\.json is damaged"):
+        fit(TINY.model, TINY.train, PreparedDataset.open(make_prepared()), run, device=CPU)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(make_prepared, tmp_path):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,26 @@ def test_precision_and_its_sisters_agree_with_full_distance_matrices():
     np.testing.assert_allclose(
         [found.precision, found.recall, found.density, found.coverage], expected, atol=2e-3
     )
+
+
+# What prdc 0.2, the package of density and coverage's authors, gives for these features with k = 3 and k = 5.
+PRDC = {
+    3: {"precision": 0.9325, "recall": 0.734, "density": 1.0125, "coverage": 0.556},
+    5: {"precision": 0.99, "recall": 0.812, "density": 1.0355, "coverage": 0.692},
+}
+
+
+@pytest.mark.parametrize("k", PRDC)
+def test_precision_and_its_sisters_are_those_of_the_authors_package(k):
+    real, fake = features(500, dim=4), features(400, dim=4, shift=0.5, scale=0.7, seed=1)
+    assert dataclasses.asdict(coverage(real, fake, k)) == pytest.approx(PRDC[k], abs=1e-12)
+
+
+def test_precision_and_its_sisters_agree_with_prdc_where_it_is_installed():
+    prdc = pytest.importorskip("prdc")
+    real, fake = features(1500, dim=64), features(1300, dim=64, shift=0.1, scale=0.95, seed=1)
+    expected = prdc.compute_prdc(real, fake, nearest_k=5)
+    assert dataclasses.asdict(coverage(real, fake, k=5)) == pytest.approx(expected, abs=1e-3)
 
 
 def test_samples_far_from_the_data_have_no_precision_and_cover_nothing():

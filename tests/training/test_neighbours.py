@@ -59,6 +59,13 @@ def test_the_approximate_index_finds_almost_the_same_neighbours():
     assert recall > 0.9
 
 
+def test_rows_in_cells_with_too_few_others_get_their_true_neighbours(monkeypatch):
+    rows = unit_rows(400)
+    monkeypatch.setattr("icgan_training.neighbours.PROBED_CELLS", 1)  # about five rows in each
+    exact, approximate = nearest_neighbours(rows, 20), nearest_neighbours(rows, 20, exact_up_to=100)
+    assert np.array_equal(approximate.indices, exact.indices)
+
+
 @pytest.mark.parametrize(
     ("count", "k", "message"),
     [(5, 5, "--neighbours 4 or less"), (1, 1, "at least two"), (5, 0, "at least 1")],

@@ -210,12 +210,12 @@ def test_settings_of_another_architecture_are_named(tmp_path, changes, message):
         convert(folder, tmp_path / "run")
 
 
-def test_missing_settings_are_named(tmp_path):
+@pytest.mark.parametrize("missing", [("dim_z",), ("G_ch", "D_ch"), ("G_attn",)])
+def test_missing_settings_are_named(tmp_path, missing):
     folder = write_experiment(tmp_path / "experiment")
-    incomplete = settings()
-    del incomplete["dim_z"]
+    incomplete = {name: value for name, value in settings().items() if name not in missing}
     torch.save({"itr": 0, "best_FID": 1.0, "config": incomplete}, folder / "state_dict_best0.pth")
-    with pytest.raises(WeightsError, match="dim_z"):
+    with pytest.raises(WeightsError, match=missing[0]):
         convert(folder, tmp_path / "run")
 
 

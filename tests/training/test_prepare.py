@@ -1,5 +1,7 @@
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -163,7 +165,10 @@ def test_holes_are_filled_the_same_when_filling_was_interrupted(photo, encoder_f
 
 
 def test_two_processes_share_the_shards(many, many_prepared, encoder_file, tmp_path):
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533", "OMP_NUM_THREADS": "1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     processes = [
         start(many, tmp_path / "out", encoder_file, RANK=str(rank), LOCAL_RANK=str(rank), **group)
         for rank in range(2)
@@ -182,6 +187,58 @@ def test_a_partial_folder_of_other_settings_is_not_continued(many, encoder_file,
     process.wait()
     with pytest.raises(DataError, match=r"other settings \(resolution was 8, is 16\): remove it"):
         run(many, tmp_path / "out", encoder_file)
+
+
+def test_a_set_too_small_for_k_is_finished_with_a_smaller_k_without_embedding_again(
+    photo, encoder_file, tmp_path
+):
+    for path in write_pictures(tmp_path / "in", photo, 8)[:2]:
+        path.write_bytes(b"")
+    refused("use --neighbours 5 or less", tmp_path / "in", tmp_path / "out", encoder_file, neighbours=6)
+    shard = tmp_path / "out.partial" / "shards" / "000000.json"
+    written = (tmp_path / "out.partial" / "embeddings.npy").stat().st_mtime_ns
+    assert shard.exists()
+    data = run(tmp_path / "in", tmp_path / "out", encoder_file, neighbours=2)
+    assert data.neighbours.shape == (6, 2)
+    assert written < (tmp_path / "out" / "dataset.json").stat().st_mtime_ns
+
+
+def test_a_disk_that_takes_a_part_of_a_write_is_given_the_rest(tmp_path, monkeypatch):
+    np.save(tmp_path / "rows.npy", np.zeros((6, 50), np.uint8))
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, content, place: pwrite(file, content[:30], place))
+    written = np.arange(150, dtype=np.uint8).reshape(3, 50)
+    with prepare_module.Rows(tmp_path / "rows.npy") as rows:
+        rows.write(np.array([1, 2, 4]), written)
+        rows.move(2, to=5)
+    assert np.array_equal(np.load(tmp_path / "rows.npy")[[1, 2, 4, 5]], written[[0, 1, 2, 1]])
+
+
+def test_a_full_disk_is_named_and_the_same_command_goes_on(
+    many, many_prepared, encoder_file, tmp_path, monkeypatch
+):
+    pwrite, room = os.pwrite, [6_000_000]  # two shards of embeddings fit, and a part of a third write
+
+    def almost_full(file, content, place):
+        if room[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = pwrite(file, content[: room[0]], place)
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "pwrite", almost_full)
+    refused(
+        r"embeddings\w*\.npy could not be written .*No space left.*free some space and run the same",
+        *(many, tmp_path / "out", encoder_file),
+        resolution=8,
+    )
+    shards = tmp_path / "out.partial" / "shards"
+    assert sorted(path.name for path in shards.iterdir()) == ["000000.json"]
+    monkeypatch.undo()
+    resumed = run(many, tmp_path / "out", encoder_file, resolution=8)
+    assert np.array_equal(resumed.images, many_prepared.images)
+    np.testing.assert_allclose(resumed.embeddings, many_prepared.embeddings, atol=1e-6)
+    np.testing.assert_allclose(resumed.embeddings_flipped, many_prepared.embeddings_flipped, atol=1e-6)
 
 
 def refused(message, source, out, encoder, error=DataError, **options):

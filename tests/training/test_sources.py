@@ -102,6 +102,41 @@ def test_a_list_with_a_missing_label_is_refused_by_line(tmp_path):
     refused(tmp_path / "list.csv", "line 3: no label")
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"path": ["000.png", None]}, "row 1: no path"),
+        ({"path": [0, 1]}, "row 0: no path"),
+        ({"path": ["000.png", "001.png"], "label": ["pear", None]}, "row 1: no label"),
+        ({"path": ["000.png", "001.png"], "label": [1.0, None]}, "row 0: label 1.0 is neither"),
+        (
+            {"path": ["000.png", "001.png"], "label": [0, 2**62]},
+            f"row 1: label {2**62}, but classes count from 0",
+        ),
+    ],
+)
+def test_a_parquet_list_with_holes_or_odd_labels_is_refused_by_row(columns, message, tmp_path):
+    parquet.write_table(pyarrow.table(columns), tmp_path / "list.parquet")
+    refused(tmp_path / "list.parquet", message)
+
+
+def test_a_list_saved_by_a_spreadsheet_is_read(photo, tmp_path):
+    write_pictures(tmp_path, photo, 2)
+    (tmp_path / "list.csv").write_bytes("\ufeffpath,label\r\n000.png,1\r\n001.png,0\r\n".encode())
+    assert open_source(tmp_path / "list.csv").labels.tolist() == [1, 0]
+
+
+def test_a_list_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "list.csv").write_bytes("path\nbläuling.png\n".encode("latin-1"))
+    refused(tmp_path / "list.csv", "not a table in UTF-8")
+
+
+def test_labels_that_look_like_numbers_but_are_not_stay_names(photo, tmp_path):
+    write_pictures(tmp_path, photo, 2)
+    (tmp_path / "list.csv").write_text("path,label\n000.png,--5\n001.png,²\n", encoding="utf-8")
+    assert open_source(tmp_path / "list.csv").class_names == ["--5", "²"]
+
+
 def test_a_negative_label_is_refused(tmp_path):
     (tmp_path / "list.csv").write_text("path,label\na.png,1\nb.png,-1\n")
     refused(tmp_path / "list.csv", "label -1 is negative")
@@ -112,6 +147,12 @@ def test_a_label_beyond_the_class_names_is_refused(tmp_path):
     np.save(tmp_path / "labels.npy", np.array([0, 2]))
     SourceNote("tiny", class_names=["cat", "dog"]).write(tmp_path)
     refused(tmp_path, "row 1: label 2 is outside the 2 classes")
+
+
+def test_labels_that_are_not_whole_numbers_are_refused(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((2, 8, 8, 3), np.uint8))
+    np.save(tmp_path / "labels.npy", np.array([0.5, 1.0]))
+    refused(tmp_path, r"labels\.npy is float64 \[2\], expected integers")
 
 
 def test_arrays_of_another_kind_are_refused(tmp_path):

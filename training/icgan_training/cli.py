@@ -6,6 +6,7 @@ So `--help` is instant and a subcommand needs only the libraries it uses.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 from argparse import ArgumentParser
@@ -18,6 +19,10 @@ from icgan_training.errors import TrainingError
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"
 Command = Callable[[argparse.Namespace], None]
+
+REFUSED_BY_THE_MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+}  # fmt: skip
 
 
 def build_parser() -> ArgumentParser:
@@ -240,7 +245,9 @@ def _add_evaluate(commands: Subparsers) -> None:
     parser.add_argument("--data", type=Path, help="prepared data set of the instances (default: the run's)")
     parser.add_argument("--reference", type=Path, help="prepared data set to compare with (default: --data)")
     parser.add_argument(
-        "--metrics", default="fid,kid,prdc,lpips", help="of fid, kid, prdc, is, lpips (default: %(default)s)"
+        "--metrics",
+        default="fid,kid,prdc,lpips",
+        help="of fid, kid, prdc, is, lpips, strata (FID by class size) (default: %(default)s)",
     )
     parser.add_argument(
         "--samples", type=_count, default=50_000, metavar="N", help="default: 50k (published)"
@@ -256,7 +263,10 @@ def _add_evaluate(commands: Subparsers) -> None:
         "--instances",
         type=_count,
         default=1000,
-        help="chosen by k-means, 0 for all (default: 1000)",
+        help="how many pictures serve as instances, 0 for all (default: 1000)",
+    )
+    parser.add_argument(
+        "--choice", choices=("kmeans", "random"), default="kmeans", help="of the instances (default: kmeans)"
     )
     parser.add_argument("--truncation", type=float, help="noise within ±2t, t in (0, 1] (default: none)")
     parser.add_argument("--seed", type=int, default=0)
@@ -287,12 +297,13 @@ def _evaluate(args: argparse.Namespace) -> None:
         metrics=tuple(args.metrics.split(",")),
         samples=args.samples,
         instances=args.instances,
+        choice=args.choice,
         reference=args.reference_pictures,
         truncation=args.truncation,
         seed=args.seed,
     )
     device = local_device()
-    subject = load_subject(args.run_dir, args.data, device)
+    subject = load_subject(args.run_dir, args.data, settings, device)
     reference = subject.data if args.reference is None else PreparedDataset.open(args.reference)
     second = None
     if args.second is not None:
@@ -355,6 +366,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(args)
     except TrainingError as error:
         print(f"icgan-train: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in REFUSED_BY_THE_MACHINE:
+            raise
+        print(f"icgan-train: {error}: mend that and run the same command again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("icgan-train: interrupted", file=sys.stderr)

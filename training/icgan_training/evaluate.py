@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,17 +24,21 @@ from icgan_training.config import ModelConfig
 from icgan_training.dataset import EncoderIdentity, PreparedDataset, chunks
 from icgan_training.encoder import file_sha256, fold_batch_norm, load_encoder
 from icgan_training.errors import ConfigError
-from icgan_training.features import FeatureNetwork, real_features
+from icgan_training.features import FeatureNetwork, picture_order, real_features
 from icgan_training.generator import Generator
 from icgan_training.grid import sample_grid
 from icgan_training.inception import Inception, load_inception
 from icgan_training.labels import training_labels
 from icgan_training.lpips import Lpips
 from icgan_training.metrics import coverage, frechet_distance, inception_score, kernel_distance
-from icgan_training.neighbours import kmeans_instances
+from icgan_training.neighbours import kmeans_instances, random_instances
 from icgan_training.progress import Progress
+from icgan_training.run import read_config
 
-METRICS = ("fid", "kid", "prdc", "is", "lpips")
+METRICS = ("fid", "kid", "prdc", "is", "lpips", "strata")
+Choice = Literal["kmeans", "random"]
+STRATA = {"many": (100, None), "medium": (21, 99), "few": (1, 20)}
+"""Classes by their number of training pictures, as the published long-tail evaluation groups them."""
 PUBLISHED_SAMPLES = 50_000
 BATCH = 64
 LPIPS_INSTANCES = 100
@@ -48,7 +52,8 @@ class Settings:
 
     metrics: tuple[str, ...] = ("fid", "kid", "prdc", "lpips")
     samples: int = PUBLISHED_SAMPLES
-    instances: int = 1000  # chosen by k-means; 0: every picture of the data set
+    instances: int = 1000  # 0: every picture of the data set
+    choice: Choice = "kmeans"  # nearest to k-means centroids, or at random (the paper's ablation)
     reference: int = 0  # real pictures compared with; 0: all of the reference set
     prdc_pictures: int = 10_000  # of each kind at most; the scores depend on it
     prdc_k: int = 5
@@ -59,8 +64,14 @@ class Settings:
         unknown = [name for name in self.metrics if name not in METRICS]
         if unknown:
             raise ConfigError(f"--metrics {unknown[0]} is unknown; known: {', '.join(METRICS)}")
+        if self.instances < 0:
+            raise ConfigError(f"--instances is {self.instances}, it must be 0 (all) or more")
+        if self.choice not in get_args(Choice):
+            raise ConfigError(f"--choice is {self.choice}, it must be one of {', '.join(get_args(Choice))}")
         if self.samples < 2:
             raise ConfigError(f"--samples is {self.samples}, it must be at least 2")
+        if self.reference < 0:
+            raise ConfigError(f"--reference-pictures is {self.reference}, it must be 0 (all) or more")
         if self.truncation is not None and not 0 < self.truncation <= 1:
             raise ConfigError(f"--truncation is {self.truncation}, it must be in (0, 1]")
 
@@ -70,7 +81,8 @@ class Draws:
     """Inputs of n samples: rows of the data set as instances, labels, noise."""
 
     instances: NDArray[np.int64]  # [n]
-    labels: NDArray[np.int64] | None  # [n]
+    labelled: NDArray[np.int64]  # [n], rows whose label the model is told: one neighbour of each instance
+    labels: NDArray[np.int64] | None  # [n], None for a model without
     noise: NDArray[np.float32]  # [n, dim_z]
 
 
@@ -88,11 +100,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: a generator, the data it was trained on, and what it was told as labels."""
+    """What is evaluated: a generator, the data it was trained on, what it was told, what it is shown."""
 
     generator: Generator  # in eval mode, on `device`
     data: PreparedDataset
     labels: NDArray[np.int64] | None  # [N], None for a model without
+    pool: NDArray[np.int64]  # rows that serve as instances
     device: torch.device
 
     @torch.inference_mode()
@@ -109,13 +122,13 @@ class Subject:
         return np.asarray(levels.permute(0, 2, 3, 1).cpu())
 
 
-def load_subject(run_dir: Path, data_path: Path | None, device: torch.device) -> Subject:
-    """The generator of a run directory and its data set, checked to belong together.
+def load_subject(run_dir: Path, data_path: Path | None, settings: Settings, device: torch.device) -> Subject:
+    """The generator of a run directory and its data set, checked to belong together, and its instances.
 
     data_path: where the prepared data set is; None takes what the run's config.json says.
     """
     generator = load_generator(run_dir).to(device)
-    config = json.loads((run_dir / "config.json").read_text())
+    config = read_config(run_dir)
     recorded = config.get("data", {}).get("path")
     if data_path is None and recorded is None:
         raise ConfigError(f"{run_dir / 'config.json'} names no data set: give one with --data")
@@ -131,7 +144,9 @@ def load_subject(run_dir: Path, data_path: Path | None, device: torch.device) ->
         source=train.get("label_source", "dataset"),
         seed=train.get("seed", 0),
     )
-    return Subject(generator, data, labels, device)
+    # A baseline is shown no instances; the whole set gives it labels as often as they are in the data.
+    rows = instance_pool(data, settings) if generator.config.takes_embedding else np.arange(data.meta.count)
+    return Subject(generator, data, labels, rows, device)
 
 
 def check_fit(model: ModelConfig, data: PreparedDataset, encoder_sha256: str | None) -> None:
@@ -147,28 +162,29 @@ def check_fit(model: ModelConfig, data: PreparedDataset, encoder_sha256: str | N
         )
 
 
+def instance_pool(data: PreparedDataset, settings: Settings) -> NDArray[np.int64]:
+    """Rows that may serve as instances, ascending."""
+    if settings.instances == 0 or settings.instances >= data.meta.count:
+        return np.arange(data.meta.count)
+    if settings.choice == "random":
+        return random_instances(data.meta.count, settings.instances, settings.seed)
+    return kmeans_instances(data.embeddings, settings.instances, settings.seed)
+
+
 def draw(subject: Subject, settings: Settings) -> Draws:
     """The inputs of `settings.samples` samples; the same for the same seed."""
     rng = np.random.default_rng(settings.seed)
-    data, labels = subject.data, subject.labels
-    instances = rng.choice(instance_pool(data, settings), settings.samples)
+    data, instances = subject.data, rng.choice(subject.pool, settings.samples)
     columns = rng.integers(data.meta.neighbours, size=settings.samples)
-    takes_instance = (
-        subject.generator.config.takes_embedding
-    )  # a baseline's labels come as often as in the data
-    labelled = data.neighbours[instances, columns] if takes_instance else instances
+    # a baseline knows no neighbourhoods: its labels are those of the pool
+    takes_instance = subject.generator.config.takes_embedding
+    labelled = data.neighbours[instances, columns].astype(np.int64) if takes_instance else instances
     return Draws(
         instances=instances,
-        labels=None if labels is None else labels[labelled],
+        labelled=labelled,
+        labels=None if subject.labels is None else subject.labels[labelled],
         noise=draw_noise(rng, settings.samples, subject.generator.config.dim_z, settings.truncation),
     )
-
-
-def instance_pool(data: PreparedDataset, settings: Settings) -> NDArray[np.int64]:
-    """Rows that may serve as instances."""
-    if settings.instances == 0 or settings.instances >= data.meta.count:
-        return np.arange(data.meta.count)
-    return kmeans_instances(data.embeddings, settings.instances, settings.seed)
 
 
 def draw_noise(
@@ -201,15 +217,26 @@ def evaluate(
     wanted = set(settings.metrics)
     count = settings.reference or reference.meta.count
     networks = [inception] if second is None else [inception, second]
-    compared = networks if wanted & {"fid", "kid", "prdc"} else []
+    compared = networks if wanted & {"fid", "kid", "prdc", "strata"} else []
     scores: dict[str, float | None] = {}
     notes: list[str] = []
-    fakes, fake_logits = sample_features(subject, settings, compared, logits if "is" in wanted else None)
+    strata = training_strata(subject.data, reference) if "strata" in wanted else {}
+    draws = draw(subject, settings)
+    fakes, fake_logits = sample_features(subject, draws, compared, logits if "is" in wanted else None)
     for network, fake in zip(compared, fakes, strict=True):
         real = real_features(reference, network, count)
         suffix = "" if network is inception else f"_{network.name}"
         if "fid" in wanted and network is inception:
             scores["fid"] = frechet_distance(real, fake)
+        for name, classes in strata.items() if network is inception else ():
+            of_real = real[classes[reference_classes(reference)[:count]]]
+            of_fake = fake[classes[sample_classes(subject, draws)]]
+            enough = min(len(of_real), len(of_fake)) > 1
+            scores[f"fid_{name}"] = frechet_distance(of_real, of_fake) if enough else None
+            notes.append(
+                f"classes with {name} training pictures: {classes.sum()}, in them {len(of_fake)} samples and "
+                f"{len(of_real)} reference pictures"
+            )
         if "kid" in wanted:
             mean, deviation = kernel_distance(real, fake, settings.seed)
             scores |= {f"kid{suffix}": mean, f"kid_deviation{suffix}": deviation}
@@ -232,7 +259,7 @@ def evaluate(
     parameters = {
         **dataclasses.asdict(settings),
         "data": subject.data.meta.name,
-        "instances": len(instance_pool(subject.data, settings)),
+        "instances": len(subject.pool),
         "reference": f"{reference.meta.name}, {count} pictures",
         "prdc_pictures": prdc_pictures(settings, count),
         "feature_networks": [f"{network.name} {network.sha256[:12]}" for network in networks],
@@ -247,17 +274,44 @@ def prdc_pictures(settings: Settings, count: int) -> int:
     return min(settings.prdc_pictures, count, settings.samples)
 
 
+def training_strata(data: PreparedDataset, reference: PreparedDataset) -> dict[str, NDArray[np.bool_]]:
+    """For each of `STRATA` the classes [C] it holds, by their number of pictures in `data`.
+
+    Raises `ConfigError` when one of the two sets has no labels, or they have other classes.
+    """
+    if data.labels is None or data.class_count is None:
+        raise ConfigError(f"--metrics strata groups classes by size, {data.path} has no labels")
+    if reference.meta.class_names != data.meta.class_names:
+        raise ConfigError(f"--metrics strata needs the classes of {data.path} in {reference.path} too")
+    sizes = np.bincount(data.labels, minlength=data.class_count)
+    return {
+        name: (sizes >= least) & (sizes <= (most or sizes.max())) for name, (least, most) in STRATA.items()
+    }
+
+
+def reference_classes(reference: PreparedDataset) -> NDArray[np.int64]:
+    """The classes [N] of a reference set's pictures, in the order in which `real_features` has them."""
+    assert reference.labels is not None
+    return np.asarray(reference.labels)[picture_order(reference.meta.count)]
+
+
+def sample_classes(subject: Subject, draws: Draws) -> NDArray[np.int64]:
+    """The class [n] of every sample: the one that a class-conditional model is told."""
+    assert subject.data.labels is not None
+    return np.asarray(subject.data.labels)[draws.labelled]
+
+
 def sample_features(
-    subject: Subject, settings: Settings, networks: Sequence[FeatureNetwork], logits: Inception | None
+    subject: Subject, draws: Draws, networks: Sequence[FeatureNetwork], logits: Inception | None
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
     """Features of fresh samples by every network, and their class logits; the samples are not kept."""
-    draws = draw(subject, settings)
+    count = len(draws.instances)
     features: list[list[NDArray[np.float32]]] = [[] for _ in networks]
     class_logits: list[NDArray[np.float32]] = []
     if not networks and logits is None:
         return [], None
-    with Progress(settings.samples, "samples", "pictures") as progress:
-        for rows in chunks(settings.samples, BATCH):
+    with Progress(count, "samples", "pictures") as progress:
+        for rows in chunks(count, BATCH):
             pictures = subject.generate(draws, rows)
             for network, parts in zip(networks, features, strict=True):
                 parts.append(network(pictures))
@@ -289,6 +343,7 @@ def repeat(subject: Subject, draws: Draws, times: int, settings: Settings) -> Dr
     rng = np.random.default_rng([settings.seed, count])
     return Draws(
         instances=draws.instances.repeat(times),
+        labelled=draws.labelled.repeat(times),
         labels=None if draws.labels is None else draws.labels.repeat(times),
         noise=draw_noise(rng, count, subject.generator.config.dim_z, settings.truncation),
     )
@@ -334,8 +389,9 @@ def fid_scorer(
     def score(generator: nn.Module, labels: NDArray[np.int64] | None) -> float:
         if not isinstance(generator, Generator):
             raise TypeError(f"expected a Generator, got {type(generator).__name__}")
-        subject = Subject(generator, data, labels, next(generator.parameters()).device)
-        fakes, _ = sample_features(subject, settings, [inception], None)
+        device = next(generator.parameters()).device
+        subject = Subject(generator, data, labels, instance_pool(data, settings), device)
+        fakes, _ = sample_features(subject, draw(subject, settings), [inception], None)
         return frechet_distance(real_features(data, inception, count), fakes[0])
 
     return score

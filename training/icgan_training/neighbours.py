@@ -91,12 +91,14 @@ def nearest_neighbours(
                 scores, found = exact_search(queries, embeddings, k + 1, faiss.METRIC_INNER_PRODUCT)
             else:
                 scores, found = index.search(queries, k + 1)
+                short = np.flatnonzero((found < 0).any(axis=1))  # too few pictures in the cells it looked at
+                if len(short):
+                    metric = faiss.METRIC_INNER_PRODUCT
+                    scores[short], found[short] = exact_search(queries[short], embeddings, k + 1, metric)
             own = np.arange(rows.start, rows.stop)[:, None]
             indices[rows], kth_score = _without_self(found, scores, own, k)
             radii[rows] = np.sqrt(np.maximum(2 - 2 * kth_score, 0))
             progress.advance(rows.stop - rows.start)
-    if (indices < 0).any():
-        raise DataError(f"the approximate index found fewer than {k} neighbours: lower --neighbours")
     return Neighbourhoods(indices, radii, exact)
 
 

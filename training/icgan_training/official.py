@@ -235,7 +235,7 @@ def _model_config(settings: Mapping[str, Any], folder: Path) -> ModelConfig:
                 f"{folder}: {name} is {settings[name]!r}; only {expected!r} is an architecture of ours"
             )
     for name in ("ch", "attn"):
-        if settings["G_" + name] != settings["D_" + name]:
+        if settings.get("G_" + name) != settings.get("D_" + name):
             raise WeightsError(f"{folder}: G_{name} and D_{name} differ; one model has one value")
     try:
         return ModelConfig(
@@ -249,7 +249,7 @@ def _model_config(settings: Mapping[str, Any], folder: Path) -> ModelConfig:
             embedding_dim=2048 if settings["instance_cond"] else None,
             class_count=settings["n_classes"] if settings["class_cond"] else None,
         )
-    except (KeyError, ValueError, ConfigError) as error:
+    except (KeyError, ValueError, TypeError, ConfigError) as error:
         raise WeightsError(f"{folder}: its settings do not describe a model: {error}") from error
 
 

@@ -62,7 +62,6 @@ class Settings:
     resolution: int
     encoder_sha256: str
     embedding_dim: int
-    neighbours: int
 
 
 def prepare(
@@ -109,7 +108,6 @@ def prepare(
         resolution=resolution,
         encoder_sha256=file_sha256(partial / "encoder.safetensors"),
         embedding_dim=network.config.embedding_dim,
-        neighbours=neighbours,
     )
     if processes.first:
         begin_or_continue(partial, settings)
@@ -117,7 +115,7 @@ def prepare(
     fill_shards(source, network, settings, partial, processes)
     wait(processes)
     if processes.first:
-        finish(source, network.config, settings, partial, exact_up_to)
+        finish(source, network.config, settings, partial, neighbours, exact_up_to)
         publish(partial, out)
 
 
@@ -207,15 +205,25 @@ class Rows:
         self.file.close()
 
     def write(self, places: NDArray[np.int64], rows: NDArray[Any]) -> None:
-        """Put rows at ascending places, and on the disk before returning."""
-        for run in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) != 1) + 1):
-            content = rows[run].astype(self.dtype).tobytes()
-            os.pwrite(self.file.fileno(), content, self.offset + int(places[run[0]]) * self.row_bytes)
-        os.fsync(self.file.fileno())
+        """Put rows at ascending places, and on the disk before returning. `DataError` when it refuses."""
+        try:
+            for run in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) != 1) + 1):
+                self._put(rows[run].astype(self.dtype).tobytes(), int(places[run[0]]))
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise DataError(
+                f"{self.path} could not be written ({error}): free some space and run the same command again"
+            ) from error
 
     def move(self, row: int, to: int) -> None:
-        content = os.pread(self.file.fileno(), self.row_bytes, self.offset + row * self.row_bytes)
-        os.pwrite(self.file.fileno(), content, self.offset + to * self.row_bytes)
+        self._put(os.pread(self.file.fileno(), self.row_bytes, self.offset + row * self.row_bytes), to)
+
+    def _put(self, content: bytes, row: int) -> None:
+        """Write all of `content` from `row` on; a disk that is almost full takes a part and says nothing."""
+        rest, place = memoryview(content), self.offset + row * self.row_bytes
+        while rest:
+            written = os.pwrite(self.file.fileno(), rest, place)
+            rest, place = rest[written:], place + written
 
     def shorten(self, count: int) -> None:
         """Cut the file to `count` rows; the header keeps its length."""
@@ -317,7 +325,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def finish(
-    source: Source, encoder: EncoderConfig, settings: Settings, partial: Path, exact_up_to: int
+    source: Source, encoder: EncoderConfig, settings: Settings, partial: Path, k: int, exact_up_to: int
 ) -> None:
     """Close the holes, find neighbourhoods, write `dataset.json`; can be repeated after a kill."""
     shards = range(-(-settings.count // SHARD_PICTURES))
@@ -328,20 +336,21 @@ def finish(
     if kept == 0:
         raise DataError(f"none of the {settings.count} pictures can be read, the first is {source.name(0)}")
     if unreadable:
-        (partial / "unreadable.txt").write_text("".join(f"{source.name(row)}\n" for row in unreadable))
+        names = "".join(f"{source.name(row)}\n" for row in unreadable)
+        (partial / "unreadable.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
         print(f"{len(unreadable)} pictures could not be read and are left out:", file=sys.stderr)
         for row in unreadable:
             print(f"  {source.name(row)}", file=sys.stderr)
-    check_count(kept, settings.neighbours)
+    check_count(kept, k)
     order = fill_holes(partial, settings, unreadable)
     labels = None if source.labels is None else source.labels[order]
     if labels is not None:
         np.save(partial / "labels.npy", labels)
     embeddings = open_array(partial / "embeddings.npy", "float32", (kept, settings.embedding_dim))
-    neighbourhoods = nearest_neighbours(embeddings, settings.neighbours, exact_up_to)
+    neighbourhoods = nearest_neighbours(embeddings, k, exact_up_to)
     if neighbourhoods.radii.max() < IDENTICAL_RADIUS:
         raise DataError(
-            f"every picture has {settings.neighbours} or more identical copies: there is nothing to learn "
+            f"every picture has {k} or more identical copies: there is nothing to learn "
             "from these neighbourhoods; remove the duplicates"
         )
     np.save(partial / "neighbours.npy", neighbourhoods.indices)
@@ -352,7 +361,7 @@ def finish(
         count=kept,
         resolution=settings.resolution,
         embedding_dim=settings.embedding_dim,
-        neighbours=settings.neighbours,
+        neighbours=k,
         class_names=source.class_names,
         source=source.note.source,
         licence=source.note.licence,

@@ -31,10 +31,11 @@ def open_run(run_dir: Path, model: ModelConfig, train: TrainConfig, data: Prepar
     described = describe(model, train, data)
     path = run_dir / "config.json"
     if path.exists():
-        there = json.loads(path.read_text())
+        there = read_config(run_dir)
         for section in ("model", "encoder", "data"):
-            for name in sorted(there[section].keys() | described[section].keys()):
-                old, new = there[section].get(name), described[section].get(name)
+            begun = there.get(section, {})
+            for name in sorted(begun.keys() | described[section].keys()):
+                old, new = begun.get(name), described[section].get(name)
                 if old != new and name != "path":
                     raise ConfigError(
                         f"{run_dir} was started with {section} {name} {old!r}, not {new!r}:"
@@ -48,6 +49,22 @@ def open_run(run_dir: Path, model: ModelConfig, train: TrainConfig, data: Prepar
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(described, indent=2) + "\n")
     temporary.replace(path)
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """config.json of a run directory: sections by name. Raises ConfigError when it is missing or damaged."""
+    path = run_dir / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist; {run_dir} is not a run directory") from error
+    except ValueError as error:  # of JSON and of UTF-8
+        raise ConfigError(f"{path} is damaged ({error}): restore it, or choose another --out") from error
+    if not isinstance(config, dict) or not all(
+        isinstance(config.get(section, {}), dict) for section in ("model", "train", "encoder", "data")
+    ):
+        raise ConfigError(f"{path} does not describe a run")
+    return config
 
 
 def describe(model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> dict[str, Any]:

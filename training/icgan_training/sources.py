@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from PIL import Image
 
 from icgan_training.errors import DataError, MissingExtraError
 from icgan_training.transforms import read_picture, square
+
+MOST_CLASSES = 1_000_000
+"""Integer labels count from 0; beyond this they are identifiers of something else."""
+INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 SUFFIXES = {
     ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp",
@@ -105,9 +110,12 @@ def _from_folder(folder: Path) -> Source:
     note = _read_note(folder)
     if any("/" not in file for file in files):
         return Source(note, None, None, folder, files)
-    class_names = sorted({file.split("/", 1)[0] for file in files})
-    index = {name: label for label, name in enumerate(class_names)}
+    folders = sorted({file.split("/", 1)[0] for file in files})
+    index = {name: label for label, name in enumerate(folders)}
     labels = np.array([index[file.split("/", 1)[0]] for file in files], np.int64)
+    class_names = [
+        os.fsencode(name).decode(errors="replace") for name in folders
+    ]  # JSON holds no other bytes
     return Source(note, labels, class_names, folder, files)
 
 
@@ -126,6 +134,8 @@ def _from_arrays(folder: Path) -> Source:
         )
     if labels is None:
         return Source(note, None, None, array=images)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(f"{labels_file} is {labels.dtype} {list(labels.shape)}, expected integers [N]")
     if len(labels) != len(images):
         raise DataError(f"{labels_file} has {len(labels)} rows, images.npy has {len(images)}")
     numbers, class_names = _integer_labels(labels.tolist(), note.class_names, labels_file)
@@ -134,11 +144,19 @@ def _from_arrays(folder: Path) -> Source:
 
 def _from_list(path: Path) -> Source:
     """A table with the columns `path` (relative to the table, or absolute) and, optionally, `label`."""
-    rows = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
+    files, labels = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
     note = SourceNote(path.stem, str(path.name))
-    files, labels = rows
+    where, first = ("line", 2) if path.suffix == ".csv" else ("row", 0)
+    for number, file in enumerate(files, start=first):
+        if not isinstance(file, str) or not file:
+            raise DataError(f"{path} {where} {number}: no path")
     if labels is None:
         return Source(note, None, None, path.parent, files)
+    for number, label in enumerate(labels, start=first):
+        if label is None or label == "" or label != label:  # NaN is how tables write "none"
+            raise DataError(f"{path} {where} {number}: no label")
+        if not isinstance(label, int | str):
+            raise DataError(f"{path} {where} {number}: label {label!r} is neither a whole number nor text")
     if all(_is_integer(label) for label in labels):
         numbers, class_names = _integer_labels([int(label) for label in labels], None, path)
     else:
@@ -149,23 +167,19 @@ def _from_list(path: Path) -> Source:
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[Any] | None]:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if "path" not in columns:
-            raise DataError(
-                f"{path} has the columns {', '.join(columns) or 'none'}; a column `path` is needed"
-            )
-        files, labels = [], []
-        for row in reader:
-            files.append(row["path"])
-            labels.append(row.get("label"))
-    if "label" not in columns:
-        return files, None
-    for number, label in enumerate(labels, start=2):
-        if label is None or label == "":
-            raise DataError(f"{path} line {number}: no label")
-    return files, labels
+    files, labels = [], []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte-order mark
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            for row in reader:
+                files.append(row.get("path", ""))
+                labels.append(row.get("label"))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a table in UTF-8: {error}") from error
+    if "path" not in columns:
+        raise DataError(f"{path} has the columns {', '.join(columns) or 'none'}; a column `path` is needed")
+    return files, labels if "label" in columns else None
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[Any] | None]:
@@ -185,21 +199,22 @@ def _read_parquet(path: Path) -> tuple[list[str], list[Any] | None]:
 
 
 def _is_integer(label: object) -> bool:
-    return isinstance(label, int) or (isinstance(label, str) and label.lstrip("-").isdigit())
+    return isinstance(label, int) or (isinstance(label, str) and INTEGER.fullmatch(label) is not None)
 
 
 def _integer_labels(
     labels: list[int], class_names: list[str] | None, origin: Path
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Check integer labels against the names, or name the classes by their numbers."""
-    numbers = np.array(labels, np.int64)
-    if len(numbers) and numbers.min() < 0:
-        raise DataError(f"{origin} row {int(numbers.argmin())}: label {numbers.min()} is negative")
+    highest, lowest = max(labels, default=-1), min(labels, default=0)
+    if lowest < 0:
+        raise DataError(f"{origin} row {labels.index(lowest)}: label {lowest} is negative")
+    if highest >= MOST_CLASSES:
+        raise DataError(f"{origin} row {labels.index(highest)}: label {highest}, but classes count from 0")
     if class_names is None:
-        class_names = [str(number) for number in range(int(numbers.max(initial=-1)) + 1)]
-    elif len(numbers) and numbers.max() >= len(class_names):
+        class_names = [str(number) for number in range(highest + 1)]
+    elif highest >= len(class_names):
         raise DataError(
-            f"{origin} row {int(numbers.argmax())}: label {numbers.max()} is outside "
-            f"the {len(class_names)} classes"
+            f"{origin} row {labels.index(highest)}: label {highest} is outside the {len(class_names)} classes"
         )
-    return numbers, class_names
+    return np.array(labels, np.int64), class_names
