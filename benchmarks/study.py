@@ -67,11 +67,11 @@ _SHARED: dict[str, Any] = {
 }
 BUDGETS = {
     "cpu": Budget(
-        images=10_000,
-        samples=1_000,
+        images=100_000,
+        samples=2_000,
         reference=2_000,
         overrides=_SHARED
-        | {"ch": 16, "batch_size": 16, "ema_decay": 0.99, "ema_start": 50, "tick_images": 2_000},
+        | {"ch": 16, "batch_size": 16, "ema_decay": 0.999, "ema_start": 500, "tick_images": 5_000},
     ),
     "gpu": Budget(
         images=400_000,
