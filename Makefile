@@ -102,7 +102,8 @@ web: .venv/.stamp examples/node_modules/.stamp ## build the web page around a sm
 	node examples/web/build.mjs bundles/web demo/web
 	node examples/web/serve.mjs demo/web 8080
 
-test-edge: .venv/.stamp examples/node_modules/.stamp ## the examples: browser (Debian's chromium), Node, C++
+test-edge: .venv/.stamp ## the examples alone: browser (Debian's chromium), Node, C++; installs what they need
+	tests/edge/install.sh
 	$(BIN)/pytest -q tests/edge
 
 train-demo: .venv/.stamp ## train the shipped weights again from scratch (under an hour on 2 cores)

@@ -17,19 +17,30 @@ namespace {
 constexpr std::int64_t kCount = 8;
 constexpr float kTruncation = 0.7f;
 
-// Row `row` of bank/embeddings.npy: float32 [count, width], .npy version 1.0 as docs/format.md prescribes.
-std::vector<float> stored_embedding(const std::string& bundle, std::size_t row, std::size_t width) {
-  std::ifstream file(bundle + "/bank/embeddings.npy", std::ios::binary);
+// Row `row` of a file of the bank: `width` numbers of a .npy file of version 1.0, as docs/format.md prescribes.
+template <typename Number>
+std::vector<Number> stored(const std::string& path, std::size_t row, std::size_t width) {
+  std::ifstream file(path, std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(file), {}};
   if (bytes.size() < 10 || bytes.compare(0, 8, std::string("\x93NUMPY\x01\0", 8)) != 0) {
-    throw std::runtime_error(bundle + "/bank/embeddings.npy is no .npy 1.0 file");
+    throw std::runtime_error(path + " is no .npy 1.0 file");
   }
   const std::size_t start = 10 + static_cast<unsigned char>(bytes[8]) + 256 * static_cast<unsigned char>(bytes[9]);
-  const std::size_t offset = start + row * width * sizeof(float);
-  if (offset + width * sizeof(float) > bytes.size()) throw std::runtime_error("the bank has no such row");
-  std::vector<float> embedding(width);
-  std::memcpy(embedding.data(), bytes.data() + offset, width * sizeof(float));
-  return embedding;
+  const std::size_t size = width * sizeof(Number);
+  if (bytes.size() < start || row >= (bytes.size() - start) / size) {
+    throw std::runtime_error(path + " has no row " + std::to_string(row));
+  }
+  std::vector<Number> numbers(width);
+  std::memcpy(numbers.data(), bytes.data() + start + row * size, size);
+  return numbers;
+}
+
+// The same numbers for each of the pictures.
+template <typename Number>
+std::vector<Number> for_each_picture(const std::vector<Number>& numbers) {
+  std::vector<Number> all;
+  for (std::int64_t sample = 0; sample < kCount; ++sample) all.insert(all.end(), numbers.begin(), numbers.end());
+  return all;
 }
 
 int run(int argc, char** argv) {
@@ -48,23 +59,28 @@ int run(int argc, char** argv) {
   };
   const std::int64_t dim_z = width(0), dim_h = width(1);
 
-  const std::vector<float> embedding = stored_embedding(bundle, row, dim_h);
-  std::vector<float> noise, conditioning;
+  std::vector<float> noise;
   for (std::int64_t sample = 0; sample < kCount; ++sample) {
     const std::vector<float> z = icgan::noise(seed, sample, kTruncation, dim_z);
     noise.insert(noise.end(), z.begin(), z.end());
-    conditioning.insert(conditioning.end(), embedding.begin(), embedding.end());
+  }
+  auto embedding = for_each_picture(stored<float>(bundle + "/bank/embeddings.npy", row, dim_h));
+  std::vector<std::int64_t> label;  // only of models with classes
+  if (generator.GetInputCount() == 3) {
+    label = for_each_picture(stored<std::int64_t>(bundle + "/bank/labels.npy", row, 1));
   }
 
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-  const auto tensor = [&](std::vector<float>& data, std::int64_t columns) {
-    const std::int64_t shape[] = {kCount, columns};
-    return Ort::Value::CreateTensor<float>(memory, data.data(), data.size(), shape, 2);
+  const auto tensor = [&](auto& data, std::vector<std::int64_t> shape) {
+    return Ort::Value::CreateTensor(memory, data.data(), data.size(), shape.data(), shape.size());
   };
-  const Ort::Value inputs[] = {tensor(noise, dim_z), tensor(conditioning, dim_h)};
-  const char* input_names[] = {"noise", "embedding"};
+  std::vector<Ort::Value> inputs;
+  inputs.push_back(tensor(noise, {kCount, dim_z}));
+  inputs.push_back(tensor(embedding, {kCount, dim_h}));
+  if (!label.empty()) inputs.push_back(tensor(label, {kCount}));
+  const char* input_names[] = {"noise", "embedding", "label"};
   const char* output_names[] = {"image"};
-  const auto outputs = generator.Run(Ort::RunOptions{nullptr}, input_names, inputs, 2, output_names, 1);
+  const auto outputs = generator.Run(Ort::RunOptions{nullptr}, input_names, inputs.data(), inputs.size(), output_names, 1);
 
   const std::size_t side = outputs[0].GetTensorTypeAndShapeInfo().GetShape()[1];
   const auto* pixels = outputs[0].GetTensorData<std::uint8_t>();  // [8, R, R, 3]

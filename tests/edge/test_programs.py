@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image
 
@@ -42,22 +40,25 @@ def test_the_node_example_refuses_a_changed_file(tiny_bundle, node_packages, tmp
         node(EXAMPLES / "node/generate.mjs", bundle)
 
 
-def test_the_cpp_example_draws_pythons_pictures(tiny_bundle, tmp_path):
-    include = os.environ.get("ONNXRUNTIME_INCLUDE", "/usr/include/onnxruntime")
-    if shutil.which("cmake") is None or not Path(include, "onnxruntime_cxx_api.h").exists():
-        pytest.skip("needs cmake and ONNX Runtime's headers: set ONNXRUNTIME_INCLUDE")
-    library = tmp_path / "libonnxruntime.so.1"  # the name it is loaded by, which the wheel leaves out
-    library.symlink_to(next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")))
-    configure = [
-        "cmake",
-        "-S",
-        EXAMPLES / "cpp",
-        "-B",
-        tmp_path / "build",
-        f"-DONNXRUNTIME_INCLUDE={include}",
-    ]
-    subprocess.run([*configure, f"-DONNXRUNTIME_LIBRARY={library}"], check=True)
-    subprocess.run(["cmake", "--build", tmp_path / "build"], check=True)
-    sheet = tmp_path / "sheet.png"
-    subprocess.run([tmp_path / "build/generate", tiny_bundle, str(ROW), str(SEED), sheet], check=True)
-    assert_pictures_are_pythons(sheet, tiny_bundle)
+@pytest.fixture(scope="module")
+def cpp_program(onnxruntime_headers, onnxruntime_library, tmp_path_factory) -> Path:
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    folder = tmp_path_factory.mktemp("cpp")
+    places = f"-DONNXRUNTIME_INCLUDE={onnxruntime_headers}", f"-DONNXRUNTIME_LIBRARY={onnxruntime_library}"
+    subprocess.run(["cmake", "-S", EXAMPLES / "cpp", "-B", folder, *places], check=True)
+    subprocess.run(["cmake", "--build", folder], check=True)
+    return folder / "generate"
+
+
+@pytest.mark.parametrize("name", ["tiny_bundle", "labelled_bundle"])
+def test_the_cpp_example_draws_pythons_pictures(name, cpp_program, request, tmp_path):
+    bundle = request.getfixturevalue(name)
+    subprocess.run([cpp_program, bundle, str(ROW), str(SEED), tmp_path / "sheet.png"], check=True)
+    assert_pictures_are_pythons(tmp_path / "sheet.png", bundle)
+
+
+def test_the_cpp_example_names_the_file_that_has_no_such_row(tiny_bundle, cpp_program):
+    done = subprocess.run([cpp_program, tiny_bundle, "20"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"generate: {tiny_bundle}/bank/embeddings.npy has no row 20\n"

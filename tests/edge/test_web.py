@@ -37,7 +37,7 @@ def visit(tiny_bundle, pictures, node_packages, tmp_path_factory) -> dict[str, A
         pytest.skip("chromium is not installed")
     dist = tmp_path_factory.mktemp("web") / "dist"
     node(EXAMPLES / "web/build.mjs", tiny_bundle, dist)
-    told = {"dist": str(dist), "query": "?backend=wasm", "chromium": chromium, "shots": None, **pictures}
+    told = {"dist": str(dist), "query": "?backend=wasm", "chromium": chromium, **pictures}
     return json.loads(node(HERE / "browser.mjs", json.dumps(told)))
 
 
