@@ -65,8 +65,6 @@ class MissingExtraError(BackendError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed: pip install 'icgan[{extra}]'")
-        self.library = library
-        self.extra = extra
 
 
 class NumericsError(BackendError):

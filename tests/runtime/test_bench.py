@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from icgan_runtime import bench
+from icgan_runtime.bundle import Bundle
 from icgan_runtime.cli import main
 from icgan_runtime.errors import BundleError, RequestError
+from icgan_runtime.latents import noise
 
 
 def test_competitors_take_turns_in_rotating_order():
@@ -58,6 +60,90 @@ def test_a_route_that_paints_another_picture_shows_it(tiny_bundle, monkeypatch):
     apart = {(row["stage"], row["route"]): row["apart"] for row in report["rows"]}
     assert apart["generator", "black"] > 100
     assert apart["encoder", "black"] > 0.1
+
+
+class Fake:
+    """A route that gives one answer for every row."""
+
+    def __init__(self, component: float, grey: int) -> None:
+        self.component, self.grey = component, grey
+
+    def embed(self, image):
+        return np.full((len(image), 12), self.component, np.float32)
+
+    def generate(self, feeds):
+        assert feeds["label"].shape == (len(feeds["noise"]),)
+        return np.full((len(feeds["noise"]), 8, 8, 3), self.grey, np.uint8)
+
+
+def test_a_row_says_how_fast_and_how_far_apart_from_the_first_route(labelled_bundle, monkeypatch):
+    offered = {"ours": Fake(0.5, 100), "theirs": Fake(0.25, 130)}
+    points = [
+        SimpleNamespace(name=name, load=lambda fake=fake: lambda path, threads: fake)
+        for name, fake in offered.items()
+    ]
+    monkeypatch.setattr(bench, "entry_points", lambda group: points if group == "icgan.routes" else [])
+    asked = []
+
+    def timed(work, rounds):
+        asked.append((list(work), rounds))
+        return {"ours": bench.Timing((0.04, 0.02, 0.03)), "theirs": bench.Timing((0.02, 0.01, 0.03))}
+
+    monkeypatch.setattr(bench, "interleave", timed)
+    said: list[str] = []
+    report = bench.bench(
+        labelled_bundle, ["ours", "theirs"], batches=[3], rounds=7, threads=5, progress=said.append
+    )
+    model = Bundle.open(labelled_bundle).manifest.model
+    ours = {"median_ms": 30.0, "first_quartile_ms": 25.0, "third_quartile_ms": 35.0, "batch": 3}
+    theirs = {"median_ms": 20.0, "first_quartile_ms": 15.0, "third_quartile_ms": 25.0, "batch": 3}
+    base = {"route": "ours", "images_per_second": 100.0, "times_faster": 1.0, "apart": 0.0}
+    other = {"route": "theirs", "images_per_second": 150.0, "times_faster": 2.0}
+    assert report == {
+        "model": "tiny",
+        "identity": model.identity,
+        "threads": 5,
+        "rounds": 7,
+        "rows": [
+            {"stage": "encoder", **ours, **base},
+            {"stage": "encoder", **theirs, **other, "apart": 0.25},
+            {"stage": "generator", **ours, **base},
+            {"stage": "generator", **theirs, **other, "apart": 30.0},
+        ],
+    }
+    assert asked == [(["ours", "theirs"], 7)] * 2
+    assert said == [
+        "encoder, batch 3: 7 rounds of ours, theirs",
+        "generator, batch 3: 7 rounds of ours, theirs",
+    ]
+    assert bench.table(report).splitlines() == [
+        "stage      batch  route   median ms  quartiles ms    img/s  ratio  apart",
+        "encoder    3      ours    30.00      25.00 .. 35.00  100.0  1.00   0",
+        "encoder    3      theirs  20.00      15.00 .. 25.00  150.0  2.00   0.25",
+        "generator  3      ours    30.00      25.00 .. 35.00  100.0  1.00   0",
+        "generator  3      theirs  20.00      15.00 .. 25.00  150.0  2.00   30",
+    ]
+
+
+def test_every_comparison_is_fed_the_same_made_up_inputs(labelled_bundle):
+    model = Bundle.open(labelled_bundle).manifest.model
+    pictures, feeds = bench.make_inputs(model, 40)
+    again, fed_again = bench.make_inputs(model, 40)
+    np.testing.assert_array_equal(pictures, again)
+    for name, array in feeds.items():
+        np.testing.assert_array_equal(array, fed_again[name])
+    assert (pictures.dtype, pictures.shape) == (np.uint8, (40, 8, 8, 3))
+    assert (pictures.min(), pictures.max()) == (0, 255)
+    np.testing.assert_array_equal(feeds["noise"], noise(0, np.arange(40), 1.0, 6))
+    assert (feeds["embedding"].dtype, feeds["embedding"].shape) == (np.float32, (40, 12))
+    np.testing.assert_allclose(np.linalg.norm(feeds["embedding"], axis=1), 1, rtol=1e-6)
+    assert set(feeds["label"]) == {0, 1, 2}
+    assert feeds["label"].dtype == np.int64
+
+
+def test_a_model_without_classes_is_fed_no_labels(tiny_bundle):
+    _, feeds = bench.make_inputs(Bundle.open(tiny_bundle).manifest.model, 2)
+    assert sorted(feeds) == ["embedding", "noise"]
 
 
 def test_the_command_prints_a_table_and_ends_in_json(tiny_bundle, tmp_path, capsys):

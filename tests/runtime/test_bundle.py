@@ -135,6 +135,13 @@ def test_a_flipped_byte_in_the_manifest_is_refused_or_changes_a_report_only(tiny
     assert loaded.graphs == original.graphs
 
 
+def test_verifying_all_files_names_the_first_that_differs(bundle):
+    Bundle.open(bundle).verify_files()
+    (bundle / "README.md").write_bytes(b"# tinY\n")
+    with pytest.raises(IntegrityError, match=r"README\.md: SHA-256"):
+        Bundle.open(bundle).verify_files()
+
+
 def swap(bundle, foreign, name):
     (bundle / name).write_bytes((foreign / name).read_bytes())
     accept_new_hash(bundle, name)

@@ -110,6 +110,43 @@ def test_a_wrong_value_is_refused_with_its_place(value, place, new, message):
 
 
 @pytest.mark.parametrize(
+    ("place", "low", "high"),
+    [
+        (["model", "resolution"], 4, 2048),
+        (["model", "dim_z"], 1, 65536),
+        (["model", "encoder", "input_size"], 1, 2048),
+        (["model", "preprocessing", "size"], 1, 2048),
+        (["bank", "count"], 1, 1 << 32),
+        (["bank", "neighbours"], 1, 20),
+        (["bank", "thumbnail_size"], 1, 2048),
+        (["files", "encoder.onnx", "bytes"], 0, 16 << 30),
+        (["graphs", 0, "opset"], 17, 30),
+        (["engines", 0, "max_batch"], 1, 4096),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, list) else None,
+)
+def test_a_number_is_taken_up_to_its_bounds_and_no_further(value, place, low, high):
+    engine = {"role": "encoder", "precision": "fp32", "file": "encoder.onnx", "compute_capability": "sm90"}
+    space = value["bank"]["encoder_id"]
+    value["bank"]["neighbours"] = 1
+    value["engines"] = [{**engine, "tensorrt_version": "10.14.1", "max_batch": 1, "encoder_id": space}]
+    for number, good in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
+        changed = json.loads(json.dumps(value))
+        put(changed, place, number)
+        model = from_json(Model, changed["model"], "model")
+        for part in (changed["bank"], *changed["graphs"], *changed["engines"]):
+            part["encoder_id"] = model.encoder_id
+        for graph in changed["graphs"]:
+            specs = graph_specs(model, graph["role"], changed["bank"]["neighbours"])
+            graph["inputs"], graph["outputs"] = to_json(specs[0]), to_json(specs[1])
+        if good:
+            parse(changed)
+        else:
+            with pytest.raises(BundleError, match=rf"{place[-1]} is {number}, expected"):
+                parse(changed)
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "../secret",

@@ -32,5 +32,14 @@ def test_the_limit_is_a_quantile_of_the_distances_between_neighbours():
     )
 
 
+def test_two_instances_are_as_near_as_they_are_to_each_other():
+    assert outside_below(bank(np.array([[1.0, 0.0], [0.6, 0.8]]))) == np.float32(0.6)
+
+
+def test_a_large_bank_has_the_same_limit_every_time_it_is_opened():
+    large = bank(np.random.default_rng(2).normal(size=(2000, 4)))
+    assert outside_below(large) == outside_below(large)
+
+
 def test_a_bank_of_one_instance_has_no_outside():
     assert outside_below(bank(np.ones((1, 4)))) == -1
