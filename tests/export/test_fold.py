@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from icgan_export import fold
 from icgan_export.fold import Rewrites, rewrite
@@ -148,3 +149,83 @@ def test_products_need_no_more_weights_in_conv1_than_the_kernel_has(
 ) -> None:
     _, kernel = picture_and_kernel
     assert sum(matrix.numel() for matrix in fold.difference_kernels(kernel).values()) == kernel.numel()
+
+
+def test_nothing_is_rewritten_when_nothing_is_asked_for() -> None:
+    expected = Rewrites(("plain",) * 4, False, False, False, False)
+    assert Rewrites.none(CONFIGS["instance"]) == expected
+
+
+def test_wide_blocks_become_products_and_narrow_ones_transposed_convolutions() -> None:
+    widths = ModelConfig(32, 16, generator_multipliers=(17, 16, 15, 1), embedding_dim=24)
+    for target in ("onnxruntime", "openvino"):
+        assert Rewrites.best(widths, target) == Rewrites(("products", "products", "transposed"))
+    assert Rewrites.best(widths) == Rewrites.best(widths, "onnxruntime")
+    assert Rewrites.best(widths, "tensorrt") == Rewrites(("transposed",) * 3)
+
+
+def multiply_adds(generator: Generator, rewrites: Rewrites) -> int:
+    """Of one picture of an instance-conditioned generator, counted while it runs."""
+    model = rewrite(generator, rewrites)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, generator.config.dim_z), torch.zeros(1, generator.config.embedding_dim or 1))
+    return int(counter.get_total_flops()) // 2
+
+
+def test_every_rewrite_does_less_arithmetic() -> None:
+    config = ModelConfig(32, 16, (8, 32), embedding_dim=24, shared_dim_feat=16)
+    generator = lively_generator(config)
+    none = Rewrites.none(config)
+    before = multiply_adds(generator, none)
+    pairs = [4 * 4 * 64 * 64, 8 * 8 * 64 * 64, 16 * 16 * 64 * 64]  # input pixels x pairs of channels
+    shortcut = dataclasses.replace(none, early_shortcut=True)
+    assert before - multiply_adds(generator, shortcut) == 3 * sum(pairs)
+    for form in FORMS[1:]:
+        rewrites = dataclasses.replace(shortcut, blocks=uniform(config, form))
+        saved = before - multiply_adds(generator, rewrites)
+        kept = {"transposed": 16 + 36 + 1, "phases": 16 + 36 + 1, "products": 9 + 16 + 1}[form]
+        promised = (36 + 36 + 4 - kept) * sum(pairs)
+        # phases and differences reach one row past a picture
+        assert (1 if form == "transposed" else 0.8) * promised <= saved <= promised
+
+
+def linear_and_convolutions(model: nn.Module) -> tuple[int, int]:
+    kinds = [type(module) for module in model.modules()]
+    return kinds.count(nn.Linear), kinds.count(nn.Conv2d)
+
+
+def test_products_of_conditions_and_attention_are_one_where_there_were_many() -> None:
+    config = CONFIGS["class and instance"]
+    generator, none = lively_generator(config), Rewrites.none(config)
+    linear, convolutions = linear_and_convolutions(rewrite(generator, none))
+    one = rewrite(generator, dataclasses.replace(none, condition_product=True))
+    # two for each of the six norms; the instance's projection and the input map stay
+    assert (linear, linear_and_convolutions(one)[0]) == (12 + 2, 1 + 2)
+    joined = rewrite(generator, dataclasses.replace(none, attention_product=True))
+    # theta stays alone, phi and g are one, at two resolutions
+    assert convolutions - linear_and_convolutions(joined)[1] == 2
+
+
+def test_the_last_norm_disappears_into_the_last_block_unless_attention_follows() -> None:
+    folded = dataclasses.replace(Rewrites.none(CONFIGS["instance"]), output_norm=True)
+    assert not rewrite(lively_generator(CONFIGS["instance"]), folded).output_norm
+    attended = ModelConfig(32, 4, (32,), embedding_dim=24)
+    kept = dataclasses.replace(Rewrites.none(attended), output_norm=True)
+    assert rewrite(lively_generator(attended), kept).output_norm
+    assert difference(lively_generator(attended).double(), kept) < EXACT
+
+
+def test_the_rewritten_generator_keeps_the_dtype_and_learns_nothing() -> None:
+    config = CONFIGS["instance"]
+    for dtype in (torch.float32, torch.float64):
+        model = rewrite(lively_generator(config).to(dtype), Rewrites.best(config))
+        tensors = [*model.parameters(), *model.buffers()]
+        assert {tensor.dtype for tensor in tensors} == {dtype}
+        assert not any(tensor.requires_grad for tensor in tensors)
+        assert not model.training
+
+
+def test_a_form_too_few_is_refused() -> None:
+    config = CONFIGS["instance"]
+    with pytest.raises(ValueError, match=r"^rewrites\.blocks has 2 forms for 4 blocks$"):
+        rewrite(lively_generator(config), Rewrites(("plain", "plain")))

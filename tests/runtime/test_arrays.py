@@ -35,6 +35,14 @@ def test_an_array_reads_back_equal_from_disk(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), array.transpose(0, 2, 1))
 
 
+def test_a_file_that_is_no_array_is_not_mapped(tmp_path):
+    (tmp_path / "x.npy").write_bytes(npy(np.zeros(3, np.float32))[:-1])
+    with pytest.raises(
+        BundleError, match=r"^bank/x\.npy: its header promises float32\[3\], the file has 139"
+    ):
+        arrays.map_npy(tmp_path / "x.npy", "bank/x.npy")
+
+
 def test_what_is_read_cannot_be_written_to():
     with pytest.raises(ValueError, match="read-only"):
         arrays.read_npy(npy(np.zeros(3, np.float32)), "x")[0] = 1

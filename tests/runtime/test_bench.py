@@ -125,6 +125,11 @@ def test_a_row_says_how_fast_and_how_far_apart_from_the_first_route(labelled_bun
     ]
 
 
+def test_times_are_reported_to_a_ten_thousandth_of_a_millisecond():
+    third = bench.milliseconds(bench.Timing((1 / 3,)))
+    assert third == dict.fromkeys(("median_ms", "first_quartile_ms", "third_quartile_ms"), 333.3333)
+
+
 def test_every_comparison_is_fed_the_same_made_up_inputs(labelled_bundle):
     model = Bundle.open(labelled_bundle).manifest.model
     pictures, feeds = bench.make_inputs(model, 40)
@@ -132,10 +137,12 @@ def test_every_comparison_is_fed_the_same_made_up_inputs(labelled_bundle):
     np.testing.assert_array_equal(pictures, again)
     for name, array in feeds.items():
         np.testing.assert_array_equal(array, fed_again[name])
-    assert (pictures.dtype, pictures.shape) == (np.uint8, (40, 8, 8, 3))
+    assert pictures.dtype == np.uint8
+    assert pictures.shape == (40, 8, 8, 3)
     assert (pictures.min(), pictures.max()) == (0, 255)
     np.testing.assert_array_equal(feeds["noise"], noise(0, np.arange(40), 1.0, 6))
-    assert (feeds["embedding"].dtype, feeds["embedding"].shape) == (np.float32, (40, 12))
+    assert feeds["embedding"].dtype == np.float32
+    assert feeds["embedding"].shape == (40, 12)
     np.testing.assert_allclose(np.linalg.norm(feeds["embedding"], axis=1), 1, rtol=1e-6)
     assert set(feeds["label"]) == {0, 1, 2}
     assert feeds["label"].dtype == np.int64

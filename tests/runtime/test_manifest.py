@@ -321,6 +321,22 @@ def test_any_manifest_reads_back_equal_and_byte_for_byte(manifest):
     assert again.model.identity == manifest.model.identity
 
 
+def test_every_graph_carries_the_metadata_that_the_format_page_lists():
+    model = dataclasses.replace(tiny_model(classes=3, side=16), dim_z=7)
+    assert onnx_metadata(model, "lookup", "fp16") == {
+        "icgan.name": "tiny",
+        "icgan.version": "1",
+        "icgan.role": "lookup",
+        "icgan.precision": "fp16",
+        "icgan.resolution": "16",
+        "icgan.dim_z": "7",
+        "icgan.embedding_dim": "12",
+        "icgan.classes": "3",
+        "icgan.licence": "CC0-1.0",
+        "icgan.identity": model.identity,
+    }
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

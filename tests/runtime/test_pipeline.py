@@ -1,6 +1,9 @@
 import dataclasses
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from icgan_runtime import Bank, Pipeline
 from icgan_runtime.arrays import read_npz
 from icgan_runtime.backends.canned import CannedSession
 from icgan_runtime.chain import LocalChain
-from icgan_runtime.errors import BindingError, DecodeError, NumericsError, RequestError
+from icgan_runtime.errors import BindingError, DecodeError, MissingExtraError, NumericsError, RequestError
 from icgan_runtime.latents import MAX_SEED, noise
 from icgan_runtime.request import MAX_SAMPLES, Request
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL, Rows
@@ -327,6 +330,21 @@ def test_a_nan_embedding_is_reported(pipe):
         broken = dataclasses.replace(pipe.chain, encoder=encoder)
         with pytest.raises(NumericsError, match=message):
             Pipeline(broken).embed(PHOTO)
+
+
+def test_talking_to_a_server_without_its_client_names_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "icgan_runtime.backends.triton", None)
+    with pytest.raises(MissingExtraError) as caught:
+        Pipeline.connect("grpc://localhost:8001")
+    assert str(caught.value) == "tritonclient is not installed: pip install 'icgan[triton]'"
+
+
+def test_connecting_keeps_address_time_limit_and_retries(monkeypatch):
+    client = SimpleNamespace(TritonChain=lambda *arguments: arguments)
+    monkeypatch.setitem(sys.modules, "icgan_runtime.backends.triton", client)
+    defaults: Any = Pipeline.connect("grpc://host:1").chain
+    chosen: Any = Pipeline.connect("http://host:2", timeout_s=0.5, retries=7).chain
+    assert (defaults, chosen) == (("grpc://host:1", 30, 3), ("http://host:2", 0.5, 7))
 
 
 def test_the_model_is_described(pipe):
