@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from icgan_export.source import read_run
+from icgan_runtime.manifest import Licence
 from icgan_training.checkpoint import load_discriminator, load_generator
 from icgan_training.cli import main
 from icgan_training.encoder import EncoderConfig, random_encoder, save_encoder
 from icgan_training.errors import WeightsError
-from icgan_training.official import convert, open_experiment
+from icgan_training.official import LICENCE, NOTICE, convert, open_experiment
 from tests.models.published import Shape, generate, judge, random_discriminator, random_generator
 
 SHAPE = Shape(64, ch=2, attention=32, shared_feat=24)
@@ -129,6 +131,8 @@ def test_an_encoder_is_bound_into_the_run(experiment, tmp_path):
     described = json.loads((tmp_path / "run" / "config.json").read_text())
     assert len(described["encoder"]["sha256"]) == 64
     assert (tmp_path / "run" / "encoder.safetensors").exists()
+    model = read_run(tmp_path / "run").model  # what a bundle, its model card and `icgan info` say
+    assert model.licence == Licence(LICENCE, NOTICE)
 
 
 def test_an_encoder_of_another_width_is_refused(experiment, tmp_path):
