@@ -3,10 +3,12 @@
     python -m benchmarks.lookup --data data/cifar10-32 --counts 1000 100000 1000000 --out bench/lookup
 
 A million real embeddings are not at hand, so a bank is grown from a real one: rows between a stored embedding
-and one of its neighbours, turned into `width` dimensions by a fixed rotation, which keeps all inner products.
+and one of its 50 nearest, turned into `width` dimensions by a fixed rotation that keeps all inner products.
 Queries are grown the same way and are not stored. Each form runs in a process of its own: seconds until it
 answers (the bank's file is in the page cache), resident memory above the bank's own, milliseconds of single
-queries, and how often the first and the first ten neighbours are those of the exact search.
+queries, and how often the first and the first ten neighbours are those of the exact search. Whatever is not
+timed, the building of an index above all, can go on beside other work: with --pause the program then waits
+for a line on its input, so that a busy machine can be made quiet for the seconds that count.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ from numpy.typing import NDArray
 
 from benchmarks.serving import processor
 from icgan_runtime.bank import Bank
+from icgan_runtime.files import atomic_file
 from icgan_runtime.search import choose_search
 
 F32 = NDArray[np.float32]
 K = 10
 QUERIES = 500
+ROWS_AT_ONCE = 2000
 FORMS = ("numpy", "faiss", "faiss-ivf", "graph")
 GRAPH_UP_TO = 100_000  # a larger one passes ONNX's 2 GB
 NUMPY_UP_TO = 100_000  # beyond, it is faiss only slower
@@ -41,18 +45,41 @@ def grown(embeddings: F32, neighbours: NDArray[np.int64], count: int, width: int
     """`count` unit rows among `embeddings` [N, D], each on the way from a row to one of its neighbours."""
     rng = np.random.default_rng(seed)
     dims = embeddings.shape[1]
-    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(width, dims)))[0].astype(np.float32)
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), dims)
     rows = np.empty((count, width), np.float32)
-    for start in range(0, count, 50_000):
-        stop = min(start + 50_000, count)
-        a = rng.integers(0, len(embeddings), stop - start)
-        b = neighbours[a, rng.integers(0, neighbours.shape[1], stop - start)]
-        share = rng.uniform(0, 0.5, (stop - start, 1)).astype(np.float32)
+    for start in range(0, count, ROWS_AT_ONCE):
+        part = rows[start : start + ROWS_AT_ONCE]
+        a = rng.integers(0, len(embeddings), len(part))
+        b = neighbours[a, rng.integers(0, neighbours.shape[1], len(part))]
+        share = rng.uniform(0, 0.5, (len(part), 1)).astype(np.float32)
         between = (1 - share) * embeddings[a] + share * embeddings[b]
-        between += rng.normal(scale=0.1 / np.sqrt(dims), size=between.shape).astype(np.float32)
-        between /= np.linalg.norm(between, axis=1, keepdims=True)
-        rows[start:stop] = between @ rotation.T
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        between += rng.standard_normal(between.shape, np.float32) * np.float32(0.1 / np.sqrt(dims))
+        part[:, :dims] = signs * between / np.linalg.norm(between, axis=1, keepdims=True)
+        part[:, dims:] = 0
+        rotate(part)
+    return rows
+
+
+def rotate(rows: F32) -> None:
+    """Walsh-Hadamard transform of each row, scaled to keep lengths: spreads every component over all."""
+    width = rows.shape[1]
+    step = 1
+    while step < width:
+        pairs = rows.reshape(len(rows), -1, 2, step)
+        total = pairs[:, :, 0] + pairs[:, :, 1]
+        pairs[:, :, 1] = pairs[:, :, 0] - pairs[:, :, 1]
+        pairs[:, :, 0] = total
+        step *= 2
+    rows /= np.float32(np.sqrt(width))
+
+
+def grow(folder: Path, embeddings: F32, neighbours: NDArray[np.int64], count: int, width: int) -> None:
+    """Write the bank and the queries, unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "bank.npy").exists():
+        np.save(folder / "queries.npy", grown(embeddings, neighbours, QUERIES, width, seed=1))
+        with atomic_file(folder / "bank.npy") as path, path.open("wb") as file:
+            np.save(file, grown(embeddings, neighbours, count, width, seed=2))
 
 
 def opened(folder: Path) -> Bank:
@@ -60,8 +87,8 @@ def opened(folder: Path) -> Bank:
     return Bank("benchmark", embeddings, np.arange(len(embeddings)), None, None)
 
 
-def measure(form: str, folder: Path, answer: Any) -> None:
-    """In a process of its own: send what `form` costs and finds."""
+def measure(form: str, folder: Path, parent: Any) -> None:
+    """In a process of its own: send what `form` costs and finds, timing when `parent` says so."""
     bank, queries = opened(folder), np.load(folder / "queries.npy")
     before = resident_mib()
     started = time.perf_counter()
@@ -87,6 +114,8 @@ def measure(form: str, folder: Path, answer: Any) -> None:
     seconds = time.perf_counter() - started
     memory = resident_mib() - before
     found = find(queries)
+    parent.send(None)
+    parent.recv()
     number = QUERIES if len(bank) <= 100_000 or form == "faiss-ivf" else 40
     taken = []
     for row in range(number):
@@ -94,7 +123,7 @@ def measure(form: str, folder: Path, answer: Any) -> None:
         find(queries[row : row + 1])
         taken.append(1e3 * (time.perf_counter() - begun))
     p50, p99 = np.percentile(taken, (50, 99))
-    answer.send(
+    parent.send(
         {
             "seconds_to_load": seconds,
             "mib": memory,
@@ -119,33 +148,38 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="a folder written by icgan-train prepare")
-    parser.add_argument(
-        "--width", type=int, default=2048, help="of the embeddings (default 2048, ResNet-50's)"
-    )
+    parser.add_argument("--width", type=int, default=2048, help="a power of two (default 2048, ResNet-50's)")
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
+    parser.add_argument("--work", type=Path, help="folder that keeps the grown banks for the next time")
+    parser.add_argument("--pause", action="store_true", help="wait for a line on stdin before timing")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     embeddings = np.load(options.data / "embeddings.npy", mmap_mode="r")
-    neighbours = np.load(options.data / "neighbours.npy", mmap_mode="r")
+    neighbours = np.load(options.data / "neighbours.npy", mmap_mode="r")[:, :50]
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     context = multiprocessing.get_context("spawn")
-    for count in options.counts:
-        with tempfile.TemporaryDirectory(dir=options.out) as name:
-            folder = Path(name)
-            np.save(folder / "queries.npy", grown(embeddings, neighbours, QUERIES, options.width, seed=1))
-            np.save(folder / "bank.npy", grown(embeddings, neighbours, count, options.width, seed=2))
+    with tempfile.TemporaryDirectory(dir=options.out) as scratch:
+        for count in options.counts:
+            folder = (options.work or Path(scratch)) / f"{count}x{options.width}"
+            grow(folder, embeddings, neighbours, count, options.width)
             exact = None
             for form in sorted(options.forms, key=lambda form: form != "faiss"):  # the measure of the others
                 if count > {"graph": GRAPH_UP_TO, "numpy": NUMPY_UP_TO}.get(form, count):
                     continue
                 print(f"{count} instances, {form}", file=sys.stderr, flush=True)
-                receive, send = context.Pipe()
-                process = context.Process(target=measure, args=(form, folder, send))
+                here, there = context.Pipe()
+                process = context.Process(target=measure, args=(form, folder, there))
                 process.start()
-                row = receive.recv()
+                here.recv()
+                if options.pause:
+                    print("ready to be timed: send a line", file=sys.stderr, flush=True)
+                    sys.stdin.readline()
+                here.send(None)
+                row = here.recv()
+                print("timed", file=sys.stderr, flush=True)
                 process.join()
                 found = row.pop("found")
                 exact = found if form == "faiss" else exact

@@ -80,7 +80,11 @@ def main() -> None:
 
 def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
     picture = options.picture.read_bytes()
-    with Pipeline.load(options.bundle) as local, Pipeline.connect(server.grpc_url) as remote:
+    with (
+        Pipeline.load(options.bundle) as local,
+        Pipeline.connect(server.grpc_url) as remote,
+        Pipeline.connect(server.grpc_url, shared_memory="system") as shared,
+    ):
         assert isinstance(local.chain, LocalChain)
         assert isinstance(remote.chain, TritonChain)
         difference = remote.generate(picture, n=8).images.astype(int) - local.generate(picture, n=8).images
@@ -93,6 +97,7 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
                     "in-process": lambda n=n: local.generate(picture, n=n),
                     "three calls": lambda n=n: calls(n),
                     "ensemble": lambda n=n: remote.generate(picture, n=n),
+                    "ensemble, shared memory": lambda n=n: shared.generate(picture, n=n),
                 },
                 server,
                 options.rounds,

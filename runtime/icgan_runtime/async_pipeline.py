@@ -32,13 +32,15 @@ class AsyncPipeline:
         self._server = server
 
     @classmethod
-    async def connect(cls, url: str, *, timeout_s: float = 30, retries: int = 3) -> AsyncPipeline:
+    async def connect(
+        cls, url: str, *, timeout_s: float = 30, retries: int = 3, shared_memory: str | None = None
+    ) -> AsyncPipeline:
         """As `Pipeline.connect`."""
         try:
             from icgan_runtime.backends.triton import AsyncTriton
         except ImportError:
             raise MissingExtraError("tritonclient", "triton") from None
-        return cls(await AsyncTriton.open(url, timeout_s, retries))
+        return cls(await AsyncTriton.open(url, timeout_s, retries, shared_memory))
 
     @property
     def model(self) -> Model:

@@ -60,17 +60,21 @@ class Pipeline:
         )
 
     @classmethod
-    def connect(cls, url: str, *, timeout_s: float = 30, retries: int = 3) -> Pipeline:
+    def connect(
+        cls, url: str, *, timeout_s: float = 30, retries: int = 3, shared_memory: str | None = None
+    ) -> Pipeline:
         """Talk to a server: `grpc://host:8001` or `http://host:8000` (also grpcs and https).
 
         Results are those of `load`. A call takes `timeout_s` at most, DeadlineError after that; while the
         server is unreachable or overloaded it is tried again up to `retries` times, UnavailableError then.
+        `shared_memory="system"` passes pictures through memory that a server on this machine maps too,
+        `"cuda"` through its GPU's; ServiceError when the server cannot or may not.
         """
         try:
             from icgan_runtime.backends.triton import TritonChain
         except ImportError:
             raise MissingExtraError("tritonclient", "triton") from None
-        return cls(TritonChain(url, timeout_s, retries))
+        return cls(TritonChain(url, timeout_s, retries, shared_memory))
 
     @property
     def model(self) -> Model:

@@ -13,13 +13,16 @@ from icgan_runtime.bank import Bank
 from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.search import F32, I64, ROUNDING, Propose, Search
 
-# The approximate index (Sivic and Zisserman, 2003; Jégou et al., 2011): instances in lists around centroids,
-# one byte per component, of which a query reads the nearest few lists. Numbers from docs/serving.md.
+# The approximate index (Sivic and Zisserman, 2003; Jégou et al., 2011): the principal components of the
+# instances, one byte each, in lists around centroids, of which a query reads the nearest few. Every component
+# of 2048 would cost eight times the memory and thirty times the time (docs/log.md).
+COMPONENTS = 256
 LISTS_PER_ROOT = 1  # lists = this × √count, at least
-PROBES = 16
+PROBES = 32
 TRAINING_ROWS_PER_LIST = 40  # faiss asks for 39
 TRAINING_ROUNDS = 6
-CANDIDATES = 64  # rescored exactly, so that one byte per component does not decide the order
+AXES_ROWS = 10_000  # enough to tell the principal axes of 2048 components
+CANDIDATES = 64  # rescored exactly, so that neither projection nor bytes decide the order
 # Of a flat index: below this a second thread costs more than it saves, above all beside other programs.
 ONE_THREAD_BELOW_BYTES = 16 << 20
 ROWS_AT_ONCE = 65_536  # of a bank that may be mapped from disk
@@ -76,32 +79,45 @@ def one_thread() -> Iterator[None]:
 
 
 def faiss_ivf_search(bank: Bank, reason: str, probes: int = PROBES) -> Search:
-    """An approximate index, built here (a million rows take about a minute): a quarter of the bank's bytes.
+    """An approximate index, built here (docs/serving.md says how long that takes): 256 bytes an instance.
 
     A query compares with about `probes` / √count of the bank. The neighbours found are scored and ordered
     exactly; a nearer one in a list that was not read is missed.
     """
-    count, width = bank.embeddings.shape
+    count = len(bank)
     lists = max(1, min(int(LISTS_PER_ROOT * math.sqrt(count)), count // TRAINING_ROWS_PER_LIST))
-    centroids = faiss.IndexFlatIP(width)
+    some = bank.embeddings[_spread(count, lists * TRAINING_ROWS_PER_LIST)]
+    axes = principal_axes(some[_spread(len(some), AXES_ROWS)], COMPONENTS)
+    width = axes.shape[1]
+    # unit vectors: the nearest is the one with the largest product, and distances survive a projection
     index = faiss.IndexIVFScalarQuantizer(
-        centroids, width, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        faiss.IndexFlatL2(width), width, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
     )
     index.cp.niter = TRAINING_ROUNDS
-    index.cp.spherical = True
-    some = np.linspace(0, count - 1, min(count, lists * TRAINING_ROWS_PER_LIST)).astype(np.int64)
-    index.train(np.ascontiguousarray(bank.embeddings[some]))
+    index.train(some @ axes)
     for start in range(0, count, ROWS_AT_ONCE):
-        index.add(np.ascontiguousarray(bank.embeddings[start : start + ROWS_AT_ONCE]))
+        index.add(bank.embeddings[start : start + ROWS_AT_ONCE] @ axes)
 
     def propose(embedding: F32, wanted: int) -> list[I64]:
         reach, read = min(max(2 * wanted, CANDIDATES), count), min(probes, lists)
         while True:
             parameters = faiss.SearchParametersIVF(nprobe=read)  # type: ignore[call-arg]  # its stub says less
-            _, rows = index.search(np.ascontiguousarray(embedding), reach, params=parameters)
+            _, rows = index.search(embedding @ axes, reach, params=parameters)
             found = [row[row >= 0] for row in rows]  # -1 where the lists that were read held too few
             if all(len(row) >= wanted for row in found):
                 return found
             read = min(2 * read, lists)
 
     return Search("faiss-ivf", reason, bank, propose)
+
+
+def principal_axes(rows: F32, count: int) -> F32:
+    """[D, at most `count`]: the orthonormal directions in which `rows` [N, D] differ most."""
+    centred = rows - rows.mean(axis=0)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    return np.ascontiguousarray(axes[:, ::-1][:, :count])
+
+
+def _spread(total: int, wanted: int) -> I64:
+    """At most `wanted` row numbers of `total`, evenly apart."""
+    return np.linspace(0, total - 1, min(total, wanted)).astype(np.int64)

@@ -312,7 +312,10 @@ class Server:
                 )
 
     def _command(self) -> list[str]:
-        options, restricted = self.options, f"{RESTRICTED_APIS}:{CONTROL_HEADER}={self._token}"
+        options = self.options
+        # who is on this machine may pass pictures through memory, nobody else may have it mapped
+        apis = RESTRICTED_APIS if options.host == LOOPBACK else f"{RESTRICTED_APIS},shared-memory"
+        restricted = f"{apis}:{CONTROL_HEADER}={self._token}"
         flags: dict[str, object] = {
             "model-repository": self.repository,
             "backend-directory": _assemble_backends(self._environment, self._scratch / "backends"),

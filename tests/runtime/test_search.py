@@ -71,8 +71,9 @@ def crowded(count=20_000, width=32, seed=0):
     return centres[rng.integers(0, 300, count)] + 0.3 * rng.normal(size=(count, width))
 
 
-def test_the_approximate_search_finds_nearly_every_neighbour_and_scores_it_exactly():
-    rows = crowded()
+@pytest.mark.parametrize("width", [32, 512])
+def test_the_approximate_search_finds_nearly_every_neighbour_and_scores_it_exactly(width):
+    rows = crowded(width=width)
     bank, queries = bank_of(rows[200:]), unit(rows[:200])
     found, scores = choose_search(bank, "faiss-ivf")(queries, 10)
     expected, expected_scores = choose_search(bank, "faiss")(queries, 10)

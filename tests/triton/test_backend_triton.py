@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import io
+import json
+import re
 import socket
 import threading
 import time
+import urllib.request
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +23,13 @@ from PIL import Image
 from icgan_runtime import AsyncPipeline, Pipeline, Result
 from icgan_runtime.errors import DeadlineError, DecodeError, RequestError, ServiceError, UnavailableError
 from icgan_runtime.remote import back_off, error_of
-from icgan_runtime.serve import Server, free_ports
+from icgan_runtime.serve import Options, Server, free_ports
 from tests.triton.test_icgan import PHOTO, png
 from tests.triton.wire import PROTOCOLS, statistics
 
 pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
 pytest.importorskip("tritonclient.http", reason="pip install 'icgan[triton]'")
+from icgan_runtime.backends.triton import TritonChain
 
 
 def url(server: Server, protocol: str) -> str:
@@ -127,12 +135,143 @@ def test_streams_give_the_pictures_of_one_request_in_order(server, local, protoc
             assert np.abs(np.concatenate([part.images for part in parts]) - expected).max() <= 1
 
 
+def test_a_stream_asks_no_further_ahead_than_it_says_and_not_after_its_reader_has_left(server, monkeypatch):
+    asked: list[int] = []
+    generate_from = AsyncPipeline.generate_from
+
+    async def counted(pipe: AsyncPipeline, embedding: Any, n: int, *settings: Any) -> Result:
+        asked.append(n)
+        return await generate_from(pipe, embedding, n, *settings)
+
+    async def read_five() -> None:
+        async with await AsyncPipeline.connect(server.grpc_url) as pipe:
+            stream = pipe.stream(PHOTO, 10_000_000, batch=2, ahead=2)
+            for read in range(5):
+                await anext(stream)
+                await asyncio.sleep(0)
+                assert len(asked) <= read + 3
+            assert isinstance(stream, AsyncGenerator)
+            await stream.aclose()
+            await pipe.embed(PHOTO)  # whatever else was to be asked has had its turn
+
+    monkeypatch.setattr(AsyncPipeline, "generate_from", counted)
+    asyncio.run(read_five())
+    assert len(asked) <= 7
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_threads_may_share_a_pipeline(server, local, protocol):
     expected = local.embed(PHOTO)
     with Pipeline.connect(url(server, protocol)) as pipe, ThreadPoolExecutor(8) as pool:
         for embedding in pool.map(lambda _: pipe.embed(PHOTO), range(32)):
             np.testing.assert_allclose(embedding, expected, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def slow_server(start, tiny_bundle) -> Server:
+    """Every stage waits for company: a lone request takes two seconds."""
+    return start(tiny_bundle, queue_delay_us=400_000)
+
+
+def regions(server: Server) -> list[str]:
+    """Shared memory that the server has mapped for clients."""
+    listed = json.loads(server.call("v2/systemsharedmemory/status"))
+    return [region["name"] for region in listed]
+
+
+async def generate_soon(address: str, **options: Any) -> Result:
+    async with await AsyncPipeline.connect(address, **options) as pipe:
+        return await pipe.generate(PHOTO)
+
+
+@pytest.mark.parametrize("shared", [None, "system"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_request_that_takes_too_long_is_given_up_in_time(slow_server, protocol, shared):
+    options = {"timeout_s": 1, "shared_memory": shared}
+    with (
+        Pipeline.connect(url(slow_server, protocol), **options) as pipe,
+        pytest.raises(DeadlineError),
+    ):
+        pipe.generate(PHOTO)
+    with pytest.raises(DeadlineError):
+        asyncio.run(generate_soon(url(slow_server, protocol), **options))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_shared_memory_carries_the_same_bytes(server, local, protocol):
+    pixels = np.asarray(Image.open(io.BytesIO(PHOTO)).convert("RGB"))
+
+    async def together() -> list[Result]:
+        async with await AsyncPipeline.connect(url(server, protocol), shared_memory="system") as pipe:
+            return list(await asyncio.gather(*(pipe.generate(pixels, seed=seed) for seed in range(4))))
+
+    with Pipeline.connect(url(server, protocol), shared_memory="system") as pipe:
+        assert len(regions(server)) == 1
+        for picture in (PHOTO, pixels):
+            assert_same(pipe.generate(picture, n=70, seed=6), local.generate(picture, n=70, seed=6))
+        np.testing.assert_allclose(pipe.embed([PHOTO, png(1)]), local.embed([PHOTO, png(1)]), atol=1e-6)
+        with ThreadPoolExecutor(8) as pool:
+            for seed, result in enumerate(pool.map(lambda seed: pipe.generate(pixels, seed=seed), range(16))):
+                difference = result.images.astype(int) - local.generate(pixels, seed=seed).images
+                assert np.abs(difference).max() <= 1, "a picture of another request"
+    for seed, result in enumerate(asyncio.run(together())):
+        difference = result.images.astype(int) - local.generate(pixels, seed=seed).images
+        assert np.abs(difference).max() <= 1, "a picture of another request"
+    assert regions(server) == []
+
+
+def test_a_late_answer_does_not_reach_the_memory_of_another_request(slow_server, local):
+    with Pipeline.connect(slow_server.grpc_url, timeout_s=1, shared_memory="system") as pipe:
+        before = set(regions(slow_server))
+        with pytest.raises(DeadlineError):
+            pipe.generate(PHOTO, seed=1)
+        assert isinstance(pipe.chain, TritonChain)
+        assert pipe.chain._pool is not None
+        pipe.chain._timeout_s = 30
+        assert_same(pipe.generate(PHOTO, seed=2), local.generate(PHOTO, seed=2))
+        after = {region.name for region in pipe.chain._pool._free}
+        assert not after & before
+        assert after <= set(regions(slow_server))
+    assert not any((Path("/dev/shm") / name).exists() for name in before | after)
+
+
+def test_shared_memory_of_an_unknown_kind_is_refused(server):
+    with pytest.raises(RequestError, match="'posix', expected None, system or cuda"):
+        Pipeline.connect(server.grpc_url, shared_memory="posix")
+
+
+def test_cuda_memory_without_cuda_is_one_line_with_the_remedy(server):
+    if importlib.util.find_spec("cuda"):
+        pytest.skip("this machine may have it")
+    remedy = r"shared_memory: 'cuda' needs pip install 'tritonclient\[cuda\]'"
+    with pytest.raises(RequestError, match=remedy):
+        Pipeline.connect(server.grpc_url, shared_memory="cuda")
+    with pytest.raises(RequestError, match=remedy):
+        asyncio.run(generate_soon(server.grpc_url, shared_memory="cuda"))
+
+
+def test_a_server_that_others_reach_maps_no_memory_for_strangers(server, environment):
+    with Server(server.repository, environment, Options(host="127.0.0.2")) as reachable:
+        reachable.wait_until_ready()
+        for protocol in PROTOCOLS:
+            with pytest.raises(ServiceError, match="restricted"):
+                Pipeline.connect(url(reachable, protocol), shared_memory="system")
+            with pytest.raises(ServiceError, match="restricted"):
+                asyncio.run(generate_soon(url(reachable, protocol), shared_memory="system"))
+
+
+def test_a_refused_request_is_not_asked_again(server):
+    def refused() -> float:
+        with urllib.request.urlopen(server.metrics_url) as response:
+            [value] = re.findall(
+                r"^icgan_decode_failures_total (\S+)$", response.read().decode(), re.MULTILINE
+            )
+        return float(value)
+
+    before = refused()
+    with Pipeline.connect(server.http_url, retries=3) as pipe, pytest.raises(DecodeError):
+        pipe.generate(b"not a picture")
+    assert refused() == before + 1
 
 
 def test_a_bad_picture_is_the_same_error_as_in_process(remote, local):

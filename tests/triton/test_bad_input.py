@@ -14,7 +14,7 @@ from PIL import Image
 
 from icgan_runtime import Pipeline
 from tests.triton.test_icgan import PHOTO, png
-from tests.triton.wire import RefusedError, Wire, rows
+from tests.triton.wire import TYPES, RefusedError, Wire, rows
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -133,7 +133,7 @@ def test_an_unknown_file_format_is_refused_by_name(wire):
     assert "FORMAT: " in words
 
 
-@pytest.mark.parametrize("field", COLUMN)
+@pytest.mark.parametrize("field", ["IMAGE", *COLUMN])
 def test_a_missing_input_is_refused_by_name(wire, field):
     inputs = {"IMAGE": [PHOTO], **rows(1)}
     del inputs[field]
@@ -146,13 +146,33 @@ def test_a_wrong_shape_is_refused_by_name(wire, field):
     assert field in refusal(wire, "icgan", {"IMAGE": [PHOTO], **rows(1, **{field: wide})})
 
 
-def test_a_wrong_type_is_refused_by_name(wire):
+def test_a_missing_label_is_refused_by_name(labelled_wire):
+    assert "LABEL" in refusal(labelled_wire, "icgan", {"IMAGE": [PHOTO], **rows(1)})
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "shape"),
+    [
+        ("icgan", "IMAGE", (1, 2)),
+        ("icgan_from_pixels", "PIXELS", (1, 20, 20, 4)),
+        ("icgan_from_pixels", "PIXELS", (1, 20, 20)),
+        ("icgan_from_embedding", "EMBEDDING", (1, 11)),
+    ],
+)
+def test_a_source_of_a_wrong_shape_is_refused_by_name(wire, model, field, shape):
+    source = np.full(shape, PHOTO, object) if field == "IMAGE" else np.zeros(shape, TYPES[field][1])
+    assert field in refusal(wire, model, {field: source, **rows(1)})
+
+
+@pytest.mark.parametrize("field", ["IMAGE", *COLUMN])
+def test_a_wrong_type_is_refused_by_name(wire, field):
     inputs = {"IMAGE": [PHOTO], **rows(1)}
-    tensors = [wire._tensor(name, value) for name, value in inputs.items() if name != "SEED"]
-    seed = wire.library.InferInput("SEED", [1, 1], "FP32")
-    seed.set_data_from_numpy(np.zeros((1, 1), np.float32))
-    with pytest.raises(Exception, match="SEED"):
-        wire.client.infer("icgan", [*tensors, seed])
+    tensors = [wire._tensor(name, value) for name, value in inputs.items() if name != field]
+    tensors.append(wire.library.InferInput(field, [1, 1], "FP64"))
+    tensors[-1].set_data_from_numpy(np.zeros((1, 1)))
+    with pytest.raises(RefusedError, match=field) as caught:
+        wire.infer("icgan", tensors)
+    assert caught.value.is_invalid_argument
 
 
 def test_inputs_of_different_lengths_are_refused(wire):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -20,41 +20,70 @@ from tests.triton.wire import RefusedError, Wire, rows
 yaml = pytest.importorskip("yaml", reason="pip install pyyaml")
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "icgan"
-TEMPLATES = sorted((CHART / "templates").glob("*.yaml"))
+VALUES = {
+    "as shipped": {},
+    "changed": {"replicas": 3, "gpus": 4, "image": "registry.example:5000/icgan@sha256:0123", "cpu": 0.5},
+}
 
 
-def rendered(path: Path) -> dict[str, Any]:
-    """A template of the chart with its default values; the chart uses plain references only."""
-    values = {
-        f".Values.{key}": value for key, value in yaml.safe_load((CHART / "values.yaml").read_text()).items()
-    }
-    known = values | {".Release.Name": "demo"}
-    text = re.sub(r"\{\{ (\S+) \}\}", lambda match: str(known[match[1]]), path.read_text())
-    assert "{{" not in text, "more than a plain reference: render it with helm instead"
-    manifest: dict[str, Any] = yaml.safe_load(text)
-    return manifest
+def rendered(values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The chart as Helm itself fills it in: kind -> manifest."""
+    helm = pytest.importorskip("helm_python", reason="pip install helm-python-sdk")
+    with helm.Chart.load(CHART) as chart:
+        manifests = map(yaml.safe_load, chart.render(dict(values or {}), name="demo").values())
+        return {manifest["kind"]: manifest for manifest in manifests}
 
 
 def deployment() -> dict[str, Any]:
-    container: dict[str, Any] = rendered(CHART / "templates" / "deployment.yaml")["spec"]["template"]["spec"]
-    return container
+    pod: dict[str, Any] = rendered()["Deployment"]["spec"]["template"]["spec"]
+    return pod
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_a_manifest_is_what_kubernetes_accepts(path):
+def test_helm_finds_nothing_wrong_with_the_chart():
+    helm = pytest.importorskip("helm_python", reason="pip install helm-python-sdk")
+    report = helm.lint(CHART, strict=True)
+    assert report["errors"] == []
+    assert [message for message in report["messages"] if message["severity"] > 1] == []
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_what_helm_makes_of_the_chart_is_what_kubernetes_accepts(values):
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
-    kubernetes_validate.validate(rendered(path), kubernetes_validate.latest_version(), strict=True)
+    manifests = rendered(values)
+    assert set(manifests) == {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
+    for manifest in manifests.values():
+        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_operators_values_reach_the_pods():
+    manifests = rendered(VALUES["changed"])
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    assert manifests["Deployment"]["spec"]["replicas"] == 3
+    assert pod["containers"][0]["image"] == "registry.example:5000/icgan@sha256:0123"
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 4
 
 
 def test_every_value_of_the_chart_is_used():
-    used = set(re.findall(r"\.Values\.(\w+)", "".join(path.read_text() for path in TEMPLATES)))
+    templates = (CHART / "templates").glob("*.yaml")
+    used = set(re.findall(r"\.Values\.(\w+)", "".join(path.read_text() for path in templates)))
     assert used == set(yaml.safe_load((CHART / "values.yaml").read_text()))
 
 
 def test_the_services_select_the_pods_of_the_deployment():
-    labels = rendered(CHART / "templates" / "deployment.yaml")["spec"]["template"]["metadata"]["labels"]
-    assert rendered(CHART / "templates" / "service.yaml")["spec"]["selector"] == labels
-    assert rendered(CHART / "templates" / "disruption.yaml")["spec"]["selector"]["matchLabels"] == labels
+    manifests = rendered()
+    labels = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert manifests["Service"]["spec"]["selector"] == labels
+    assert manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+
+
+def test_the_autoscaler_follows_the_queue_time_that_the_page_teaches_the_adapter():
+    [metric] = rendered()["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    name = metric["pods"]["metric"]["name"]
+    page = (ROOT / "docs" / "serving.md").read_text()
+    [rule] = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if name in block]
+    [rule] = yaml.safe_load(rule)
+    assert rule["name"]["as"] == name
+    assert "nv_inference_queue_duration_us" in rule["metricsQuery"]
 
 
 def test_probes_send_the_canary_that_the_exporter_writes():

@@ -1,30 +1,40 @@
-"""Another bank, or other weights, under a running server: nobody fails, nobody gets a mixture."""
+"""Another bank, or all that belongs together, under a running server: nobody fails, nobody gets a mixture."""
 
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from icgan_export.triton_repo import add_release, set_release
 from icgan_runtime import Pipeline
+from tests.models.make_models import make_bundle
 from tests.triton.conftest import quiet
 from tests.triton.test_icgan import PHOTO
 from tests.triton.test_triton_repo import other_bank
 
 
-def test_a_bank_is_swapped_and_taken_back_without_a_failed_or_mixed_request(start, tiny_bundle, tmp_path):
+def everything_else(bundle: Path, tmp_path: Path) -> Path:
+    """Another encoder, bank and generator of the same dimensions."""
+    return make_bundle(tmp_path / "everything", seed=5)
+
+
+@pytest.mark.parametrize("other", [other_bank, everything_else])
+def test_a_release_is_swapped_and_taken_back_without_a_failed_or_mixed_request(
+    start, tiny_bundle, tmp_path, other
+):
     pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
     server = start(tiny_bundle)
-    swapped = other_bank(tiny_bundle, tmp_path)
+    swapped = other(tiny_bundle, tmp_path)
     expected = []
     for bundle in (tiny_bundle, swapped):
         with Pipeline.load(bundle) as pipe:
             expected.append(pipe.generate(PHOTO, seed=2, condition="nearest"))
-    assert not np.array_equal(expected[0].neighbours.ids, expected[1].neighbours.ids)
+    assert not np.array_equal(expected[0].neighbours.scores, expected[1].neighbours.scores)
     stop = threading.Event()
-    seen: list[list[int]] = [[], [], []]  # per client: which bank each of its answers came from
+    seen: list[list[int]] = [[], [], []]  # per client: which release each of its answers came from
     errors: list[BaseException] = []
 
     def ask(client: int) -> None:
@@ -33,11 +43,14 @@ def test_a_bank_is_swapped_and_taken_back_without_a_failed_or_mixed_request(star
                 while not stop.is_set():
                     result = pipe.generate(PHOTO, seed=2, condition="nearest")
                     from_bank = [
-                        np.array_equal(result.neighbours.ids, each.neighbours.ids) for each in expected
+                        np.allclose(result.neighbours.scores, each.neighbours.scores, atol=1e-6)
+                        for each in expected
                     ]
                     bank = from_bank.index(True)
+                    np.testing.assert_array_equal(result.neighbours.ids, expected[bank].neighbours.ids)
+                    np.testing.assert_allclose(result.embedding, expected[bank].embedding, atol=1e-6)
                     difference = result.images.astype(int) - expected[bank].images
-                    assert np.abs(difference).max() <= 1, "neighbours of one bank, picture of another"
+                    assert np.abs(difference).max() <= 1, "neighbours of one release, picture of another"
                     seen[client].append(bank)
                     stop.wait(0.02)
         except BaseException as error:

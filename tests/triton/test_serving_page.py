@@ -1,4 +1,4 @@
-"""docs/serving.md: what stands there can be pasted."""
+"""README.md and docs/serving.md: what they tell a user of plain HTTP to type can be pasted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,18 +16,30 @@ from icgan_runtime import Pipeline
 from tests.triton.conftest import ROOT
 from tests.triton.test_icgan import PHOTO
 
-PAGE = (ROOT / "docs" / "serving.md").read_text()
 
-
-def test_the_curl_command_works_as_pasted(server, tiny_bundle, tmp_path):
+def paste(page: str, server, folder: Path) -> None:
+    """Run the page's only shell block beside photo.jpg."""
     if shutil.which("curl") is None:
         pytest.skip("no curl here")
-    [command] = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    (tmp_path / "photo.jpg").write_bytes(PHOTO)
+    [command] = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    (folder / "photo.jpg").write_bytes(PHOTO)
     command = command.replace("localhost:8000", f"127.0.0.1:{server.options.ports.http}")
-    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_readmes_curl_command_works_as_pasted(server, tiny_bundle, tmp_path):
+    paste("README.md", server, tmp_path)
     with Pipeline.load(tiny_bundle) as pipe:
         expected = pipe.generate(PHOTO, truncation=0.7).images[0]
     picture = Image.open(io.BytesIO((tmp_path / "generated.png").read_bytes()))
     np.testing.assert_array_equal(np.asarray(picture), expected)
+
+
+def test_the_pages_kserve_request_works_as_pasted(server, tiny_bundle, tmp_path):
+    paste("docs/serving.md", server, tmp_path)
+    with Pipeline.load(tiny_bundle) as pipe:
+        expected = pipe.generate(PHOTO, n=2, truncation=0.7).images
+    with Image.open(tmp_path / "0.png") as first, Image.open(tmp_path / "1.jpg") as second:
+        np.testing.assert_array_equal(np.asarray(first), expected[0])
+        assert (second.format, second.size) == ("JPEG", expected.shape[2:0:-1])

@@ -63,14 +63,18 @@ class Wire:
         """Send `inputs` (arrays, or lists with one entry per row) and return every output, or `outputs`."""
         tensors = [self._tensor(name, value) for name, value in inputs.items()]
         wanted = outputs and [self.library.InferRequestedOutput(name) for name in outputs]
-        try:
-            result = self.client.infer(model, tensors, outputs=wanted)
-        except InferenceServerException as error:
-            raise RefusedError(str(error.status()), str(error.message())) from None
+        result = self.infer(model, tensors, wanted)
         answer = result.get_response()
         listed = answer["outputs"] if isinstance(answer, dict) else answer.outputs
         names = [item["name"] if isinstance(item, dict) else item.name for item in listed]
         return {name: result.as_numpy(name) for name in names}
+
+    def infer(self, model: str, tensors: Sequence[Any], outputs: Sequence[Any] | None = None) -> Any:
+        """The client's own result. Raises RefusedError."""
+        try:
+            return self.client.infer(model, tensors, outputs=outputs)
+        except InferenceServerException as error:
+            raise RefusedError(str(error.status()), str(error.message())) from None
 
     def _tensor(self, name: str, value: Any) -> Any:
         kind, dtype = TYPES[name]

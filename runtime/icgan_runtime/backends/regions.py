@@ -1,0 +1,123 @@
+"""Memory that a server and its client on the same machine both map, so that pictures need not pass a socket.
+
+A region holds one tensor of one request. Nobody may use it again before the server has answered: after a
+time-out the server may still be writing. Such a region is lost, and the server is told to forget it later;
+Triton refuses that while a request is using it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Region(Protocol):
+    """Bytes that both sides can reach."""
+
+    @property
+    def name(self) -> str:
+        """What the server calls it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def registration(self) -> tuple[object, ...]:
+        """What the server is told about it, in the order of tritonclient's arguments."""
+
+    def write(self, array: Array) -> None:
+        """Lay a C-ordered array at its beginning."""
+
+    def read(self, dtype: str, shape: tuple[int, ...]) -> Array:
+        """A copy of the array at its beginning."""
+
+    def close(self) -> None:
+        """Unmap it here; what the server has mapped stays until it is told to forget it."""
+
+
+class SystemRegion:
+    """POSIX shared memory. Pages that are never written take no memory."""
+
+    def __init__(self, size: int) -> None:
+        self._memory = SharedMemory(f"icgan-{secrets.token_hex(8)}", create=True, size=size)
+        self.size = size
+
+    @property
+    def name(self) -> str:
+        return self._memory.name
+
+    @property
+    def registration(self) -> tuple[object, ...]:
+        return self.name, f"/{self.name}", self.size
+
+    def write(self, array: Array) -> None:
+        self._view(array.dtype.str, array.shape)[...] = array
+
+    def read(self, dtype: str, shape: tuple[int, ...]) -> Array:
+        return self._view(dtype, shape).copy()
+
+    def close(self) -> None:
+        self._memory.close()
+        self._memory.unlink()
+
+    def _view(self, dtype: str, shape: tuple[int, ...]) -> Array:
+        return np.ndarray(shape, dtype, buffer=self._memory.buf)
+
+
+class Pool:
+    """The regions of one connection, each lent to one request at a time. Safe to use from several threads."""
+
+    def __init__(self, make: Callable[[int], Region], size: int) -> None:
+        self.size = size  # bytes of a region
+        self._make = make
+        self._lock = threading.Lock()
+        self._free: list[Region] = []
+        self._forgotten: list[str] = []  # names that the server may let go of
+
+    def take(self) -> Region | None:
+        """A region the server knows and nobody uses; None when a new one has to be made and registered."""
+        with self._lock:
+            return self._free.pop() if self._free else None
+
+    def new(self) -> Region:
+        """One that the server has yet to be told of."""
+        return self._make(self.size)
+
+    def give(self, region: Region) -> None:
+        """Back from a request that was answered."""
+        with self._lock:
+            self._free.append(region)
+
+    def lose(self, *regions: Region) -> None:
+        """From requests whose end is not known: never lent again."""
+        for region in regions:
+            region.close()
+        with self._lock:
+            self._forgotten += [region.name for region in regions]
+
+    def lost(self) -> list[str]:
+        """Names to unregister now; the caller brings back with `still_lost` what the server keeps."""
+        with self._lock:
+            names, self._forgotten = self._forgotten, []
+            return names
+
+    def still_lost(self, name: str) -> None:
+        """The server is not done with it."""
+        with self._lock:
+            self._forgotten.append(name)
+
+    def close(self) -> list[str]:
+        """Unmap everything; returns all names that the server should forget."""
+        with self._lock:
+            free, self._free = self._free, []
+        self.lose(*free)
+        return self.lost()
