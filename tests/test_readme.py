@@ -1,4 +1,4 @@
-"""The README's commands, links and make targets exist as written."""
+"""The commands, links and make targets of the README and the training guide exist as written."""
 
 import re
 import shlex
@@ -18,9 +18,11 @@ PARSERS = {
     "icgan-export": icgan_export.cli.build_parser,
 }
 PROGRAM = r"^ {4}(?:\.venv(?:-serve)?/bin/)?(icgan(?:-train|-export)? [^#\n]+)"
-COMMANDS = re.findall(PROGRAM, README, re.MULTILINE)
+TRAINING = (ROOT / "docs" / "training.md").read_text()
+COMMANDS = re.findall(PROGRAM, README + TRAINING, re.MULTILINE)
 TARGETS = re.findall(r"(?:^ {4}|`)make ([a-z-]+)", README, re.MULTILINE)
 LINKS = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+LINKS += [f"docs/{link}" for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", TRAINING)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

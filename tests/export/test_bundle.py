@@ -40,6 +40,11 @@ def test_the_instances_are_found_by_their_own_embeddings(tiny_bundle: Path) -> N
     np.testing.assert_allclose(scores, 1, atol=1e-5)
 
 
+def test_the_licence_of_the_weights_is_shown_by_info_and_the_model_card(tiny_bundle: Path) -> None:
+    assert "licence    CC0-1.0" in render(describe(Bundle.open(tiny_bundle)))
+    assert "Weights: CC0-1.0" in (tiny_bundle / "README.md").read_text()
+
+
 def test_sub_folders_become_labels(tiny_bundle: Path) -> None:
     labels = np.load(tiny_bundle / "bank" / "labels.npy")
     assert labels.tolist() == [0] * 6 + [1] * 6  # cold, warm

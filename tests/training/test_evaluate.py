@@ -159,7 +159,7 @@ def test_fid_by_class_size_compares_samples_with_pictures_of_the_same_classes(
         )
         assert result.scores[f"fid_{name}"] == pytest.approx(expected, rel=1e-3)
     assert any(
-        "few training pictures: 1, in them" in note and "3 reference pictures" in note
+        note.startswith("few (1 to 9 training pictures): 1 classes") and "3 reference" in note
         for note in result.notes
     )
     assert dict(score_lines(result))["FID ↓ (many)"]

@@ -303,6 +303,8 @@ def test_every_member_of_the_family_trains(make_prepared, tmp_path, changes, tra
     model = dataclasses.replace(TINY.model, **changes)
     assert fit(model, settings(total_images=16, **train), data, tmp_path / "run", device=CPU)
     assert load_generator(tmp_path / "run").config == model
+    named = json.loads((tmp_path / "run" / "config.json").read_text())["class_names"]
+    assert named == (data.meta.class_names if model.class_count == 4 else None)
 
 
 def test_a_run_whose_description_is_damaged_is_not_continued(make_prepared, tmp_path):

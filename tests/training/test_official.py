@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from icgan_export.source import read_run
+from icgan_runtime.manifest import Licence
 from icgan_training.checkpoint import load_discriminator, load_generator
 from icgan_training.cli import main
-from icgan_training.encoder import EncoderConfig, random_encoder, save_encoder
+from icgan_training.encoder import EncoderConfig, bind_encoder, file_sha256, random_encoder, save_encoder
 from icgan_training.errors import WeightsError
-from icgan_training.official import convert, open_experiment
+from icgan_training.official import LICENCE, NOTICE, convert, open_experiment
 from tests.models.published import Shape, generate, judge, random_discriminator, random_generator
 
 SHAPE = Shape(64, ch=2, attention=32, shared_feat=24)
@@ -129,6 +131,26 @@ def test_an_encoder_is_bound_into_the_run(experiment, tmp_path):
     described = json.loads((tmp_path / "run" / "config.json").read_text())
     assert len(described["encoder"]["sha256"]) == 64
     assert (tmp_path / "run" / "encoder.safetensors").exists()
+    model = read_run(tmp_path / "run").model  # what a bundle, its model card and `icgan info` say
+    assert model.licence == Licence(LICENCE, NOTICE)
+
+
+def test_the_torch_file_of_the_encoder_is_as_good_and_has_the_identity_that_prepare_gives_it(
+    experiment, tmp_path
+):
+    config = EncoderConfig("resnet50", 2048, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    torch.save(random_encoder(config).backbone.state_dict(), tmp_path / "swav_800ep_pretrain.pth.tar")
+    convert(experiment, tmp_path / "run", encoder=tmp_path / "swav_800ep_pretrain.pth.tar")
+    bind_encoder(tmp_path / "swav_800ep_pretrain.pth.tar", tmp_path / "prepared.safetensors")
+    described = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert described["encoder"]["sha256"] == file_sha256(tmp_path / "prepared.safetensors")
+
+
+def test_what_is_no_encoder_leaves_nothing_behind(experiment, tmp_path):
+    (tmp_path / "encoder.pth").write_bytes(b"junk")
+    with pytest.raises(WeightsError, match="not a plain torch state dict"):
+        convert(experiment, tmp_path / "run", encoder=tmp_path / "encoder.pth")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.pth", experiment.name]
 
 
 def test_an_encoder_of_another_width_is_refused(experiment, tmp_path):

@@ -341,7 +341,9 @@ def _add_convert(commands: Subparsers) -> None:
     )
     parser.add_argument("folder", type=Path, help="holds G_ema_best0.pth and state_dict_best0.pth, or best1")
     parser.add_argument("--out", type=Path, required=True, help="run directory to write")
-    parser.add_argument("--encoder", type=Path, help="encoder.safetensors to put beside the generator")
+    parser.add_argument(
+        "--encoder", type=Path, help="its encoder: a file of ours, or the torch ResNet-50 file"
+    )
 
 
 def _convert(args: argparse.Namespace) -> None:

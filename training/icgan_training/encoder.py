@@ -8,6 +8,7 @@ encoder never changes code.
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -204,6 +205,26 @@ def resnet50_from_torch(path: Path, *, source: str, licence: str) -> Encoder:
     encoder = Encoder(config)
     load_backbone(encoder, state, path)
     return encoder.eval()
+
+
+def bind_encoder(path: Path, copy: Path, input_size: int | None = None) -> None:
+    """Put the encoder of a file, ours or a torch ResNet-50 state dict, at `copy`, in our format.
+
+    A file of ours keeps its bytes, and so its identity. input_size: the side that pictures are enlarged to;
+    None keeps what the file says. Raises WeightsError for anything that is not an encoder.
+    """
+    ours = path.suffix == ".safetensors"
+    network = (
+        load_encoder(path)
+        if ours
+        else resnet50_from_torch(path, source=path.name, licence="see the origin of the file")
+    )
+    if ours and input_size is None:
+        shutil.copyfile(path, copy)
+        return
+    if input_size is not None:
+        network.config = dataclasses.replace(network.config, input_size=input_size)
+    save_encoder(network, copy)
 
 
 def fold_batch_norm(network: Network) -> Network:

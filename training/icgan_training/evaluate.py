@@ -233,8 +233,10 @@ def evaluate(
             of_fake = fake[classes[sample_classes(subject, draws)]]
             enough = min(len(of_real), len(of_fake)) > 1
             scores[f"fid_{name}"] = frechet_distance(of_real, of_fake) if enough else None
+            least, most = STRATA[name]
+            sizes = f"{least} to {most}" if most else f"{least} or more"
             notes.append(
-                f"classes with {name} training pictures: {classes.sum()}, in them {len(of_fake)} samples and "
+                f"{name} ({sizes} training pictures): {classes.sum()} classes, {len(of_fake)} samples, "
                 f"{len(of_real)} reference pictures"
             )
         if "kid" in wanted:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from icgan_training.checkpoint import assign_strictly, save_weights, unallocated
 from icgan_training.config import ModelConfig
 from icgan_training.discriminator import Discriminator
-from icgan_training.encoder import file_sha256, read_encoder_config
+from icgan_training.encoder import bind_encoder, file_sha256, read_encoder_config
 from icgan_training.errors import ConfigError, WeightsError
 from icgan_training.generator import Generator
 
@@ -101,7 +101,7 @@ class Experiment:
 
 
 def convert(folder: Path, out: Path, *, encoder: Path | None = None) -> Experiment:
-    """Write a run directory from a published experiment folder; the encoder file is copied into it.
+    """Write a run directory from a published experiment folder, and an encoder (a file of ours or torch's).
 
     Raises WeightsError for a file that is missing, damaged, unsafe or does not fit, before `out` exists.
     """
@@ -114,23 +114,26 @@ def convert(folder: Path, out: Path, *, encoder: Path | None = None) -> Experime
     if experiment.discriminator_file.exists():
         files.append(experiment.discriminator_file)
         discriminator = load_network(Discriminator, experiment.discriminator_file, experiment.config)
-    identity = _encoder_identity(experiment, encoder)
-    described = json.dumps(_describe(experiment, identity, files), indent=2) + "\n"
     partial = out.with_name(out.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        copy = partial / "encoder.safetensors"
+        if encoder is not None:
+            bind_encoder(encoder, copy)
+        identity = _encoder_identity(experiment, copy)
+        described = json.dumps(_describe(experiment, identity, files), indent=2) + "\n"
         save_weights(generator, partial / "generator.safetensors")
         if discriminator is not None:
             save_weights(discriminator, partial / "discriminator.safetensors")
-        if encoder is not None:
-            shutil.copyfile(encoder, partial / "encoder.safetensors")
         (partial / "config.json").write_text(described)
         if out.exists():
             out.rmdir()
         partial.replace(out)
     except OSError as error:
         raise WeightsError(f"--out {out} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # what an error left
     return experiment
 
 
@@ -262,19 +265,19 @@ def _refuse_stylegan(path: Path) -> None:
         )
 
 
-def _encoder_identity(experiment: Experiment, encoder: Path | None) -> dict[str, Any]:
-    """The encoder entry of config.json; the hash is null until the encoder itself is at hand."""
+def _encoder_identity(experiment: Experiment, copy: Path) -> dict[str, Any]:
+    """The encoder entry of config.json; the hash is null where there is no encoder at `copy`."""
     embedding_dim = experiment.config.embedding_dim
     identity = {"name": "resnet50", "sha256": None, "input_size": 224, "embedding_dim": embedding_dim}
-    if encoder is not None:
-        config = read_encoder_config(encoder)
+    if copy.exists():
+        config = read_encoder_config(copy)
         if config.embedding_dim != embedding_dim:
             raise WeightsError(
-                f"--encoder {encoder} gives {config.embedding_dim} columns; the model takes {embedding_dim}"
+                f"--encoder gives {config.embedding_dim} columns; the model takes {embedding_dim}"
             )
         identity |= {
             "name": config.architecture,
-            "sha256": file_sha256(encoder),
+            "sha256": file_sha256(copy),
             "input_size": config.input_size,
         }
     return identity | {"trained_with": experiment.encoder}

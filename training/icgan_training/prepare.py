@@ -35,11 +35,10 @@ from icgan_training.distributed import ALONE, Processes, local_device, wait
 from icgan_training.encoder import (
     Encoder,
     EncoderConfig,
+    bind_encoder,
     file_sha256,
     fold_batch_norm,
     load_encoder,
-    resnet50_from_torch,
-    save_encoder,
 )
 from icgan_training.errors import DataError
 from icgan_training.fetch import find_weights
@@ -98,7 +97,7 @@ def prepare(
         return
     if processes.first:
         partial.mkdir(parents=True, exist_ok=True)
-        bind_encoder(encoder, input_size, partial / "encoder.safetensors")
+        bind_encoder(find_weights(encoder), partial / "encoder.safetensors", input_size)
     wait(processes)
     network = load_encoder(partial / "encoder.safetensors")
     settings = Settings(
@@ -117,25 +116,6 @@ def prepare(
     if processes.first:
         finish(source, network.config, settings, partial, neighbours, exact_up_to)
         publish(partial, out)
-
-
-# ---- encoder ---------------------------------------------------------------------------------------------
-
-
-def bind_encoder(encoder: str, input_size: int | None, copy: Path) -> None:
-    """Put the encoder named by `encoder` at `copy`, so that the data set is self-contained."""
-    path = find_weights(encoder)
-    if path.suffix == ".safetensors" and input_size is None:
-        load_encoder(path)  # refuses what is not an encoder before a day of work
-        shutil.copyfile(path, copy)
-        return
-    if path.suffix == ".safetensors":
-        network = load_encoder(path)
-    else:
-        network = resnet50_from_torch(path, source=path.name, licence="see the origin of the file")
-    if input_size is not None:
-        network.config = dataclasses.replace(network.config, input_size=input_size)
-    save_encoder(network, copy)
 
 
 # ---- the partial folder ----------------------------------------------------------------------------------

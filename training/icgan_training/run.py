@@ -68,9 +68,11 @@ def read_config(run_dir: Path) -> dict[str, Any]:
 
 
 def describe(model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> dict[str, Any]:
-    """The content of config.json."""
+    """The content of config.json. `class_names` are those of the labels that the model takes."""
+    named = model.takes_label and train.label_source == "dataset"
     return {
         "schema_version": SCHEMA_VERSION,
+        "class_names": data.meta.class_names if named else None,
         "model": model.to_dict(),
         "train": train.to_dict(),
         "encoder": dataclasses.asdict(data.meta.encoder),
