@@ -1,7 +1,7 @@
 // node page_visit.mjs DIST CHROMIUM [VISITS]: first visits to a built page (examples/web/build.mjs), each with an
 // empty cache. Prints JSON: seconds from opening the page to the first picture, seconds for 16 pictures of another
 // seed, and what was transferred until all was drawn.
-import { freshBrowser, redrawn, serve, set, settled, TILES } from "../tests/edge/page.mjs";
+import { freshBrowser, painted, redrawn, serve, set, settled, TILES } from "../tests/edge/page.mjs";
 
 const [dist, executablePath, visits = "3"] = process.argv.slice(2);
 
@@ -20,7 +20,7 @@ async function visit(url) {
     await page.waitForSelector(TILES, { timeout: 120_000 });
     const first = (performance.now() - began) / 1000;
     await settled(page);
-    await page.waitForFunction(() => document.querySelector("#thumbnails canvas").width > 1);
+    await painted(page);
     await Promise.all(counted);
     const transferred = { ...bytes };
     const again = [];

@@ -16,8 +16,9 @@ const wish = { from: null, to: null, share: 0.5, seed: 0n, truncation: 0.7, cond
 let model;
 /** @type {any} */
 let bank;
-/** @type {Uint8Array | undefined} */
-let thumbnails;
+/** @type {Map<number, Promise<Uint8Array>>} what stored instances look like: RGB [looksSide, looksSide, 3] by row */
+const looks = new Map();
+let looksSide = 0;
 /** @type {string[] | undefined} */
 let labelNames;
 
@@ -59,9 +60,18 @@ function paint(/** @type {HTMLCanvasElement} */ canvas, /** @type {Uint8Array} *
   canvas.getContext("2d")?.putImageData(image, 0, 0);
 }
 
-function paintThumbnail(/** @type {HTMLCanvasElement} */ canvas, /** @type {number} */ row) {
-  const side = bank.thumbnail_size;
-  if (thumbnails) paint(canvas, thumbnails.subarray(row * side * side * 3, (row + 1) * side * side * 3), side);
+/**
+ * Shows stored instances on canvases: their thumbnails, or what the model draws of them where the bundle has none.
+ * @param {[HTMLCanvasElement, number][]} places canvases and rows of the bank
+ */
+function paintStored(places) {
+  const rows = places.map(([_, row]) => row).filter((row, index, all) => !looks.has(row) && all.indexOf(row) === index);
+  const asked = rows.length ? ask("looks", { rows }).catch((error) => (showProblem(error.message), [])) : Promise.resolve([]);
+  rows.forEach((row, index) => looks.set(row, asked.then((pictures) => pictures[index])));
+  for (const [canvas, row] of places) {
+    canvas.dataset.row = String(row);
+    looks.get(row)?.then((picture) => picture && canvas.dataset.row === String(row) && paint(canvas, picture, looksSide));
+  }
 }
 
 function labelOf(/** @type {number | null} */ label, /** @type {number} */ id) {
@@ -86,24 +96,34 @@ function layTiles() {
   }
 }
 
-function showNeighbours(/** @type {any[]} */ found) {
-  $("#neighbours").replaceChildren(
-    ...found.map(({ row, id, score, label }) => {
+function showNeighbours(/** @type {{ row: number, id: number, score: number, label: number | null }[]} */ found) {
+  const list = $("#neighbours");
+  const shown = JSON.stringify(found);
+  if (list.dataset.shown === shown) return; // the focus stays where it is
+  list.dataset.shown = shown;
+  const places = found.map(({ row, id, score, label }) => {
+    const button = Object.assign(document.createElement("button"), { type: "button" });
+    const name = labelOf(label, id);
+    const bar = document.createElement("i");
+    bar.style.setProperty("--score", String(Math.max(score, 0)));
+    const canvas = document.createElement("canvas");
+    button.append(
+      canvas,
+      Object.assign(document.createElement("span"), { textContent: name, title: name }),
+      Object.assign(document.createElement("b"), { textContent: score.toFixed(3) }),
+      bar,
+    );
+    button.addEventListener("click", () => chooseStored(row));
+    return { button, canvas, row };
+  });
+  list.replaceChildren(
+    ...places.map(({ button }) => {
       const item = document.createElement("li");
-      const canvas = document.createElement("canvas");
-      canvas.dataset.row = String(row);
-      paintThumbnail(canvas, row);
-      const name = labelOf(label, id);
-      canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", name);
-      const meter = Object.assign(document.createElement("meter"), { min: 0, max: 1, value: Math.max(score, 0) });
-      meter.setAttribute("aria-label", `Similarity of ${name}`);
-      const line = document.createElement("span");
-      line.append(name, Object.assign(document.createElement("b"), { textContent: score.toFixed(3) }));
-      item.append(canvas, meter, line);
+      item.append(button);
       return item;
     }),
   );
+  paintStored(places.map(({ canvas, row }) => [canvas, row]));
 }
 
 function showProblem(/** @type {string} */ text) {
@@ -160,12 +180,12 @@ function setInstance(/** @type {"from" | "to"} */ slot, /** @type {Instance | nu
 }
 
 async function followStored(/** @type {number} */ row, /** @type {"from" | "to"} */ slot = "from") {
-  const embedding = await ask("stored", { row });
-  setInstance(slot, { embedding, row, name: "a stored picture" }, (canvas) => {
-    canvas.dataset.row = String(row);
-    paintThumbnail(canvas, row);
-  });
+  const { embedding, id, label } = await ask("stored", { row });
+  setInstance(slot, { embedding, row, name: labelOf(label, id) }, (canvas) => paintStored([[canvas, row]]));
 }
+
+/** A click on a stored instance follows it or mixes it in, as the switch below the stored pictures says. */
+const chooseStored = (/** @type {number} */ row) => followStored(row, $('[name="slot"]:checked').value);
 
 async function followFile(/** @type {Blob} */ file, /** @type {"from" | "to"} */ slot = "from", name = /** @type {any} */ (file).name || "a picture") {
   try {
@@ -190,19 +210,16 @@ function markThumbnails() {
 function layThumbnails(/** @type {number} */ offset) {
   const step = Math.max(Math.floor(bank.count / SHOWN), 1);
   const rows = Array.from({ length: Math.min(SHOWN, bank.count) }, (_, index) => (offset + index * step) % bank.count);
-  $("#thumbnails").replaceChildren(
-    ...rows.map((row) => {
-      const button = Object.assign(document.createElement("button"), { type: "button" });
-      button.dataset.row = String(row);
-      button.setAttribute("aria-label", `Stored picture ${row + 1}`);
-      const canvas = document.createElement("canvas");
-      canvas.dataset.row = String(row);
-      paintThumbnail(canvas, row);
-      button.append(canvas);
-      button.addEventListener("click", (event) => followStored(row, event.shiftKey ? "to" : "from"));
-      return button;
-    }),
-  );
+  const buttons = rows.map((row) => {
+    const button = Object.assign(document.createElement("button"), { type: "button" });
+    button.dataset.row = String(row);
+    button.setAttribute("aria-label", `Stored picture ${row + 1}`);
+    button.append(document.createElement("canvas"));
+    button.addEventListener("click", () => chooseStored(row));
+    return button;
+  });
+  $("#thumbnails").replaceChildren(...buttons);
+  paintStored(buttons.map((button, index) => [/** @type {HTMLCanvasElement} */ (button.firstChild), rows[index]]));
   markThumbnails();
 }
 
@@ -260,7 +277,7 @@ function connectControls() {
   on("#truncation", (control) => (wish.truncation = Number(control.value)));
   on("#share", (control) => (wish.share = Number(control.value)));
   on("#count", (control) => (wish.n = Number(control.value)));
-  on(".segments", (control) => (wish.condition = control.value));
+  on("#condition", (control) => (wish.condition = control.value));
   on("#seed-slider", (control) => setSeed(BigInt(control.value)));
   $("#seed").addEventListener("input", () => {
     const text = $("#seed").value;
@@ -354,22 +371,16 @@ async function start() {
   });
   ({ model, bank } = manifest);
   labelNames = model.class_names ?? manifest.provenance?.data?.class_names;
+  looksSide = bank.thumbnail_size ?? model.resolution;
+  $("#drawn").hidden = bank.thumbnail_size !== null;
   const where = provider === "webgpu" ? "WebGPU" : threads > 1 ? `${threads} threads` : "1 thread";
-  $("#facts").textContent = `${model.name}, ${model.resolution} × ${model.resolution} pixels, on your device (${where})`;
-  $("#licence").textContent = `Weights: ${model.licence.weights}. Stored pictures: ${bank.source} (${bank.licence}).`;
+  $("#facts").textContent = `${model.name} · ${model.resolution} × ${model.resolution} px · ${where} on your device`;
+  $("#licence").textContent = `Weights: ${model.licence.weights}. Stored pictures: ${bank.licence}.`;
   $("#progress").hidden = true;
   connectControls();
   connectFiles();
-  layThumbnails(0);
   await followStored(0);
-  if (bank.thumbnail_size === null) $(".bank").hidden = true; // nothing to show
-  else {
-    thumbnails = await ask("thumbnails");
-    for (const canvas of document.querySelectorAll("canvas[data-row]")) {
-      const place = /** @type {HTMLCanvasElement} */ (canvas);
-      paintThumbnail(place, Number(place.dataset.row));
-    }
-  }
+  layThumbnails(0);
 }
 
 start().catch((error) => {

@@ -87,22 +87,44 @@ export class Pipeline {
    * @yields {{ start: number, images: Uint8Array }} [m, R, R, 3], from picture `start` on
    */
   async *generate(embedding, { n, seed, truncation, condition, label = null }, batch = 8) {
-    const { dim_z, embedding_dim, classes } = this.model;
     const near = this.search(embedding);
     for (let start = 0; start < n; start += batch) {
       const samples = Array.from({ length: Math.min(batch, n - start) }, (_, index) => start + index);
       const instances = samples.map((j) => near[condition === "sample" ? drawRank(seed, j, near.length) : 0]);
-      const rows = instances.map(({ row }) => (condition === "query" ? embedding : this.stored(row)));
-      const feeds = {
-        noise: this.#float(samples.map((j) => noise(seed, j, truncation, dim_z)), dim_z),
-        embedding: this.#float(rows, embedding_dim),
-      };
-      if (classes) {
-        const labels = BigInt64Array.from(instances, (instance) => BigInt(label ?? instance.label ?? 0));
-        feeds.label = new this.ort.Tensor("int64", labels, [samples.length]);
-      }
-      yield { start, images: (await this.generator.run(feeds)).image.data };
+      const images = await this.#draw(
+        samples.map((j) => noise(seed, j, truncation, this.model.dim_z)),
+        instances.map(({ row }) => (condition === "query" ? embedding : this.stored(row))),
+        instances.map((instance) => label ?? instance.label ?? 0),
+      );
+      yield { start, images };
     }
+  }
+
+  /**
+   * What the model makes of stored instances without noise: its typical picture of each.
+   * @param {number[]} rows
+   * @returns {Promise<Uint8Array[]>} [R, R, 3] each
+   */
+  async portraits(rows) {
+    const images = await this.#draw(
+      rows.map(() => new Float32Array(this.model.dim_z)),
+      rows.map((row) => this.stored(row)),
+      rows.map((row) => (this.bank.labels ? Number(this.bank.labels[row]) : 0)),
+    );
+    const length = images.length / rows.length;
+    return rows.map((_, index) => images.slice(index * length, (index + 1) * length));
+  }
+
+  /**
+   * One run of the generator.
+   * @param {Float32Array[]} noises @param {Float32Array[]} embeddings @param {number[]} labels one of each per picture
+   * @returns {Promise<Uint8Array>} [N, R, R, 3]
+   */
+  async #draw(noises, embeddings, labels) {
+    const { dim_z, embedding_dim, classes } = this.model;
+    const feeds = { noise: this.#float(noises, dim_z), embedding: this.#float(embeddings, embedding_dim) };
+    if (classes) feeds.label = new this.ort.Tensor("int64", BigInt64Array.from(labels, BigInt), [labels.length]);
+    return (await this.generator.run(feeds)).image.data;
   }
 
   /** A float32 tensor [N, width] of rows. */

@@ -7,6 +7,8 @@ const MAX_PIXELS = 1 << 26; // as in Python
 
 /** @type {Pipeline} */
 let pipeline;
+/** @type {Promise<{ data: Uint8Array }> | undefined} */
+let thumbnails;
 let newest = 0; // id of the last request to generate; older ones stop at their next batch
 let queue = Promise.resolve(); // sessions run one at a time
 
@@ -28,9 +30,14 @@ const methods = {
     return { manifest: pipeline.bundle.manifest, provider, threads };
   },
 
-  /** Thumbnails of the bank: uint8 [count, T, T, 3]. */
-  async thumbnails() {
-    return (await pipeline.bundle.array("bank/thumbnails.npy")).data;
+  /** What stored instances look like: uint8 [T, T, 3] each, or without thumbnails [R, R, 3], drawn without noise. */
+  async looks({ rows }) {
+    const { thumbnail_size } = pipeline.bundle.manifest.bank;
+    if (thumbnail_size === null) return pipeline.portraits(rows);
+    thumbnails ??= pipeline.bundle.array("bank/thumbnails.npy");
+    const { data } = await thumbnails;
+    const length = thumbnail_size ** 2 * 3;
+    return rows.map((/** @type {number} */ row) => data.slice(row * length, (row + 1) * length));
   },
 
   /** A picture file -> its embedding, and the encoder's input to show. */
@@ -40,9 +47,10 @@ const methods = {
     return { embedding: await pipeline.embed(picture), picture };
   },
 
-  /** The embedding of a stored instance. */
+  /** A stored instance. */
   async stored({ row }) {
-    return pipeline.stored(row).slice();
+    const { ids, labels } = pipeline.bank;
+    return { embedding: pipeline.stored(row).slice(), id: Number(ids[row]), label: labels ? Number(labels[row]) : null };
   },
 
   /** Pictures for one embedding, or for a mixture of two, sent in batches. */
@@ -109,6 +117,7 @@ self.addEventListener("message", ({ data: { id, method, argument } }) => {
       self.postMessage({ id, error: error instanceof Error ? error.message : String(error) });
     }
   };
-  if (method === "stored" || method === "thumbnails") run();
+  const needsSession = !(method === "stored" || (method === "looks" && pipeline.bundle.manifest.bank.thumbnail_size));
+  if (!needsSession) run();
   else queue = queue.then(run);
 });

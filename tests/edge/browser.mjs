@@ -1,22 +1,59 @@
 // Drives the built page in Chromium and prints what it saw as JSON; test_web.py judges it.
-//   node browser.mjs '{"dist": FOLDER, "query": "?...", "picture": FILE, "second": FILE, "broken": FILE}'
-import { AXE, freshBrowser, redrawn, serve, set, settled, TILES } from "./page.mjs";
+//   node browser.mjs '{"dist": FOLDER, "query": "?...", "picture": FILE, "second": FILE, "broken": FILE, "save": FILE}'
+import { readFileSync } from "node:fs";
+import { basename } from "node:path";
+import { AXE, freshBrowser, painted, redrawn, serve, set, settled, TILES } from "./page.mjs";
 
 const told = JSON.parse(process.argv[2]);
 const seen = { errors: [], states: {} };
+
+/** The RGB bytes of canvases, in base64. */
+const bytes = (page, selector) =>
+  page.$$eval(selector, (canvases) =>
+    canvases.map((canvas) => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      return btoa(Array.from(data.filter((_, i) => i % 4 !== 3), (byte) => String.fromCharCode(byte)).join(""));
+    }),
+  );
 
 /** Does something and keeps the pictures and neighbours that follow. */
 async function state(page, name, act) {
   await redrawn(page, act);
   seen.states[name] = {
-    images: await page.$$eval(TILES, (canvases) =>
-      canvases.map((canvas) => {
-        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-        return btoa(Array.from(data.filter((_, i) => i % 4 !== 3), (byte) => String.fromCharCode(byte)).join(""));
-      }),
-    ),
+    images: await bytes(page, TILES),
     scores: await page.$$eval("#neighbours b", (found) => found.map((b) => b.textContent)),
+    names: await page.$$eval("#neighbours span", (found) => found.map((span) => span.textContent)),
+    status: await page.textContent("#status"),
   };
+}
+
+/** Drops a file on an element, as from the desktop. */
+async function drop(page, selector, file) {
+  const transfer = await page.evaluateHandle(
+    ([text, name]) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name, { type: "image/png" }));
+      return transfer;
+    },
+    [readFileSync(file).toString("base64"), basename(file)],
+  );
+  await page.dispatchEvent(selector, "drop", { dataTransfer: transfer });
+}
+
+/** What the focus meets, from the top of the page on. */
+async function tabStops(page) {
+  const stops = [];
+  await page.evaluate(() => document.activeElement.blur());
+  for (let i = 0; i < 100; i++) {
+    await page.keyboard.press("Tab");
+    const stop = await page.evaluate(() => {
+      const { activeElement: at } = document;
+      return at === document.body ? null : at.getAttribute("aria-label") ?? (at.id || at.value);
+    });
+    if (stop === null || stop === stops[0]) break;
+    stops.push(stop);
+  }
+  return stops;
 }
 
 const input = (slot) => `[data-slot="${slot}"] input`;
@@ -30,23 +67,44 @@ const { page, close } = await freshBrowser(told.chromium, { viewport: { width: 1
 try {
   page.on("pageerror", (error) => seen.errors.push(error.message));
   page.on("console", (message) => message.type() === "error" && seen.errors.push(message.text()));
-  const began = Date.now();
+  await page.addInitScript(() => {
+    addEventListener("DOMContentLoaded", () => {
+      globalThis.heard = [];
+      const status = document.querySelector("#status");
+      new MutationObserver(() => heard.push(status.textContent)).observe(status, { childList: true });
+    });
+  });
   await page.goto(server.url + told.query);
   await page.waitForSelector(TILES, { timeout: 120_000 });
-  seen.first_picture_seconds = (Date.now() - began) / 1000;
   await settled(page);
+  await painted(page);
+  seen.heard = await page.evaluate(() => heard); // by a screen reader
   seen.isolated = await page.evaluate(() => crossOriginIsolated);
-  seen.facts = await page.textContent("#facts");
-  await page.waitForFunction(() => document.querySelector("#thumbnails canvas").width > 1);
+  seen.looks = await bytes(page, "#thumbnails canvas");
+  seen.drawn_note = await page.isVisible("#drawn");
   seen.violations = { light: await audit(page) };
+  seen.spoken = await page.locator("body").ariaSnapshot();
+  seen.stops = await tabStops(page);
 
-  await state(page, "stored", () => set(page, "#seed", "9007199254740993"));
-  await state(page, "picture", () => page.setInputFiles(input("from"), told.picture));
+  await state(page, "first", () => set(page, "#seed", "9007199254740993"));
+  await state(page, "picture", () => drop(page, "body", told.picture));
   await state(page, "nearest", () => page.check('[value="nearest"]', { force: true }));
   await state(page, "sample", () => page.check('[value="sample"]', { force: true }));
   await state(page, "query", () => page.check('[value="query"]', { force: true }));
   await state(page, "mixed", () => page.setInputFiles(input("to"), told.second));
   await state(page, "varied", () => set(page, "#truncation", "1"));
+  await state(page, "shared", () => set(page, "#share", "0.25"));
+  await state(page, "cleared", () => page.click(".clear"));
+  await page.check('[name="slot"][value="to"]', { force: true });
+  await state(page, "stored mixed in", () => page.click("#thumbnails button:nth-child(8)"));
+  await page.check('[name="slot"][value="from"]', { force: true });
+  await redrawn(page, () => page.click(".clear"));
+  await page.focus("#thumbnails button:nth-child(5)");
+  await state(page, "thumbnail", () => page.keyboard.press("Enter"));
+  await page.focus("#neighbours li:nth-child(2) button");
+  await state(page, "neighbour", () => page.keyboard.press("Enter"));
+  await state(page, "slid", () => set(page, "#seed-slider", "5"));
+  seen.seed = await page.inputValue("#seed");
 
   await page.setInputFiles(input("from"), told.broken);
   await page.waitForSelector("#problem:not([hidden])");
@@ -58,9 +116,11 @@ try {
   seen.dialog = await page.$eval("#viewer", (dialog) => dialog.open);
   await page.focus("#follow");
   await state(page, "followed", () => page.keyboard.press("Enter"));
-  const download = page.waitForEvent("download");
+  const waiting = page.waitForEvent("download");
   await page.click("#save");
-  seen.download = (await download).suggestedFilename();
+  const download = await waiting;
+  seen.download = download.suggestedFilename();
+  await download.saveAs(told.save);
 
   await page.emulateMedia({ colorScheme: "dark" });
   seen.violations.dark = await audit(page);

@@ -12,7 +12,7 @@ import pytest
 
 from tests.models import bundles
 
-tiny_bundle, labelled_bundle = bundles.tiny_bundle, bundles.labelled_bundle
+tiny_bundle, labelled_bundle, bare_bundle = bundles.tiny_bundle, bundles.labelled_bundle, bundles.bare_bundle
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

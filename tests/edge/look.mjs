@@ -2,15 +2,16 @@
 // light (docs/images/web.png), mixed, viewer, dark, phone.
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { freshBrowser, redrawn, serve, set, settled } from "./page.mjs";
+import { freshBrowser, painted, redrawn, serve, set, settled } from "./page.mjs";
 
 const [dist, chromium, out, picture = "examples/photos/oranges.jpg", second = "examples/photos/green-apples.jpg"] =
   process.argv.slice(2);
 mkdirSync(out, { recursive: true });
 const server = await serve(dist);
-const { page, close } = await freshBrowser(chromium, { viewport: { width: 1200, height: 900 }, colorScheme: "light" });
+const { page, close } = await freshBrowser(chromium, { viewport: { width: 1240, height: 860 }, colorScheme: "light" });
 const shot = async (name, options = {}) => {
-  await page.evaluate(() => Promise.all(document.getAnimations().map((animation) => animation.finished)));
+  await painted(page);
+  await page.evaluate(() => Promise.allSettled(document.getAnimations().map((animation) => animation.finished)));
   await page.screenshot({ path: join(out, `${name}.png`), ...options });
 };
 try {

@@ -52,3 +52,7 @@ export const set = (page, selector, value) =>
     control.value = value;
     control.dispatchEvent(new Event("input", { bubbles: true }));
   }, value);
+
+/** Waits until every stored instance on the page has its picture. */
+export const painted = (page) =>
+  page.waitForFunction(() => [...document.querySelectorAll("canvas[data-row]")].every((canvas) => canvas.width !== 300));

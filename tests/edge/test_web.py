@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
-from icgan_runtime import Pipeline
+from icgan_runtime import Pipeline, images
 from tests.edge.conftest import EXAMPLES, node
 
 HERE = Path(__file__).parent
@@ -29,51 +31,104 @@ def pictures(tmp_path_factory) -> dict[str, str]:
     return {name: str(folder / f"{name}.png") for name in ("picture", "second", "broken")}
 
 
+@pytest.fixture(scope="module", params=["tiny_bundle", "bare_bundle"])
+def bundle(request) -> Path:
+    """One without classes, and one with classes whose bank holds no thumbnails."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
-def visit(tiny_bundle, pictures, node_packages, tmp_path_factory) -> dict[str, Any]:
-    """One visit to the page, on the tiny bundle."""
+def visit(bundle, pictures, node_packages, tmp_path_factory) -> dict[str, Any]:
+    """One visit to the page."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
-    dist = tmp_path_factory.mktemp("web") / "dist"
-    node(EXAMPLES / "web/build.mjs", tiny_bundle, dist)
-    told = {"dist": str(dist), "query": "?backend=wasm", "chromium": chromium, **pictures}
-    return json.loads(node(HERE / "browser.mjs", json.dumps(told)))
+    folder = tmp_path_factory.mktemp("web")
+    node(EXAMPLES / "web/build.mjs", bundle, folder / "dist")
+    told = {"dist": str(folder / "dist"), "query": "?backend=wasm", "chromium": chromium, **pictures}
+    seen = json.loads(node(HERE / "browser.mjs", json.dumps(told | {"save": str(folder / "sheet.png")})))
+    return seen | {"sheet": np.asarray(Image.open(folder / "sheet.png").convert("RGB"))}
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny_bundle):
-    with Pipeline.load(tiny_bundle, threads=1) as pipe:
+def pipe(bundle):
+    with Pipeline.load(bundle, threads=1) as pipe:
         yield pipe
 
 
-def drawn(visit: dict[str, Any], state: str, side: int) -> np.ndarray:
-    rows = [np.frombuffer(base64.b64decode(text), np.uint8) for text in visit["states"][state]["images"]]
-    return np.stack(rows).reshape(-1, side, side, 3)
+def square(text: str) -> np.ndarray:
+    levels = np.frombuffer(base64.b64decode(text), np.uint8)
+    side = round((len(levels) / 3) ** 0.5)
+    return levels.reshape(side, side, 3).astype(int)
 
 
-def mixed(pipe: Pipeline, pictures: dict[str, str]) -> np.ndarray:
-    between = pipe.embed([pictures["picture"], pictures["second"]]).sum(axis=0)
-    return between / np.linalg.norm(between)
+def drawn(visit: dict[str, Any], state: str) -> np.ndarray:
+    return np.stack([square(text) for text in visit["states"][state]["images"]])
 
 
 @pytest.mark.parametrize("condition", ["query", "nearest", "sample"])
-def test_pictures_are_pythons_for_every_condition(condition, visit, pipe, pictures):
+def test_a_dropped_picture_gives_pythons_pictures_and_neighbours_for_every_condition(
+    condition, visit, pipe, pictures
+):
     expected = pipe.generate(pictures["picture"], n=16, seed=SEED, truncation=0.7, condition=condition)
-    found = drawn(visit, condition, pipe.model.resolution)
-    assert np.abs(found.astype(int) - expected.images).max() <= 1
-    assert visit["states"][condition]["scores"] == [f"{score:.3f}" for score in expected.neighbours.scores]
+    assert np.abs(drawn(visit, condition) - expected.images).max() <= 1
+    near, names = expected.neighbours, pipe.model.class_names
+    assert visit["states"][condition]["scores"] == [f"{score:.3f}" for score in near.scores]
+    assert visit["states"][condition]["names"] == (
+        [names[label] for label in near.labels] if names else [f"no. {id}" for id in near.ids]
+    )
 
 
-def test_a_stored_picture_is_followed_as_in_python(visit, pipe):
-    expected = pipe.generate_from(pipe.chain.bank.embeddings[0], n=16, seed=SEED, truncation=0.7)
-    assert np.abs(drawn(visit, "stored", pipe.model.resolution).astype(int) - expected.images).max() <= 1
+def mixed(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    between = (1 - share) * first + share * second
+    return between / np.linalg.norm(between)
 
 
-@pytest.mark.parametrize(("state", "truncation"), [("mixed", 0.7), ("varied", 1.0)])
-def test_two_pictures_are_mixed_by_their_embeddings(state, truncation, visit, pipe, pictures):
-    expected = pipe.generate_from(mixed(pipe, pictures), n=16, seed=SEED, truncation=truncation)
-    assert np.abs(drawn(visit, state, pipe.model.resolution).astype(int) - expected.images).max() <= 1
+# what the visitor did before -> the embedding that the generator should see, truncation, seed
+STEPS = {
+    "first": (lambda pipe, of: pipe.bank.embeddings[0], 0.7, SEED),
+    "mixed": (lambda pipe, of: mixed(of["picture"], of["second"], 0.5), 0.7, SEED),
+    "varied": (lambda pipe, of: mixed(of["picture"], of["second"], 0.5), 1.0, SEED),
+    "shared": (lambda pipe, of: mixed(of["picture"], of["second"], 0.25), 1.0, SEED),
+    "cleared": (lambda pipe, of: of["picture"], 1.0, SEED),
+    "stored mixed in": (lambda pipe, of: mixed(of["picture"], pipe.bank.embeddings[7], 0.25), 1.0, SEED),
+    "thumbnail": (lambda pipe, of: pipe.bank.embeddings[4], 1.0, SEED),
+    "neighbour": (lambda pipe, of: second_nearest(pipe, 4), 1.0, SEED),
+    "slid": (lambda pipe, of: second_nearest(pipe, 4), 1.0, 5),
+}
+
+
+def second_nearest(pipe: Pipeline, row: int) -> np.ndarray:
+    ids, _ = pipe.search(pipe.bank.embeddings[row : row + 1], k=2)
+    return pipe.bank.embeddings[ids[0, 1]]  # ids count the rows
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_stored_pictures_mixtures_and_sliders_give_pythons_pictures(step, visit, pipe, pictures):
+    embedding, truncation, seed = STEPS[step]
+    of = dict(zip(("picture", "second"), pipe.embed([pictures["picture"], pictures["second"]]), strict=True))
+    expected = pipe.generate_from(embedding(pipe, of), n=16, seed=seed, truncation=truncation)
+    assert np.abs(drawn(visit, step) - expected.images).max() <= 1
+
+
+def test_the_seed_box_follows_the_slider(visit):
+    assert visit["seed"] == "5"
+
+
+def test_stored_pictures_are_shown_by_thumbnails_or_else_as_the_model_draws_them(visit, bundle, pipe):
+    found = np.stack([square(text) for text in visit["looks"]])
+    if pipe.bank.thumbnails is not None:
+        assert (found == pipe.bank.thumbnails[:18]).all()
+        assert not visit["drawn_note"]
+    else:
+        feeds = {
+            "noise": np.zeros((18, pipe.model.dim_z), np.float32),
+            "embedding": pipe.bank.embeddings[:18],
+        }
+        session = onnxruntime.InferenceSession(bundle / "generator.onnx")
+        (expected,) = session.run(["image"], feeds | {"label": pipe.bank.labels[:18]})
+        assert np.abs(found - expected).max() <= 1
+        assert visit["drawn_note"]
 
 
 def test_a_broken_picture_is_named_and_the_page_goes_on(visit):
@@ -81,9 +136,61 @@ def test_a_broken_picture_is_named_and_the_page_goes_on(visit):
     assert len(visit["states"]["followed"]["images"]) == 16
 
 
-def test_a_generated_picture_can_be_followed_by_keyboard_and_the_sheet_downloaded(visit):
+def test_a_generated_picture_can_be_followed_by_keyboard(visit):
     assert visit["dialog"]
-    assert visit["download"] == f"icgan-seed-{SEED}.png"
+    assert (drawn(visit, "followed") != drawn(visit, "slid")).any()
+
+
+def test_the_downloaded_sheet_holds_the_pictures_on_the_page(visit, pipe):
+    assert visit["download"] == "icgan-seed-5.png"
+    expected = images.grid(drawn(visit, "followed").astype(np.uint8), columns=4, gap=2)
+    assert (visit["sheet"] == expected).all()
+
+
+def test_loading_and_drawing_are_announced(visit):
+    assert any(re.fullmatch(r"Loading [\d.]+ of [\d.]+ MB", line) for line in visit["heard"])
+    assert "Preparing the models…" in visit["heard"]
+    assert re.fullmatch(r"16 pictures in [\d.]+ s", visit["heard"][-1])
+
+
+def test_the_keyboard_reaches_every_control_in_reading_order(visit):
+    stops = iter(visit["stops"])
+    for control in (
+        "Switch between light and dark",
+        "Choose a picture to follow",
+        "Choose a second picture to mix in",
+        "others",
+        "Stored picture 1",
+        "Stored picture 18",
+        "from",
+        "query",
+        "truncation",
+        "Seed, from 0 to 999",
+        "seed",
+        "Another seed",
+        "Number of pictures",
+        "save",
+        "Generated picture 1",
+        "Generated picture 16",
+    ):
+        assert control in stops, f"{control} is not met, or too early: {visit['stops']}"
+    assert len(list(stops)) == 5  # the neighbours
+
+
+def test_a_screen_reader_hears_what_every_control_is(visit):
+    for line in (
+        'button "Choose a picture to follow"',
+        'radio "its nearest"',
+        'slider "Truncation": "0.7"',
+        'slider "Seed, from 0 to 999"',
+        'textbox "Seed"',
+        'combobox "Number of pictures"',
+        'group "Generated pictures"',
+        'button "Generated picture 16"',
+        'list "Nearest stored pictures and their similarity"',
+        "status: 16 pictures in",
+    ):
+        assert line in visit["spoken"]
 
 
 def test_the_page_gets_threads_and_runs_without_errors(visit):

@@ -19,3 +19,9 @@ def tiny_bundle(tmp_path_factory) -> Path:
 def labelled_bundle(tmp_path_factory) -> Path:
     """A bundle with three classes; read only."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "labelled", classes=3)
+
+
+@pytest.fixture(scope="session")
+def bare_bundle(tmp_path_factory) -> Path:
+    """A bundle with three classes whose bank holds no thumbnails; read only."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "bare", classes=3, thumbnails=False)

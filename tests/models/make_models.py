@@ -61,7 +61,9 @@ def tiny_model(classes: int = 0, encoder: str = "tiny", side: int = SIDE) -> Mod
     )
 
 
-def make_bundle(root: Path, classes: int = 0, encoder: str = "tiny", seed: int = 0) -> Path:
+def make_bundle(
+    root: Path, classes: int = 0, encoder: str = "tiny", seed: int = 0, thumbnails: bool = True
+) -> Path:
     """Write a complete bundle and return its folder."""
     model = tiny_model(classes, encoder)
     rng = np.random.default_rng(seed)
@@ -71,13 +73,16 @@ def make_bundle(root: Path, classes: int = 0, encoder: str = "tiny", seed: int =
     onnx.save(encoder_graph(model, encoder_weight), root / "encoder.onnx")
     onnx.save(lookup_graph(model, bank), root / "lookup.onnx")
     onnx.save(generator_graph(model, rng), root / "generator.onnx")
-    write_bank(root / "bank", model, bank, rng)
+    thumbnail_size = 4 if thumbnails else None
+    write_bank(root / "bank", model, bank, rng, thumbnail_size)
     np.savez(root / SAMPLES_NAME, allow_pickle=False, **reference_samples(root, model, bank, rng))
     (root / "README.md").write_text("# tiny\n")
     manifest = Manifest(
         model=model,
         graphs=tuple(graph_entry(model, role) for role in ("encoder", "lookup", "generator")),
-        bank=BankEntry(model.encoder_id, COUNT, NEIGHBOURS, True, 4, "random numbers", "CC0-1.0"),
+        bank=BankEntry(
+            model.encoder_id, COUNT, NEIGHBOURS, True, thumbnail_size, "random numbers", "CC0-1.0"
+        ),
         files=describe_files(root),
         metrics={"fid": None},
     )
@@ -162,12 +167,16 @@ def generator_graph(model: Model, rng: np.random.Generator) -> onnx.ModelProto:
     return _graph(model, "generator", nodes, weights)
 
 
-def write_bank(folder: Path, model: Model, embeddings: F32, rng: np.random.Generator) -> None:
+def write_bank(
+    folder: Path, model: Model, embeddings: F32, rng: np.random.Generator, thumbnail_size: int | None
+) -> None:
     count = len(embeddings)
     arrays.write_npy(folder / "embeddings.npy", embeddings)
     arrays.write_npy(folder / "ids.npy", np.arange(count, dtype=np.int64))
     arrays.write_npy(folder / "labels.npy", np.arange(count, dtype=np.int64) % max(model.classes, 1))
-    arrays.write_npy(folder / "thumbnails.npy", rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8))
+    if thumbnail_size is not None:
+        shape = (count, thumbnail_size, thumbnail_size, 3)
+        arrays.write_npy(folder / "thumbnails.npy", rng.integers(0, 256, shape, dtype=np.uint8))
     about = {
         "format": "icgan-bank",
         "schema_version": 1,
@@ -175,7 +184,7 @@ def write_bank(folder: Path, model: Model, embeddings: F32, rng: np.random.Gener
         "count": count,
         "embedding_dim": model.embedding_dim,
         "labelled": True,
-        "thumbnail_size": 4,
+        "thumbnail_size": thumbnail_size,
         "source": "random numbers",
         "licence": "CC0-1.0",
     }
