@@ -97,6 +97,13 @@ chaos: .venv/.stamp .venv-serve/.stamp ## 16 clients for 10 minutes while stages
 	$(BIN)/icgan-export bundle models/demo --out bundles/demo
 	$(BIN)/python -m tests.abuse.soak bundles/demo examples/photos/*.jpg --clients 16 --minutes 10 --kill-every 20 --out bench/abuse
 
+mutation: .venv/.mutation ## small mistakes in the runtime and the rewrites: which would the tests notice? (bench/mutation.md)
+	nice -n 5 $(BIN)/python -m benchmarks.mutation --sample 35 --seed 0 --out bench/mutation.md
+
+.venv/.mutation: .venv/.stamp
+	$(BIN)/pip install --quiet -e '.[mutation]'
+	touch $@
+
 web: .venv/.stamp examples/node_modules/.stamp ## build the web page around a small INT8 bundle and serve it on localhost:8080
 	$(BIN)/icgan-export bundle models/demo --precision fp32,int8 --instances 200 --thumbnails 48 --out bundles/web
 	node examples/web/build.mjs bundles/web demo/web
@@ -125,4 +132,4 @@ pack-demo: .venv/.stamp ## make the shipped directory out of the trained run
 	$(BIN)/python models/pack.py runs/demo64 data/groceries64 models/demo
 
 clean: ## remove everything made here (environments, data and runs stay)
-	rm -rf bundles demo bench model_repository .mypy_cache .ruff_cache .pytest_cache
+	rm -rf bundles demo bench mutation model_repository .mypy_cache .ruff_cache .pytest_cache

@@ -156,6 +156,22 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path):
         images.load(path.read_bytes(), SIZE)
 
 
+def test_a_picture_may_have_as_many_pixels_and_bytes_as_the_limits_say(photo, monkeypatch):
+    data = encoded(photo, "PNG")
+    monkeypatch.setattr(images, "MAX_PIXELS", 60 * 40)
+    monkeypatch.setattr(images, "MAX_ENCODED_BYTES", len(data))
+    for picture in (data, photo, np.asarray(photo)):
+        assert images.load(picture, SIZE).shape == (SIZE, SIZE, 3)
+    with pytest.raises(DecodeError) as caught:
+        images.decode(data + b"0", SIZE)
+    assert str(caught.value) == f"image: {len(data) + 1} bytes, at most {len(data)} are accepted"
+    monkeypatch.setattr(images, "MAX_PIXELS", 60 * 40 - 1)
+    for picture in (data, photo, np.asarray(photo)):
+        with pytest.raises(DecodeError) as caught:
+            images.load(picture, SIZE)
+        assert str(caught.value) == "image: 60 × 40 pixels, at most 2399 are accepted"
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -252,6 +268,21 @@ def test_a_grid_places_pictures_row_by_row_on_white():
     ]
     assert images.grid(pictures[:1]).shape == (2, 2, 3)
     assert images.grid(pictures, columns=9, gap=0).shape == (2, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 2, 2), (5, 3, 2), (9, 3, 3), (10, 4, 3)]
+)
+def test_a_grid_is_as_square_as_it_can_be_with_a_gap_of_two(count, columns, rows):
+    sheet = images.grid(np.zeros((count, 4, 5, 3), np.uint8))
+    assert sheet.shape == (rows * 6 - 2, columns * 7 - 2, 3)
+    assert (sheet == 0).all(axis=2).sum() == count * 4 * 5
+
+
+def test_files_are_png_unless_asked_and_jpeg_of_high_quality(photo):
+    image = np.asarray(photo)
+    assert images.encode(image) == images.encode(image, "PNG") == encoded(photo, "PNG")
+    assert images.encode(image, "JPEG") == encoded(photo, "JPEG", quality=95)
 
 
 @pytest.mark.parametrize(("kind", "exact"), [("PNG", True), ("WEBP", True), ("JPEG", False)])

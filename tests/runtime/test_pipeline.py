@@ -64,6 +64,25 @@ def test_a_picture_and_its_embedding_generate_the_same(pipe):
         np.testing.assert_array_equal(a.neighbours.ids, b.neighbours.ids)
 
 
+def test_by_default_one_picture_of_seed_0_within_the_bounds_of_the_paper(pipe, labelled):
+    plain = Request(n=1, seed=0, truncation=1.0, condition="query", label=OWN_LABEL, first=0)
+    for which in (pipe, labelled):
+        assert which.generate(PHOTO).request == plain
+        assert which.generate_from(which.embed(PHOTO)).request == plain
+        (first,) = which.stream(PHOTO, 1)
+        assert first.request == plain
+    assert [len(part.images) for part in pipe.stream(PHOTO, 33)] == [32, 1]
+
+
+def test_everything_asked_for_reaches_the_request(labelled):
+    asked: dict[str, Any] = {"seed": 5, "truncation": 0.5, "condition": "nearest", "label": 2}
+    expected = Request(n=3, first=7, **asked)
+    assert labelled.generate(PHOTO, n=3, first=7, **asked).request == expected
+    assert labelled.generate_from(labelled.embed(PHOTO), n=3, first=7, **asked).request == expected
+    parts = [part.request for part in labelled.stream(PHOTO, 3, batch=2, **asked)]
+    assert parts == [Request(n=2, first=0, **asked), Request(n=1, first=2, **asked)]
+
+
 def test_the_seed_decides_the_pictures(pipe):
     a, again, other = (pipe.generate(PHOTO, n=2, seed=seed).images for seed in (1, 1, 2))
     np.testing.assert_array_equal(a, again)

@@ -1,6 +1,7 @@
 """Faults planted in a bundle, hashes made to agree: verification must find each."""
 
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -119,6 +120,113 @@ def test_a_zip_bomb_of_samples_is_refused_by_its_directory(bundle):
     accept_new_hash(bundle, SAMPLES_NAME)
     failed = {check.name: check.detail for check in verify_bundle(Bundle.open(bundle)) if not check.passed}
     assert "65 members" in failed[SAMPLES_NAME]
+
+
+def checks_with(bundle, precision="fp32", **changes) -> dict[str, tuple[bool, str]]:
+    """Verdict and detail of each check after arrays of the samples were changed."""
+    with np.load(bundle / SAMPLES_NAME) as archive:
+        samples = dict(archive)
+    for name, change in changes.items():
+        samples[name] = change(samples[name])
+    np.savez(bundle / SAMPLES_NAME, allow_pickle=False, **samples)
+    accept_new_hash(bundle, SAMPLES_NAME)
+    value = json.loads((bundle / MANIFEST_NAME).read_text())
+    for graph in value["graphs"]:
+        graph["precision"] = precision
+    (bundle / MANIFEST_NAME).write_text(json.dumps(value))
+    return {check.name: (check.passed, check.detail) for check in verify_bundle(Bundle.open(bundle))}
+
+
+def turned(cosine):
+    """A change of unit rows that leaves them at this cosine to what they were."""
+
+    def turn(rows):
+        away = np.roll(rows, 1, axis=1).astype(np.float64)
+        away -= (away * rows).sum(axis=1, keepdims=True) * rows
+        away /= np.linalg.norm(away, axis=1, keepdims=True)
+        return (cosine * rows + np.sqrt(1 - cosine**2) * away).astype(np.float32)
+
+    return turn
+
+
+@pytest.mark.parametrize(
+    ("precision", "cosine", "allowed", "least"),
+    [
+        ("fp32", 0.9999996, True, "0.999999"),
+        ("fp32", 0.99999, False, "0.999999"),
+        ("fp16", 0.9996, True, "0.9995"),
+        ("fp16", 0.9994, False, "0.9995"),
+        ("int8", 0.991, True, "0.99"),
+        ("int8", 0.989, False, "0.99"),
+    ],
+)
+def test_an_encoder_may_turn_embeddings_as_far_as_its_precision_allows(
+    bundle, precision, cosine, allowed, least
+):
+    passed, said = checks_with(bundle, precision, embedding=turned(cosine))["encoder.onnx on samples"]
+    assert passed is allowed
+    assert re.fullmatch(rf"cosine 0\.9\d+, at least {least} wanted", said)
+
+
+@pytest.mark.parametrize(("levels", "allowed"), [(0, True), (1, True), (2, False)])
+def test_a_full_precision_generator_may_be_one_grey_level_off(bundle, levels, allowed):
+    drawn = checks_with(bundle, image=lambda image: image + levels / np.float32(127.5))
+    said = f"{levels} grey levels apart" + (" at most" if allowed else ", expected at most 1")
+    assert drawn["generator.onnx on samples"] == (allowed, said)
+
+
+@pytest.mark.parametrize(
+    ("precision", "levels", "allowed", "detail"),
+    [
+        ("fp16", 2, True, "PSNR 42"),
+        ("fp16", 3, False, "PSNR 38"),
+        ("int8", 14, True, "PSNR 25"),
+        ("int8", 15, False, "PSNR 24"),
+    ],
+)
+def test_a_smaller_generator_is_judged_by_its_noise(bundle, precision, levels, allowed, detail):
+    changed = checks_with(bundle, precision, image=lambda image: image + levels / np.float32(127.5))
+    passed, said = changed["generator.onnx on samples"]
+    assert passed is allowed
+    assert said.startswith(detail)
+    assert said.endswith(f"at least {'40' if precision == 'fp16' else '25'} wanted")
+
+
+def test_scores_may_differ_by_rounding_only(bundle):
+    both = ("lookup.onnx on samples", "bank on samples")
+    for error, allowed in ((5e-5, True), (1e-4, False)):  # one on top of the other
+        found = checks_with(bundle, scores=lambda scores, error=error: scores + np.float32(error))
+        for name in both:
+            passed, detail = found[name]
+            assert passed is allowed
+            wanted = r"ids agree, scores within 5e-05"
+            missed = r"scores 0\.00015 apart, expected at most 0\.0001: another bank\?"
+            assert re.fullmatch(wanted if allowed else missed, detail)
+
+
+def test_another_order_of_neighbours_is_named(bundle):
+    def swapped(ids):
+        return np.concatenate([ids[:1, [0, 2, 1, 3, 4]], ids[1:]])
+
+    with np.load(bundle / SAMPLES_NAME) as archive:
+        ids = archive["ids"]
+    found = checks_with(bundle, ids=swapped)
+    message = f"row 0: neighbour {ids[0, 1]}, expected {ids[0, 2]}"
+    assert found["bank on samples"] == found["lookup.onnx on samples"] == (False, message)
+
+
+@pytest.mark.parametrize("order", [[1, 0, 2, 3, 4], [0, 1, 2, 4, 3], [0, 1, 2, 3, 5]], ids=str)
+def test_neighbours_of_equal_scores_may_come_in_any_order(bundle, order):
+    rows = np.load(bundle / "bank/embeddings.npy")
+    rows[10:16] = np.roll(np.eye(12, dtype=np.float32), 3, axis=0)[3]  # six times the same instance
+    np.save(bundle / "bank/embeddings.npy", rows)
+    accept_new_hash(bundle, "bank/embeddings.npy")
+    query = np.tile(rows[10], (3, 1))
+    equal = np.tile(np.arange(10, 16)[order], (3, 1))
+    found = checks_with(
+        bundle, embedding=lambda _: query, ids=lambda _: equal, scores=lambda old: np.ones_like(old)
+    )
+    assert found["bank on samples"] == (True, "ids agree, scores within 0")
 
 
 def test_the_byte_rule_rounds_and_clamps():
