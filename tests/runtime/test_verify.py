@@ -86,7 +86,9 @@ def test_verification_finds_shifted_labels(labelled_bundle, copy_bundle):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not a zip", b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(100)], ids=repr
+    "content",
+    [b"", b"not a zip", b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(100)],
+    ids=["empty", "text", "a zip without members", "a zip cut short"],
 )
 def test_verification_refuses_samples_that_are_none(bundle, content):
     (bundle / SAMPLES_NAME).write_bytes(content)
