@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from icgan_training.errors import DataError
 from icgan_training.transforms import read_picture, square, to_rgb
@@ -113,6 +113,32 @@ def test_a_file_that_is_not_a_whole_picture_is_named(photo, tmp_path, damage):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"bad\.jpg: not a readable picture"):
         read_picture(path, SIZE)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_file_is_a_picture_or_a_named_error_whatever_the_decoder_raises(photo, tmp_path):
+    # Pillow reports some of these as RuntimeError.
+    path = tmp_path / "bad.avif"
+    photo.resize((40, 30)).save(path)
+    content = path.read_bytes()
+    refused = 0
+    for position in range(4, 320, 4):
+        path.write_bytes(content[:position] + b"\xff\xff\xff\xff" + content[position + 4 :])
+        try:
+            read_picture(path, SIZE)
+        except DataError:
+            refused += 1
+    assert refused > 10
+
+
+def test_damaged_exif_around_sound_pixels_does_no_harm(photo, tmp_path, monkeypatch):
+    def damaged(_):
+        raise TypeError("'IFDRational' object cannot be interpreted as an integer")
+
+    photo.save(tmp_path / "a.png")
+    expected = read_picture(tmp_path / "a.png", SIZE)
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", damaged)
+    assert np.array_equal(read_picture(tmp_path / "a.png", SIZE), expected)
 
 
 def test_a_picture_of_absurd_size_is_refused(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ The rule, in this order: turn as EXIF says, composite alpha on white, make it RG
 the short side, resize with Pillow's bilinear filter. The published protocol, plus what real files need.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,15 @@ def read_picture(path: Path, resolution: int) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             return square(to_rgb(image), resolution)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    # Damaged files surface in Pillow as errors of any kind; one of a million must not end a day's work.
+    except Exception as error:
         raise DataError(f"{path}: not a readable picture ({error})") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Upright, opaque, 8-bit RGB; sixteen-bit grey is scaled, not clipped."""
-    image = ImageOps.exif_transpose(image)
+    with suppress(Exception):  # damaged EXIF around sound pixels; damaged pixels show below
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow may also open as 32-bit integers
         grey = np.asarray(image).astype(np.float64) / 257
         return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8)).convert("RGB")
