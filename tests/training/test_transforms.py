@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from icgan_runtime import images
 from icgan_training.errors import DataError
 from icgan_training.transforms import read_picture, square, to_rgb
 
@@ -113,6 +114,49 @@ def test_a_file_that_is_not_a_whole_picture_is_named(photo, tmp_path, damage):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"bad\.jpg: not a readable picture"):
         read_picture(path, SIZE)
+
+
+def turned(image):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return image, {"exif": exif}
+
+
+def sixteen_bits(image):
+    low_bytes = np.arange(image.width, dtype=np.uint16) % 256
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 256 + low_bytes), {}
+
+
+def half_transparent(image):
+    image = image.convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image, {}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "make"),
+    [
+        ("png", lambda image: (image, {})),
+        ("png", lambda image: (image.transpose(Image.Transpose.ROTATE_90), {})),  # tall instead of wide
+        ("png", lambda image: (image.crop((0, 0, 347, 201)), {})),  # no exact middle
+        ("png", sixteen_bits),
+        ("png", half_transparent),
+        ("png", lambda image: (image.convert("1"), {})),
+        ("jpg", turned),
+        ("jpg", lambda image: (image.convert("CMYK"), {})),
+        ("jpg", lambda image: (image.convert("L"), {})),
+        ("gif", lambda image: (image, {})),
+        ("webp", lambda image: (image, {})),
+        ("tiff", turned),
+        ("bmp", lambda image: (image, {})),
+    ],
+)
+@pytest.mark.parametrize("size", [32, 256])
+def test_training_and_the_runtime_see_the_same_pixels(photo, tmp_path, suffix, make, size):
+    path = tmp_path / f"picture.{suffix}"
+    image, options = make(photo)
+    image.save(path, **options)
+    assert np.array_equal(read_picture(path, size), images.load(path, size))
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
