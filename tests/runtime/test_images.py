@@ -255,6 +255,45 @@ def test_noise_behind_a_signature_is_refused(noise, signature):
         images.decode(signature + noise, SIZE)
 
 
+def bmp(compression: int, pixels: bytes) -> bytes:
+    """An 8-bit BMP of 4 x 4 put together by hand; 0 is plain, 1 and 2 are run-length encodings."""
+    palette = bytes(range(256)) * 4
+    start = 14 + 40 + len(palette)
+    depth = 4 if compression == 2 else 8
+    head = struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, depth, compression, len(pixels), 0, 0, 256, 0)
+    return struct.pack("<2sIHHI", b"BM", start + len(pixels), 0, 0, start) + head + palette + pixels
+
+
+def test_a_bmp_in_run_length_encoding_is_refused_with_advice(photo):
+    assert images.decode(bmp(0, bytes(16)), SIZE).shape == (SIZE, SIZE, 3)
+    for compression in (1, 2):
+        with pytest.raises(DecodeError) as caught:
+            images.decode(bmp(compression, b"\x10\0\0\1"), SIZE)
+        assert str(caught.value) == "image: a BMP in run-length encoding; save it as PNG"
+    # a TIFF may say "compression" too, and means something else
+    assert images.decode(encoded(photo, "TIFF", compression="tiff_lzw"), SIZE).shape == (SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError("broken data stream"), "broken data stream"),
+        (ValueError("first line\nsecond line"), "first line"),
+        (IndexError(), "IndexError"),
+        (MemoryError("\n"), "MemoryError"),
+    ],
+    ids=["message", "two lines", "none", "empty line"],
+)
+def test_whatever_the_decoder_raises_is_told_in_one_line(photo, monkeypatch, error, reason):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(DecodeError) as caught:
+        images.load(photo.copy(), SIZE)
+    assert str(caught.value) == f"image: cannot be decoded ({reason})"
+
+
 def test_a_grid_places_pictures_row_by_row_on_white():
     pictures = np.stack([np.full((2, 2, 3), value, np.uint8) for value in (10, 20, 30)])
     sheet = images.grid(pictures, columns=2, gap=1)

@@ -97,6 +97,12 @@ def test_a_report_of_another_program_about_costs_is_no_reason_to_fail(bundle, co
     assert "one picture" not in render(facts)
 
 
+def test_a_bank_without_labels_is_not_called_labelled(bundle):
+    facts = describe(bundle)
+    facts["bank"]["labelled"] = False
+    assert "(CC0-1.0), k = 5\n" in render(facts)
+
+
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0 bytes"), (99_999, "99999 bytes"), (100_000, "0.1 MB"), (12_345_678, "12.3 MB")]
 )

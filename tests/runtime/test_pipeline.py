@@ -338,7 +338,7 @@ def test_one_bad_picture_among_good_ones_is_refused(pipe):
 
 def test_a_black_picture_is_reported_as_nan_not_shown(pipe):
     broken, _ = canned(pipe, picture=0)
-    with pytest.raises(NumericsError, match="black throughout, the mark of NaN"):
+    with pytest.raises(NumericsError, match=r"^canned: picture 0 of 1 is black throughout, the mark of NaN"):
         broken.generate(PHOTO)
 
 
@@ -358,12 +358,13 @@ def test_talking_to_a_server_without_its_client_names_the_package(monkeypatch):
     assert str(caught.value) == "tritonclient is not installed: pip install 'icgan[triton]'"
 
 
-def test_connecting_keeps_address_time_limit_and_retries(monkeypatch):
+def test_connecting_keeps_address_time_limit_retries_and_memory(monkeypatch):
     client = SimpleNamespace(TritonChain=lambda *arguments: arguments)
     monkeypatch.setitem(sys.modules, "icgan_runtime.backends.triton", client)
+    options: dict[str, Any] = {"timeout_s": 0.5, "retries": 7, "shared_memory": "system"}
     defaults: Any = Pipeline.connect("grpc://host:1").chain
-    chosen: Any = Pipeline.connect("http://host:2", timeout_s=0.5, retries=7).chain
-    assert (defaults, chosen) == (("grpc://host:1", 30, 3), ("http://host:2", 0.5, 7))
+    chosen: Any = Pipeline.connect("http://host:2", **options).chain
+    assert (defaults, chosen) == (("grpc://host:1", 30, 3, None), ("http://host:2", 0.5, 7, "system"))
 
 
 def test_the_model_is_described(pipe):

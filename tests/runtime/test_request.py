@@ -84,6 +84,7 @@ def test_a_condition_that_is_none_is_refused_with_the_ones_there_are():
     with pytest.raises(RequestError) as caught:
         ask(condition="random")
     assert str(caught.value) == "condition: 'random', expected one of query, nearest, sample"
+    assert caught.value.problem == "'random', expected one of query, nearest, sample"
     assert caught.value.field == "condition"
 
 

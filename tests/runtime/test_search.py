@@ -137,5 +137,5 @@ def test_without_faiss_numpy_takes_over_unless_faiss_is_asked_for(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "icgan_runtime.search_faiss", None)
     bank = bank_of(np.eye(3))
     assert (choose_search(bank).name, choose_search(bank).reason) == ("numpy", "faiss is not installed")
-    with pytest.raises(MissingExtraError, match=r"pip install 'icgan\[faiss\]'"):
+    with pytest.raises(MissingExtraError, match=r"^faiss is not installed: pip install 'icgan\[faiss\]'$"):
         choose_search(bank, "faiss")
