@@ -253,6 +253,21 @@ def test_accumulated_batches_follow_the_gradient_of_the_whole_batch(make_prepare
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [({"channels_last": False}, 1e-3), ({"precision": "bfloat16"}, 0.05)],
+    ids=["another memory layout", "bfloat16"],
+)
+def test_layout_and_precision_leave_training_what_it_is(make_prepared, tmp_path, changes, tolerance):
+    data = PreparedDataset.open(make_prepared())
+    short = {"total_images": 32, "tick_images": 32, "batch_size": 8}
+    fit(TINY.model, settings(**short), data, tmp_path / "plain", device=CPU)
+    fit(TINY.model, settings(**short, **changes), data, tmp_path / "changed", device=CPU)
+    (plain,), (changed,) = log(tmp_path / "plain"), log(tmp_path / "changed")
+    for name in ("loss_discriminator", "logit_real", "logit_fake"):
+        assert changed[name] == pytest.approx(plain[name], abs=tolerance)
+
+
 def test_the_best_score_decides_what_is_exported(make_prepared, tmp_path):
     data, run = PreparedDataset.open(make_prepared()), tmp_path / "run"
     scores = iter([30.0, 10.0, 20.0, 15.0])
