@@ -46,6 +46,32 @@ def test_a_full_disk_is_one_line_that_names_the_file(monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["prepare", "fit"])
+def test_an_output_below_a_file_is_one_line(command, make_prepared, encoder_file, tmp_path, capsys):
+    data, out = make_prepared(), tmp_path / "file" / "out"
+    (tmp_path / "file").touch()
+    arguments = {
+        "prepare": [data, "--resolution", 32, "--encoder", encoder_file, "--neighbours", 3],
+        "fit": [data, "--preset", "tiny", "--images", 8],
+    }[command]
+    assert cli.main([command, *map(str, arguments), "--out", str(out)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("icgan-train: ")
+    assert str(tmp_path / "file") in error
+
+
+@pytest.mark.parametrize(("text", "count"), [("400000", 400_000), ("400k", 400_000), ("2.5M", 2_500_000)])
+def test_numbers_of_pictures_may_be_written_short(text, count):
+    assert cli.build_parser().parse_args(["fit", "d", "--images", text]).images == count
+
+
+@pytest.mark.parametrize("text", ["many", "inf", "nan", "k", ""])
+def test_what_is_no_number_of_pictures_is_a_usage_error(text, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "data", "--preset", "tiny", "--images", text])
+    assert f"{text!r} is not a number as 400000, 400k or 2.5M" in capsys.readouterr().err
+
+
 def test_a_missing_file_that_nobody_expected_is_a_bug(monkeypatch):
     def missing(_):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "ours")

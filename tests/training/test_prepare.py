@@ -275,6 +275,12 @@ def test_an_encoder_that_gives_nan_is_refused_and_the_picture_named(photos, brok
     )
 
 
+def test_an_input_size_below_what_encoders_can_halve_is_refused(photos, encoder_file, tmp_path):
+    refused(
+        "--input-size is 16, it must be at least 32", photos, tmp_path / "out", encoder_file, input_size=16
+    )
+
+
 def test_an_unknown_encoder_is_refused_with_the_known_names(photos, tmp_path):
     refused("efficientnet-lite0, resnet50", photos, tmp_path / "out", "vgg", error=WeightsError)
 

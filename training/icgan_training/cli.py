@@ -22,6 +22,7 @@ Command = Callable[[argparse.Namespace], None]
 
 REFUSED_BY_THE_MACHINE = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
 }  # fmt: skip
 
 
@@ -179,7 +180,10 @@ def _add_fit(commands: Subparsers) -> None:
 def _count(text: str) -> int:
     """A number of pictures such as 400000, 400k or 2.5M."""
     factor = {"k": 1_000, "M": 1_000_000}.get(text[-1:], 1)
-    return round(float(text if factor == 1 else text[:-1]) * factor)
+    try:
+        return round(float(text if factor == 1 else text[:-1]) * factor)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number as 400000, 400k or 2.5M") from None
 
 
 def _fit(args: argparse.Namespace) -> None:

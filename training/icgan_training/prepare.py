@@ -86,6 +86,8 @@ def prepare(
         raise DataError(f"--out {out} exists already: remove it or choose another folder")
     if resolution < 8:
         raise DataError(f"--resolution is {resolution}, it must be at least 8")
+    if input_size is not None and input_size < 32:
+        raise DataError(f"--input-size is {input_size}, it must be at least 32: encoders halve it five times")
     source = open_source(source_path, use_labels=use_labels)
     check_count(len(source), neighbours)
     partial = out.with_name(out.name + ".partial")
