@@ -191,6 +191,28 @@ def test_what_is_not_a_picture_is_refused(data):
         images.decode(data, SIZE)
 
 
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\xff\xd8\xff\xe0", "JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"RIFF\x24\0\0\0WEBPVP8 ", "WEBP"),
+        (b"GIF87a", "GIF"),
+        (b"GIF89a", "GIF"),
+        (b"BM", "BMP"),
+        (b"II*\0", "TIFF"),  # either order of bytes
+        (b"MM\0*", "TIFF"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", None),
+        (b"FORM\x24\0\0\0WEBP", None),
+        (b"GIF88a", None),
+        (b"\xff\xd8", None),
+        (b"II*", None),
+    ],
+)
+def test_a_format_is_known_by_its_first_bytes(head, kind):
+    assert images.sniff(head) == kind
+
+
 @pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "PCX", "JPEG2000", "SGI", "ICNS", "DDS"])
 def test_formats_off_the_list_are_refused_even_if_pillow_knows_them(photo, kind):
     with pytest.raises(DecodeError, match="not a JPEG, PNG, WEBP, GIF, BMP or TIFF picture"):

@@ -83,6 +83,15 @@ def test_everything_asked_for_reaches_the_request(labelled):
     assert parts == [Request(n=2, first=0, **asked), Request(n=1, first=2, **asked)]
 
 
+def test_loading_keeps_what_was_chosen(tiny_bundle):
+    with Pipeline.load(tiny_bundle) as usual, Pipeline.load(tiny_bundle, search="numpy", max_batch=3) as own:
+        assert isinstance(usual.chain, LocalChain)
+        assert isinstance(own.chain, LocalChain)
+        assert (usual.chain.find.name, usual.chain.find.reason) == ("faiss", "installed")
+        assert (own.chain.find.name, own.chain.find.reason) == ("numpy", "asked for")
+        assert (usual.chain.max_batch, own.chain.max_batch) == (32, 3)
+
+
 def test_the_seed_decides_the_pictures(pipe):
     a, again, other = (pipe.generate(PHOTO, n=2, seed=seed).images for seed in (1, 1, 2))
     np.testing.assert_array_equal(a, again)
