@@ -115,6 +115,16 @@ def test_an_npz_that_would_unpack_to_more_than_the_limit_is_refused(monkeypatch)
         arrays.read_npz(npz(a=np.zeros(1000)), "x.npz")
 
 
+def test_an_npz_may_hold_as_much_as_the_limits_say(monkeypatch):
+    data = npz(a=np.arange(3), b=np.arange(4))  # a header of 128 bytes each
+    monkeypatch.setattr(arrays, "MAX_NPZ_BYTES", 2 * 128 + 7 * 8)
+    monkeypatch.setattr(arrays, "MAX_NPZ_MEMBERS", 2)
+    assert sorted(arrays.read_npz(data, "x.npz")) == ["a", "b"]
+    monkeypatch.setattr(arrays, "MAX_NPZ_MEMBERS", 1)
+    with pytest.raises(BundleError, match=r"^x\.npz: 2 members of 312 bytes together are too many$"):
+        arrays.read_npz(data, "x.npz")
+
+
 @given(data=st.data())
 def test_an_npz_changed_at_random_is_read_or_refused(data):
     changed = bytearray(npz(a=np.arange(4), b=np.ones(3, np.float32)))

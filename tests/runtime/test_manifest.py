@@ -337,6 +337,12 @@ def test_every_graph_carries_the_metadata_that_the_format_page_lists():
     }
 
 
+def test_a_report_that_is_no_json_is_not_written(tiny_bundle):
+    manifest = Manifest.read(tiny_bundle)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        dataclasses.replace(manifest, metrics={"fid": float("nan")}).to_bytes()
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

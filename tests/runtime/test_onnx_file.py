@@ -88,7 +88,56 @@ def test_bytes_changed_at_random_are_described_or_refused(tiny_bundle, data):
         assert error.file == "x.onnx"  # noqa: PT017
 
 
-def test_parameters_are_counted_from_packed_dimensions():
-    tensor = numpy_helper.from_array(np.zeros((3, 4, 5), np.float32), "w")
-    graph = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "g", [], [], [tensor])
-    assert describe_onnx(helper.make_model(graph).SerializeToString(), "x").parameters == 60
+def parameters(tensor: bytes) -> int:
+    """Of a model with one node and this initializer, put together field by field."""
+    graph = field(1, field(4, b"Identity")) + field(5, tensor)
+    return describe_onnx(field(7, graph), "x.onnx").parameters
+
+
+def field(number: int, payload: bytes) -> bytes:
+    return bytes([number << 3 | 2, len(payload)]) + payload
+
+
+def test_parameters_are_counted_however_the_dimensions_are_written():
+    scalar, large = b"", b"\xac\x02"  # 300 takes two bytes
+    assert parameters(scalar) == 1
+    assert parameters(b"\x08\x03\x08\x04" + b"\x08" + large) == 3 * 4 * 300  # one by one
+    assert parameters(field(1, b"\x03\x04" + large)) == 3 * 4 * 300  # packed
+    tensor = numpy_helper.from_array(np.zeros((3, 2, 1), np.float32), "w")
+    assert parameters(tensor.SerializeToString()) == 6
+
+
+def test_a_tensor_may_say_that_it_is_here_but_not_that_it_is_elsewhere():
+    assert parameters(b"\x70\x00") == 1
+    with pytest.raises(BundleError, match="it keeps tensors in other files"):
+        parameters(b"\x70\x01")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x3b", "wire type 3"),
+        (b"\x3a\x05\x00", "it ends too early"),
+        (b"\x38\x01", "a number where a message should be"),
+        (b"\x3a" + b"\xff" * 10, "a number is too long"),
+        (b"\x3a\x80", "index out of bounds on dimension 1"),
+    ],
+)
+def test_a_file_that_is_not_protobuf_says_why(data, reason):
+    with pytest.raises(BundleError) as caught:
+        describe_onnx(data, "x.onnx")
+    assert str(caught.value) == f"x.onnx: not a readable ONNX model ({reason})"
+
+
+def test_fixed_width_fields_are_passed_over():
+    model = b"\x0d1234" + b"\x1112345678" + field(7, field(1, field(4, b"Sin")))
+    assert describe_onnx(model, "x.onnx").operators == {"Sin": 1}
+
+
+def test_a_file_with_two_graphs_or_none_is_no_model():
+    graph = field(7, field(1, field(4, b"Sin")))
+    assert describe_onnx(graph, "x.onnx").bytes == len(graph)
+    for data in (graph + graph, b""):
+        with pytest.raises(BundleError) as caught:
+            describe_onnx(data, "x.onnx")
+        assert str(caught.value) == "x.onnx: not an ONNX model: it holds no graph"

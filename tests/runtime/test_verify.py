@@ -217,6 +217,19 @@ def test_another_order_of_neighbours_is_named(bundle):
     assert found["bank on samples"] == found["lookup.onnx on samples"] == (False, message)
 
 
+def test_one_pinned_image_is_enough(bundle):
+    checks = checks_with(bundle, image=lambda image: image[:1], noise=lambda noise: noise[:1])
+    assert all(passed for passed, _ in checks.values())
+
+
+def test_a_graph_of_another_opset_than_the_manifest_says_is_named(bundle):
+    value = json.loads((bundle / MANIFEST_NAME).read_text())
+    value["graphs"][0]["opset"] = 19
+    (bundle / MANIFEST_NAME).write_text(json.dumps(value))
+    failed = {check.name: check.detail for check in verify_bundle(Bundle.open(bundle)) if not check.passed}
+    assert failed == {"encoder.onnx metadata": "opset 18, the manifest says 19"}
+
+
 @pytest.mark.parametrize("order", [[1, 0, 2, 3, 4], [0, 1, 2, 4, 3], [0, 1, 2, 3, 5]], ids=str)
 def test_neighbours_of_equal_scores_may_come_in_any_order(bundle, order):
     rows = np.load(bundle / "bank/embeddings.npy")
