@@ -252,6 +252,7 @@ def _verify(options: argparse.Namespace) -> int:
         from icgan_training.dataset import PreparedDataset
 
         bundle, data = Bundle.open(options.bundle), PreparedDataset.open(options.fid)
+        data.verify()
         checks = check_fid(fid_of_each(bundle, data, options.samples, Steps()))
         report = replace(report, checks=(*report.checks, *checks))
     if options.html is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ from icgan_runtime.errors import DecodeError
 from icgan_runtime.manifest import EncoderIdentity, Licence, Model, Preprocessing
 from icgan_training.checkpoint import load_generator
 from icgan_training.dataset import PreparedDataset
-from icgan_training.encoder import Encoder, file_sha256, load_encoder
+from icgan_training.encoder import Encoder, load_encoder
 from icgan_training.generator import Generator
+from icgan_training.integrity import file_sha256
 from icgan_training.neighbours import kmeans_instances
+from icgan_training.run import check_encoder, read_config
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 ENCODER_BATCH = 32
@@ -65,6 +66,7 @@ def read_run(path: Path) -> Run:
     encoder_file = path / "encoder.safetensors"
     if not encoder_file.exists():
         raise ExportError(f"{encoder_file} is missing: copy the encoder the generator was trained with there")
+    check_encoder(path, config)
     encoder = load_encoder(encoder_file)
     identity = EncoderIdentity(
         encoder.config.architecture,
@@ -95,26 +97,10 @@ def read_run(path: Path) -> Run:
     return Run(path, generator, encoder, model, provenance, config.get("metrics", {}), data_path)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's config.json."""
-    file = path / "config.json"
-    try:
-        value = json.loads(file.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise ExportError(
-            f"{path} is no run directory: it has no config.json (icgan-train fit or convert)"
-        ) from None
-    except ValueError as error:
-        raise ExportError(f"{file} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ExportError(f"{file} is not a JSON object")
-    return value
-
-
 def choose_instances(run: Run, folder: Path | None, count: int, queries: int) -> Instances:
     """At most `count` instances for the bank: k-means over `folder`, the run's data set, or its pictures."""
     if folder is None and run.data_path is not None:
-        return _from_prepared(run, PreparedDataset.open(run.data_path), count, queries)
+        return _from_prepared(run, run.data_path, count, queries)
     if folder is None and (run.path / INSTANCES_FOLDER).is_dir():
         folder = run.path / INSTANCES_FOLDER
     if folder is None:
@@ -123,7 +109,7 @@ def choose_instances(run: Run, folder: Path | None, count: int, queries: int) ->
             "name pictures with --bank FOLDER"
         )
     if (folder / "dataset.json").exists():
-        return _from_prepared(run, PreparedDataset.open(folder), count, queries)
+        return _from_prepared(run, folder, count, queries)
     return _from_folder(run, folder, count, queries)
 
 
@@ -137,7 +123,8 @@ def embed(encoder: Encoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
-def _from_prepared(run: Run, data: PreparedDataset, count: int, queries: int) -> Instances:
+def _from_prepared(run: Run, path: Path, count: int, queries: int) -> Instances:
+    data = PreparedDataset.open(path)
     if data.meta.encoder.sha256 != run.model.encoder.sha256:
         raise ExportError(
             f"{data.path} was embedded by encoder {data.meta.encoder.sha256[:12]}, the generator was trained "
@@ -148,6 +135,7 @@ def _from_prepared(run: Run, data: PreparedDataset, count: int, queries: int) ->
             f"{data.path} holds {data.meta.resolution} px pictures, "
             f"the model {run.model.preprocessing.size} px"
         )
+    data.verify()
     chosen = _choose(data.embeddings, count)
     others = np.setdiff1d(np.arange(data.meta.count), chosen)
     held_out = np.sort(np.random.default_rng(0).permutation(others)[:queries])

@@ -15,11 +15,12 @@ from icgan_export.errors import ExportError, ParityError
 from icgan_export.fold import Rewrites, Target
 from icgan_export.graphs import generator_graph
 from icgan_export.snippets import write_page
-from icgan_export.source import UNSTATED_LICENCE, read_config
+from icgan_export.source import UNSTATED_LICENCE
 from icgan_runtime import files, latents
 from icgan_runtime.backends.ort import OrtSession
 from icgan_training.checkpoint import load_generator
 from icgan_training.generator import Generator
+from icgan_training.run import read_config
 
 ROWS = 3  # another batch than the traced one
 

@@ -52,12 +52,12 @@ def test_a_missing_array_is_named(prepared, name):
 def test_a_truncated_array_is_named(prepared):
     content = (prepared / "images.npy").read_bytes()
     (prepared / "images.npy").write_bytes(content[:-100])
-    refused(prepared, r"images\.npy is damaged")
+    refused(prepared, r"images\.npy has 1564 bytes, dataset\.json says 1664")
 
 
 def test_an_array_of_another_shape_is_refused(prepared):
-    np.save(prepared / "embeddings.npy", np.zeros((8, 5), np.float32))
-    refused(prepared, r"embeddings\.npy holds float32 \[8, 5\], dataset\.json says float32 \[8, 1280\]")
+    np.save(prepared / "embeddings.npy", np.zeros((1280, 8), np.float32))
+    refused(prepared, r"embeddings\.npy holds float32 \[1280, 8\], dataset\.json says float32 \[8, 1280\]")
 
 
 def test_a_nan_embedding_is_refused_by_row(prepared):

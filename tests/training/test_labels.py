@@ -7,7 +7,7 @@ import pytest
 
 from icgan_training.dataset import PreparedDataset
 from icgan_training.errors import DataError
-from icgan_training.labels import CENTROIDS, training_labels
+from icgan_training.labels import CENTROIDS, CENTROIDS_HASH, training_labels
 from icgan_training.presets import preset
 
 TINY = preset("tiny").model
@@ -47,6 +47,7 @@ def test_other_pictures_get_the_clusters_of_the_run(make_prepared, tmp_path):
     centroids = np.load(tmp_path / CENTROIDS)
     centroids[[0, 1]] = centroids[[1, 0]]
     np.save(tmp_path / CENTROIDS, centroids)
+    (tmp_path / CENTROIDS_HASH).unlink()
     swapped = training_labels(CLUSTERS, data, tmp_path, source="clusters")
     assert np.array_equal(swapped == 0, labels == 1)
 

@@ -14,8 +14,9 @@ import torch
 from icgan_training import prepare as prepare_module
 from icgan_training.cli import main
 from icgan_training.dataset import PreparedDataset
-from icgan_training.encoder import file_sha256, load_encoder
+from icgan_training.encoder import load_encoder
 from icgan_training.errors import DataError, WeightsError
+from icgan_training.integrity import file_sha256
 from icgan_training.prepare import prepare
 from icgan_training.transforms import read_picture
 from tests.training.pictures import write_pictures

@@ -2,8 +2,8 @@
 
     metadata["config"] = {"schema_version": 1, "network": "generator", "model": ModelConfig.to_dict()}
 
-A file therefore rebuilds its own network. Matrices may be stored in FP16 to halve the file; vectors,
-statistics and everything in memory are float32.
+A file therefore rebuilds its own network, and says what its content hashes to (integrity.py). Matrices may be
+stored in FP16 to halve the file; vectors, statistics and everything in memory are float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from icgan_training.config import ModelConfig
 from icgan_training.discriminator import Discriminator
 from icgan_training.errors import ConfigError, WeightsError
 from icgan_training.generator import Generator
+from icgan_training.integrity import read_sealed, seal
 from icgan_training.projected import AnyDiscriminator, ProjectedDiscriminator
 
 SCHEMA_VERSION = 1
@@ -53,7 +53,7 @@ def save_weights(network: Generator | AnyDiscriminator, path: Path, *, half: boo
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
-            file.write(save(tensors, metadata={"config": json.dumps(config)}))
+            file.write(save(tensors, metadata=seal(tensors, {"config": json.dumps(config)})))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -115,13 +115,12 @@ def _assembled(
 
 def _read(path: Path, kind: str) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+        metadata, mapped = read_sealed(path)
     except FileNotFoundError as error:
         raise WeightsError(f"{path} does not exist; {path.parent} is not a run with a {kind}") from error
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is damaged or not a safetensors file: {error}") from error
+    except ValueError as error:
+        raise WeightsError(f"{path} is damaged: {error}") from error
+    tensors = {name: tensor.clone() for name, tensor in mapped.items()}  # the file may be replaced
     return _read_config(metadata, kind, path), tensors
 
 
@@ -136,7 +135,7 @@ def _read_config(metadata: Mapping[str, str], kind: str, path: Path) -> ModelCon
         if config["network"] != kind:
             raise WeightsError(f"{path} holds a {config['network']}, not a {kind}")
         return ModelConfig.from_dict(config["model"])
-    except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
+    except (json.JSONDecodeError, RecursionError, KeyError, TypeError, ConfigError) as error:
         raise WeightsError(f"{path}: its config cannot be read: {error}") from error
 
 

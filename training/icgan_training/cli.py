@@ -219,6 +219,7 @@ def _fit(args: argparse.Namespace) -> None:
     processes = join(device)
     try:
         if processes.first:
+            data.verify()
             why = f" ({reason})" if args.precision == "auto" else ""
             print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
         score = None
@@ -308,7 +309,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     )
     device = local_device()
     subject = load_subject(args.run_dir, args.data, settings, device)
-    reference = subject.data if args.reference is None else PreparedDataset.open(args.reference)
+    reference = subject.data
+    if args.reference is not None:
+        reference = PreparedDataset.open(args.reference)
+        reference.verify()
     second = None
     if args.second is not None:
         second = encoder_network(find_weights(args.second), device, subject.data.meta.encoder)

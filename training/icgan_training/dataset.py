@@ -2,6 +2,9 @@
 
 A directory with `dataset.json` and one `.npy` file per array, opened memory-mapped: random access costs a
 page read and never decodes a picture again.
+
+`dataset.json` holds size and SHA-256 of every other file. `open` compares the sizes, headers and the values
+that have a range; `verify` reads and hashes all of it, which every command does once before it uses the set.
 """
 
 import dataclasses
@@ -16,7 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_training.errors import DataError
+from icgan_training.integrity import FileEntry, file_sha256, inside, read_json
+from icgan_training.progress import Progress
 
+DESCRIPTION = "dataset.json"
+ENCODER = "encoder.safetensors"
 SCHEMA_VERSION = 1
 ROWS_PER_CHECK = 8192
 UNIT_TOLERANCE = 1e-3
@@ -46,19 +53,28 @@ class DatasetMeta:
     licence: str
     encoder: EncoderIdentity
     unreadable: int = 0  # pictures of the source that could not be decoded
+    files: dict[str, FileEntry] | None = None  # all the others; None: prepared before they were hashed
 
     def to_json(self) -> str:
         fields = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "DatasetMeta":
-        fields: dict[str, Any] = json.loads(text)
+    def from_json(cls, fields: dict[str, Any]) -> "DatasetMeta":
+        """The inverse of `to_json`, from parsed JSON; ValueError, TypeError or KeyError for anything else."""
         version = fields.pop("schema_version", None)
         if version != SCHEMA_VERSION:
-            raise DataError(f"schema_version is {version}, this program reads {SCHEMA_VERSION}")
-        encoder = EncoderIdentity(**fields.pop("encoder"))
-        return cls(**fields, encoder=encoder)
+            raise ValueError(f"schema_version is {version}, this program reads {SCHEMA_VERSION}")
+        encoder, listed = EncoderIdentity(**fields.pop("encoder")), fields.pop("files", None)
+        files = None if listed is None else {name: FileEntry(**entry) for name, entry in dict(listed).items()}
+        if files is not None and files[ENCODER].sha256 != encoder.sha256:
+            raise ValueError(f"encoder.sha256 is not that of {ENCODER}")
+        names = fields["class_names"]
+        if names is not None and not (
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+        ):
+            raise ValueError("class_names is not a list of names")
+        return cls(**fields, encoder=encoder, files=files)
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ class PreparedDataset:
 
     @property
     def encoder_path(self) -> Path:
-        return self.path / "encoder.safetensors"
+        return self.path / ENCODER
 
     @property
     def class_count(self) -> int | None:
@@ -84,9 +100,16 @@ class PreparedDataset:
 
     @classmethod
     def open(cls, path: Path | str) -> "PreparedDataset":
-        """Open and check a prepared directory; raises `DataError` naming the file and its fault."""
+        """Open a prepared directory and check what is quick: places, sizes, headers, values with a range.
+
+        Raises `DataError` naming the file and its fault. `verify` hashes the files.
+        """
         path = Path(path)
         meta = read_meta(path)
+        names = ["images", "embeddings", "embeddings_flipped", "neighbours", "radii"]
+        names += [] if meta.class_names is None else ["labels"]
+        for name in (*(f"{name}.npy" for name in names), ENCODER):
+            _locate(path, name, meta)
         n, r, d, k = meta.count, meta.resolution, meta.embedding_dim, meta.neighbours
         labels = None
         if meta.class_names is not None:
@@ -127,6 +150,23 @@ class PreparedDataset:
             radii=radii,
         )
 
+    def verify(self) -> None:
+        """Read every file once and compare its SHA-256; raises `DataError` naming the first that differs.
+
+        Does nothing for a set that was prepared before files were hashed.
+        """
+        files = self.meta.files or {}
+        with Progress(
+            sum(entry.bytes for entry in files.values()), f"verify {self.path}", "bytes"
+        ) as progress:
+            for name, entry in files.items():
+                found = file_sha256(_locate(self.path, name, self.meta), progress.advance)
+                if found != entry.sha256:
+                    raise DataError(
+                        f"{self.path / name} has SHA-256 {found[:12]}..., {DESCRIPTION} says "
+                        f"{entry.sha256[:12]}...; prepare the data set again"
+                    )
+
     def _check_values(self) -> None:
         for name in ("embeddings", "embeddings_flipped"):
             check_unit_rows(getattr(self, name), self.path / f"{name}.npy")
@@ -137,30 +177,56 @@ class PreparedDataset:
 
 def read_meta(path: Path) -> DatasetMeta:
     """`dataset.json` of a prepared directory."""
-    file = path / "dataset.json"
-    try:
-        return DatasetMeta.from_json(file.read_text())
-    except (FileNotFoundError, NotADirectoryError) as error:
+    file = path / DESCRIPTION
+    if not file.exists():
         raise DataError(
-            f"{path} is not a prepared data set (no dataset.json): make one with icgan-train prepare"
-        ) from error
-    except (DataError, json.JSONDecodeError, TypeError, KeyError) as error:
+            f"{path} is not a prepared data set (no {DESCRIPTION}): make one with icgan-train prepare"
+        )
+    try:
+        return DatasetMeta.from_json(read_json(inside(path, DESCRIPTION)))
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file} cannot be used: {error}; prepare the data set again") from error
+
+
+def describe_files(path: Path) -> dict[str, FileEntry]:
+    """Entries of the arrays and the encoder of a finished directory, in sorted order."""
+    listed = [file for file in sorted(path.iterdir()) if file.suffix in (".npy", ".safetensors")]
+    with Progress(sum(file.stat().st_size for file in listed), "hash", "bytes") as progress:
+        return {
+            file.name: FileEntry(file.stat().st_size, file_sha256(file, progress.advance)) for file in listed
+        }
+
+
+def _locate(path: Path, name: str, meta: DatasetMeta) -> Path:
+    """The file `name` of the set, after a look at where it lies and how large it is."""
+    files = meta.files
+    try:
+        found = inside(path, name)
+        size = found.stat().st_size
+        if files is not None and name not in files:
+            raise ValueError(f"is not listed in {DESCRIPTION}")
+        if files is not None and size != files[name].bytes:
+            raise ValueError(f"has {size} bytes, {DESCRIPTION} says {files[name].bytes}")
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path / name} {error}; prepare the data set again") from error
+    return found
 
 
 def open_array(path: Path, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """Memory-map one array read-only and check what it is."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; prepare the data set again") from error
-    except (ValueError, EOFError, OSError) as error:
+        place = inside(path.parent, path.name)
+    except ValueError as error:
+        raise DataError(f"{path} {error}; prepare the data set again") from error
+    try:
+        array: NDArray[Any] = np.lib.format.open_memmap(place, mode="r")
+    except Exception as error:  # numpy evaluates the header: SyntaxError, TokenError and more come out of it
         raise DataError(f"{path} is damaged ({error}); prepare the data set again") from error
     if array.dtype != dtype or array.shape != shape:
         raise DataError(
             f"{path} holds {array.dtype} {list(array.shape)}, dataset.json says {dtype} {list(shape)}"
         )
-    return array  # type: ignore[no-any-return]
+    return array
 
 
 def chunks(count: int, size: int = ROWS_PER_CHECK) -> Iterator[slice]:
@@ -181,7 +247,8 @@ def read_rows(array: NDArray[Any], rows: slice | NDArray[np.int64]) -> NDArray[A
 def check_unit_rows(embeddings: NDArray[np.float32], origin: Path | str) -> None:
     """Raise `DataError` naming the first row that is not finite or not of length 1."""
     for rows in chunks(len(embeddings)):
-        norms = np.linalg.norm(read_rows(embeddings, rows), axis=1)
+        with np.errstate(over="ignore"):  # a damaged number may be too large to be squared
+            norms = np.linalg.norm(read_rows(embeddings, rows), axis=1)
         bad = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))  # also true for NaN
         if len(bad):
             raise DataError(

@@ -6,7 +6,6 @@ encoder never changes code.
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -123,8 +122,11 @@ def read_encoder_config(path: Path) -> EncoderConfig:
         raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
     if "config" not in metadata:
         raise WeightsError(f"{path} carries no encoder config: it was not written by icgan-train")
-    fields: dict[str, Any] = json.loads(metadata["config"])
-    version = fields.pop("schema_version", None)
+    try:
+        fields: dict[str, Any] = json.loads(metadata["config"])
+        version = fields.pop("schema_version", None)
+    except (ValueError, RecursionError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: its encoder config cannot be read: {error}") from error
     if version != SCHEMA_VERSION:
         raise WeightsError(
             f"{path}: encoder schema_version is {version}, this program reads {SCHEMA_VERSION}"
@@ -165,12 +167,6 @@ def _some(keys: list[str]) -> str:
     if not keys:
         return "none"
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, which identifies an encoder."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resnet50_from_torch(path: Path, *, source: str, licence: str) -> Encoder:

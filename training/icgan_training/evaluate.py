@@ -22,12 +22,13 @@ from torch import nn
 from icgan_training.checkpoint import load_generator
 from icgan_training.config import ModelConfig
 from icgan_training.dataset import EncoderIdentity, PreparedDataset, chunks
-from icgan_training.encoder import file_sha256, fold_batch_norm, load_encoder
+from icgan_training.encoder import fold_batch_norm, load_encoder
 from icgan_training.errors import ConfigError
 from icgan_training.features import FeatureNetwork, picture_order, real_features
 from icgan_training.generator import Generator
 from icgan_training.grid import sample_grid
 from icgan_training.inception import Inception, load_inception
+from icgan_training.integrity import file_sha256
 from icgan_training.labels import training_labels
 from icgan_training.lpips import Lpips
 from icgan_training.metrics import coverage, frechet_distance, inception_score, kernel_distance
@@ -133,6 +134,7 @@ def load_subject(run_dir: Path, data_path: Path | None, settings: Settings, devi
     if data_path is None and recorded is None:
         raise ConfigError(f"{run_dir / 'config.json'} names no data set: give one with --data")
     data = PreparedDataset.open(data_path or recorded)
+    data.verify()
     check_fit(generator.config, data, config.get("encoder", {}).get("sha256"))
     train = config.get("train", {})  # a converted checkpoint has none
     if train.get("neighbours") is not None:  # data to transfer to may have fewer

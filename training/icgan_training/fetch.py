@@ -36,9 +36,10 @@ from icgan_training.catalogue import (
     Package,
 )
 from icgan_training.efficientnet import EMBEDDING_DIM as EFFICIENTNET_LITE0_DIM
-from icgan_training.encoder import Encoder, EncoderConfig, file_sha256, load_backbone, save_encoder
+from icgan_training.encoder import Encoder, EncoderConfig, load_backbone, save_encoder
 from icgan_training.errors import FetchError, MissingExtraError, WeightsError
 from icgan_training.inception import inception_from_graph, save_inception
+from icgan_training.integrity import file_sha256
 from icgan_training.lpips import lpips_from_pickle, save_lpips
 from icgan_training.resnet import EMBEDDING_DIM as RESNET50_DIM
 from icgan_training.resnet import STAGES as RESNET50_STAGES

@@ -14,9 +14,11 @@ from icgan_training.config import LabelSource, ModelConfig
 from icgan_training.dataset import PreparedDataset
 from icgan_training.distributed import ALONE, Processes, wait
 from icgan_training.errors import DataError
+from icgan_training.integrity import file_sha256, inside
 from icgan_training.neighbours import kmeans_centroids, nearest_centroids
 
 CENTROIDS = "centroids.npy"
+CENTROIDS_HASH = "centroids.sha256"  # written first; a run from before has none
 
 
 def training_labels(
@@ -61,14 +63,19 @@ def _write(path: Path, centroids: NDArray[np.float32]) -> None:
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         np.save(file, centroids)
+    path.with_name(CENTROIDS_HASH).write_text(file_sha256(temporary) + "\n")
     temporary.replace(path)
 
 
 def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
     """Float32 centroids of this shape, all finite; DataError otherwise."""
+    digest = path.with_name(CENTROIDS_HASH)
     try:
-        centroids: NDArray[np.float32] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        if digest.exists() and digest.read_text().strip() != file_sha256(inside(path.parent, path.name)):
+            raise ValueError(f"its SHA-256 is not that in {CENTROIDS_HASH}")
+        # mapped: a header that asks for more than the file holds is refused before anything is allocated
+        centroids: NDArray[np.float32] = np.array(np.lib.format.open_memmap(path, mode="r"))
+    except Exception as error:  # numpy evaluates the header: SyntaxError, TokenError and more come out of it
         raise DataError(
             f"{path} is damaged ({error}): without it the clusters of this run are lost"
         ) from error

@@ -29,6 +29,7 @@ from icgan_training.dataset import (
     DatasetMeta,
     EncoderIdentity,
     chunks,
+    describe_files,
     open_array,
 )
 from icgan_training.distributed import ALONE, Processes, local_device, wait
@@ -36,12 +37,12 @@ from icgan_training.encoder import (
     Encoder,
     EncoderConfig,
     bind_encoder,
-    file_sha256,
     fold_batch_norm,
     load_encoder,
 )
 from icgan_training.errors import DataError
 from icgan_training.fetch import find_weights
+from icgan_training.integrity import file_sha256
 from icgan_training.neighbours import EXACT_UP_TO, check_count, nearest_neighbours, neighbour_statistics
 from icgan_training.progress import Progress
 from icgan_training.sources import Source, open_source
@@ -351,6 +352,7 @@ def finish(
             encoder.architecture, settings.encoder_sha256, encoder.input_size, encoder.embedding_dim
         ),
         unreadable=len(unreadable),
+        files=describe_files(partial),
     )
     write_atomically(partial / "dataset.json", meta.to_json())
 

@@ -3,7 +3,7 @@
     checkpoints/step-000012000.safetensors
         generator.*  discriminator.*  average.*                  state dicts
         generator_optimizer.<i>.*  discriminator_optimizer.<i>.* Adam's moments of parameter i
-        metadata: the run's position as JSON
+        metadata: the run's position as JSON, and what the content hashes to (integrity.py)
 
 All randomness is a function of the seed and the step, so no random state is stored.
 """
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from icgan_training.errors import CheckpointError
+from icgan_training.integrity import read_sealed, seal
 
 NAME = re.compile(r"step-(\d{9})\.safetensors")
 
@@ -60,7 +61,7 @@ def save_checkpoint(path: Path, state: Stateful, metadata: Mapping[str, Any]) ->
     temporary = path.with_suffix(".tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     try:
-        save_file(tensors, temporary, {"checkpoint": json.dumps(metadata)})
+        save_file(tensors, temporary, seal(tensors, {"checkpoint": json.dumps(metadata)}))
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -91,10 +92,9 @@ def load_checkpoint(path: Path, state: Stateful) -> dict[str, Any]:
     Raises CheckpointError for a damaged file or one of another model.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {})["checkpoint"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        about, tensors = read_sealed(path)
+        metadata: dict[str, Any] = json.loads(about["checkpoint"])
+    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"checkpoint {path} is damaged ({error}): delete it to go on from the one before it"
         ) from error

@@ -17,9 +17,11 @@ from icgan_training.config import ModelConfig, TrainConfig
 from icgan_training.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
 from icgan_training.generator import Generator
+from icgan_training.integrity import file_sha256, inside, read_json
 from icgan_training.projected import AnyDiscriminator
 
 SCHEMA_VERSION = 1
+CONFIG = "config.json"
 
 
 def open_run(run_dir: Path, model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> None:
@@ -29,7 +31,7 @@ def open_run(run_dir: Path, model: ModelConfig, train: TrainConfig, data: Prepar
     says the newest. Raises ConfigError naming the first difference that would make it another model.
     """
     described = describe(model, train, data)
-    path = run_dir / "config.json"
+    path = run_dir / CONFIG
     if path.exists():
         there = read_config(run_dir)
         for section in ("model", "encoder", "data"):
@@ -53,18 +55,29 @@ def open_run(run_dir: Path, model: ModelConfig, train: TrainConfig, data: Prepar
 
 def read_config(run_dir: Path) -> dict[str, Any]:
     """config.json of a run directory: sections by name. Raises ConfigError when it is missing or damaged."""
-    path = run_dir / "config.json"
+    path = run_dir / CONFIG
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist; {run_dir} is not a run directory")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist; {run_dir} is not a run directory") from error
-    except ValueError as error:  # of JSON and of UTF-8
+        config = read_json(inside(run_dir, CONFIG))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is damaged ({error}): restore it, or choose another --out") from error
-    if not isinstance(config, dict) or not all(
+    if not all(
         isinstance(config.get(section, {}), dict) for section in ("model", "train", "encoder", "data")
     ):
         raise ConfigError(f"{path} does not describe a run")
     return config
+
+
+def check_encoder(run_dir: Path, config: dict[str, Any]) -> None:
+    """Raise ConfigError unless encoder.safetensors is the one that config.json names, if it names one."""
+    wanted = config.get("encoder", {}).get("sha256")
+    path = run_dir / "encoder.safetensors"
+    if wanted is not None and path.exists() and (found := file_sha256(path)) != wanted:
+        raise ConfigError(
+            f"{path} has SHA-256 {found[:12]}..., {CONFIG} says {str(wanted)[:12]}...: put the encoder of"
+            " this run there"
+        )
 
 
 def describe(model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> dict[str, Any]:

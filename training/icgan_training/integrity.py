@@ -1,0 +1,93 @@
+"""Is a file still the one that was written? Sizes and hashes of prepared data sets and weights files.
+
+A prepared data set lists its files in `dataset.json`. A weights file or checkpoint carries the hash of its
+own content (`seal`), so that it stays one file that is renewed in one moment. Both find damage and mix-ups;
+neither is a signature. Files written before there were hashes are read as they are.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+SEAL = "sha256"  # key in a safetensors file's metadata
+MAX_JSON_BYTES = 8 << 20
+PIECE = 1 << 22
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size and hexadecimal SHA-256 of one file."""
+
+    bytes: int
+    sha256: str
+
+
+def file_sha256(path: Path, read: Callable[[int], None] = lambda count: None) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces; `read` hears of each piece's length."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            read(len(piece))
+    return digest.hexdigest()
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The regular file `name` of `folder`; ValueError when it is missing, special, or linked from outside."""
+    path = folder / name
+    if not path.exists():
+        raise ValueError("is missing")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError("is a link that leaves the folder; copy the file there")
+    if not path.is_file():
+        raise ValueError("is not a regular file")
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small JSON object; ValueError says what is wrong with it, OSError that it cannot be read."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path.stat().st_size} bytes, at most {MAX_JSON_BYTES} are accepted")
+    try:
+        value = json.loads(path.read_bytes().decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """`metadata` and, under SEAL, the hash of it and of every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(memoryview(content.numpy()))
+    return {**metadata, SEAL: digest.hexdigest()}
+
+
+def read_sealed(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file; ValueError unless they are what was sealed.
+
+    A missing file is a FileNotFoundError.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"not a whole safetensors file: {error}") from error
+    sealed = metadata.pop(SEAL, None)
+    if sealed is not None and seal(tensors, metadata)[SEAL] != sealed:
+        raise ValueError("its content is not what its SHA-256 says")
+    return metadata, tensors
