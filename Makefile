@@ -5,16 +5,39 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu bench bench-triton bench-edge test-edge web train-demo pack-demo clean
+.PHONY: help env serve-env demo test lint test-python test-gpu bench bench-triton bench-edge test-edge web train-demo pack-demo clean lock audit sbom faults fuzz soak chaos
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 env: .venv/.stamp ## make .venv with everything but the server
-.venv/.stamp: pyproject.toml constraints.txt
+.venv/.stamp: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,faiss,triton,train,evaluate,export,dev]'
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 # without a hash: see the lock
+	$(BIN)/pip install --quiet --no-deps -e .
+	touch $@
+
+# torch's wheel depends on the machine (CPU, CUDA) and on the index it comes from: one list of hashes cannot cover
+# them, and with it go the CUDA libraries that only some of its wheels ask for
+UNHASHED := torch triton $(addprefix cuda-,bindings pathfinder toolkit) $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
+    cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+
+lock: .venv-tools/.stamp ## write requirements.lock anew: the versions of constraints.txt with the hashes of all their files
+	.venv-tools/bin/uv pip compile pyproject.toml $(addprefix --extra ,cpu faiss triton train evaluate export dev) \
+	    -c constraints.txt --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
+	    $(addprefix --no-emit-package ,$(UNHASHED)) -o requirements.lock
+
+audit: .venv-tools/.stamp ## known vulnerabilities of what the lock installs (asks the index's database)
+	.venv-tools/bin/pip-audit --requirement requirements.lock --require-hashes --no-deps
+
+sbom: .venv/.stamp .venv-tools/.stamp ## CycloneDX list of what is installed: sbom/icgan.cdx.json
+	mkdir -p sbom
+	.venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom/icgan.cdx.json .venv
+
+.venv-tools/.stamp:
+	$(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/pip install --quiet uv cyclonedx-bom pip-audit
 	touch $@
 
 serve-env: .venv-serve/.stamp ## make .venv-serve with the embedded Triton server (it pins numpy<2)
@@ -88,6 +111,9 @@ fuzz: .venv/.fuzz ## a million pictures nobody drew, guided by coverage, through
 .venv/.fuzz: .venv/.stamp
 	$(BIN)/pip install --quiet -e '.[fuzz]'
 	touch $@
+
+faults: .venv/.stamp ## kill every command at every step of its writing, and fill its disk (needs cc)
+	$(BIN)/python -m tests.abuse.faults --out bench/abuse/faults.json
 
 soak: .venv/.stamp .venv-serve/.stamp ## 64 good and bad clients against the real server for 30 minutes
 	$(BIN)/icgan-export bundle models/demo --out bundles/demo
