@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -116,7 +118,7 @@ def serve(options: argparse.Namespace) -> int:
         settings,
         Choices(options.lookup, options.max_batch, options.generators),
         options.log,
-        lambda line: print(line, file=sys.stderr, flush=True),
+        _log,
     )
     with served as server:
         host = LOOPBACK if options.host == "0.0.0.0" else options.host
@@ -129,6 +131,12 @@ def serve(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             _say(options, "stopping when the requests in flight are answered")
     return 0
+
+
+def _log(line: str) -> None:
+    """One line on stderr, past Python's buffers: a full disk under it costs lines, not the service."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{line}\n".encode(errors="replace"))
 
 
 def show(options: argparse.Namespace) -> int:

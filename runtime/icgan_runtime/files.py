@@ -6,6 +6,7 @@ folder, and no size is believed before it has been compared with the file on dis
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import re
@@ -86,14 +87,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty temporary sibling; it becomes `path` only when the block succeeds.
 
-    An existing `path` is replaced at that moment; were the process killed between the two renames, the old
-    folder would still lie beside it as `.NAME.old`.
+    An existing `path` is replaced at that moment. Where the file system cannot exchange two names, a process
+    killed between two renames leaves the old folder beside it as `.NAME.old`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(path)
     temporary.mkdir()
     try:
         yield temporary
+        if path.exists() and _exchange(temporary, path):
+            shutil.rmtree(temporary, ignore_errors=True)
+            return
         old = path.with_name(f".{path.name}.old")
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -103,6 +107,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one moment; whether this system can (Linux, and not every file system)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2 is not None and not renameat2(here, bytes(one), here, bytes(other), exchange)
 
 
 def _sibling(path: Path) -> Path:

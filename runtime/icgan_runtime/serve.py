@@ -39,7 +39,7 @@ LOOPBACK = "127.0.0.1"
 GRACE_S = 5  # for the server to unload its models once no request is in flight
 
 # What a request from anyone but the operator must not reach, in the server's own words.
-RESTRICTED_APIS = "model-repository,logging,trace"
+RESTRICTED_APIS = "model-repository,shared-memory,logging,trace"
 
 # "E1122 02:51:31.561161 9043 server.cc:241] " and what follows
 _ERROR_LINE = re.compile(r"E\d{4} \S+ \d+ \S+\] ")
@@ -216,7 +216,7 @@ class Server:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                self._reader.join()
+                self._clear_up()
                 raise ServiceError(
                     f"tritonserver ended with status {self._process.returncode}: {self._complaint()}"
                 )
@@ -255,7 +255,7 @@ class Server:
     def wait(self) -> None:
         """Return when the server ends by itself; ServiceError, for it was not told to."""
         status = self._process.wait()
-        self._reader.join()
+        self._clear_up()
         raise ServiceError(f"tritonserver ended with status {status}: {self._complaint()}")
 
     def stop(self) -> None:
@@ -267,9 +267,9 @@ class Server:
             try:
                 self._process.wait(GRACE_S)
             except subprocess.TimeoutExpired:  # it waits in vain for a Python process that was killed
-                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.kill()
                 self._process.wait()
-        self._reader.join()
+        self._clear_up()
         for region in Path("/dev/shm").glob(f"{self._scratch.name}*"):  # left by killed processes
             region.unlink(missing_ok=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -293,6 +293,15 @@ class Server:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _clear_up(self) -> None:
+        """End the Python processes that a server leaves which goes while it loads, and read its last words.
+
+        They would wait for it for ever, and hold its log open.
+        """
+        with contextlib.suppress(ProcessLookupError):  # the usual case: nobody is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._reader.join()
 
     def _drain(self) -> None:
         """Unload the ensembles and wait until their requests in flight are answered.

@@ -39,7 +39,9 @@ def icgan(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]
         process.communicate()
 
 
-def command(environment, cache: Path, *arguments: object, background: bool) -> subprocess.Popen[str]:
+def command(
+    environment, cache: Path, *arguments: object, background: bool, stderr: int | None = subprocess.PIPE
+) -> subprocess.Popen[str]:
     variables = {
         **os.environ,
         ENVIRONMENT_VARIABLE: str(environment.python.parents[1]),
@@ -50,7 +52,7 @@ def command(environment, cache: Path, *arguments: object, background: bool) -> s
         [sys.executable, "-m", "icgan_runtime", *map(str, arguments)],
         env=variables,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         # a script's background jobs are started with Ctrl-C ignored; these tests may be such a job
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN if background else signal.SIG_DFL),
