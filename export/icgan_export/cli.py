@@ -15,7 +15,7 @@ from icgan_export.triton_service import LOOKUPS
 from icgan_runtime import files
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import IcganError
-from icgan_training.errors import TrainingError
+from icgan_training.errors import REFUSED_BY_THE_MACHINE, TrainingError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
     except (ExportError, IcganError, TrainingError) as error:
         print(f"icgan-export: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in REFUSED_BY_THE_MACHINE:
+            raise
+        print(f"icgan-export: {error}: mend that and run the same command again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("icgan-export: interrupted, nothing was written", file=sys.stderr)

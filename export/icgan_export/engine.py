@@ -23,7 +23,7 @@ import torch
 from icgan_export.errors import ExportError, MissingExtraError
 from icgan_runtime import files
 from icgan_runtime.bundle import Bundle
-from icgan_runtime.manifest import EngineEntry, GraphEntry, describe_files
+from icgan_runtime.manifest import EngineEntry, GraphEntry, describe_file
 
 Step = Callable[[str], None]
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -72,7 +72,11 @@ class Plan:
 def add_engines(
     path: Path, precision: str, roles: tuple[str, ...], library: str, settings: Settings, step: Step
 ) -> list[str]:
-    """Build plans for the graphs of a bundle and list them in its manifest. Returns one line per plan."""
+    """Build plans for the graphs of a bundle and list them in its manifest. Returns one line per plan.
+
+    Plans that are replaced leave the manifest before their files change, so that a bundle whose build was
+    killed is one without them. What else the manifest lists keeps its hash.
+    """
     trt = load_library(library)
     bundle = Bundle.open(path)
     entries = [bundle.manifest.graph(role, precision) for role in roles]
@@ -83,16 +87,26 @@ def add_engines(
     folder.mkdir(parents=True, exist_ok=True)
     cache_file = folder / CACHE_NAME
     cache = cache_file.read_bytes() if cache_file.exists() else b""
+    names = {entry: f"{place}/{Path(entry.file).stem}.plan" for entry in entries}
+    written = {f"{place}/{CACHE_NAME}"}.union(*({name, _layers_name(name)} for name in names.values()))
+    manifest = replace(
+        bundle.manifest,
+        files={name: entry for name, entry in bundle.manifest.files.items() if name not in written},
+        engines=tuple(entry for entry in bundle.manifest.engines if entry.file not in written),
+    )
+    if manifest != bundle.manifest:
+        manifest.write(path)
     added, lines = [], []
     for entry in entries:
         step(f"building {entry.file} for {sm} with {trt.__name__} {trt.__version__}")
         plan = build(trt, bundle.read(entry.file), entry, settings, cache, step)
         cache = plan.timing_cache
-        name = f"{place}/{Path(entry.file).stem}.plan"
+        name = names[entry]
         with files.atomic_file(path / name) as partial:
             partial.write_bytes(plan.data)
         if plan.layers is not None:
-            (path / name).with_suffix(".layers.json").write_text(plan.layers)
+            with files.atomic_file(path / _layers_name(name)) as partial:
+                partial.write_text(plan.layers)
         added.append(
             EngineEntry(
                 entry.role,
@@ -108,10 +122,14 @@ def add_engines(
     if cache:
         with files.atomic_file(cache_file) as partial:
             partial.write_bytes(cache)
-    names = {entry.file for entry in added}
-    engines = tuple(entry for entry in bundle.manifest.engines if entry.file not in names) + tuple(added)
-    replace(bundle.manifest, files=describe_files(path), engines=engines).write(path)
+    described = {name: describe_file(path / name) for name in sorted(written) if (path / name).exists()}
+    listed = dict(sorted({**manifest.files, **described}.items()))
+    replace(manifest, files=listed, engines=(*manifest.engines, *added)).write(path)
     return lines
+
+
+def _layers_name(plan: str) -> str:
+    return plan.removesuffix(".plan") + ".layers.json"
 
 
 def load_library(wanted: str) -> Any:

@@ -8,11 +8,10 @@ stored in FP16 to halve the file; vectors, statistics and everything in memory a
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save
@@ -53,7 +52,7 @@ def save_weights(network: Generator | AnyDiscriminator, path: Path, *, half: boo
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
-            file.write(save(tensors, metadata=seal(tensors, {"config": json.dumps(config)})))
+            file.write(save(tensors, metadata=seal(tensors, "config", config)))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -115,27 +114,26 @@ def _assembled(
 
 def _read(path: Path, kind: str) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
-        metadata, mapped = read_sealed(path)
+        described, mapped = read_sealed(path, "config")
     except FileNotFoundError as error:
         raise WeightsError(f"{path} does not exist; {path.parent} is not a run with a {kind}") from error
+    except KeyError as error:
+        raise WeightsError(f"{path} carries no config: it was not written by icgan-train") from error
     except ValueError as error:
         raise WeightsError(f"{path} is damaged: {error}") from error
     tensors = {name: tensor.clone() for name, tensor in mapped.items()}  # the file may be replaced
-    return _read_config(metadata, kind, path), tensors
+    return _read_config(described, kind, path), tensors
 
 
-def _read_config(metadata: Mapping[str, str], kind: str, path: Path) -> ModelConfig:
-    if "config" not in metadata:
-        raise WeightsError(f"{path} carries no config: it was not written by icgan-train")
+def _read_config(config: Mapping[str, Any], kind: str, path: Path) -> ModelConfig:
     try:
-        config = json.loads(metadata["config"])
         if config["schema_version"] != SCHEMA_VERSION:
             found = config["schema_version"]
             raise WeightsError(f"{path}: schema_version is {found}, this program reads {SCHEMA_VERSION}")
         if config["network"] != kind:
             raise WeightsError(f"{path} holds a {config['network']}, not a {kind}")
         return ModelConfig.from_dict(config["model"])
-    except (json.JSONDecodeError, RecursionError, KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ConfigError) as error:
         raise WeightsError(f"{path}: its config cannot be read: {error}") from error
 
 

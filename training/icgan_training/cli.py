@@ -6,7 +6,6 @@ So `--help` is instant and a subcommand needs only the libraries it uses.
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import sys
 from argparse import ArgumentParser
@@ -15,15 +14,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from icgan_training.catalogue import ITEMS
-from icgan_training.errors import TrainingError
+from icgan_training.errors import REFUSED_BY_THE_MACHINE, TrainingError
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"
 Command = Callable[[argparse.Namespace], None]
-
-REFUSED_BY_THE_MACHINE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
-}  # fmt: skip
 
 
 def build_parser() -> ArgumentParser:

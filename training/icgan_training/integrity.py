@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-SEAL = "sha256"  # key in a safetensors file's metadata
+SEAL = "sha256"  # key in the JSON of a safetensors file's metadata
 MAX_JSON_BYTES = 8 << 20
 PIECE = 1 << 22
 
@@ -64,20 +64,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
-    """`metadata` and, under SEAL, the hash of it and of every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(content.numpy()))
-    return {**metadata, SEAL: digest.hexdigest()}
+def seal(tensors: Mapping[str, Tensor], key: str, value: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata of a safetensors file: `value` as JSON, with the hash of it and of all tensors under SEAL.
+
+    One entry only: the library writes several in an order of chance, and equal runs would give unequal files.
+    """
+    return {key: json.dumps({**value, SEAL: _digest(tensors, value)})}
 
 
-def read_sealed(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file; ValueError unless they are what was sealed.
+def read_sealed(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `seal` was given, from a safetensors file; ValueError unless it is what was sealed.
 
-    A missing file is a FileNotFoundError.
+    A missing file is a FileNotFoundError, a file without such an entry a KeyError.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -87,7 +85,22 @@ def read_sealed(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise
     except (SafetensorError, OSError) as error:
         raise ValueError(f"not a whole safetensors file: {error}") from error
-    sealed = metadata.pop(SEAL, None)
-    if sealed is not None and seal(tensors, metadata)[SEAL] != sealed:
+    try:
+        value = json.loads(metadata[key])
+    except RecursionError:
+        raise ValueError("its metadata is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("its metadata is not a JSON object")
+    sealed = value.pop(SEAL, None)
+    if sealed is not None and _digest(tensors, value) != sealed:
         raise ValueError("its content is not what its SHA-256 says")
-    return metadata, tensors
+    return value, tensors
+
+
+def _digest(tensors: Mapping[str, Tensor], value: Mapping[str, Any]) -> str:
+    """SHA-256 of `value` and of every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from icgan_training.errors import REFUSED_BY_THE_MACHINE
 from icgan_training.grid import write_grid
 
 try:
@@ -34,6 +36,8 @@ class Journal:
             None if SummaryWriter is None else SummaryWriter(run_dir / "tensorboard", purge_step=step + 1)
         )
         terminal = sys.stderr.isatty()
+        self._hook = threading.excepthook
+        threading.excepthook = self._of_a_thread
         self._bar = tqdm(
             total=total_images, initial=images, unit=" img", disable=not terminal, smoothing=0.05
         )
@@ -45,6 +49,13 @@ class Journal:
         self._bar.close()
         if self._board is not None:
             self._board.close()
+        threading.excepthook = self._hook
+
+    def _of_a_thread(self, failed: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread; what a full disk does to it, the loop meets too and says."""
+        error = failed.exc_value
+        if not (isinstance(error, OSError) and error.errno in REFUSED_BY_THE_MACHINE):
+            self._hook(failed)
 
     def advance(self, images: int) -> None:
         """Move the bar by `images` pictures."""

@@ -8,7 +8,6 @@
 All randomness is a function of the seed and the step, so no random state is stored.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -61,7 +60,7 @@ def save_checkpoint(path: Path, state: Stateful, metadata: Mapping[str, Any]) ->
     temporary = path.with_suffix(".tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     try:
-        save_file(tensors, temporary, seal(tensors, {"checkpoint": json.dumps(metadata)}))
+        save_file(tensors, temporary, seal(tensors, "checkpoint", metadata))
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -92,8 +91,7 @@ def load_checkpoint(path: Path, state: Stateful) -> dict[str, Any]:
     Raises CheckpointError for a damaged file or one of another model.
     """
     try:
-        about, tensors = read_sealed(path)
-        metadata: dict[str, Any] = json.loads(about["checkpoint"])
+        metadata, tensors = read_sealed(path, "checkpoint")
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"checkpoint {path} is damaged ({error}): delete it to go on from the one before it"

@@ -57,7 +57,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     """config.json of a run directory: sections by name. Raises ConfigError when it is missing or damaged."""
     path = run_dir / CONFIG
     if not path.exists():
-        raise ConfigError(f"{path} does not exist; {run_dir} is not a run directory")
+        raise ConfigError(f"{path} does not exist; {run_dir} is no run directory")
     try:
         config = read_json(inside(run_dir, CONFIG))
     except (OSError, ValueError) as error:
