@@ -27,6 +27,7 @@ import sys
 import time
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Tally:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     latencies: list[tuple[float, float]] = field(default_factory=list)  # (when, how long) of right answers
-    memory: list[tuple[float, float]] = field(default_factory=list)  # (when, MiB of server and stages)
+    memory: list[tuple[float, dict[str, float]]] = field(default_factory=list)  # (when, MiB of each process)
     outages: list[float] = field(default_factory=list)  # from a kill to the next right answer
     problems: list[str] = field(default_factory=list)
 
@@ -154,20 +155,21 @@ def descendants(root: int) -> dict[int, str]:
     return {pid: found.get(pid, "") for pid in below - {root}}
 
 
-def resident_mib(pids: list[int]) -> float:
-    """Proportional resident memory, so that shared pages count once."""
-    total = 0.0
-    for pid in pids:
+def resident_mib(processes: dict[int, str]) -> dict[str, float]:
+    """Proportional resident memory by model or program, so that shared pages count once."""
+    found: Counter[str] = Counter()
+    for pid, words in processes.items():
+        name = words.split()[1].split("/")[-3] if STUB in words else Path(words.partition(" ")[0]).name
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
-                    total += int(line.split()[1]) / 1024
-    return total
+                    found[name] += int(line.split()[1]) / 1024  # type: ignore[assignment]
+    return dict(found)
 
 
 async def watch_memory(root: int, tally: Tally, clock: Clock) -> None:
     while not clock.over:
-        tally.memory.append((clock.now, resident_mib(list(descendants(root)))))
+        tally.memory.append((clock.now, resident_mib(descendants(root))))
         await asyncio.sleep(min(5.0, max(clock.seconds / 40, 0.5)))
 
 
@@ -202,8 +204,19 @@ def summary(tally: Tally, options: Any) -> dict[str, Any]:
         taken = [took for when, took in tally.latencies if since <= when < until]
         return {f"p{q}_ms": float(np.percentile(taken, q)) * 1e3 for q in (50, 99)} if taken else {}
 
-    times, sizes = np.array([sample for sample in tally.memory if sample[0] >= seconds / 2]).T
-    slope = float(np.polyfit(times, sizes, 1)[0]) * 60
+    second_half = [sample for sample in tally.memory if sample[0] >= seconds / 2]
+
+    def growth(size: Callable[[dict[str, float]], float]) -> float:
+        times, sizes = np.array([(when, size(held)) for when, held in second_half]).T
+        return round(float(np.polyfit(times, sizes, 1)[0]) * 60, 3)
+
+    def total(held: dict[str, float]) -> float:
+        return sum(held.values())
+
+    def size_of(name: str) -> Callable[[dict[str, float]], float]:
+        return lambda held: held.get(name, 0.0)
+
+    names = {name for _, held in second_half for name in held}
     return {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
@@ -214,10 +227,11 @@ def summary(tally: Tally, options: Any) -> dict[str, Any]:
         "first_quarter": percentiles(0, seconds / 4),
         "last_quarter": percentiles(seconds * 3 / 4, float("inf")),
         "memory_mib": {
-            "first": tally.memory[0][1],
-            "last": tally.memory[-1][1],
-            "largest": max(size for _, size in tally.memory),
-            "slope_per_minute_second_half": slope,
+            "first": total(tally.memory[0][1]),
+            "last": total(tally.memory[-1][1]),
+            "largest": max(total(held) for _, held in tally.memory),
+            "slope_per_minute_second_half": growth(total),
+            "slopes": {name: growth(size_of(name)) for name in sorted(names)},
         },
         "seconds_until_back": sorted(round(outage, 2) for outage in tally.outages),
         "failures": tally.problems[:5],
