@@ -14,7 +14,7 @@ Anything else that escapes is a bug and keeps its traceback.
 
 import errno
 
-# An OSError with one of these is the machine's refusal (a full disk, missing rights, an odd place), not a bug.
+# An OSError with one of these is the machine's refusal (a full disk, no rights, an odd place), not a bug.
 REFUSED_BY_THE_MACHINE = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
