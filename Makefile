@@ -64,8 +64,14 @@ test-python: .venv/.stamp .venv-serve/.stamp
 	# real servers on a busy machine: what failed gets one second try, and fails for good if it fails again
 	$(BIN)/pytest -q -m 'not gpu' || $(BIN)/pytest -q -m 'not gpu' --last-failed --last-failed-no-failures none
 
-test-gpu: .venv/.stamp ## the tests that need a GPU
-	$(BIN)/pytest -q -m gpu
+test-gpu: .venv/.gpu ## the tests that need a GPU (TENSORRT=tensorrt-rtx: with that library)
+	ICGAN_TRT_LIBRARY=$(subst -,_,$(TENSORRT)) $(BIN)/pytest -q -m gpu
+
+# the library of the plans: tensorrt, or tensorrt-rtx
+TENSORRT ?= tensorrt
+.venv/.gpu: .venv/.bench
+	$(BIN)/pip install --quiet -c constraints.txt 'cuda-python>=12.6' $(TENSORRT)
+	touch $@
 
 .venv/.bench: .venv/.stamp
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
@@ -77,7 +83,7 @@ bench: .venv/.bench ## the generator against torch and plain exports, and each r
 	$(BIN)/python -m benchmarks.generator --resolution 256 --ch 64 --batch 1 --threads 2 --rounds 7 --memory --out bench/256
 	$(BIN)/python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 --threads 2 --ablation --out bench/ablation
 
-bench-gpu: .venv/.bench ## on a machine with a GPU: plain TensorRT and torch against our plans (bench/gpu)
+bench-gpu: .venv/.gpu ## on a machine with a GPU: plain TensorRT and torch against our plans (bench/gpu)
 	$(BIN)/python -m benchmarks.gpu --weights models/demo --out bench/gpu/demo
 	$(BIN)/python -m benchmarks.gpu --resolution 128 --ch 96 --out bench/gpu/128
 	$(BIN)/python -m benchmarks.gpu --resolution 256 --ch 96 --out bench/gpu/256

@@ -3,10 +3,12 @@
     python -m benchmarks.gpu --resolution 256 --ch 96 --batch 1 8 32 --out bench/gpu
 
 FP16 throughout, inputs and outputs on the device, each call timed on the host until it is done. `plain
-TensorRT` builds the unrewritten export with the same options. `torch.compile` runs with CUDA graphs. Share
-of peak is of an 8192-cubed FP16 matrix product in the same rounds, by the plain graph's operations and by the
-route's own. Builds with `tensorrt`, or with `tensorrt_rtx` where that is what there is; `--out` also gets the
-inspector's layers of each plan, where the precision of every layer stands.
+TensorRT` builds the unrewritten export with the same options. `torch.compile` runs with CUDA graphs. The
+providers of ONNX Runtime take part where onnxruntime-gpu is installed. Share of peak is of an 8192-cubed FP16
+matrix product in the same rounds, by the plain graph's operations and by the route's own. Peak memory is what
+a route takes of the device to open and to draw its largest batch. Builds with `tensorrt`, or with
+`tensorrt_rtx` where that is what there is; `--out` also gets the inspector's layers of each plan, where the
+precision of every layer stands. A route that cannot be prepared is named with its reason, the others run.
 
 Writes gpu.json, gpu.md and gpu.png under --out and prints the table.
 """
@@ -14,6 +16,7 @@ Writes gpu.json, gpu.md and gpu.png under --out and prints the table.
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import json
 import statistics
@@ -28,20 +31,29 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
-from benchmarks.generator import Feeds, Subject, draw, markdown, psnr, random_generator
+from benchmarks.generator import Subject, draw, markdown, psnr, random_generator
 from icgan_export import engine
 from icgan_export.arithmetic import cost
 from icgan_export.fold import Rewrites
 from icgan_export.graphs import GraphGenerator, generator_graph
 from icgan_export.precision import lower_to_half
 from icgan_runtime.bench import Timing, apart, interleave
+from icgan_runtime.errors import BackendError
 from icgan_runtime.manifest import GraphEntry
 from icgan_training.checkpoint import load_generator
 
 PEAK = "matrix product"
 PEAK_SIDE = 8192
-ROUTES = ("torch", "torch.compile", "plain tensorrt", "tensorrt")
+ROUTES = {
+    "torch": "torch eager, FP16",
+    "torch.compile": "torch.compile with CUDA graphs, FP16",
+    "plain tensorrt": "plain export, TensorRT",
+    "tensorrt": "ours, TensorRT",
+    "ort cuda": "ours, ONNX Runtime's CUDA provider",
+    "ort tensorrt": "ours, ONNX Runtime's TensorRT provider",
+}
 Call = Callable[[dict[str, Tensor]], Tensor]
 
 
@@ -51,7 +63,7 @@ def half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def torch_call(subject: Subject, compiled: bool) -> Call:
-    generator = load_copy(subject).half().cuda().to(memory_format=torch.channels_last)
+    generator = copy.deepcopy(subject.generator).half().cuda().to(memory_format=torch.channels_last)
     module: Callable[..., Tensor] = GraphGenerator(generator, generator.config, as_bytes=True).eval()
     if compiled:
         module = torch.compile(module, mode="max-autotune")
@@ -62,13 +74,6 @@ def torch_call(subject: Subject, compiled: bool) -> Call:
             return module(*halves)
 
     return call
-
-
-def load_copy(subject: Subject) -> Any:
-    """The generator, free to be cast."""
-    import copy
-
-    return copy.deepcopy(subject.generator)
 
 
 def plan_call(model: onnx.ModelProto, name: str, largest: int, out: Path | None) -> Call:
@@ -82,43 +87,78 @@ def plan_call(model: onnx.ModelProto, name: str, largest: int, out: Path | None)
     if out is not None and plan.layers is not None:
         (out / f"{name.replace(' ', '-')}.layers.json").write_text(plan.layers)
     session = TrtSession(plan.data, f"{name}.plan", trt.__name__)
-    return lambda feeds: torch.as_tensor(session.run_on_device(feeds)["image"], device="cuda")
+    return lambda feeds: from_dlpack(session.run_on_device(feeds)["image"])
 
 
-def open_calls(subject: Subject, routes: list[str], largest: int, out: Path | None) -> dict[str, Call]:
-    opened = {}
+def provider_call(model: onnx.ModelProto, backend: str) -> Call:
+    from icgan_runtime.backends.ort import OrtSession, available_backends
+
+    if backend not in available_backends():
+        raise BackendError(f"{backend} is not in this onnxruntime: pip install onnxruntime-gpu in its place")
+    session = OrtSession(half(model).SerializeToString(), "generator.onnx", backend)
+    if session.device != "cuda":
+        raise BackendError(f"{backend} found no CUDA libraries it could load")
+    return lambda feeds: from_dlpack(session.run_on_device(feeds)["image"])
+
+
+def open_call(subject: Subject, route: str, largest: int, out: Path | None) -> Call:
+    if route.startswith("torch"):
+        return torch_call(subject, compiled=route == "torch.compile")
+    if route.startswith("ort"):
+        return provider_call(ours(subject), route.replace(" ", "-"))
+    return plan_call(subject.plain if route.startswith("plain") else ours(subject), route, largest, out)
+
+
+def open_calls(
+    subject: Subject, routes: list[str], largest: int, out: Path | None
+) -> tuple[dict[str, Call], dict[str, float], dict[str, str]]:
+    """Every route that could be opened and drew the largest batch; its MiB; why the others could not."""
+    feeds = on_device(subject, largest)
+    opened, memory, failed = {}, {}, {}
     for route in routes:
         say(f"preparing {route}")
-        if route.startswith("torch"):
-            opened[route] = torch_call(subject, compiled=route == "torch.compile")
-        else:
-            model = subject.plain if route.startswith("plain") else ours(subject)
-            opened[route] = plan_call(model, route, largest, out)
-    return opened
+        free, _ = torch.cuda.mem_get_info()
+        try:
+            call = open_call(subject, route, largest, out)
+            call(feeds)
+            torch.cuda.synchronize()
+        except Exception as error:  # one route must not cost the others their turn on a lent machine
+            failed[route] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            say(f"{route} left out: {failed[route]}")
+            continue
+        opened[route], memory[route] = call, (free - torch.cuda.mem_get_info()[0]) / 2**20
+    return opened, memory, failed
 
 
+def on_device(subject: Subject, batch: int) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array).cuda() for name, array in subject.feeds(batch).items()}
+
+
+@functools.cache
 def ours(subject: Subject) -> onnx.ModelProto:
     return generator_graph(subject.generator, Rewrites.best(subject.generator.config, "tensorrt"), {})
 
 
+def exact_picture(subject: Subject, feeds: dict[str, Tensor]) -> np.ndarray:
+    """What torch draws in float32, without the shortened products that cuDNN takes by default."""
+    exact = copy.deepcopy(subject.generator).cuda()
+    module = GraphGenerator(exact, subject.generator.config, as_bytes=True).eval()
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return module(*feeds.values()).cpu().numpy()
+
+
 def compare(subject: Subject, calls: dict[str, Call], batch: int, rounds: int) -> list[dict[str, Any]]:
     """One interleaved run; a row per route."""
-    feeds: Feeds = subject.feeds(batch)
-    on_device = {name: torch.from_numpy(array).cuda() for name, array in feeds.items()}
-    exact = GraphGenerator(load_copy(subject).cuda(), subject.generator.config, as_bytes=True).eval()
-    with torch.inference_mode():
-        reference = exact(*on_device.values()).cpu().numpy()
-    del exact
-    pictures = {name: call(on_device).cpu().numpy().copy() for name, call in calls.items()}
-    left, right = (torch.randn(PEAK_SIDE, PEAK_SIDE, device="cuda").half() for _ in range(2))
+    feeds = on_device(subject, batch)
+    reference = exact_picture(subject, feeds)
+    pictures = {name: call(feeds).cpu().numpy().copy() for name, call in calls.items()}
+    left, right = (torch.randn(PEAK_SIDE, PEAK_SIDE).half().cuda() for _ in range(2))
 
     def waited(work: Callable[[], object]) -> None:
         work()
         torch.cuda.synchronize()
 
-    work = {
-        name: functools.partial(waited, functools.partial(call, on_device)) for name, call in calls.items()
-    }
+    work = {name: functools.partial(waited, functools.partial(call, feeds)) for name, call in calls.items()}
     timings = interleave({**work, PEAK: functools.partial(waited, lambda: left @ right)}, rounds)
     peak = timings.pop(PEAK)
     graphs = {"plain": subject.plain, "own": ours(subject)}
@@ -143,17 +183,17 @@ def row(
         p / t / (2 * PEAK_SIDE**3) for t, p in zip(timing.seconds, peak.seconds, strict=True)
     )
     first, third = timing.quartiles
-    own = operations["own" if name == "tensorrt" else "plain"]
+    own = operations["plain" if name.startswith(("torch", "plain")) else "own"]
     return {
         "batch": batch,
         "threads": 1,
-        "route": name,
+        "route": ROUTES[name],
         "median_ms": timing.median * 1e3,
         "quartiles_ms": [first * 1e3, third * 1e3],
         "p99_ms": float(np.quantile(timing.seconds, 0.99)) * 1e3,
         "fastest_ms": min(timing.seconds) * 1e3,
         "images_per_second": batch / timing.median,
-        "times_faster": {other: timing.ratio(rival) for other, rival in rivals.items()},
+        "times_faster": {ROUTES[other]: timing.ratio(rival) for other, rival in rivals.items()},
         "share_of_peak": {"plain": operations["plain"] * pace, "own": own * pace},
         "apart": apart(reference, picture),
         "psnr": psnr(reference, picture),
@@ -183,7 +223,7 @@ def main() -> None:
     parser.add_argument("--ch", type=int, default=96)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES))
+    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES), metavar="ROUTE")
     parser.add_argument("--out", type=Path, help="folder of the report")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -197,27 +237,37 @@ def main() -> None:
             random_generator(args.resolution, args.ch), f"{args.resolution} px, ch {args.ch}, random weights"
         )
     )
-    calls = open_calls(subject, args.routes, max(args.batch), args.out)
+    calls, memory, failed = open_calls(subject, args.routes, max(args.batch), args.out)
+    if not calls:
+        raise SystemExit("none of the routes could be prepared, the reasons are above")
     rows = []
     for batch in args.batch:
         say(f"batch {batch}")
         rows += compare(subject, calls, batch, args.rounds)
+    for row, route in zip(rows, [*calls] * len(args.batch), strict=True):
+        row["peak_mib"] = memory[route]
     report = {
         "model": subject.name,
-        "base": "plain tensorrt" if "plain tensorrt" in args.routes else args.routes[0],
+        "base": ROUTES["plain tensorrt" if "plain tensorrt" in calls else next(iter(calls))],
         "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": torch.cuda.get_device_name(),
         "versions": versions(),
         "rounds": args.rounds,
         "rows": rows,
+        "failed": failed,
     }
     text = markdown(report)
+    if failed:
+        text += "".join(f"\nLeft out: {ROUTES[route]}: {reason}" for route, reason in failed.items()) + "\n"
     print(text)
     if args.out is not None:
         (args.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
         (args.out / "gpu.md").write_text(text)
-        draw(report, args.out / "gpu.png")
+        try:
+            draw(report, args.out / "gpu.png")
+        except ImportError:
+            say("gpu.png not drawn: pip install matplotlib")
 
 
 if __name__ == "__main__":

@@ -36,3 +36,14 @@ def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("bundles") / "tiny"
     assert main(["bundle", str(tiny_run), "--out", str(out), "--neighbours", "4"]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def all_precisions(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of `tiny_run` at every precision. Read only, too."""
+    from icgan_export.cli import main
+
+    out = tmp_path_factory.mktemp("bundles") / "all"
+    command = ["bundle", str(tiny_run), "--out", str(out), "--neighbours", "4"]
+    assert main([*command, "--precision", "fp32,fp16,bf16,int8"]) == 0
+    return out

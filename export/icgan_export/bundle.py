@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from icgan_export.errors import ExportError, ParityError
 from icgan_export.fold import Rewrites, Target
 from icgan_export.graphs import encoder_graph, generator_graph
 from icgan_export.index import lookup_graph
+from icgan_export.onnx_export import Step
 from icgan_export.precision import activation_ranges
 from icgan_export.samples import Samples, make_samples, query_count
 from icgan_export.source import Instances, Run, choose_instances, read_run
@@ -28,6 +29,7 @@ from icgan_runtime import files, images
 from icgan_runtime.bank import FOLDER as BANK_FOLDER
 from icgan_runtime.bank import Bank
 from icgan_runtime.manifest import (
+    PRECISIONS,
     BankEntry,
     GraphEntry,
     KeptNode,
@@ -37,13 +39,10 @@ from icgan_runtime.manifest import (
     onnx_metadata,
 )
 
-PRECISIONS = ("fp32", "fp16", "int8")
 LARGEST_SHOWN = 20
 CARD_NAME = "README.md"
 GRID_NAME = "samples.png"
 GRID_ROWS = 6
-
-Step = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def write_graphs(
         file = f"{role}.onnx" if precision == "fp32" else f"{role}.{precision}.onnx"
         onnx_export.save(graph, folder / file)
         inputs, outputs = graph_specs(model, role, neighbours)
-        opset = onnx_export.OPSET
+        opset = graph.opset_import[0].version
         entries.append(GraphEntry(role, precision, file, opset, inputs, outputs, model.encoder_id, kept))
         costs[file] = cost(graph).summary()
         operators = onnx_export.count_operators(graph)
@@ -132,10 +131,11 @@ def write_graphs(
 
     add("lookup", "fp32", lookup_graph(bank.embeddings, bank.ids, neighbours, {}))
     step("tracing the encoder")
-    encoder = encoder_graph(run.encoder, model.preprocessing.size, {})
+    encoder = encoder_graph(run.encoder, model.preprocessing.size, {}, step=step)
     add("encoder", "fp32", encoder)
     step("tracing the generator")
-    generator = generator_graph(run.generator, Rewrites.best(run.generator.config, options.target), {})
+    rewrites = Rewrites.best(run.generator.config, options.target)
+    generator = generator_graph(run.generator, rewrites, {}, step=step)
     add("generator", "fp32", generator)
     largest: dict[str, dict[str, float]] = {}
     if len(options.precisions) > 1:

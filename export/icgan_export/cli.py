@@ -93,7 +93,10 @@ def _add_bundle(commands: Commands[_Parser]) -> None:
         "--neighbours", type=int, default=10, metavar="K", help="of a search result (default 10)"
     )
     command.add_argument(
-        "--precision", default="fp32", metavar="LIST", help="of fp32, fp16, int8; fp32 always (default fp32)"
+        "--precision",
+        default="fp32",
+        metavar="LIST",
+        help="of fp32, fp16, bf16, int8; fp32 always (default fp32)",
     )
     command.add_argument(
         "--thumbnails",
@@ -148,16 +151,29 @@ def _add_onnx(commands: Commands[_Parser]) -> None:
         help="uint8 [N, R, R, 3], or float32 [N, 3, R, R] in [-1, 1] (default uint8)",
     )
     command.add_argument("--no-rewrite", action="store_true", help="without the speed rewrites, to compare")
+    command.add_argument(
+        "--without",
+        default="",
+        metavar="LIST",
+        help="without some: of blocks, condition_product, early_shortcut, output_norm, attention_product",
+    )
     command.add_argument("--target", choices=("onnxruntime", "openvino", "tensorrt"), default="onnxruntime")
     command.set_defaults(run=_onnx)
 
 
 def _onnx(options: argparse.Namespace) -> int:
+    from icgan_export.fold import Rewrites
     from icgan_export.standalone import write_generator
+    from icgan_training.config import ModelConfig
 
-    operators = write_generator(
-        options.source, options.out, options.image_dtype, not options.no_rewrite, options.target, Steps()
-    )
+    def choose(config: ModelConfig) -> Rewrites:
+        if options.no_rewrite:
+            return Rewrites.none(config)
+        return Rewrites.best(config, options.target).without(
+            [part for part in options.without.split(",") if part]
+        )
+
+    operators = write_generator(options.source, options.out, options.image_dtype, choose, Steps())
     page = options.out.with_suffix(".md")
     print(
         f"wrote {options.out} and {page}: "

@@ -42,11 +42,12 @@ class Bounds:
     fid: float | None = None  # largest change of the FID
 
 
-# fp32: 1e-4; one grey level is 2/255, and rounding to bytes can turn 1e-6 into one level
+# fp32: 1e-4; one grey level is 2/255, and rounding to bytes can turn 1e-6 into one level.
+# bf16, of which the contract says nothing: pictures as FP16, embeddings as INT8, which has as many digits.
 BOUNDS = {
     "fp32": Bounds(image=1e-4, psnr=None, cosine=0.999999, recall=1.0, embedding=1e-4),
     "fp16": Bounds(image=None, psnr=40.0, cosine=0.9995, recall=0.99, embedding=None, fid=0.1),
-    "bf16": Bounds(image=None, psnr=40.0, cosine=0.9995, recall=0.99, embedding=None, fid=0.1),
+    "bf16": Bounds(image=None, psnr=40.0, cosine=0.99, recall=0.95, embedding=None, fid=0.1),
     "int8": Bounds(image=None, psnr=25.0, cosine=0.99, recall=0.95, embedding=None, fid=1.0),
 }
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 from icgan_export.errors import ExportError, MissingExtraError
+from icgan_export.onnx_export import Step
 from icgan_runtime import files
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import EngineEntry, GraphEntry, describe_file
 
-Step = Callable[[str], None]
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 DEFAULT_CAPABILITY = "8.9"  # what tensorrt_rtx builds for where there is no GPU to ask
 FOLDER = "engines"
@@ -65,6 +65,7 @@ class Plan:
 
     data: bytes
     timing_cache: bytes
+    products: dict[str, int]  # type -> convolutions and matrix products that give it (`product_types`)
     layers: str | None  # the inspector's JSON, where a GPU could load the plan
     seconds: float
 
@@ -118,7 +119,8 @@ def add_engines(
                 entry.encoder_id,
             )
         )
-        lines.append(f"{name}: {len(plan.data) / 2**20:.1f} MiB in {plan.seconds:.1f} s")
+        types = ", ".join(f"{count} {kind}" for kind, count in plan.products.items())
+        lines.append(f"{name}: {len(plan.data) / 2**20:.1f} MiB in {plan.seconds:.1f} s; products: {types}")
     if cache:
         with files.atomic_file(cache_file) as partial:
             partial.write_bytes(cache)
@@ -205,7 +207,8 @@ def build(
     if rtx:
         name = f"SM{target_capability(trt, settings).replace('.', '')}"
         config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+        known = trt.ComputeCapability  # not every GPU it runs on has a name of its own
+        config.set_compute_capability(getattr(known, name, known.CURRENT), 0)
     if not rtx:  # it tunes on first use, and has no cache to keep
         config.set_timing_cache(config.create_timing_cache(timing_cache), ignore_mismatch=True)
     data = builder.build_serialized_network(network, config)
@@ -215,9 +218,26 @@ def build(
     return Plan(
         plan,
         b"" if rtx else bytes(config.get_timing_cache().serialize()),
+        product_types(trt, network),
         inspect(trt, plan, logger) if torch.cuda.is_available() else None,
         time.monotonic() - started,
     )
+
+
+def product_types(trt: Any, network: Any) -> dict[str, int]:
+    """How many convolutions and matrix products give each type; "INT8" where their input was quantised.
+
+    Strongly typed, the plan keeps to it; on a GPU the inspector's dump beside the plan shows the same.
+    """
+    kinds = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    restored = {layer.get_output(0).name for layer in layers if layer.type == trt.LayerType.DEQUANTIZE}
+    found: Counter[str] = Counter()
+    for layer in layers:
+        if layer.type in kinds:
+            quantised = layer.get_input(0).name in restored
+            found["INT8" if quantised else layer.get_output(0).dtype.name] += 1
+    return dict(found.most_common())
 
 
 def inspect(trt: Any, plan: bytes, logger: Any) -> str:

@@ -30,15 +30,17 @@ more weights than the 3x3 kernel has, and coefficients of +-1 that cost no preci
 from __future__ import annotations
 
 import copy
+import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from icgan_export.errors import ExportError
 from icgan_training.config import ModelConfig
 from icgan_training.generator import Generator
 from icgan_training.layers import BATCH_NORM_EPS, SpectralNorm
@@ -79,6 +81,16 @@ class Rewrites:
         widths = config.generator_widths[:-1]
         forms = ("products" if width >= PRODUCTS_FROM_WIDTH else "transposed" for width in widths)
         return cls(tuple(typing.cast(BlockForm, form) for form in forms))
+
+    def without(self, names: Sequence[str]) -> Rewrites:
+        """The same with some rewrites switched off by name; "blocks" leaves every block as published."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in names:
+            if name not in known:
+                raise ExportError(f"--without {name}: choose from {', '.join(known)}")
+        plain: tuple[BlockForm, ...] = tuple("plain" for _ in self.blocks)
+        off: dict[str, Any] = {name: plain if name == "blocks" else False for name in names}
+        return dataclasses.replace(self, **off)
 
 
 def _uniform(form: BlockForm, config: ModelConfig) -> tuple[BlockForm, ...]:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from icgan_export import passes
 from icgan_export.fold import Rewrites, rewrite
-from icgan_export.fold_encoder import rewrite_encoder
-from icgan_export.onnx_export import TRACED_BATCH, export_onnx
+from icgan_export.fold_encoder import EncoderRewrites, rewrite_encoder
+from icgan_export.onnx_export import TRACED_BATCH, Step, export_onnx, say_nothing
 from icgan_training.config import ModelConfig
 from icgan_training.encoder import Encoder
 from icgan_training.generator import Generator
@@ -43,6 +43,7 @@ def generator_graph(
     rewrites: Rewrites,
     metadata: Mapping[str, str],
     image_dtype: str = "uint8",
+    step: Step = say_nothing,
 ) -> onnx.ModelProto:
     """The generator as a graph; `image_dtype` "float32" gives [N, 3, R, R] in [-1, 1] instead of bytes."""
     config = generator.config
@@ -53,12 +54,17 @@ def generator_graph(
         inputs["embedding"] = nn.functional.normalize(embedding, dim=1)
     if config.takes_label:
         inputs["label"] = torch.zeros(TRACED_BATCH, dtype=torch.int64)
-    model = export_onnx(module, inputs, ["image"], metadata)
-    return passes.clean(model)
+    return passes.clean(export_onnx(module, inputs, ["image"], metadata, step))
 
 
-def encoder_graph(encoder: Encoder, size: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """The encoder for uint8 pictures [N, size, size, 3], with batch norm inside the convolutions."""
+def encoder_graph(
+    encoder: Encoder,
+    size: int,
+    metadata: Mapping[str, str],
+    rewrites: EncoderRewrites | None = None,
+    step: Step = say_nothing,
+) -> onnx.ModelProto:
+    """The encoder for uint8 pictures [N, size, size, 3], with all rewrites where none are named."""
     pictures = torch.randint(0, 256, (TRACED_BATCH, size, size, 3), dtype=torch.uint8)
-    model = export_onnx(rewrite_encoder(encoder, size), {"image": pictures}, ["embedding"], metadata)
-    return passes.clean(passes.fold_batch_norm(model))
+    module = rewrite_encoder(encoder, size, rewrites)
+    return passes.clean(export_onnx(module, {"image": pictures}, ["embedding"], metadata, step))

@@ -103,52 +103,64 @@ def to_half(model: onnx.ModelProto, kept: Collection[str], precision: str = "fp1
 
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A float32 graph that computes what an FP16 `model` does where FP16 is stored and float32 added up.
+    """A float32 graph that computes what an FP16 or BF16 `model` does where float32 is added up.
 
-    ONNX Runtime has no FP16 kernels for x86: it widens such a graph and drops the roundings between its
-    nodes, so neither lost digits nor overflow would show. Here every FP16 tensor is rounded to 11 bits
-    (Veltkamp's splitting: 2^13 + 1 for 24 - 13 bits) and becomes NaN from 2^16 on.
+    ONNX Runtime has no such kernels for x86: it widens an FP16 graph and drops the roundings between its
+    nodes, so neither lost digits nor overflow would show, and refuses a BF16 graph. Here every tensor of
+    the type is rounded to its digits (Veltkamp's splitting), and becomes NaN where its numbers end.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(onnx.shape_inference.infer_shapes(model))
     graph = copy.graph
-    halves = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
-    if not halves:
+    held = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    lowered = {name: elem_type for name, elem_type in held.items() if elem_type in ROUNDINGS}
+    if not lowered:
         return copy
     for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16:
-            tensor.CopyFrom(
-                numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
-            )
-    for name, value in ROUNDING.items():
-        graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        if tensor.data_type in ROUNDINGS:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for elem_type in sorted(set(lowered.values())):
+        for name, value in zip(_constants(elem_type), ROUNDINGS[elem_type], strict=True):
+            graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
     nodes = []
     for node in graph.node:
         for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in ROUNDINGS:
                 attribute.i = TensorProto.FLOAT
         nodes.append(node)
         for index, name in enumerate(node.output):
-            if name in halves:
+            if name in lowered:
                 node.output[index] = f"{name}.exact"
-                nodes += _round_to_half(f"{name}.exact", name)
+                nodes += _round(f"{name}.exact", name, lowered[name])
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
     return clean(copy, rename=False)
 
 
-ROUNDING = {"half.split": 8193.0, "half.far": 2.0**112}
+# 2^s + 1 splits off all but 24 - s of float32's 24 digits; times the second, what is beyond the type's
+# largest number is infinite. BF16 ends where float32 does.
+ROUNDINGS = {
+    int(TensorProto.FLOAT16): (2.0**13 + 1, 2.0**112),
+    int(TensorProto.BFLOAT16): (2.0**16 + 1, 1.0),
+}
 
 
-def _round_to_half(source: str, target: str) -> list[onnx.NodeProto]:
+def _constants(elem_type: int) -> tuple[str, str]:
+    name = TensorProto.DataType.Name(elem_type).lower()
+    return f"{name}.split", f"{name}.far"
+
+
+def _round(source: str, target: str, elem_type: int) -> list[onnx.NodeProto]:
+    split, limit = _constants(elem_type)
     parts = ("spread", "rest", "digits", "far", "none")
     spread, rest, digits, far, none = (f"{target}.{part}" for part in parts)
     return [
-        helper.make_node("Mul", [source, "half.split"], [spread]),
+        helper.make_node("Mul", [source, split], [spread]),
         helper.make_node("Sub", [spread, source], [rest]),
         helper.make_node("Sub", [spread, rest], [digits]),
-        helper.make_node("Mul", [digits, "half.far"], [far]),  # infinite where FP16 would be
+        helper.make_node("Mul", [digits, limit], [far]),  # infinite where the type would be
         helper.make_node("Sub", [far, far], [none]),  # zero, or NaN
         helper.make_node("Add", [digits, none], [target]),
     ]

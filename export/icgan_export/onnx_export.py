@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -21,7 +21,12 @@ OPSET = (
 )
 BATCH_AXIS = "N"  # as the contract and the manifest name it
 TRACED_BATCH = 2  # torch.export specialises sizes 0 and 1
+Step = Callable[[str], None]  # told about progress, a line at a time
 MAX_PROTOBUF_BYTES = (1 << 31) - 1  # a single .onnx file cannot be larger
+
+
+def say_nothing(text: str) -> None:
+    """A `Step` for callers that show no progress."""
 
 
 def export_onnx(
@@ -29,10 +34,12 @@ def export_onnx(
     inputs: Mapping[str, Tensor],
     outputs: Sequence[str],
     metadata: Mapping[str, str],
+    step: Step = say_nothing,
 ) -> onnx.ModelProto:
     """Trace `module(*inputs)` and return a model that passed the checker and strict shape inference.
 
     `inputs` maps graph input names to example tensors whose first axis is the batch, of TRACED_BATCH rows.
+    `step` is told the number of operators before and after constants are folded and dead code is dropped.
     """
     batch = torch.export.Dim(BATCH_AXIS, min=1)
     with _quiet(), torch.no_grad():
@@ -45,12 +52,15 @@ def export_onnx(
             output_names=list(outputs),
             dynamic_shapes=tuple({0: batch} for _ in inputs),
             verbose=False,
-            optimize=True,
+            optimize=False,  # below, to count what it leaves
         )
-    if program is None:  # only without dynamo
-        raise RuntimeError("torch.onnx.export returned no program")
-    model = program.model_proto
-    return finish(model, metadata)
+        if program is None:  # only without dynamo
+            raise RuntimeError("torch.onnx.export returned no program")
+        traced = sum(1 for _ in program.model.graph)
+        program.optimize()
+        model = finish(program.model_proto, metadata)
+    step(f"{outputs[0]}: {traced} operators traced, {len(model.graph.node)} after folding constants")
+    return model
 
 
 def finish(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:

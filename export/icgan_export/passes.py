@@ -3,50 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 # What turns a picture in [-1, 1] into bytes, whatever order a tracer leaves it in.
 BYTE_OPERATORS = ("Add", "Mul", "Round", "Clip", "Cast", "Transpose")
-
-
-def fold_batch_norm(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Put every BatchNormalization that follows a Conv alone into its kernel and bias; in place, returned.
-
-    The arithmetic is done in float64 and rounded once.
-    """
-    graph = model.graph
-    values = {tensor.name: tensor for tensor in graph.initializer}
-    uses = Counter(name for node in graph.node for name in node.input)
-    makers = {name: node for node in graph.node for name in node.output}
-    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
-        conv = makers.get(norm.input[0])
-        if conv is None or conv.op_type != "Conv" or uses[norm.input[0]] != 1:
-            continue
-        if any(name not in values for name in (conv.input[1], *norm.input[1:])):
-            continue
-        scale, bias, mean, var = (_double(values[name]) for name in norm.input[1:])
-        epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
-        factor = scale / np.sqrt(var + epsilon)
-        kernel = _double(values[conv.input[1]])
-        before = _double(values[conv.input[2]]) if len(conv.input) > 2 else np.zeros_like(mean)
-        name = norm.output[0]
-        folded = {
-            f"{name}.weight": kernel * factor.reshape(-1, *[1] * (kernel.ndim - 1)),
-            f"{name}.bias": (before - mean) * factor + bias,
-        }
-        for key, value in folded.items():
-            tensor = numpy_helper.from_array(value.astype(np.float32), key)
-            graph.initializer.append(tensor)
-            values[key] = tensor
-        del conv.input[1:]
-        conv.input.extend(folded)
-        conv.output[0] = name
-        graph.node.remove(norm)
-    return model
 
 
 def float_pictures(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -72,12 +37,69 @@ def float_pictures(model: onnx.ModelProto) -> onnx.ModelProto:
     side = graph.output[0].type.tensor_type.shape.dim[1].dim_value
     batch = graph.output[0].type.tensor_type.shape.dim[0].dim_param
     graph.output[0].CopyFrom(
-        onnx.helper.make_tensor_value_info(
-            graph.output[0].name, onnx.TensorProto.FLOAT, [batch, 3, side, side]
-        )
+        helper.make_tensor_value_info(graph.output[0].name, onnx.TensorProto.FLOAT, [batch, 3, side, side])
     )
     del graph.value_info[:]
     return clean(model)
+
+
+# Taps of a 4x4 transposed convolution (stride 2, padding 1) by which x[i - 1 + phase] and x[i + phase] reach
+# output 2 i + phase: tap k adds x[i] to output 2 i - 1 + k.
+PHASE_TAPS = np.array([[3, 1], [2, 0]])
+
+
+def transposed_in_phases(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with every upsampling ConvTranspose as four 2x2 convolutions and an interleave.
+
+    The same sums under the same names. For BF16, in which TensorRT-RTX builds no transposed convolution.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    body: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "ConvTranspose":
+            body.append(node)
+            continue
+        kernel = numpy_helper.to_array(constants[node.input[1]])  # [I, O, 4, 4]
+        body += _phases(graph, node, kernel, shapes[node.input[0]][2:])
+    del graph.node[:]
+    graph.node.extend(body)
+    return clean(copy, rename=False)
+
+
+def _phases(
+    graph: onnx.GraphProto, node: onnx.NodeProto, kernel: NDArray[np.float32], sides: list[int]
+) -> list[onnx.NodeProto]:
+    """One 2x2 convolution to 4 O channels on the padded picture, its four corners cut out, interleaved."""
+    name, channels = node.name, kernel.shape[1]
+
+    def constant(suffix: str, value: NDArray[Any]) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, f"{name}.{suffix}"))
+        return f"{name}.{suffix}"
+
+    taps = [kernel[:, :, rows][:, :, :, columns] for rows in PHASE_TAPS for columns in PHASE_TAPS]
+    phases = np.concatenate([tap.transpose(1, 0, 2, 3) for tap in taps])  # [4 O, I, 2, 2]
+    wide, weight = f"{name}.phases", constant("weight", np.ascontiguousarray(phases))
+    nodes = [helper.make_node("Conv", [node.input[0], weight], [wide], name, pads=[1, 1, 1, 1])]
+    axes = constant("axes", np.array([1, 2, 3], np.int64))
+    cut = []
+    for index in range(4):
+        start = np.array([index * channels, index // 2, index % 2], np.int64)
+        ends = start + np.array([channels, *sides], np.int64)
+        bounds = [constant(f"start{index}", start), constant(f"end{index}", ends), axes]
+        cut.append(f"{name}.phase{index}")
+        nodes.append(helper.make_node("Slice", [wide, *bounds], [cut[-1]], f"{name}.slice{index}"))
+    nodes.append(helper.make_node("Concat", cut, [f"{name}.cut"], f"{name}.concat", axis=1))
+    nodes.append(
+        helper.make_node("DepthToSpace", [f"{name}.cut"], [node.output[0]], f"{name}.interleave", blocksize=2)
+    )
+    return nodes
 
 
 def clean(model: onnx.ModelProto, rename: bool = True) -> onnx.ModelProto:
@@ -108,7 +130,3 @@ def _casts_to_float(node: onnx.NodeProto) -> bool:
     return node.op_type == "Cast" and any(
         a.name == "to" and a.i == onnx.TensorProto.FLOAT for a in node.attribute
     )
-
-
-def _double(tensor: onnx.TensorProto) -> NDArray[np.float64]:
-    return numpy_helper.to_array(tensor).astype(np.float64)

@@ -12,13 +12,15 @@ import torch
 from icgan_export import onnx_export, passes
 from icgan_export.compare import BOUNDS
 from icgan_export.errors import ExportError, ParityError
-from icgan_export.fold import Rewrites, Target
+from icgan_export.fold import Rewrites
 from icgan_export.graphs import generator_graph
+from icgan_export.onnx_export import Step
 from icgan_export.snippets import write_page
 from icgan_export.source import UNSTATED_LICENCE
 from icgan_runtime import files, latents
 from icgan_runtime.backends.ort import OrtSession
 from icgan_training.checkpoint import load_generator
+from icgan_training.config import ModelConfig
 from icgan_training.generator import Generator
 from icgan_training.run import read_config
 
@@ -26,11 +28,12 @@ ROWS = 3  # another batch than the traced one
 
 
 def write_generator(
-    run: Path, out: Path, image_dtype: str, rewritten: bool, target: Target, step: Callable[[str], None]
+    run: Path, out: Path, image_dtype: str, choose: Callable[[ModelConfig], Rewrites], step: Step
 ) -> dict[str, int]:
-    """Export, compare with torch on ONNX Runtime, write the graph and the page about it (`snippets.py`).
+    """Export with the rewrites that `choose` picks for the model, compare with torch, write graph and page.
 
-    Returns how many there are of each operator.
+    The comparison is on ONNX Runtime, the page that of `snippets.py`. Returns how many there are of each
+    operator.
     """
     if not out.parent.is_dir():
         raise ExportError(f"--out {out}: there is no folder {out.parent}")
@@ -38,7 +41,7 @@ def write_generator(
     config = read_config(run)
     generator = load_generator(run)
     shape = generator.config
-    rewrites = Rewrites.best(shape, target) if rewritten else Rewrites.none(shape)
+    rewrites = choose(shape)
     licence = config.get("licence", UNSTATED_LICENCE)
     metadata = {
         "icgan.name": config.get("name", run.resolve().name),
@@ -50,7 +53,7 @@ def write_generator(
         "icgan.licence": licence if isinstance(licence, str) else licence.get("weights", UNSTATED_LICENCE),
     }
     step("tracing the generator")
-    model = generator_graph(generator, rewrites, metadata, image_dtype)
+    model = generator_graph(generator, rewrites, metadata, image_dtype, step)
     step("comparing with torch")
     error = compare_generator(generator, model.SerializeToString())
     if not error <= BOUNDS["fp32"].image:  # type: ignore[operator]

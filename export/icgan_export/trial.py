@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from icgan_export.compare import BOUNDS, cosine
 from icgan_export.half import rounded
-from icgan_export.passes import float_pictures
+from icgan_export.passes import float_pictures, transposed_in_phases
 from icgan_export.precision import Lowered, lower_to_half, lower_to_int8
 from icgan_export.source import Instances, Run
 from icgan_runtime import latents
@@ -94,6 +94,8 @@ def lower(graph: onnx.ModelProto, precision: str, ranges: Mapping[str, float], t
         allowed = 4 * 10 ** (-wanted / 10)  # the peak is 2, from -1 to 1
     if precision == "int8":
         return lower_to_int8(graph, ranges, trial.loss, allowed, trial.rank)
+    if precision == "bf16":
+        graph = transposed_in_phases(graph)
     return lower_to_half(graph, ranges, trial.loss, allowed, trial.rank, precision)
 
 

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from icgan_export.compare import BOUNDS, Bounds, Check, cosine, psnr, recall, to_levels
-from icgan_export.half import rounded
+from icgan_export.half import TYPES, rounded
 from icgan_export.index import nearest
 from icgan_export.passes import float_pictures
 from icgan_export.samples import Samples
@@ -169,7 +169,7 @@ def entries_of(bundle: Bundle, role: str) -> list[GraphEntry]:
 def exact_session(bundle: Bundle, entry: GraphEntry, as_float: bool = False) -> OrtSession:
     """A session that shows what the graph's own precision does, on a CPU that may not have it."""
     data = bundle.read(entry.file)
-    if as_float or entry.precision == "fp16":
+    if as_float or entry.precision in TYPES:
         model = rounded(onnx.load_from_string(data))
         data = (float_pictures(model) if as_float else model).SerializeToString()
     return OrtSession(data, entry.file)

@@ -36,7 +36,7 @@ MANIFEST_NAME = "manifest.json"
 SAMPLES_NAME = "samples.npz"
 ONNX_IDENTITY_KEY = "icgan.identity"
 ROLES = ("encoder", "lookup", "generator")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DTYPES = ("uint8", "int64", "float32")  # of public tensors, at every precision
 
 MAX_MANIFEST_BYTES = 8 << 20

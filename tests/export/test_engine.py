@@ -1,16 +1,16 @@
 """Plans are really built where `tensorrt_rtx` is installed: it needs no GPU for that."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from icgan_export import engine
 from icgan_export.cli import main
 from icgan_export.errors import ExportError
-from icgan_export.half import to_half
+from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import GraphEntry
 
 
@@ -44,17 +44,49 @@ def entry(precision: str) -> GraphEntry:
     return GraphEntry("generator", precision, "generator.onnx", 18, (), (), "")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_plan_with_two_profiles_is_built_without_a_gpu(precision: str) -> None:
+@pytest.fixture(scope="module")
+def bundle(all_precisions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of its own at every precision, for plans to be added to."""
+    return Path(shutil.copytree(all_precisions, tmp_path_factory.mktemp("bundles") / "planned"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("fp32", "FLOAT"), ("fp16", "HALF"), ("bf16", "BF16"), ("int8", "INT8")]
+)
+def test_every_graph_is_built_at_every_precision_without_a_gpu(bundle, precision, kind, capsys) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx to build plans")
-    graph = small_generator()
-    if precision == "fp16":
-        graph = to_half(
-            onnx.load_from_string(graph), ("mul", "round", "transpose", "cast")
-        ).SerializeToString()
-    plan = engine.build(trt, graph, entry(precision), engine.Settings(), b"", lambda text: None)
-    assert len(plan.data) > 1000
-    assert engine.Settings().profiles == ((1, 1, 1), (1, 8, 32))
+    assert main(["engine", str(bundle), "--precision", precision, "--library", "tensorrt_rtx"]) == 0
+    place = f"engines/sm89-trtrtx{trt.__version__}"
+    held = [entry for entry in Bundle.open(bundle).manifest.engines if entry.precision == precision]
+    suffix = "" if precision == "fp32" else f".{precision}"
+    assert {entry.file for entry in held} == {f"{place}/{r}{suffix}.plan" for r in ("encoder", "generator")}
+    assert all((bundle / entry.file).stat().st_size > 100_000 for entry in held)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        types = line.partition("products: ")[2]
+        assert types.split(", ")[0].endswith(kind)  # the most frequent one
+
+
+def test_the_lookup_is_built_too_and_the_bundle_stays_sound(bundle) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx to build plans")
+    command = ["engine", str(bundle), "--precision", "fp32", "--roles", "lookup", "--max-batch", "1"]
+    assert main([*command, "--best-batch", "1", "--library", "tensorrt_rtx"]) == 0
+    Bundle.open(bundle).verify_files()
+
+
+def test_a_plan_is_built_for_the_gpu_that_is_named() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx to build plans")
+    plans = [
+        engine.build(
+            trt, small_generator(), entry("fp32"), engine.Settings(compute_capability=name), b"", print
+        )
+        for name in ("8.9", "12.0")
+    ]
+    assert plans[0].data != plans[1].data
+    assert plans[0].products == {"FLOAT": 1}
+    with pytest.raises(ExportError, match=r"--compute-capability 3.5: choose from SM120"):
+        engine.target_capability(trt, engine.Settings(compute_capability="3.5"))
 
 
 def test_what_tensorrt_cannot_read_is_said_in_its_own_words() -> None:

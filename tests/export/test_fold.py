@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from icgan_export import fold
+from icgan_export.errors import ExportError
 from icgan_export.fold import Rewrites, rewrite
 from icgan_training.config import ModelConfig
 from icgan_training.generator import Generator
@@ -229,3 +230,12 @@ def test_a_form_too_few_is_refused() -> None:
     config = CONFIGS["instance"]
     with pytest.raises(ValueError, match=r"^rewrites\.blocks has 2 forms for 4 blocks$"):
         rewrite(lively_generator(config), Rewrites(("plain", "plain")))
+
+
+def test_a_rewrite_is_switched_off_by_its_name() -> None:
+    best = Rewrites.best(CONFIGS["instance"])
+    less = best.without(["blocks", "output_norm"])
+    assert set(less.blocks) == {"plain"}
+    assert (less.output_norm, less.early_shortcut) == (False, True)
+    with pytest.raises(ExportError, match="--without magic: choose from blocks, condition_product"):
+        best.without(["magic"])

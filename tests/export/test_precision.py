@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from icgan_export import precision, qdq
 from icgan_export.half import rounded, to_half
-from icgan_export.passes import float_pictures
+from icgan_export.passes import float_pictures, transposed_in_phases
 from icgan_export.precision import activation_ranges, lower_to_half, lower_to_int8
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.errors import NumericsError
@@ -142,3 +142,32 @@ def test_rounding_is_that_of_ieee_half_precision() -> None:
     half = matrix.astype(np.float16).astype(np.float32)
     expected = (feeds["x"][:-4] * half).astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_bf16_rounding_is_to_eight_digits() -> None:
+    import ml_dtypes
+
+    values = np.random.default_rng(0).normal(0, 1e6, (1000, 1)).astype(ml_dtypes.bfloat16).astype(np.float32)
+    matrix = np.array([[1.2345678]], np.float32)
+    found = run(to_half(matrix_model(matrix), (), "bf16"), {"x": values})
+    product = values * matrix.astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(found, product.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+def test_a_transposed_convolution_in_phases_gives_the_same_sums() -> None:
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(5, 3, 4, 4)).astype(np.float32)
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], "up", strides=[2, 2], pads=[1, 1, 1, 1])
+    before = helper.make_node("Relu", ["given"], ["x"], "relu")
+    graph = helper.make_graph(
+        [before, node],
+        "up",
+        [helper.make_tensor_value_info("given", TensorProto.FLOAT, ["N", 5, 4, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 8, 12])],
+        [numpy_helper.from_array(kernel, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    feeds = {"given": rng.normal(size=(2, 5, 4, 6)).astype(np.float32)}
+    phases = transposed_in_phases(model)
+    assert "ConvTranspose" not in {node.op_type for node in phases.graph.node}
+    np.testing.assert_allclose(run(phases, feeds), run(model, feeds), rtol=0, atol=1e-5)

@@ -18,15 +18,6 @@ from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import describe_files
 
 
-@pytest.fixture(scope="module")
-def all_precisions(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound bundle; read only."""
-    out = tmp_path_factory.mktemp("bundles") / "all"
-    command = ["bundle", str(tiny_run), "--out", str(out), "--neighbours", "4"]
-    assert main([*command, "--precision", "fp32,fp16,int8"]) == 0
-    return out
-
-
 @pytest.fixture
 def bundle(all_precisions: Path, tmp_path: Path) -> Path:
     """A bundle of its own, free to be damaged."""
@@ -52,7 +43,7 @@ def test_the_page_shows_every_precision_beside_torch(all_precisions, tmp_path, c
     assert main(["verify", str(all_precisions), "--html", str(page)]) == 0
     text = page.read_text("utf-8")
     assert "every bound holds" in text
-    for precision in ("fp32", "fp16", "int8"):
+    for precision in ("fp32", "fp16", "bf16", "int8"):
         assert f"torch, {precision} and their difference" in text
     assert "http" not in text  # works offline
     assert "MISSED" not in capsys.readouterr().out
@@ -68,7 +59,9 @@ def test_a_missed_bound_is_marked_on_the_page_and_fails_the_command(bundle, tmp_
     assert "bounds missed, first: generator fp32" in captured.err
 
 
-@pytest.mark.parametrize("file", ["generator.fp16.onnx", "generator.int8.onnx", "encoder.fp16.onnx"])
+@pytest.mark.parametrize(
+    "file", ["generator.fp16.onnx", "generator.bf16.onnx", "generator.int8.onnx", "encoder.fp16.onnx"]
+)
 def test_bisecting_a_sound_graph_finds_nothing(file, all_precisions, capsys):
     assert main(["verify", str(all_precisions), "--bisect", file]) == 0
     assert f"{file}: every layer is within" in capsys.readouterr().out

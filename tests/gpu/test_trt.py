@@ -11,11 +11,12 @@ import pytest
 
 from icgan_export.cli import main
 from icgan_runtime import Pipeline
+from icgan_runtime.backends.ort import OrtSession, available_backends
 from icgan_runtime.backends.select import choose_backend, choose_graph, open_session
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.errors import BackendError
-from icgan_runtime.verify import psnr
+from icgan_runtime.verify import psnr, verify_bundle
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -31,7 +32,10 @@ def planned(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip(LIBRARY)
     pytest.importorskip("cuda.bindings")
     out = tmp_path_factory.mktemp("bundles") / "planned"
-    assert main(["bundle", str(tiny_run), "--precision", "fp32,fp16", "--out", str(out)]) == 0
+    assert (
+        main(["bundle", str(tiny_run), "--precision", "fp32,fp16", "--target", "tensorrt", "--out", str(out)])
+        == 0
+    )
     assert main(["engine", str(out), "--library", LIBRARY, "--max-batch", "8", "--best-batch", "4"]) == 0
     return out
 
@@ -61,6 +65,26 @@ def test_a_plan_draws_what_torch_drew_within_the_bound_of_fp16(rows, planned, ge
     wanted = np.load(planned / "samples.npz")["image"][:rows]
     levels = np.rint(np.clip((wanted + 1) * 127.5, 0, 255)).astype(np.uint8).transpose(0, 2, 3, 1)
     assert psnr(generator.run(feeds(planned, rows))["image"], levels) >= 40
+
+
+def test_the_whole_chain_on_plans_is_within_the_bounds(planned):
+    checks = verify_bundle(Bundle.open(planned), "tensorrt")
+    assert [check.detail for check in checks if not check.passed] == []
+
+
+@pytest.mark.parametrize("backend", ["ort-cuda", "ort-tensorrt"])
+def test_onnx_runtimes_providers_are_fallbacks_with_arrays_left_on_the_gpu(backend, planned):
+    if backend not in available_backends():
+        pytest.skip(f"{backend} needs onnxruntime-gpu in place of onnxruntime")
+    bundle = Bundle.open(planned)
+    given = feeds(planned, 4)
+    on_device = {name: torch.from_numpy(array).cuda() for name, array in given.items()}
+    torch.cuda.synchronize()
+    with open_session(bundle, bundle.manifest.graph("generator", "fp16"), backend) as session:
+        assert isinstance(session, OrtSession)
+        image = torch.utils.dlpack.from_dlpack(session.run_on_device(on_device)["image"])
+        assert image.is_cuda
+        np.testing.assert_array_equal(image.cpu().numpy(), session.run(given)["image"])
 
 
 def test_a_request_larger_than_the_plan_is_split(planned):
@@ -93,7 +117,7 @@ def test_answers_belong_to_the_caller(planned, generator):
 def test_arrays_on_the_gpu_go_in_and_out_without_the_host(planned, generator):
     given = feeds(planned, 4)
     on_device = {name: torch.from_numpy(array).cuda() for name, array in given.items()}
-    image = torch.as_tensor(generator.run_on_device(on_device)["image"], device="cuda")
+    image = torch.utils.dlpack.from_dlpack(generator.run_on_device(on_device)["image"])
     np.testing.assert_array_equal(image.cpu().numpy(), generator.run(given)["image"])
 
 
@@ -103,7 +127,7 @@ def test_what_does_not_fit_is_refused_by_name(planned, generator):
         generator.run({**given, "noise": given["noise"].astype(np.float64)})
     with pytest.raises(BackendError, match=r"9 rows, the plan takes 1\.\.8"):
         generator.run({name: np.resize(array, (9, *array.shape[1:])) for name, array in given.items()})
-    with pytest.raises(BackendError, match="noise is a ndarray without __cuda_array_interface__"):
+    with pytest.raises(BackendError, match="noise lies on device type 1, expected 2"):
         generator.run_on_device(given)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime as cudart
 
+from icgan_runtime.backends import dlpack
 from icgan_runtime.backends.base import Array, ClosesOnExit, check_feeds, check_finite
 from icgan_runtime.errors import BackendError, BundleError
 from icgan_runtime.manifest import TensorSpec
@@ -43,16 +44,6 @@ class Buffer:
     host_address: int
     device: int
     row_bytes: int
-
-
-@dataclass(frozen=True)
-class DeviceTensor:
-    """An output that stays on the GPU, valid until the session's next run.
-
-    torch, CuPy and Numba read it without a copy (`torch.as_tensor(tensor, device="cuda")`).
-    """
-
-    __cuda_array_interface__: dict[str, Any]
 
 
 def machine() -> Machine:
@@ -115,21 +106,24 @@ class TrtSession(ClosesOnExit):
         check_finite(self.name, outputs)
         return outputs
 
-    def run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, DeviceTensor]:
-        """As `run`, for arrays that lie on the GPU: anything with `__cuda_array_interface__`, C-contiguous.
+    def run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, dlpack.Tensor]:
+        """As `run`, for arrays that lie on the GPU: anything with `__dlpack__`, C-contiguous.
 
-        Waits for the work that produced them (the interface's stream), and is done when it returns. Floats
-        are not searched for NaN. Raises BackendError for what does not fit `inputs`.
+        Waits for the work that produced them, and is done when it returns. What it returns stays on the GPU
+        (`torch.from_dlpack(tensor)`) and is overwritten by the session's next run. Floats are not searched
+        for NaN. Raises BackendError for what does not fit `inputs`.
         """
-        held = {name: _interface(self.name, name, value) for name, value in feeds.items()}
-        check_feeds(self.name, self.inputs, {name: _shadow(about) for name, about in held.items()})
-        count = self._count(next(iter(held.values()))["shape"][0])
+        stream = int(self._stream)
+        held = {
+            name: dlpack.view(f"{self.name}: {name}", value, dlpack.CUDA, stream)
+            for name, value in feeds.items()
+        }
+        check_feeds(self.name, self.inputs, {name: _shadow(view) for name, view in held.items()})
+        count = self._count(next(iter(held.values())).shape[0])
         with self._lock:
-            for name, about in held.items():
-                if about.get("stream"):
-                    _call(cudart.cudaStreamSynchronize, about["stream"])
+            for name, view in held.items():
                 buffer = self._buffers[name]
-                self._copy(buffer.device, about["data"][0], count * buffer.row_bytes, "DeviceToDevice")
+                self._copy(buffer.device, view.address, count * buffer.row_bytes, "DeviceToDevice")
             self._launch(count, copies=False)
         return {name: self._device_tensor(self._buffers[name], count) for name in self._outputs}
 
@@ -213,31 +207,14 @@ class TrtSession(ClosesOnExit):
         kind = getattr(cudart.cudaMemcpyKind, f"cudaMemcpy{direction}")
         _call(cudart.cudaMemcpyAsync, target, source, size, kind, self._stream)
 
-    def _device_tensor(self, buffer: Buffer, count: int) -> DeviceTensor:
-        return DeviceTensor(
-            {
-                "version": 3,
-                "shape": (count, *buffer.host.shape[1:]),
-                "typestr": buffer.host.dtype.str,
-                "data": (buffer.device, False),
-                "strides": None,
-                "stream": None,  # the session has waited already
-            }
-        )
+    def _device_tensor(self, buffer: Buffer, count: int) -> dlpack.Tensor:
+        shape = (count, *buffer.host.shape[1:])
+        return dlpack.Tensor(buffer.device, shape, buffer.host.dtype, (dlpack.CUDA, 0), owner=self)
 
 
-def _interface(session: str, name: str, value: Any) -> dict[str, Any]:
-    about: dict[str, Any] | None = getattr(value, "__cuda_array_interface__", None)
-    if about is None:
-        raise BackendError(f"{session}: {name} is a {type(value).__name__} without __cuda_array_interface__")
-    if about.get("strides") is not None:
-        raise BackendError(f"{session}: {name} is not C-contiguous")
-    return about
-
-
-def _shadow(about: dict[str, Any]) -> Array:
+def _shadow(view: dlpack.View) -> Array:
     """An array of the same dtype and shape that holds no memory, to be checked like any other."""
-    return np.broadcast_to(np.zeros((), np.dtype(about["typestr"])), about["shape"])
+    return np.broadcast_to(np.zeros((), view.dtype), view.shape)
 
 
 def _call(function: Any, *arguments: Any) -> Any:

@@ -1,0 +1,179 @@
+"""The GPU code run through without a GPU, on `fakes`: what a real one would only show when it is lent."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch.utils.dlpack import from_dlpack
+
+from icgan_export.cli import main
+from icgan_runtime import Pipeline
+from icgan_runtime.backends import dlpack
+from icgan_runtime.backends.select import choose_backend, choose_graph, open_session
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.errors import BackendError
+from icgan_runtime.verify import verify_bundle
+from tests.gpu.fakes import Cuda, fake_tensorrt
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    """A machine with a GPU of compute capability 9.0 and a TensorRT, for the length of a test."""
+    cuda = Cuda()
+    bindings = ModuleType("cuda.bindings")
+    bindings.runtime = cuda  # type: ignore[attr-defined]
+    for name, module in {
+        "cuda": ModuleType("cuda"),
+        "cuda.bindings": bindings,
+        "cuda.bindings.runtime": cuda,
+        "tensorrt": fake_tensorrt(cuda),
+        "tensorrt_rtx": None,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "icgan_runtime.backends.trt", raising=False)
+    trt = importlib.import_module("icgan_runtime.backends.trt")
+    monkeypatch.setitem(sys.modules, "icgan_runtime.backends.trt", trt)
+    monkeypatch.setattr("icgan_runtime.backends.trt", trt)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(dlpack, "CUDA", dlpack.CPU)
+    return cuda
+
+
+@pytest.fixture
+def planned(cuda: Cuda, all_precisions: Path, tmp_path: Path) -> Path:
+    """A bundle with FP16 plans of that machine."""
+    out = Path(shutil.copytree(all_precisions, tmp_path / "planned"))
+    assert main(["engine", str(out), "--library", "tensorrt", "--max-batch", "8", "--best-batch", "4"]) == 0
+    return out
+
+
+@pytest.fixture
+def generator(planned: Path):
+    bundle = Bundle.open(planned)
+    entry = choose_graph(bundle.manifest, "generator", None, "tensorrt")
+    with open_session(bundle, entry, "tensorrt") as session:
+        yield session
+
+
+def feeds(planned: Path, rows: int) -> dict[str, np.ndarray]:
+    samples = np.load(planned / "samples.npz")
+    return {"noise": samples["noise"][:rows], "embedding": samples["embedding"][:rows]}
+
+
+def test_plans_lie_in_a_folder_of_their_gpu_and_version_with_cache_and_layers(planned):
+    folder = planned / "engines" / "sm90-trt0.0.fake"
+    assert {path.name for path in folder.iterdir()} == {
+        "encoder.fp16.plan",
+        "encoder.fp16.layers.json",
+        "generator.fp16.plan",
+        "generator.fp16.layers.json",
+        "timing.cache",
+    }
+    Bundle.open(planned).verify_files()
+    assert choose_backend("auto", Bundle.open(planned).manifest.engines).backend == "tensorrt"
+
+
+def test_the_chain_on_plans_draws_what_torch_drew(planned):
+    checks = verify_bundle(Bundle.open(planned), "tensorrt")
+    assert [check.name for check in checks if not check.passed] == []
+    with Pipeline.load(planned, backend="tensorrt", precision="fp16") as pipe:
+        many = pipe.generate_from(pipe.bank.embeddings[0], n=19, seed=3)
+        one = pipe.generate_from(pipe.bank.embeddings[0], n=1, seed=3)
+    assert len(many.images) == 19  # in parts of eight
+    assert np.abs(many.images[0].astype(int) - one.images[0]).max() <= 2
+
+
+def test_every_batch_size_runs_its_own_graph_and_calls_allocate_nothing(planned, generator, cuda):
+    given = feeds(planned, 8)
+    whole = generator.run(given)["image"]
+    before = cuda.allocations
+    for rows in (1, 8, 4, 1):
+        part = generator.run({name: array[-rows:] for name, array in given.items()})["image"]
+        assert np.abs(part.astype(int) - whole[-rows:]).max() <= 1
+    assert cuda.allocations == before
+    assert cuda.launches == 5
+
+
+def test_answers_belong_to_the_caller(planned, generator):
+    given = feeds(planned, 4)
+    first = generator.run(given)["image"]
+    kept = first.copy()
+    generator.run({name: array[::-1].copy() for name, array in given.items()})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_tensors_go_in_and_out_without_the_host(planned, generator):
+    given = feeds(planned, 4)
+    held = generator.run_on_device(given)["image"]
+    image = from_dlpack(held).numpy().copy()
+    np.testing.assert_array_equal(image, generator.run(given)["image"])
+
+
+def test_what_does_not_fit_is_refused_by_name(planned, generator):
+    given = feeds(planned, 4)
+    with pytest.raises(BackendError, match="noise is float64"):
+        generator.run_on_device({**given, "noise": given["noise"].astype(np.float64)})
+    with pytest.raises(BackendError, match=r"9 rows, the plan takes 1\.\.8"):
+        generator.run({name: np.resize(array, (9, *array.shape[1:])) for name, array in given.items()})
+
+
+def test_closing_gives_all_memory_back(planned, cuda):
+    bundle = Bundle.open(planned)
+    with open_session(bundle, choose_graph(bundle.manifest, "encoder", None, "tensorrt"), "tensorrt"):
+        assert cuda.memory
+    assert not cuda.memory
+
+
+def test_what_the_session_calls_is_in_nvidias_bindings():
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    used = [name for name in vars(Cuda) if name.startswith("cuda")]
+    assert [name for name in used if not hasattr(runtime, name)] == []
+
+
+def test_the_benchmark_runs_through(cuda, tiny_run, all_precisions, tmp_path, monkeypatch):
+    gpu = importlib.import_module("benchmarks.gpu")
+    graph = onnx.load(all_precisions / "generator.onnx")  # traced where torch believed in no GPU
+    monkeypatch.setattr(gpu, "ours", lambda subject: graph)
+    monkeypatch.setattr(gpu.Subject, "plain", graph)
+    compiled = []
+    monkeypatch.setattr(gpu, "PEAK_SIDE", 16)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
+
+    def compile_nothing(module, mode):
+        compiled.append(mode)
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 30, 1 << 31))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "no GPU")
+    out = tmp_path / "report"
+    command = ["gpu", "--weights", str(tiny_run), "--batch", "1", "2", "--rounds", "2", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    gpu.main()
+    report = json.loads((out / "gpu.json").read_text())
+    assert [row["route"] for row in report["rows"]] == [*gpu.ROUTES.values()][:4] * 2
+    assert set(report["failed"]) == {"ort cuda", "ort tensorrt"}  # not in this ONNX Runtime
+    assert all(row["psnr"] > 40 for row in report["rows"])
+    assert compiled == ["max-autotune"]
+    assert "| ours, TensorRT |" in (out / "gpu.md").read_text()
+    assert (out / "tensorrt.layers.json").exists()
+
+
+def test_without_a_gpu_the_benchmark_says_where_to_run_it(monkeypatch):
+    gpu = importlib.import_module("benchmarks.gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    with pytest.raises(SystemExit, match="make bench-gpu"):
+        gpu.main()
