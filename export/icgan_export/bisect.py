@@ -87,7 +87,7 @@ def bisect(path: Path, file: str, run: Path | None, target: Target = "onnxruntim
     )
     wrong = rounded(onnx.load_from_string(bundle.read(file)))
     samples = Samples.read(path)
-    feeds = _feeds(entry, samples)
+    feeds = {name: array[:ROWS] for name, array in samples.feeds(entry).items()}
     if entry.role == "generator":
         right, wrong = float_pictures(right), float_pictures(wrong)
     layers = compare_layers(right, wrong, feeds)
@@ -121,17 +121,6 @@ def _fresh(run_path: Path, entry: GraphEntry, target: Target) -> onnx.ModelProto
     if entry.role == "encoder":
         return encoder_graph(run.encoder, run.model.preprocessing.size, {})
     return generator_graph(run.generator, Rewrites.best(run.generator.config, target), {})
-
-
-def _feeds(entry: GraphEntry, samples: Samples) -> dict[str, NDArray[Any]]:
-    held: dict[str, NDArray[Any] | None] = {
-        "image": samples.picture,
-        "noise": samples.noise,
-        "embedding": samples.embedding,
-        "label": samples.label,
-    }
-    feeds = {spec.name: held[spec.name] for spec in entry.inputs}
-    return {name: array[:ROWS] for name, array in feeds.items() if array is not None}
 
 
 def _floats(model: onnx.ModelProto) -> set[str]:

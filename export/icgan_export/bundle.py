@@ -85,7 +85,7 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
                 bank.licence,
             ),
             files=describe_files(folder),
-            provenance=run.provenance,
+            provenance=run.provenance | {"run": run_path.name if run_path.is_absolute() else str(run_path)},
             metrics=run.metrics,
             bench={"costs": costs},
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from icgan_export.index import nearest
 from icgan_export.source import Instances, Run, embed
 from icgan_runtime import latents
 from icgan_runtime.arrays import read_npz
-from icgan_runtime.manifest import SAMPLES_NAME
+from icgan_runtime.manifest import SAMPLES_NAME, GraphEntry
 
 IMAGES = 16  # generated pictures; noise of seed 0, samples 0 ..
 TRUNCATION = 0.9
@@ -47,6 +48,16 @@ class Samples:
         """Write `samples.npz` into a bundle."""
         arrays = {name: value for name, value in vars(self).items() if value is not None}
         np.savez(bundle / SAMPLES_NAME, **arrays)
+
+    def feeds(self, entry: GraphEntry) -> dict[str, NDArray[Any]]:
+        """What a graph takes; a generator gets the embeddings that its pictures were drawn from."""
+        if entry.role == "encoder":
+            return {"image": self.picture}
+        feeds: dict[str, NDArray[Any]] = {
+            "noise": self.noise,
+            "embedding": self.embedding[: len(self.noise)],
+        }
+        return feeds if self.label is None else feeds | {"label": self.label}
 
 
 def query_count(size: int) -> int:

@@ -72,6 +72,11 @@ def generator_trial(run: Run, instances: Instances, generator: onnx.ModelProto) 
     }
     if run.model.classes:
         feeds["label"] = np.arange(len(rows), dtype=np.int64) % run.model.classes
+    return picture_trial(feeds, generator)
+
+
+def picture_trial(feeds: Mapping[str, NDArray[Any]], generator: onnx.ModelProto) -> Trial:
+    """Any inputs of a generator."""
     reference = _run(_as_float(generator), feeds)["image"]
 
     def loss(model: onnx.ModelProto) -> float:

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from icgan_export.compare import BOUNDS, Bounds, Check, cosine, psnr, recall, to_levels
-from icgan_export.half import TYPES, rounded
+from icgan_export.half import LARGEST_HALF, TYPES, rounded
 from icgan_export.index import nearest
 from icgan_export.passes import float_pictures
+from icgan_export.precision import activation_ranges
 from icgan_export.samples import Samples
 from icgan_runtime.backends.base import Session
 from icgan_runtime.backends.ort import OrtSession
@@ -39,6 +41,8 @@ class Report:
     seconds: float
     reference: NDArray[np.uint8] = field(repr=False)  # [P, R, R, 3], what torch drew
     drawn: Mapping[str, NDArray[np.uint8]] = field(repr=False)  # precision -> the same by the whole chain
+    # graph -> largest magnitude of each activation that is FP16 there, in the order of the graph
+    activations: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -78,6 +82,11 @@ def verify(path: Path) -> Report:
     checks: list[Check] = []
     embeddings: dict[str, NDArray[np.float32]] = {}
     drawn: dict[str, NDArray[np.uint8]] = {}
+    activations: dict[str, Mapping[str, float]] = {}
+    for entry in (entry for entry in bundle.manifest.graphs if entry.precision == "fp16"):
+        activations[entry.file] = half_activations(bundle, entry, samples)
+        largest = max(activations[entry.file].values(), default=0.0)
+        checks.append(Check(entry.role, "fp16", "largest activation", largest, LARGEST_HALF))
     for entry in entries_of(bundle, "encoder"):
         with exact_session(bundle, entry) as session:
             embeddings[entry.precision] = in_batches(session, {"image": samples.picture})["embedding"]
@@ -95,7 +104,17 @@ def verify(path: Path) -> Report:
             checks += check_pictures(chained, samples.image, "chain", entry.precision)
             drawn[entry.precision] = to_levels(chained)
     seconds = time.perf_counter() - started
-    return Report(str(path), tuple(checks), seconds, to_levels(samples.image), drawn)
+    return Report(str(path), tuple(checks), seconds, to_levels(samples.image), drawn, activations)
+
+
+def half_activations(bundle: Bundle, entry: GraphEntry, samples: Samples) -> dict[str, float]:
+    """What the float32 graph gives where the graph of `entry` has FP16: its largest magnitude per tensor."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(bundle.read(entry.file))).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    exact = onnx.load_from_string(bundle.read(bundle.manifest.graph(entry.role, "fp32").file))
+    ranges = activation_ranges(exact, samples.feeds(entry))
+    made = [name for node in graph.node for name in node.output]
+    return {name: ranges[name] for name in made if name in ranges and types.get(name) == TensorProto.FLOAT16}
 
 
 def check_encoder(found: NDArray[np.float32], samples: Samples, bank: Bank, precision: str) -> list[Check]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from icgan_export.compare import Check, psnr
+from icgan_export.half import LARGEST_HALF
 from icgan_export.verify import Report
 from icgan_runtime import images
 
@@ -41,7 +43,24 @@ def verification_page(report: Report) -> str:
         "<table><tr><th>stage</th><th>precision</th><th>what</th><th>value</th><th>bound</th></tr>"
         f"{rows}</table>"
         "<p>Below: what torch draws in float32, what the whole chain of the bundle draws from the same "
-        f"picture and noise, and their difference times {GAIN} around grey.</p>{sections}</html>\n"
+        f"picture and noise, and their difference times {GAIN} around grey.</p>{sections}"
+        f"{''.join(_activations(file, found) for file, found in report.activations.items())}</html>\n"
+    )
+
+
+def _activations(file: str, found: Mapping[str, float]) -> str:
+    """Every activation of an FP16 graph against the largest number of FP16."""
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{largest:.4g}</td><td>{largest / LARGEST_HALF:.3%}</td>"
+        f'<td><meter max="{LARGEST_HALF:.0f}" value="{largest:.6g}"></meter></td></tr>'
+        for name, largest in found.items()
+    )
+    most = max(found.values(), default=0.0)
+    return (
+        f"<h2>{html.escape(file)}: activations reach {most:.4g}, FP16 ends at {LARGEST_HALF:.0f}</h2>"
+        f"<details><summary>{len(found)} activations, in the order of the graph</summary>"
+        "<table><tr><th>activation</th><th>largest</th><th>of FP16</th><th></th></tr>"
+        f"{rows}</table></details>"
     )
 
 

@@ -5,8 +5,8 @@ the machine hits all alike, and ratios are taken within a round before the media
 checked, not only timed: a competitor that paints another picture is named.
 
 A route is a way to run the two graphs. ONNX Runtime and OpenVINO are built in; other packages offer theirs
-through the entry point group `icgan.routes` (the exporter: torch), each a function (bundle path, threads) ->
-Route.
+through the entry point group `icgan.routes` (the exporter: torch), each a function (bundle path, threads,
+what follows the colon) -> Route.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def open_routes(path: str | Path, names: Sequence[str], threads: int) -> dict[st
         library, _, precision = name.partition(":")
         if library in BUILT_IN:
             routes[name] = SessionRoute.open(bundle, BUILT_IN[library], threads, precision or None)
-        elif name in offered:
-            routes[name] = offered[name].load()(Path(path), threads)
+        elif library in offered:
+            routes[name] = offered[library].load()(Path(path), threads, precision)
         else:
             raise RequestError("against", f"{name!r}, expected some of {', '.join([*BUILT_IN, *offered])}")
     return routes

@@ -291,8 +291,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--against",
         default="onnxruntime",
         metavar="ROUTES",
-        help="comma-separated, the first is the base: onnxruntime, openvino, torch (with the exporter "
-        "installed), each with :fp16 or :int8 for a precision (default %(default)s)",
+        help="comma-separated, the first is the base: onnxruntime, openvino, each with :fp16 or :int8 for a "
+        "precision; torch, or torch:RUN where the weights have moved (default %(default)s)",
     )
     command.add_argument("--batches", default="1,8", help="comma-separated sizes (default %(default)s)")
     command.add_argument("--rounds", type=int, default=20, help="timed rounds (default %(default)s)")

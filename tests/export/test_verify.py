@@ -45,6 +45,8 @@ def test_the_page_shows_every_precision_beside_torch(all_precisions, tmp_path, c
     assert "every bound holds" in text
     for precision in ("fp32", "fp16", "bf16", "int8"):
         assert f"torch, {precision} and their difference" in text
+    for file in ("encoder.fp16.onnx", "generator.fp16.onnx"):
+        assert f"{file}: activations reach " in text
     assert "http" not in text  # works offline
     assert "MISSED" not in capsys.readouterr().out
 

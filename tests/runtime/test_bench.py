@@ -54,7 +54,7 @@ def test_a_route_that_paints_another_picture_shows_it(tiny_bundle, monkeypatch):
         def generate(self, feeds):
             return np.zeros((len(feeds["noise"]), 8, 8, 3), np.uint8)
 
-    point = SimpleNamespace(name="black", load=lambda: lambda path, threads: Black())
+    point = SimpleNamespace(name="black", load=lambda: lambda path, threads, rest: Black())
     monkeypatch.setattr(bench, "entry_points", lambda group: [point])
     report = bench.bench(tiny_bundle, ["onnxruntime", "black"], batches=[1], rounds=1, threads=1)
     apart = {(row["stage"], row["route"]): row["apart"] for row in report["rows"]}

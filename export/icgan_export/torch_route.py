@@ -1,0 +1,55 @@
+"""torch as a competitor in `icgan bench --against torch`: the published networks, eager, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from icgan_export.errors import ExportError
+from icgan_export.graphs import GraphGenerator
+from icgan_export.source import Run, read_run
+from icgan_runtime.backends.base import Array
+from icgan_runtime.bundle import Bundle
+from icgan_runtime.errors import RequestError
+
+
+@dataclass(frozen=True, eq=False)
+class TorchRoute:
+    """The networks of a run directory behind the inputs and outputs of the graphs."""
+
+    run: Run
+    generator: GraphGenerator
+
+    @torch.inference_mode()
+    def embed(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 [N, S, S, 3] -> float32 [N, D]."""
+        found: NDArray[np.float32] = self.run.encoder(torch.from_numpy(image)).numpy()
+        return found
+
+    @torch.inference_mode()
+    def generate(self, feeds: Mapping[str, Array]) -> NDArray[np.uint8]:
+        """noise, embedding and, with classes, label -> uint8 [N, R, R, 3]."""
+        names = ("noise", "embedding", "label")
+        image = self.generator(*(torch.from_numpy(feeds[name]) for name in names if name in feeds))
+        return np.ascontiguousarray(image.numpy())
+
+
+def open_torch(bundle: Path, threads: int, run: str) -> TorchRoute:
+    """The weights that `bundle` was made from: `run`, or where the manifest says they were.
+
+    Raises RequestError where they are not there.
+    """
+    place = Path(run or Bundle.open(bundle).manifest.provenance.get("run", ""))
+    try:
+        weights = read_run(place)
+    except ExportError as error:
+        raise RequestError("against", f"torch needs the weights of the bundle, torch:RUN ({error})") from None
+    if threads:
+        torch.set_num_threads(threads)
+    generator = GraphGenerator(weights.generator, weights.generator.config, as_bytes=True).eval()
+    return TorchRoute(weights, generator)
