@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu bench bench-triton bench-edge test-edge web train-demo pack-demo clean lock audit sbom faults fuzz soak chaos
+.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-triton bench-edge test-edge web train-demo pack-demo clean lock audit sbom faults fuzz soak chaos
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -82,6 +82,13 @@ bench: .venv/.bench ## the generator against torch and plain exports, and each r
 	$(BIN)/python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 --threads 2 --memory --out bench/128
 	$(BIN)/python -m benchmarks.generator --resolution 256 --ch 64 --batch 1 --threads 2 --rounds 7 --memory --out bench/256
 	$(BIN)/python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 --threads 2 --ablation --out bench/ablation
+
+bounds: .venv/.bench ## the contract's bounds on random generators of the published sizes, 64 to 256 px (bench/bounds)
+	$(BIN)/python -m benchmarks.bounds --out bench/bounds
+
+profile: .venv/.bench ## where a generator's time goes, and what each encoder rewrite gains (bench/profile, bench/encoder)
+	$(BIN)/python -m benchmarks.profile --resolution 128 --ch 64 --batch 1 8 --out bench/profile
+	$(BIN)/python -m benchmarks.encoder --weights models/demo --batch 1 8 --threads 1 --out bench/encoder
 
 bench-gpu: .venv/.gpu ## on a machine with a GPU: plain TensorRT and torch against our plans (bench/gpu)
 	$(BIN)/python -m benchmarks.gpu --weights models/demo --out bench/gpu/demo

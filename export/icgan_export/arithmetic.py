@@ -30,9 +30,15 @@ class Cost:
 
 def cost(model: onnx.ModelProto, batch: int = 1) -> Cost:
     """Count a graph whose named axes are all the batch. Raises ValueError where a shape is unknown."""
-    shapes, sizes = _tensors(model, batch)
-    products = sum(_multiply_adds(node, shapes) for node in model.graph.node)
+    _, sizes = _tensors(model, batch)
+    products = sum(count for _, count in multiply_adds_by_node(model, batch))
     return Cost(batch, count_operators(model), products, _peak(model, sizes))
+
+
+def multiply_adds_by_node(model: onnx.ModelProto, batch: int = 1) -> list[tuple[onnx.NodeProto, int]]:
+    """The same count, node by node."""
+    shapes, _ = _tensors(model, batch)
+    return [(node, _multiply_adds(node, shapes)) for node in model.graph.node]
 
 
 def _tensors(model: onnx.ModelProto, batch: int) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:

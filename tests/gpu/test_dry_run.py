@@ -6,6 +6,7 @@ import importlib
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +17,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from icgan_export.cli import main
-from icgan_runtime import Pipeline
+from icgan_runtime import Pipeline, backends
 from icgan_runtime.backends import dlpack
 from icgan_runtime.backends.select import choose_backend, choose_graph, open_session
 from icgan_runtime.bundle import Bundle
@@ -26,7 +27,7 @@ from tests.gpu.fakes import Cuda, fake_tensorrt
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     """A machine with a GPU of compute capability 9.0 and a TensorRT, for the length of a test."""
     cuda = Cuda()
     bindings = ModuleType("cuda.bindings")
@@ -39,14 +40,18 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
         "tensorrt_rtx": None,
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "icgan_runtime.backends.trt", raising=False)
-    trt = importlib.import_module("icgan_runtime.backends.trt")
-    monkeypatch.setitem(sys.modules, "icgan_runtime.backends.trt", trt)
-    monkeypatch.setattr("icgan_runtime.backends.trt", trt)
+    _forget_session()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(dlpack, "CUDA", dlpack.CPU)
-    return cuda
+    yield cuda
+    _forget_session()
+
+
+def _forget_session() -> None:
+    """The next import of the session takes the bindings that are there then."""
+    sys.modules.pop("icgan_runtime.backends.trt", None)
+    vars(backends).pop("trt", None)
 
 
 @pytest.fixture
