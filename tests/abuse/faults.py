@@ -322,7 +322,9 @@ def engine_case(work: Path) -> Case:
     builds = iter(range(1 << 30))
 
     def build(trt: Any, graph: bytes, entry: Any, *_: Any) -> engine.Plan:
-        return engine.Plan(f"{entry.role} {next(builds)}".encode() * 500, b"cache" * 100, {"HALF": 3}, "{}", 0.1)
+        return engine.Plan(
+            f"{entry.role} {next(builds)}".encode() * 500, b"cache" * 100, {"HALF": 3}, "{}", 0.1
+        )
 
     for name, stub in {
         "load_library": lambda wanted: library,

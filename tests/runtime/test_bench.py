@@ -79,7 +79,7 @@ class Fake:
 def test_a_row_says_how_fast_and_how_far_apart_from_the_first_route(labelled_bundle, monkeypatch):
     offered = {"ours": Fake(0.5, 100), "theirs": Fake(0.25, 130)}
     points = [
-        SimpleNamespace(name=name, load=lambda fake=fake: lambda path, threads: fake)
+        SimpleNamespace(name=name, load=lambda fake=fake: lambda path, threads, rest: fake)
         for name, fake in offered.items()
     ]
     monkeypatch.setattr(bench, "entry_points", lambda group: points if group == "icgan.routes" else [])
