@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from icgan_export.triton_repo import write_repository
 from icgan_export.triton_service import LOOKUPS, Choices
 from icgan_runtime import Pipeline
-from icgan_runtime.errors import IcganError, UnavailableError
+from icgan_runtime.errors import IcganError, NumericsError, ServiceError, UnavailableError
 from icgan_runtime.images import MAX_ENCODED_BYTES
+from icgan_runtime.manifest import Manifest, describe_files
 from icgan_runtime.serve import Server, free_ports
-from icgan_runtime.watchdog import Watchdog
+from icgan_runtime.watchdog import CANARY_MODEL, CANARY_NAME, Watchdog
 from tests.abuse.soak import STUB, descendants
 from tests.models import bundles
 from tests.triton import conftest
@@ -98,6 +103,26 @@ def test_a_picture_beyond_the_size_limit_is_refused_by_name(server, protocol):
         wire.ask("icgan", {"IMAGE": [picture], **rows(1)})
     assert caught.value.is_invalid_argument
     assert f"IMAGE: {len(picture)} bytes, at most {MAX_ENCODED_BYTES}" in caught.value.words
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------
+
+
+def test_nan_in_a_served_generator_is_reported_not_shown_as_a_black_picture(start, tiny_bundle, tmp_path):
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    proto = onnx.load(bundle / "generator.onnx")
+    [weights] = [tensor for tensor in proto.graph.initializer if tensor.name == "from_noise"]
+    spoilt = numpy_helper.to_array(weights) * np.float32("nan")
+    weights.CopyFrom(numpy_helper.from_array(spoilt, weights.name))
+    onnx.save(proto, bundle / "generator.onnx")
+    manifest = Manifest.read(bundle)
+    replace(manifest, files=describe_files(bundle)).write(bundle)
+    server = start(bundle)
+    with Pipeline.connect(server.grpc_url) as pipe, pytest.raises(NumericsError, match="the mark of NaN"):
+        pipe.generate(PHOTO)
+    canary = json.loads((server.repository / CANARY_NAME).read_text())
+    with pytest.raises(ServiceError, match="picture 0 of 1 is black throughout, the mark of NaN"):
+        server.call(f"v2/models/{CANARY_MODEL}/generate", canary)
 
 
 # ---- the clock -------------------------------------------------------------------------------------------

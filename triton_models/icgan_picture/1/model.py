@@ -6,6 +6,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from icgan_runtime import images
+from icgan_runtime.chain import refuse_empty_pictures
+from icgan_runtime.errors import NumericsError
 
 # ";base64" as in a data URL: JSON cannot carry raw bytes
 FORMATS = {f"image/{kind.lower()}": kind for kind in ("PNG", "JPEG", "WEBP")}
@@ -19,6 +21,10 @@ class TritonPythonModel:
 def _answer(request):
     generated = pb_utils.get_input_tensor_by_name(request, "GENERATED").as_numpy()
     wanted = pb_utils.get_input_tensor_by_name(request, "FORMAT").as_numpy()[:, 0]
+    try:
+        refuse_empty_pictures("icgan_generator", generated)
+    except NumericsError as error:
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
     pictures = []
     for pixels, name in zip(generated, wanted, strict=True):
         kind, _, coding = name.decode(errors="replace").partition(";")
