@@ -44,9 +44,6 @@ def test_a_stranger_cannot_unload_models_or_change_logging(server):
     assert post(f"{server.http_url}/v2/repository/models/icgan/unload") == 403
     assert post(f"{server.http_url}/v2/logging") == 403
     assert post(f"{server.http_url}/v2/trace/setting") == 403
-    for kind in ("systemsharedmemory", "cudasharedmemory"):
-        assert post(f"{server.http_url}/v2/{kind}/region/mine/register") == 403
-        assert post(f"{server.http_url}/v2/{kind}/unregister") == 403
     server.call("v2/models/icgan/ready")
 
 
@@ -57,8 +54,6 @@ def test_a_stranger_cannot_do_it_over_grpc_either(server):
             lambda: wire.client.get_model_repository_index(),
             lambda: wire.client.update_log_settings({"log_verbose_level": 9}),
             lambda: wire.client.update_trace_settings(settings={"trace_level": "TENSORS"}),
-            lambda: wire.client.register_system_shared_memory("mine", "/anyone", 8),
-            lambda: wire.client.get_system_shared_memory_status(),
         ):
             with pytest.raises(Exception, match="restricted"):
                 attempt()
