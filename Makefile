@@ -13,7 +13,7 @@ help: ## list the targets
 env: .venv/.stamp ## make .venv with everything but the server
 .venv/.stamp: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements.lock # whole, but for torch
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 # without a hash: see the lock
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $@
