@@ -239,7 +239,8 @@ def test_a_run_finds_its_own_data_set(run_dir, subject):
     ("text", "message"),
     [
         ("{", "is damaged"),
-        ("[]", "does not describe a run"),
+        ("[]", "is damaged"),
+        ('{"data": 5}', "does not describe a run"),
         (None, "does not exist"),
         ("{}", "names no data set"),
     ],
