@@ -40,7 +40,6 @@ from icgan_runtime.serve_bundle import Choices, write_repository
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 BATCHES = (1, 8)
-REPEATS = 10  # requests of one competitor in one round: CPU time ticks in hundredths of a second
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
 
 
@@ -51,6 +50,12 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=10,
+        help="requests of a route in a round (default 10: CPU time ticks in hundredths of a second)",
+    )
     parser.add_argument("--seconds", type=float, default=10, help="of each load scenario (default 10)")
     parser.add_argument("--lookup", default="faiss")
     parser.add_argument("--generators", type=int, default=1, help="as of icgan serve")
@@ -101,6 +106,7 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
                 },
                 server,
                 options.rounds,
+                options.repeats,
             )
         feeds: dict[str, Any] = {
             "noise": latents.noise(0, np.arange(8), 1.0, local.model.dim_z),
@@ -121,6 +127,7 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         "model": about,
         "rounds": options.rounds,
+        "repeats": options.repeats,
         "largest_difference_in_grey_levels": int(np.abs(difference).max()),
         "cost": cost,
         "saturation": {
@@ -152,7 +159,7 @@ def three_calls(chain: TritonChain, picture: bytes) -> Callable[[int], object]:
 
 
 def compare(
-    competitors: Mapping[str, Callable[[], object]], server: Server, rounds: int
+    competitors: Mapping[str, Callable[[], object]], server: Server, rounds: int, repeats: int
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of wall clock and of CPU per request, and the ratios to the first competitor."""
     names = list(competitors)
@@ -162,11 +169,11 @@ def compare(
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             start, used = time.perf_counter(), cpu_seconds(server)
-            for _ in range(REPEATS):
+            for _ in range(repeats):
                 competitors[name]()
             if number >= 0:
-                wall[name].append(1000 * (time.perf_counter() - start) / REPEATS)
-                cpu[name].append(1000 * (cpu_seconds(server) - used) / REPEATS)
+                wall[name].append(1000 * (time.perf_counter() - start) / repeats)
+                cpu[name].append(1000 * (cpu_seconds(server) - used) / repeats)
 
     def ratio(samples: Mapping[str, list[float]], name: str) -> float:
         return statistics.median(b / a for a, b in zip(samples[names[0]], samples[name], strict=True))
@@ -245,8 +252,9 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = [
         f"# Serving: {model['name']}, {model['resolution']} px",
         "",
-        f"{report['date']}, {report['machine']}; {report['rounds']} rounds of {REPEATS} requests. Served and "
-        f"in-process pictures differ by at most {report['largest_difference_in_grey_levels']} grey levels.",
+        f"{report['date']}, {report['machine']}; {report['rounds']} rounds of {report['repeats']} requests. "
+        "Served and in-process pictures differ by at most "
+        f"{report['largest_difference_in_grey_levels']} grey levels.",
         "",
         f"    {report['command']}",
         "",
