@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from icgan_export.triton_service import ENSEMBLES
-from icgan_runtime.serve import CONTROL_HEADER
+from icgan_export.triton_repo import write_repository
+from icgan_export.triton_service import ENSEMBLES, Choices
+from icgan_runtime.serve import CONTROL_HEADER, _assemble_backends, free_ports
 from icgan_runtime.watchdog import CANARY_MODEL, CANARY_NAME
-from tests.triton.conftest import ROOT
+from tests.triton.conftest import ROOT, quiet
 from tests.triton.test_icgan import PHOTO
 from tests.triton.wire import RefusedError, Wire, rows
 
 yaml = pytest.importorskip("yaml", reason="pip install pyyaml")
 DEPLOY = ROOT / "deploy"
+STAGED = ("python", "onnxruntime")  # backends whose models are processes of their own
 CHART = DEPLOY / "helm" / "icgan"
 VALUES = {
     "as shipped": {},
@@ -142,3 +149,79 @@ def test_every_metric_of_the_dashboard_exists_on_a_live_server(server):
     wanted -= {"icgan_from_pixels", "icgan_from_embedding"}  # models, in a selector
     on_gpu = {name for name in wanted if name.startswith("nv_gpu")}
     assert {name for name in wanted - on_gpu if f"\n{name}" not in page} == set()
+
+
+# In a mount namespace of its own: all file systems read-only, /tmp empty, what is served under /mnt. Python
+# may live under a home that others cannot enter; such a home is covered and Python mounted there again.
+NOBODY = """
+set -e
+mount --make-rprivate /
+mount --bind "$SERVED" /mnt
+if [ -n "$CLOSED" ]; then
+    mount --bind "$PYTHON" /media
+    mount -t tmpfs -o mode=755 tmpfs "$CLOSED"
+    mkdir -p "$PYTHON"
+    mount --bind /media "$PYTHON"
+    mount -o remount,ro "$CLOSED"
+fi
+mount -t tmpfs tmpfs /tmp
+for place in / /mnt /media; do mount -o remount,ro,bind "$place" 2> /dev/null || true; done
+for place in /mnt /usr /var; do
+    if touch "$place/x" 2> /dev/null; then echo "$place can be written"; exit 1; fi
+done
+exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs \\
+    "$@"
+"""
+
+
+def closed_above(folder: Path) -> Path | None:
+    """The outermost folder above that only its owner may enter."""
+    return next((path for path in reversed(folder.parents) if not path.stat().st_mode & 0o001), None)
+
+
+def test_the_real_server_serves_as_nobody_on_a_file_system_it_cannot_change(
+    environment, tiny_bundle, tmp_path
+):
+    tools = all(map(shutil.which, ("unshare", "setpriv", "mount")))
+    if not tools or subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("mount namespaces are not allowed here")
+    python = environment.library.parent
+    if closed_above(environment.package) is not None:
+        pytest.skip("the server lies in a folder that nobody else may enter")
+    write_repository(tiny_bundle, tmp_path / "model_repository", Choices(), quiet)
+    _assemble_backends(environment, tmp_path / "backends")
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
+    ports = free_ports()
+    command = [str(environment.server / "bin" / "tritonserver"), "--disable-auto-complete-config"]
+    command += ["--model-repository=/mnt/model_repository", "--backend-directory=/mnt/backends"]
+    command += ["--model-control-mode=explicit", "--load-model=*", "--model-config-name=cpu"]
+    command += [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}"]
+    command += [f"--backend-config={name},shm-region-prefix-name={tmp_path.name}-" for name in STAGED]
+    variables = {
+        **environment.variables(),
+        "HOME": "/tmp",
+        "SERVED": str(tmp_path),
+        "PYTHON": str(python),
+        "CLOSED": str(closed_above(python) or ""),
+    }
+    script = ["unshare", "--mount", "sh", "-c", NOBODY, "sh", *command]
+    with subprocess.Popen(script, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
+        try:
+            body = (tmp_path / "model_repository" / CANARY_NAME).read_bytes()
+            url = f"http://127.0.0.1:{ports.http}/v2/models/{CANARY_MODEL}/generate"
+            answer = None
+            while answer is None:
+                assert server.poll() is None, server.stdout.read().decode()[-2000:]
+                try:
+                    with urllib.request.urlopen(urllib.request.Request(url, data=body)) as response:
+                        answer = json.loads(response.read())
+                except urllib.error.URLError:  # not yet
+                    time.sleep(0.2)
+            status = Path(f"/proc/{server.pid}/status").read_text()
+        finally:
+            server.terminate()
+            server.stdout.read()
+    assert answer["PICTURE"]
+    assert re.search(r"^Uid:\s+65534\s+65534\s+65534", status, re.MULTILINE)
+    assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
