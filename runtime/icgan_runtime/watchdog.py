@@ -21,6 +21,9 @@ from icgan_runtime.serve import Server
 CANARY_NAME = "canary.json"  # written into the repository by `icgan-export triton`
 CANARY_MODEL = "icgan_file"  # the ensemble that runs every stage
 
+# The `generate` API says 400 to these too, which are the queues' way of shedding load.
+_OVERLOAD = re.compile("Request timeout expired|Exceeds maximum queue size")
+
 # "Stub process 'icgan_lookup_0_0' is not healthy.": model, device and number of the instance
 _DEAD = re.compile(r"'(\w+)_\d+_\d+'")
 
@@ -55,6 +58,8 @@ class Watchdog:
             except UnavailableError:
                 return []  # overloaded, or on its way out: neither is mended by taking models away
             except ServiceError as error:
+                if _OVERLOAD.search(str(error)):
+                    return []
                 dead = self._models_named(str(error))
                 if not dead:
                     raise

@@ -96,6 +96,17 @@ def test_more_than_the_queues_hold_is_shed_and_the_rest_is_right(start, tiny_bun
     assert ask(0) == "right", "afterwards it serves as before"
 
 
+@pytest.mark.parametrize("words", ["Request timeout expired", "Exceeds maximum queue size"])
+def test_an_overloaded_server_is_not_taken_for_a_broken_one(server, monkeypatch, words):
+    watchdog = Watchdog(server)
+
+    def shed(*_: object, **__: object) -> bytes:
+        raise ServiceError(f"v2/models/icgan_file/generate: 400 in ensemble 'icgan_file', {words}")
+
+    monkeypatch.setattr(server, "call", shed)
+    assert watchdog.check() == []
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_picture_beyond_the_size_limit_is_refused_by_name(server, protocol):
     picture = b"\xff\xd8\xff" + bytes(MAX_ENCODED_BYTES)
