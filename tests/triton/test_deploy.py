@@ -21,6 +21,7 @@ from icgan_runtime.serve import CONTROL_HEADER, _assemble_backends, free_ports
 from icgan_runtime.watchdog import CANARY_MODEL, CANARY_NAME
 from tests.triton.conftest import ROOT, quiet
 from tests.triton.test_icgan import PHOTO
+from tests.triton.test_watchdog import kill
 from tests.triton.wire import RefusedError, Wire, rows
 
 yaml = pytest.importorskip("yaml", reason="pip install pyyaml")
@@ -98,11 +99,34 @@ def test_probes_send_the_canary_that_the_exporter_writes():
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]
     for command in (
         container["readinessProbe"]["exec"]["command"],
-        container["livenessProbe"]["exec"]["command"],
         compose["healthcheck"]["test"],
     ):
         assert f"@/models/{CANARY_NAME}" in command
         assert command[-1].endswith(f"/v2/models/{CANARY_MODEL}/generate")
+
+
+def test_a_pod_is_restarted_for_a_dead_stage_or_server_but_not_for_an_overloaded_one(start, tiny_bundle):
+    if not shutil.which("curl"):
+        pytest.skip("apt-get install curl")
+    [container] = deployment()["containers"]
+    server = start(tiny_bundle)
+
+    def alive(canary: Mapping[str, Any]) -> bool:
+        """What the probe says here, where the server has another port and the canary another place."""
+        path = server.repository / "probe.json"
+        path.write_text(json.dumps(canary))
+        *shell, script = container["livenessProbe"]["exec"]["command"]
+        script = script.replace("localhost:8000", f"127.0.0.1:{server.options.ports.http}")
+        script = script.replace(f"/models/{CANARY_NAME}", str(path))
+        return subprocess.run([*shell, script], capture_output=True).returncode == 0
+
+    sound = json.loads((server.repository / CANARY_NAME).read_text())
+    assert alive(sound)
+    assert alive({**sound, "TRUNCATION": 0}), "a refusal, as an overloaded server's"
+    kill(server, "icgan_lookup")
+    assert not alive(sound)
+    server.stop()
+    assert not alive(sound)
 
 
 def test_control_and_shared_memory_are_closed_to_strangers_on_both_protocols():
