@@ -71,7 +71,7 @@ def main() -> None:
             for name, timing in timings.items()
         ]
     lines = [
-        f"# Encoder: {run.model.encoder.architecture}, {size} px enlarged to {run.model.encoder.input_size}",
+        f"# Encoder: {run.model.encoder.name}, {size} px enlarged to {run.model.encoder.input_size}",
         "",
         "    " + " ".join(["python -m benchmarks.encoder", *sys.argv[1:]]),
         "",
