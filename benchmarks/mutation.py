@@ -98,18 +98,19 @@ def outcomes(file: str) -> Outcomes:
 
 def table(files: Sequence[str], drawn: set[str]) -> str:
     """Killed and drawn mutants of each file as Markdown, and the survivors one by one."""
-    lines = ["| file | mutants | drawn | killed | share |", "|---|---|---|---|---|"]
+    lines = ["| file | mutants | drawn | tried | killed | share |", "|---|---|---|---|---|---|"]
     survivors = []
     total = total_killed = 0
     for file in files:
         codes = outcomes(file)
-        tried = [name for name in codes if name in drawn]
+        ours = [name for name in codes if name in drawn]
+        tried = [name for name in ours if codes[name] is not None]  # fewer when mutmut was stopped
         killed = [name for name in tried if codes[name] in KILLED]
         survivors += [name for name in tried if codes[name] not in KILLED]
         total, total_killed = total + len(tried), total_killed + len(killed)
         share = f"{len(killed) / len(tried):.0%}" if tried else ""
-        lines.append(f"| `{file}` | {len(codes)} | {len(tried)} | {len(killed)} | {share} |")
-    lines.append(f"| all | | {total} | {total_killed} | {total_killed / max(1, total):.1%} |")
+        lines.append(f"| `{file}` | {len(codes)} | {len(ours)} | {len(tried)} | {len(killed)} | {share} |")
+    lines.append(f"| all | | {len(drawn)} | {total} | {total_killed} | {total_killed / max(1, total):.1%} |")
     return "\n".join([*lines, "", "Survivors:", "", *(f"- `{name}`" for name in survivors), ""])
 
 

@@ -73,7 +73,9 @@ def test_graphs_nested_without_end_are_refused():
     graph = helper.make_graph([helper.make_node("Sin", [], ["y"])], "leaf", [], [])
     for _ in range(20):
         graph = helper.make_graph([helper.make_node("If", ["c"], ["y"], then_branch=graph)], "outer", [], [])
-    with pytest.raises(BundleError, match="nested too deeply"):
+    with pytest.raises(
+        BundleError, match=r"^x\.onnx: not a readable ONNX model \(graphs are nested too deeply\)$"
+    ):
         describe_onnx(helper.make_model(graph).SerializeToString(), "x.onnx")
 
 
@@ -127,6 +129,23 @@ def test_a_file_that_is_not_protobuf_says_why(data, reason):
     with pytest.raises(BundleError) as caught:
         describe_onnx(data, "x.onnx")
     assert str(caught.value) == f"x.onnx: not a readable ONNX model ({reason})"
+
+
+def test_weights_inside_branches_are_parameters_too():
+    tensor = numpy_helper.from_array(np.zeros((3, 2), np.float32), "w")
+    branch = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "branch", [], [], [tensor])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    graph = helper.make_graph([node], "g", [], [], [tensor])
+    assert describe_onnx(helper.make_model(graph).SerializeToString(), "x.onnx").parameters == 3 * 6
+
+
+def test_the_version_of_every_domain_is_told():
+    graph = helper.make_graph([helper.make_node("Sin", ["x"], ["y"])], "g", [], [])
+    opsets = {"": 18, "com.microsoft": 1, "ai.onnx.ml": 300}
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid(name, version) for name, version in opsets.items()]
+    )
+    assert describe_onnx(model.SerializeToString(), "x.onnx").opsets == opsets
 
 
 def test_fixed_width_fields_are_passed_over():
