@@ -23,7 +23,9 @@ def test_a_safe_name_never_leaves_its_folder(name):
         assert Path(os.path.normpath(root / name)) != root
 
 
-@pytest.mark.parametrize("name", ["a", "bank/ids.npy", "engines/sm90-trt10.14.1/generator.plan", "a+b_c-d.1"])
+@pytest.mark.parametrize(
+    "name", ["a", "bank/ids.npy", "engines/sm90-trt10.14.1/generator.plan", "a+b_c-d.1", "x" * 200]
+)
 def test_ordinary_names_are_safe(name):
     assert files.is_safe_name(name)
 

@@ -98,6 +98,7 @@ def test_the_graph_of_highest_precision_is_the_default(tiny_bundle):
         (["bank", "neighbours"], 21, "bank.neighbours is 21, expected 1..20"),
         (["bank", "count"], 0, "bank.count is 0"),
         (["bank", "thumbnail_size"], 1 << 40, "bank.thumbnail_size"),
+        (["bank", "thumbnail_size"], "4", 'bank.thumbnail_size: expected int or NoneType, got "4"'),
         (["files", "encoder.onnx", "bytes"], -1, "files.encoder.onnx.bytes is -1"),
         (["files", "encoder.onnx", "bytes"], 1 << 60, "files.encoder.onnx.bytes is"),
         (["metrics"], [], "manifest.metrics: expected an object"),
@@ -200,7 +201,9 @@ def test_a_manifest_without_an_end_is_not_read(tiny_bundle, copy_bundle):
 
 
 def test_a_folder_that_is_no_bundle_is_refused_with_advice(tmp_path):
-    with pytest.raises(BundleError, match=r"holds no manifest\.json; expected a bundle written by"):
+    with pytest.raises(
+        BundleError, match=rf"^{tmp_path}: holds no manifest\.json; expected a bundle written by"
+    ):
         Manifest.read(tmp_path)
     with pytest.raises(BundleError, match="no such folder"):
         Manifest.read(tmp_path / "absent")
