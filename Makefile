@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-triton bench-edge test-edge web train-demo pack-demo clean lock audit sbom faults fuzz soak chaos
+.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-triton bench-edge test-edge web train-demo pack-demo clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
