@@ -41,6 +41,7 @@ from icgan_runtime.serve import free_ports
 CONDITIONS = ("query", "nearest", "sample")
 SEEDS = 8
 LARGEST = 4  # pictures of one request
+LARGEST_BATCH = 32  # rows that the server runs together
 BAD_SHARE = 0.2
 TIMEOUT_S = 60.0
 HUNG_S = 90.0  # beyond the client's own time-out
@@ -187,6 +188,11 @@ async def kill_stages(root: int, every: float, tally: Tally, clock: Clock) -> No
 
 
 async def storm(url: str, root: int, expected: dict[Key, np.ndarray], options: Any) -> Tally:
+    # the largest batches first: what they need stays allocated, and would look like growth if it came late
+    noise = np.random.default_rng(0).integers(0, 256, (LARGEST_BATCH, 64, 64, 3), np.uint8)
+    async with await AsyncPipeline.connect(url, timeout_s=TIMEOUT_S) as pipe:
+        await pipe.embed(list(noise))
+        await pipe.generate(noise[0], n=LARGEST_BATCH)
     tally, clock = Tally(), Clock(time.monotonic(), options.minutes * 60)
     work = [client(number, url, expected, tally, clock) for number in range(options.clients)]
     work.append(watch_memory(root, tally, clock))
