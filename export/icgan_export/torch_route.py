@@ -16,6 +16,7 @@ from icgan_export.source import Run, read_run
 from icgan_runtime.backends.base import Array
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import RequestError
+from icgan_training.errors import TrainingError
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ def open_torch(bundle: Path, threads: int, run: str) -> TorchRoute:
     place = Path(run or Bundle.open(bundle).manifest.provenance.get("run", ""))
     try:
         weights = read_run(place)
-    except ExportError as error:
+    except (ExportError, TrainingError) as error:
         raise RequestError("against", f"torch needs the weights of the bundle, torch:RUN ({error})") from None
     if threads:
         torch.set_num_threads(threads)
