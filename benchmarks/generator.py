@@ -26,6 +26,7 @@ import platform
 import resource
 import statistics
 import subprocess
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -414,7 +415,7 @@ def main() -> None:
     report = {
         "model": subject.name,
         "base": "plain" if args.ablation else "plain ort" if "plain ort" in args.routes else args.routes[0],
-        "command": " ".join(["python -m benchmarks.generator", *sys.argv[1:]]),
+        "command": f"python -m benchmarks.generator {shlex.join(sys.argv[1:])}",
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         "versions": versions(),

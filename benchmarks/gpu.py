@@ -20,6 +20,7 @@ import copy
 import functools
 import json
 import statistics
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -249,7 +250,7 @@ def main() -> None:
     report = {
         "model": subject.name,
         "base": ROUTES["plain tensorrt" if "plain tensorrt" in calls else next(iter(calls))],
-        "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
+        "command": f"python -m benchmarks.gpu {shlex.join(sys.argv[1:])}",
         "date": time.strftime("%Y-%m-%d"),
         "machine": torch.cuda.get_device_name(),
         "versions": versions(),
