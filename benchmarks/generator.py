@@ -24,9 +24,9 @@ import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
-import shlex
 import sys
 import time
 from collections.abc import Callable

@@ -19,8 +19,8 @@ import argparse
 import copy
 import functools
 import json
-import statistics
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Callable
