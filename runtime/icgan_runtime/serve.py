@@ -30,6 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from icgan_runtime.errors import BackendError, MissingExtraError, ServiceError, UnavailableError
 
@@ -43,6 +44,9 @@ RESTRICTED_APIS = "model-repository,logging,trace"
 
 # "E1122 02:51:31.561161 9043 server.cc:241] " and what follows
 _ERROR_LINE = re.compile(r"E\d{4} \S+ \d+ \S+\] ")
+
+# What the server prints while all is well: its log, tables, and blank lines between them.
+ORDINARY_LINE = re.compile(r"[EWIF]\d{4} |[+|]|\s*$")
 
 _UNLOADED = re.compile(r"successfully unloaded '(\w+)' version")
 
@@ -217,9 +221,7 @@ class Server:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 self._clear_up()
-                raise ServiceError(
-                    f"tritonserver ended with status {self._process.returncode}: {self._complaint()}"
-                )
+                raise ServiceError(f"tritonserver {_end(self._process.returncode)}: {self._complaint()}")
             try:
                 self.call("v2/health/ready", timeout_s=1)
             except ServiceError:
@@ -252,11 +254,11 @@ class Server:
         """Unload `model`; requests in flight finish first."""
         self.call(f"v2/repository/models/{model}/unload", {}, timeout_s=120)
 
-    def wait(self) -> None:
-        """Return when the server ends by itself; ServiceError, for it was not told to."""
+    def wait(self) -> NoReturn:
+        """Wait until the server ends by itself: ServiceError, for it was not told to."""
         status = self._process.wait()
         self._clear_up()
-        raise ServiceError(f"tritonserver ended with status {status}: {self._complaint()}")
+        raise ServiceError(f"tritonserver {_end(status)}{self._last_words()}")
 
     def stop(self) -> None:
         """Refuse new requests, let those in flight finish, end the server and its Python processes."""
@@ -275,9 +277,16 @@ class Server:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def stages(self) -> dict[int, str | None]:
-        """The server's Python processes: process id -> model, None for a process that has died."""
+        """The server's Python processes: process id -> model, None for a process that has died.
+
+        UnavailableError when the server itself has ended.
+        """
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        except OSError:
+            raise UnavailableError("tritonserver has ended") from None
         found: dict[int, str | None] = {}
-        for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+        for child in children:
             try:
                 words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
             except OSError:  # gone since
@@ -371,6 +380,21 @@ class Server:
         # no CUDA driver is normal here, and the last line only says that some model failed
         errors = [line for line in lines if _ERROR_LINE.match(line) and "CudaDriverHelper" not in line]
         return _ERROR_LINE.sub("", errors[0] if errors else lines[-1] if lines else "it said nothing")
+
+    def _last_words(self) -> str:
+        """What a server said that crashed: the first line after its last ordinary one, if there is any."""
+        lines = [line for line in self._last_lines if line.strip()]
+        ordinary = [number for number, line in enumerate(lines) if ORDINARY_LINE.match(line)]
+        crash = lines[ordinary[-1] + 1 if ordinary else 0 :]
+        return f": {crash[0].strip()}" if crash else ""
+
+
+def _end(status: int) -> str:
+    """How a process ended."""
+    if status >= 0:
+        return f"ended with status {status}"
+    hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-status).name}{hint}"
 
 
 def _refuse_taken_ports(options: Options) -> None:

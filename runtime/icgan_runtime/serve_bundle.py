@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icgan_runtime.errors import BundleError
-from icgan_runtime.serve import Options, Server, find_environment
+from icgan_runtime.serve import ORDINARY_LINE, Options, Server, find_environment
 from icgan_runtime.watchdog import Watchdog
 
 # What the server says on every machine without a CUDA driver.
 _NO_GPU = re.compile("CudaDriverHelper|pinned system memory|unable to create stream")
-_LEVELS = {"error": "E", "warning": "EW", "info": "EWI"}
+_LEVELS = {"error": ("F", "E"), "warning": ("F", "E", "W"), "info": ("F", "E", "W", "I")}
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,9 @@ def serve_bundle(
     environment = find_environment()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "icgan"
     cache.mkdir(parents=True, exist_ok=True)
-    pattern = re.compile(rf"[{_LEVELS[log_level]}]\d{{4}} ")
 
     def forward(line: str) -> None:
-        if pattern.match(line) and not _NO_GPU.search(line):
+        if worth_showing(line, log_level):
             report(line)
 
     with tempfile.TemporaryDirectory(prefix="serve-", dir=cache) as folder:
@@ -55,6 +54,13 @@ def serve_bundle(
             server.wait_until_ready()
             with Watchdog(server, report):
                 yield server
+
+
+def worth_showing(line: str, log_level: str) -> bool:
+    """Whether a line of the server belongs in the log: from `log_level` up, or no log line but a crash."""
+    if ORDINARY_LINE.match(line):
+        return line[:1] in _LEVELS[log_level] and not _NO_GPU.search(line)
+    return True
 
 
 def write_repository(bundle: Path, out: Path, choices: Choices) -> None:

@@ -129,8 +129,8 @@ def sound(check: Callable[[], object]) -> str | None:
     return None
 
 
-def try_case(case: Case, work: Path, every: int, say: Callable[[str], None]) -> Outcome:
-    """All steps (every n-th) of one command, in all three ways."""
+def try_case(case: Case, work: Path, first: int, every: int, say: Callable[[str], None]) -> Outcome:
+    """All steps (every n-th, from a first one on) of one command, in all three ways."""
     outcome, folder, complaint = Outcome(case.name), work / case.name, work / "complaint"
     fresh(case, folder)
     status, outcome.steps = disturbed(case, folder, 0, COUNT, complaint)
@@ -139,7 +139,7 @@ def try_case(case: Case, work: Path, every: int, say: Callable[[str], None]) -> 
     case.whole(folder)
     wanted = case.result(folder)
     say(f"{case.name}: {outcome.steps} steps")
-    for at in range(1, outcome.steps + 1, every):
+    for at in range(first, outcome.steps + 1, every):
         for mode, what in MODES.items():
             label = f"{case.name}, step {at} {what}"
             fresh(case, folder)
@@ -425,6 +425,9 @@ def main() -> int:
     )
     parser.add_argument("cases", nargs="*", default=CASES, help=f"of {', '.join(CASES)} (default: all)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th step (default: all)")
+    parser.add_argument(
+        "--first", type=int, default=1, metavar="M", help="step to begin with: what is long can be split up"
+    )
     parser.add_argument("--out", type=Path, help="JSON file for the report")
     options = parser.parse_args()
     if ARMED not in os.environ:  # start again on top of the library
@@ -452,7 +455,7 @@ def main() -> int:
         work = Path(folder).resolve()
         with contextlib.redirect_stdout(io.StringIO()):
             for case in make_cases(list(options.cases), work):
-                outcomes.append(try_case(case, work / "try", options.every, say))
+                outcomes.append(try_case(case, work / "try", options.first, options.every, say))
                 shown = outcomes[-1]
                 say(f"{shown.name}: {shown.tried} tried, {shown.refused} refused, {len(shown.faults)} faults")
                 for fault in shown.faults[:10]:
@@ -460,6 +463,7 @@ def main() -> int:
     report = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{sysconfig.get_platform()}, {len(os.sched_getaffinity(0))} cores",
+        "first": options.first,
         "every": options.every,
         "cases": {outcome.name: vars(outcome) for outcome in outcomes},
     }

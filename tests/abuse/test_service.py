@@ -251,6 +251,28 @@ def test_told_to_end_while_it_loads_it_leaves_no_process_and_no_file(icgan, tiny
     assert list((tmp_path / "cache" / "icgan").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (signal.SIGKILL, "was ended by SIGKILL (out of memory?)"),
+        (signal.SIGABRT, "was ended by SIGABRT: Signal (6) received."),
+    ],
+)
+def test_a_server_that_dies_ends_the_command_so_that_a_supervisor_can_start_it_again(
+    icgan, tiny_bundle, tmp_path, how, words
+):
+    process = icgan(tiny_bundle, stderr=subprocess.PIPE)
+    assert process.stdout.readline()
+    below = descendants(process.pid)
+    os.kill(next(pid for pid, line in below.items() if "bin/tritonserver " in line), how)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1] == f"icgan: tritonserver {words}"
+    assert "Traceback" not in errors
+    assert not [line for pid, line in below.items() if lives(pid)]
+    assert list((tmp_path / "cache" / "icgan").iterdir()) == []
+
+
 def lives(pid: int) -> bool:
     """Whether a process is there and more than a corpse that waits to be collected."""
     try:

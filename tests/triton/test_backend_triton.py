@@ -226,10 +226,11 @@ def test_a_late_answer_does_not_reach_the_memory_of_another_request(slow_server,
         with pytest.raises(DeadlineError):
             pipe.generate(PHOTO, seed=1)
         assert isinstance(pipe.chain, TritonChain)
-        assert pipe.chain._pool is not None
-        pipe.chain._timeout_s = 30
+        exchange = pipe.chain._exchange
+        assert exchange.pool is not None
+        exchange._timeout_s = 30
         assert_same(pipe.generate(PHOTO, seed=2), local.generate(PHOTO, seed=2))
-        after = {region.name for region in pipe.chain._pool._free}
+        after = {region.name for region in exchange.pool._free}
         assert not after & before
         assert after <= set(regions(slow_server))
     assert not any((Path("/dev/shm") / name).exists() for name in before | after)

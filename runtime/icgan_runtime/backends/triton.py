@@ -12,7 +12,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -63,26 +63,140 @@ class Address:
         return cls(url, parts.scheme[:4], parts.netloc + parts.path.rstrip("/"), encrypted)
 
 
+@dataclass(frozen=True)
+class Step:
+    """A method of tritonclient's client to call, and the moment (of `time.monotonic`) to give it up."""
+
+    method: str
+    arguments: tuple[object, ...]
+    options: Mapping[str, object]
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Pause:
+    """To wait before the next try."""
+
+    seconds: float
+
+
+Steps = Generator[Step | Pause, Any, T]  # is sent what each step gave, or thrown what it raised
+
+
+class Exchange:
+    """What is done over one connection, step by step; the clients below carry the steps out."""
+
+    def __init__(
+        self, url: str, timeout_s: float, retries: int, shared_memory: str | None, *, asynchronous: bool
+    ) -> None:
+        self.address = Address.parse(url)
+        self._timeout_s, self._retries = timeout_s, retries
+        self._kind = _check_shared(shared_memory)
+        self.library = _library(self.address.protocol, asynchronous)
+        self.pool: Pool | None = None
+        self.service: Service  # known once it is open
+
+    def open(self) -> Steps[None]:
+        """Learn what is served; with shared memory, register a region: a server that refuses says so here."""
+        config = yield from self._persist(self._config)
+        self.service = Service.of_config(self.address.url, config.get("config", config))  # gRPC wraps it
+        self.pool = _pool(self._kind, self.service)
+        if self.pool is not None:
+            self.pool.give((yield from self._persist(self._registered)))
+
+    def hold(self, conversation: Conversation[T]) -> Steps[T]:
+        """Carry a conversation to its end."""
+        try:
+            call = next(conversation)
+            while True:
+                call = conversation.send((yield from self.ask(call)))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    def ask(self, call: Call) -> Steps[Arrays]:
+        """The answer to one request, whatever the model."""
+        return (yield from self._persist(lambda deadline: self._infer(call, deadline)))
+
+    def close(self) -> Steps[None]:
+        """Give back what the server holds for this connection."""
+        if self.pool is not None:
+            for name in self.pool.close():
+                with contextlib.suppress(IcganError):  # gone, or no longer ours to tidy
+                    yield from self._tell("unregister", (name,), time.monotonic() + self._timeout_s)
+
+    def _config(self, deadline: float) -> Steps[dict[str, Any]]:
+        options = {"as_json": True} if self.address.protocol == "grpc" else {}
+        config: dict[str, Any] = yield Step("get_model_config", (ENSEMBLE,), options, deadline)
+        return config
+
+    def _infer(self, call: Call, deadline: float) -> Steps[Arrays]:
+        """One try, with a region for each picture tensor."""
+        regions: dict[str, Region] = {}
+        try:
+            if self.pool is not None:
+                for name in _large(call):
+                    regions[name] = self.pool.take() or (yield from self._registered(deadline))
+            options = _infer_options(self.library, call, _seconds_until(deadline), regions)
+            arrays = _arrays((yield Step("infer", (), options, deadline)), call, regions)
+        except BaseException:  # cancelled too; no step follows, for the caller's time is over
+            if self.pool is not None:
+                self.pool.lose(*regions.values())
+            raise
+        if self.pool is not None:
+            for region in regions.values():
+                self.pool.give(region)
+        return arrays
+
+    def _registered(self, deadline: float) -> Steps[Region]:
+        """A new region that the server knows; it forgets lost ones on this occasion."""
+        assert self.pool is not None
+        for name in self.pool.lost():
+            try:
+                yield from self._tell("unregister", (name,), deadline)
+            except IcganError:
+                self.pool.still_lost(name)
+        region = self.pool.new()
+        try:
+            yield from self._tell("register", region.registration, deadline)
+        except BaseException:
+            region.close()
+            raise
+        return region
+
+    def _tell(self, verb: str, arguments: tuple[object, ...], deadline: float) -> Steps[None]:
+        """Register or unregister a region."""
+        with _translated(self.address.url):
+            yield Step(f"{verb}_{self._kind}_shared_memory", arguments, {}, deadline)
+
+    def _persist(self, attempt: Callable[[float], Steps[T]]) -> Steps[T]:
+        """`attempt(deadline)`, again after a pause while the server is unavailable and time is left."""
+        deadline = time.monotonic() + self._timeout_s
+        pauses = back_off(self._retries)
+        while True:
+            try:
+                with _translated(self.address.url):
+                    return (yield from attempt(deadline))
+            except UnavailableError:
+                pause = next(pauses, None)
+                if pause is None or time.monotonic() + pause > deadline:
+                    raise
+                yield Pause(pause)
+
+
 class TritonChain:
     """The chain of a Pipeline, on a server. Safe to use from several threads."""
 
     def __init__(self, url: str, timeout_s: float, retries: int, shared_memory: str | None = None) -> None:
-        self._address = Address.parse(url)
-        self._timeout_s, self._retries = timeout_s, retries
-        self._kind = _check_shared(shared_memory)
-        self._clients: dict[
-            int, Any
-        ] = {}  # one per thread: the HTTP client belongs to the thread that made it
-        self._library = _library(self._address.protocol)
-        self._service = Service.of_config(url, self._config())
-        self._pool = _pool(self._kind, self._service)
-        if self._pool is not None:
-            pool = self._pool
-            pool.give(self._persist(lambda _: self._registered(pool)))  # a server that refuses says so here
+        self._exchange = Exchange(url, timeout_s, retries, shared_memory, asynchronous=False)
+        self._timeout_s = timeout_s
+        # one per thread: the HTTP client belongs to the thread that made it
+        self._clients: dict[int, Any] = {}
+        self._carry(self._exchange.open())
 
     @property
     def model(self) -> Model:
-        return self._service.model
+        return self._exchange.service.model
 
     @property
     def bank(self) -> Bank | None:
@@ -90,124 +204,68 @@ class TritonChain:
 
     @property
     def neighbours(self) -> int:
-        return self._service.neighbours
+        return self._exchange.service.neighbours
 
     def embed(self, pictures: Sequence[images.Picture]) -> F32:
-        return self._hold(self._service.embed(pictures))
+        return self._hold(self._exchange.service.embed(pictures))
 
     def search(self, embedding: F32, k: int) -> tuple[I64, F32]:
-        return self._hold(self._service.search(embedding, k))
+        return self._hold(self._exchange.service.search(embedding, k))
 
     def generate(self, picture: images.Picture, request: Request) -> Result:
-        return self._hold(self._service.generate(picture, request))
+        return self._hold(self._exchange.service.generate(picture, request))
 
     def generate_from(self, embedding: F32, request: Request) -> Result:
-        return self._hold(self._service.generate_from(embedding, request))
+        return self._hold(self._exchange.service.generate_from(embedding, request))
 
     def with_bank(self, bank: Bank) -> TritonChain:
         raise RequestError("bank", "a server's instances are changed on the server: docs/serving.md")
 
+    def ask(self, call: Call) -> Arrays:
+        """The answer to one request, whatever the model."""
+        return self._carry(self._exchange.ask(call))
+
     def close(self) -> None:
-        if self._pool is not None:
-            for name in self._pool.close():
-                with contextlib.suppress(IcganError):  # gone, or no longer ours to tidy
-                    self._tell("unregister", name)
+        self._carry(self._exchange.close())
         while self._clients:
             self._clients.popitem()[1].close()
 
     def _hold(self, conversation: Conversation[T]) -> T:
+        return self._carry(self._exchange.hold(conversation))
+
+    def _carry(self, steps: Steps[T]) -> T:
+        """Carry steps out, one after the other."""
         try:
-            call = next(conversation)
+            step = next(steps)
             while True:
-                call = conversation.send(self.ask(call))
+                try:
+                    answer = self._perform(step)
+                except BaseException as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
         except StopIteration as done:
             result: T = done.value
             return result
 
-    def ask(self, call: Call) -> Arrays:
-        """The answer to one request, whatever the model."""
-
-        def attempt(timeout_s: float) -> Arrays:
-            with self._lent(call) as regions:
-                options = _infer_options(self._library, call, timeout_s, regions)
-                if self._address.protocol == "grpc":
-                    options["client_timeout"] = timeout_s
-                return _arrays(self._client().infer(**options), call, regions)
-
-        return self._persist(attempt)
-
-    @contextlib.contextmanager
-    def _lent(self, call: Call) -> Iterator[dict[str, Region]]:
-        """A region for each picture tensor of a call."""
-        regions: dict[str, Region] = {}
-        if self._pool is None:
-            yield regions
-            return
-        try:
-            for name in _large(call):
-                regions[name] = self._pool.take() or self._registered(self._pool)
-            yield regions
-        except BaseException:
-            self._pool.lose(*regions.values())
-            raise
-        for region in regions.values():
-            self._pool.give(region)
-
-    def _registered(self, pool: Pool) -> Region:
-        """A new region that the server knows; it forgets lost ones on this occasion."""
-        for name in pool.lost():
-            try:
-                self._tell("unregister", name)
-            except IcganError:
-                pool.still_lost(name)
-        region = pool.new()
-        try:
-            self._tell("register", *region.registration)
-        except BaseException:
-            region.close()
-            raise
-        return region
-
-    def _tell(self, verb: str, *arguments: object) -> None:
-        """Register or unregister a region."""
-        options = {"client_timeout": self._timeout_s} if self._address.protocol == "grpc" else {}
-        with _translated(self._address.url):
-            getattr(self._client(), f"{verb}_{self._kind}_shared_memory")(*arguments, **options)
-
-    def _config(self) -> dict[str, Any]:
-        def attempt(timeout_s: float) -> dict[str, Any]:
-            options: dict[str, Any] = {}
-            if self._address.protocol == "grpc":
-                options = {"as_json": True, "client_timeout": timeout_s}
-            config: dict[str, Any] = self._client().get_model_config(ENSEMBLE, **options)
-            return config
-
-        config = self._persist(attempt)
-        inner: dict[str, Any] = config.get("config", config)  # gRPC wraps it
-        return inner
-
-    def _persist(self, attempt: Callable[[float], T]) -> T:
-        """`attempt(seconds left)`, again after a pause while the server is unavailable and time is left."""
-        deadline = time.monotonic() + self._timeout_s
-        pauses = back_off(self._retries)
-        while True:
-            try:
-                with _translated(self._address.url):
-                    return attempt(max(deadline - time.monotonic(), 0.001))
-            except UnavailableError:
-                pause = next(pauses, None)
-                if pause is None or time.monotonic() + pause > deadline:
-                    raise
-                time.sleep(pause)
+    def _perform(self, step: Step | Pause) -> Any:
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        # over HTTP the client itself has the limit
+        limit = {}
+        if self._exchange.address.protocol == "grpc":
+            limit = {"client_timeout": _seconds_until(step.deadline)}
+        return getattr(self._client(), step.method)(*step.arguments, **step.options, **limit)
 
     def _client(self) -> Any:
-        key = threading.get_ident() if self._address.protocol == "http" else 0
+        address = self._exchange.address
+        key = threading.get_ident() if address.protocol == "http" else 0
         if key not in self._clients:
             options: dict[str, Any] = {}
-            if self._address.protocol == "http":
+            if address.protocol == "http":
                 options = {"network_timeout": self._timeout_s, "connection_timeout": self._timeout_s}
-            self._clients[key] = self._library.InferenceServerClient(
-                self._address.host, ssl=self._address.encrypted, **options
+            self._clients[key] = self._exchange.library.InferenceServerClient(
+                address.host, ssl=address.encrypted, **options
             )
         return self._clients[key]
 
@@ -215,122 +273,66 @@ class TritonChain:
 class AsyncTriton:
     """A server's conversations under asyncio; `open` it, since a constructor cannot wait."""
 
-    def __init__(
-        self, client: Any, library: Any, service: Service, timeout_s: float, retries: int, kind: str | None
-    ) -> None:
-        self.service = service
-        self._client, self._library = client, library
-        self._timeout_s, self._retries = timeout_s, retries
-        self._kind, self._pool = kind, _pool(kind, service)
+    def __init__(self, exchange: Exchange, client: Any) -> None:
+        self._exchange, self._client = exchange, client
 
     @classmethod
     async def open(
         cls, url: str, timeout_s: float, retries: int, shared_memory: str | None = None
     ) -> AsyncTriton:
         """Connect and learn what is served."""
-        address = Address.parse(url)
-        kind = _check_shared(shared_memory)
-        library = _library(address.protocol, asynchronous=True)
-        client = library.InferenceServerClient(address.host, ssl=address.encrypted)
-        options = {"as_json": True} if address.protocol == "grpc" else {}
-
-        async def attempt(_: float) -> Any:
-            return await client.get_model_config(ENSEMBLE, **options)
-
+        exchange = Exchange(url, timeout_s, retries, shared_memory, asynchronous=True)
+        address = exchange.address
+        client = exchange.library.InferenceServerClient(address.host, ssl=address.encrypted)
+        server = cls(exchange, client)
         try:
-            config = await _persist(attempt, url, timeout_s, retries)
-            service = Service.of_config(url, config.get("config", config))
-            server = cls(client, library, service, timeout_s, retries, kind)
-            if server._pool is not None:
-                pool = server._pool
-                pool.give(await _persist(lambda _: server._registered(pool), url, timeout_s, retries))
+            await server._carry(exchange.open())
         except BaseException:
             await client.close()
             raise
         return server
 
+    @property
+    def service(self) -> Service:
+        """What is served."""
+        return self._exchange.service
+
     async def hold(self, conversation: Conversation[T]) -> T:
         """Carry a conversation to its end."""
+        return await self._carry(self._exchange.hold(conversation))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._carry(self._exchange.close())
+        await self._client.close()
+
+    async def _carry(self, steps: Steps[T]) -> T:
+        """As TritonChain._carry."""
         try:
-            call = next(conversation)
+            step = next(steps)
             while True:
-                call = conversation.send(await self._ask(call))
+                try:
+                    answer = await self._perform(step)
+                except BaseException as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
         except StopIteration as done:
             result: T = done.value
             return result
 
-    async def close(self) -> None:
-        """Close the connection."""
-        if self._pool is not None:
-            for name in self._pool.close():
-                with contextlib.suppress(IcganError):
-                    await self._tell("unregister", name)
-        await self._client.close()
-
-    async def _ask(self, call: Call) -> Arrays:
-        async def attempt(timeout_s: float) -> Arrays:
-            async with self._lent(call) as regions:
-                options = _infer_options(self._library, call, timeout_s, regions)
-                return _arrays(await self._client.infer(**options), call, regions)
-
-        return await _persist(attempt, self.service.url, self._timeout_s, self._retries)
-
-    @contextlib.asynccontextmanager
-    async def _lent(self, call: Call) -> AsyncIterator[dict[str, Region]]:
-        """As TritonChain._lent."""
-        regions: dict[str, Region] = {}
-        if self._pool is None:
-            yield regions
-            return
-        try:
-            for name in _large(call):
-                regions[name] = self._pool.take() or await self._registered(self._pool)
-            yield regions
-        except BaseException:  # cancelled too; nothing is awaited here, for the caller's time is over
-            self._pool.lose(*regions.values())
-            raise
-        for region in regions.values():
-            self._pool.give(region)
-
-    async def _registered(self, pool: Pool) -> Region:
-        """As TritonChain._registered."""
-        for name in pool.lost():
-            try:
-                await self._tell("unregister", name)
-            except IcganError:
-                pool.still_lost(name)
-        region = pool.new()
-        try:
-            await self._tell("register", *region.registration)
-        except BaseException:
-            region.close()
-            raise
-        return region
-
-    async def _tell(self, verb: str, *arguments: object) -> None:
-        """As TritonChain._tell."""
-        with _translated(self.service.url):
-            telling = getattr(self._client, f"{verb}_{self._kind}_shared_memory")(*arguments)
-            await asyncio.wait_for(telling, self._timeout_s)
+    async def _perform(self, step: Step | Pause) -> Any:
+        if isinstance(step, Pause):
+            return await asyncio.sleep(step.seconds)
+        call = getattr(self._client, step.method)(*step.arguments, **step.options)
+        return await asyncio.wait_for(call, _seconds_until(step.deadline))
 
 
-async def _persist(attempt: Callable[[float], Awaitable[T]], url: str, timeout_s: float, retries: int) -> T:
-    """As TritonChain._persist."""
-    deadline = time.monotonic() + timeout_s
-    pauses = back_off(retries)
-    while True:
-        left = max(deadline - time.monotonic(), 0.001)
-        try:
-            with _translated(url):
-                return await asyncio.wait_for(attempt(left), left)
-        except UnavailableError:
-            pause = next(pauses, None)
-            if pause is None or time.monotonic() + pause > deadline:
-                raise
-            await asyncio.sleep(pause)
+def _seconds_until(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)
 
 
-def _library(protocol: str, asynchronous: bool = False) -> Any:
+def _library(protocol: str, asynchronous: bool) -> Any:
     """The module of tritonclient for a protocol: each needs libraries of its own."""
     try:
         if protocol == "grpc":

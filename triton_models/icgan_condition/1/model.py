@@ -99,7 +99,9 @@ class Metrics:
     def observe(self, scores):
         for score in scores:
             self.score.observe(float(score))
-        self.outside.increment(int((scores < self.limit).sum()))
+        outside = int((scores < self.limit).sum())
+        if outside:  # a report waits for the server's answer under a lock that both share: no idle ones
+            self.outside.increment(outside)
 
 
 def _tensor(request, name):
