@@ -7,7 +7,8 @@ have the size that training gives them. Every graph is made as `icgan-export bun
 with torch in float32 on noise and embeddings that no choice was made on. Where weights are trained the FID
 counts, too: `icgan-export verify BUNDLE --fid DATA`.
 
-Appends a row to bounds.json under --out as soon as a size is done, and writes bounds.md.
+Appends a row to bounds.json under --out as soon as a size is done, and writes bounds.md. The largest sizes
+take hours: sizes that have their row are skipped, so the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -173,17 +174,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/bounds"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "bounds.json"
     report: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.bounds", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": processor(),
         "versions": versions(),
-        "rows": [],
+        "rows": json.loads(file.read_text())["rows"] if file.exists() else [],
     }
+    done = {(row["resolution"], row["ch"]) for row in report["rows"]}
     for resolution in args.resolution:
         for ch in args.ch:
+            if (resolution, ch) in done:
+                continue
             report["rows"].append(measure(resolution, ch, args.rows, args.precision))
-            (args.out / "bounds.json").write_text(json.dumps(report, indent=1) + "\n")
+            file.write_text(json.dumps(report, indent=1) + "\n")
             (args.out / "bounds.md").write_text(markdown(report))
     print(markdown(report))
     if not all(passes(row) for row in report["rows"]):

@@ -18,6 +18,7 @@ from icgan_export.graphs import encoder_graph, generator_graph
 from icgan_export.half import rounded
 from icgan_export.passes import float_pictures
 from icgan_export.samples import Samples
+from icgan_export.skeleton import with_shapes
 from icgan_export.source import read_run
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.bundle import Bundle
@@ -124,7 +125,7 @@ def _fresh(run_path: Path, entry: GraphEntry, target: Target) -> onnx.ModelProto
 
 
 def _floats(model: onnx.ModelProto) -> set[str]:
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    graph = with_shapes(model).graph
     return {
         value.name
         for value in (*graph.value_info, *graph.output)

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from icgan_export.passes import clean
+from icgan_export.skeleton import with_shapes
 
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 NUMPY_TYPES: dict[int, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
@@ -87,8 +88,7 @@ class _Converter:
 
 def to_half(model: onnx.ModelProto, kept: Collection[str], precision: str = "fp16") -> onnx.ModelProto:
     """A copy of a float32 `model` whose nodes compute in `precision`, but for those named in `kept`."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(onnx.shape_inference.infer_shapes(model))
+    copy = with_shapes(model)
     graph = copy.graph
     types: dict[str, int] = {
         value.name: TensorProto.FLOAT
@@ -109,8 +109,7 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes, so neither lost digits nor overflow would show, and refuses a BF16 graph. Here every tensor of
     the type is rounded to its digits (Veltkamp's splitting), and becomes NaN where its numbers end.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(onnx.shape_inference.infer_shapes(model))
+    copy = with_shapes(model)
     graph = copy.graph
     held = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     lowered = {name: elem_type for name, elem_type in held.items() if elem_type in ROUNDINGS}

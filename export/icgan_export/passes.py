@@ -10,6 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from icgan_export.skeleton import check, with_shapes
+
 # What turns a picture in [-1, 1] into bytes, whatever order a tracer leaves it in.
 BYTE_OPERATORS = ("Add", "Mul", "Round", "Clip", "Cast", "Transpose")
 
@@ -53,13 +55,11 @@ def transposed_in_phases(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The same sums under the same names. For BF16, in which TensorRT-RTX builds no transposed convolution.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = with_shapes(model)
     graph = copy.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.value_info
     }
     body: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -122,7 +122,7 @@ def clean(model: onnx.ModelProto, rename: bool = True) -> onnx.ModelProto:
     made = {name for node in graph.node for name in node.output}
     for value in [value for value in graph.value_info if value.name not in made]:
         graph.value_info.remove(value)
-    onnx.checker.check_model(model, full_check=True)
+    check(model)
     return model
 
 

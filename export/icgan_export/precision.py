@@ -20,6 +20,7 @@ from icgan_export.errors import ExportError
 from icgan_export.half import LARGEST_HALF, to_half
 from icgan_export.passes import BYTE_OPERATORS
 from icgan_export.qdq import quantisable, quantise
+from icgan_export.skeleton import with_shapes
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.manifest import KeptNode
 
@@ -44,8 +45,7 @@ class Lowered:
 
 def activation_ranges(model: onnx.ModelProto, feeds: Feeds) -> dict[str, float]:
     """Largest magnitude of every float32 activation over all rows of `feeds`."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(onnx.shape_inference.infer_shapes(model))
+    probe = with_shapes(model)
     graph = probe.graph
     constants = {tensor.name for tensor in graph.initializer}
     names = [

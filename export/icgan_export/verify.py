@@ -23,6 +23,7 @@ from icgan_export.index import nearest
 from icgan_export.passes import float_pictures
 from icgan_export.precision import activation_ranges
 from icgan_export.samples import Samples
+from icgan_export.skeleton import with_shapes
 from icgan_runtime.backends.base import Session
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.bank import Bank
@@ -109,7 +110,7 @@ def verify(path: Path) -> Report:
 
 def half_activations(bundle: Bundle, entry: GraphEntry, samples: Samples) -> dict[str, float]:
     """What the float32 graph gives where the graph of `entry` has FP16: its largest magnitude per tensor."""
-    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(bundle.read(entry.file))).graph
+    graph = with_shapes(onnx.load_from_string(bundle.read(entry.file))).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     exact = onnx.load_from_string(bundle.read(bundle.manifest.graph(entry.role, "fp32").file))
     ranges = activation_ranges(exact, samples.feeds(entry))
