@@ -123,29 +123,44 @@ def _raise_until(
     rank: Loss,
     precision: str,
 ) -> Lowered:
-    """Lower all `nodes`; while the loss is too large, take the costliest ones back."""
-    lowered = list(nodes)
-    converted = convert(model, lowered)
-    reached = loss(converted)
-    if not reached <= MARGIN * allowed:
-        products = [name for name in quantisable(model) if name in set(nodes)]
-        errors = node_errors(model, products, convert, rank)
-        ranking = sorted(errors, key=lambda name: errors[name], reverse=True)
-        while not reached <= MARGIN * allowed:
-            if not ranking:
-                raise ExportError(
-                    f"{precision}: even with every product in float32 the loss is {reached:.3g} "
-                    f"(allowed {allowed:.3g}); export without {precision}"
-                )
-            costliest = ranking[: max(1, len(ranking) // 8)]
-            ranking = ranking[len(costliest) :]
-            kept += [
-                KeptNode(name, f"alone costs {errors[name] / allowed:.0%} of the bound") for name in costliest
-            ]
-            lowered = [name for name in lowered if name not in costliest]
-            converted = convert(model, lowered)
-            reached = loss(converted)
-    return Lowered(converted, tuple(kept), reached)
+    """Lower all `nodes`; if the loss is too large, take back the fewest of the costliest that mend it."""
+
+    def attempt(lowered: Sequence[str], kept: Sequence[KeptNode]) -> Lowered:
+        converted = convert(model, lowered)
+        return Lowered(converted, tuple(kept), loss(converted))
+
+    def holds(found: Lowered) -> bool:
+        return found.loss <= MARGIN * allowed
+
+    found = attempt(nodes, kept)
+    if holds(found):
+        return found
+    products = [name for name in quantisable(model) if name in set(nodes)]
+    errors = node_errors(model, products, convert, rank)
+    ranking = sorted(errors, key=lambda name: errors[name], reverse=True)
+
+    def keep(count: int) -> Lowered:
+        costliest = ranking[:count]
+        reasons = [
+            KeptNode(name, f"alone costs {errors[name] / allowed:.0%} of the bound") for name in costliest
+        ]
+        return attempt([name for name in nodes if name not in costliest], [*kept, *reasons])
+
+    too_few, enough = 0, len(ranking)
+    found = keep(enough)
+    if not holds(found):
+        raise ExportError(
+            f"{precision}: even with every product in float32 the loss is {found.loss:.3g} "
+            f"(allowed {allowed:.3g}); export without {precision}"
+        )
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        tried = keep(middle)
+        if holds(tried):
+            found, enough = tried, middle
+        else:
+            too_few = middle
+    return found
 
 
 def _float_by_definition(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, str]]:
