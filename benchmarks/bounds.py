@@ -36,6 +36,7 @@ from icgan_runtime import latents
 from icgan_runtime.backends.ort import OrtSession
 from icgan_training.config import ModelConfig
 from icgan_training.generator import Generator
+from icgan_training.heap import keep_freed_memory
 from icgan_training.layers import BATCH_NORM_MOMENTUM, BatchStatistics
 
 CHOICE, JUDGEMENT, STATISTICS = 1, 2, 3  # seeds
@@ -174,6 +175,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/bounds"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     file = args.out / "bounds.json"
     report: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.bounds", *sys.argv[1:]]),

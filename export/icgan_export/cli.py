@@ -116,6 +116,7 @@ def _add_bundle(commands: Commands[_Parser]) -> None:
 
 def _bundle(options: argparse.Namespace) -> int:
     from icgan_export.bundle import Options, write_bundle
+    from icgan_training.heap import keep_freed_memory
 
     out: Path = options.out
     if out.exists() and not (out / "manifest.json").exists() and (not out.is_dir() or any(out.iterdir())):
@@ -130,6 +131,7 @@ def _bundle(options: argparse.Namespace) -> int:
         thumbnail_size=options.thumbnails,
         target=options.target,
     )
+    keep_freed_memory()  # every trial of a precision writes the whole graph anew
     report = write_bundle(options.source, out, settings, Steps())
     print(report.table())
     print(f"wrote {out}")

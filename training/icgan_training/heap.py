@@ -10,8 +10,9 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 def keep_freed_memory() -> None:
     """Let malloc reuse large blocks instead of returning each to the system; nothing outside glibc.
 
-    A training step frees and takes the same sizes again and again. By default glibc maps large ones afresh,
-    and the kernel then clears every page at its first touch. The process keeps its peak memory in return.
+    A training step, or the next graph of an export, frees and takes the same sizes again and again. By
+    default glibc maps large ones afresh, and the kernel then clears every page at its first touch. The
+    process keeps its peak memory in return.
     """
     if not sys.platform.startswith("linux"):
         return
