@@ -26,10 +26,14 @@ SCENE = ROOT / "mutation"
 PACKAGES = ("runtime/icgan_runtime", "export/icgan_export", "training/icgan_training")
 FILES = (
     *("latents", "rows", "request", "search", "bank", "novelty", "arrays", "files", "bundle", "manifest"),
-    *("images", "onnx_file", "chain", "pipeline", "info", "bench", "verify", "errors"),
+    *("images", "onnx_file", "chain", "pipeline", "info", "bench", "verify", "errors", "cli", "load"),
+    *("remote", "async_pipeline", "search_faiss", "serve", "serve_bundle", "watchdog"),
+    *("backends/base", "backends/canned", "backends/dlpack", "backends/openvino", "backends/ort"),
+    *("backends/regions", "backends/select", "backends/triton", "backends/trt"),
 )
 MUTATED = (*(f"icgan_runtime/{name}.py" for name in FILES), "icgan_export/fold.py")
 TESTS = ("tests/runtime", "tests/export/test_fold.py")
+HELPERS = ("tests/models", "tests/golden", "tests/gpu/fakes.py", "triton_models")  # what the tests use
 SLOW = "tests/runtime/test_bundle.py::test_a_flipped_byte_in_the_manifest_is_refused_or_changes_a_report_only"
 KILLED = {1, 3, 24, -24, 36, 152}  # tests failed, or took far more processor time than they need
 
@@ -53,9 +57,9 @@ def set_up() -> bool:
         for file in MUTATED
     )
     ignore = shutil.ignore_patterns("__pycache__")
-    for folder in (*PACKAGES, *TESTS, "tests/models", "tests/golden"):
+    for folder in (*PACKAGES, *TESTS, *HELPERS):
         place = ROOT / folder
-        target = SCENE / (folder if folder.startswith("tests") else place.name)
+        target = SCENE / (place.name if folder in PACKAGES else folder)
         if place.is_dir():
             shutil.copytree(place, target, dirs_exist_ok=True, ignore=ignore)
         else:

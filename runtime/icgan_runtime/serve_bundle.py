@@ -70,4 +70,5 @@ def write_repository(bundle: Path, out: Path, choices: Choices) -> None:
     command += ["--cpu-generators", str(choices.generators)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise BundleError(str(bundle), done.stderr.strip().rpartition("\n")[2].removeprefix("icgan-export: "))
+        complaint = done.stderr.strip().rpartition("\n")[2].removeprefix("icgan-export: ")
+        raise BundleError(str(bundle), complaint.removeprefix(f"{bundle}: "))

@@ -29,6 +29,7 @@ from icgan_runtime.serve import Server, free_ports
 from icgan_runtime.watchdog import CANARY_MODEL, CANARY_NAME, Watchdog
 from tests.abuse.soak import STUB, descendants
 from tests.models import bundles
+from tests.processes import lives
 from tests.triton import conftest
 from tests.triton.test_icgan import PHOTO
 from tests.triton.test_serve_bundle import command
@@ -271,11 +272,3 @@ def test_a_server_that_dies_ends_the_command_so_that_a_supervisor_can_start_it_a
     assert "Traceback" not in errors
     assert not [line for pid, line in below.items() if lives(pid)]
     assert list((tmp_path / "cache" / "icgan").iterdir()) == []
-
-
-def lives(pid: int) -> bool:
-    """Whether a process is there and more than a corpse that waits to be collected."""
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False

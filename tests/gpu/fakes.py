@@ -7,20 +7,26 @@ lifetimes and arithmetic of addresses are real, speed and kernels are not.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from enum import Enum, IntEnum
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 
 from icgan_export.half import rounded
+from icgan_runtime import backends
+from icgan_runtime.backends import dlpack
 from icgan_runtime.backends.ort import OrtSession
 
 Work = Callable[[], object]
+STREAM = 7  # the first one's handle
 
 
 class Cuda:
@@ -41,6 +47,9 @@ class Cuda:
 
     def __init__(self) -> None:
         self.memory: dict[int, Any] = {}
+        self.pinned: set[int] = set()  # what of it is the host's
+        self.streams: set[int] = set()
+        self.graphs = 0  # that can be launched
         self.captured: list[Work] | None = None
         self.allocations = self.launches = 0
 
@@ -51,9 +60,13 @@ class Cuda:
         else:
             self.captured.append(work)
 
-    def held(self, address: int, size: int) -> bool:
-        ends = ((start, start + len(block)) for start, block in self.memory.items())
-        return any(start <= address and address + size <= end for start, end in ends)
+    def held(self, address: int, size: int, pinned: bool = False) -> bool:
+        """Whether these bytes are allocated on the device, or pinned on the host."""
+        return any(
+            start <= address and address + size <= start + len(block)
+            for start, block in self.memory.items()
+            if (start in self.pinned) == pinned
+        )
 
     def cudaDeviceGetAttribute(self, name: Any, device: int) -> tuple[int, int]:
         return 0, 9 if name.name.endswith("Major") else 0
@@ -62,13 +75,16 @@ class Cuda:
         return 0, b"invalid argument"
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[int, int]:
-        return 0, 7
+        stream = STREAM + len(self.streams)
+        self.streams.add(stream)
+        return 0 if flags == self.cudaStreamNonBlocking else 1, stream
 
     def cudaStreamDestroy(self, stream: int) -> tuple[int]:
+        self.streams.remove(stream)
         return (0,)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
-        return (0 if self.captured is None else 1,)  # not allowed while capturing
+        return (0 if self.captured is None and stream in self.streams else 1,)  # not allowed while capturing
 
     def cudaMalloc(self, size: int) -> tuple[int, int]:
         self.allocations += 1
@@ -77,43 +93,58 @@ class Cuda:
         return 0, ctypes.addressof(block)
 
     def cudaHostAlloc(self, size: int, flags: int) -> tuple[int, int]:
-        return self.cudaMalloc(size)
+        _, address = self.cudaMalloc(size)
+        self.pinned.add(address)
+        return flags, address
 
     def cudaFree(self, address: int) -> tuple[int]:
+        assert address not in self.pinned
         del self.memory[address]
         return (0,)
 
-    cudaFreeHost = cudaFree
+    def cudaFreeHost(self, address: int) -> tuple[int]:
+        self.pinned.remove(address)
+        del self.memory[address]
+        return (0,)
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: Any, stream: int) -> tuple[int]:
-        if not self.held(target, size):
+        origin, _, goal = kind.name.removeprefix("cudaMemcpy").partition("To")
+        known = origin == goal == "Device"  # what comes from outside lies in memory of its own
+        if (
+            stream not in self.streams
+            or not self.held(target, size, pinned=goal == "Host")
+            or not (known or self.held(source, size, pinned=origin == "Host"))
+        ):
             return (1,)
         self.perform(lambda: ctypes.memmove(target, source, size))
         return (0,)
 
     def cudaStreamBeginCapture(self, stream: int, mode: Any) -> tuple[int]:
         self.captured = []
-        return (0,)
+        right = mode is self.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        return (0 if right and stream in self.streams else 1,)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[int, list[Work]]:
         graph, self.captured = self.captured or [], None
-        return 0, graph
+        return 0 if stream in self.streams else 1, graph
 
     def cudaGraphInstantiate(self, graph: list[Work], flags: int) -> tuple[int, list[Work]]:
-        return 0, list(graph)
+        self.graphs += 1
+        return flags, list(graph)
 
     def cudaGraphDestroy(self, graph: list[Work]) -> tuple[int]:
         graph.clear()
         return (0,)
 
     def cudaGraphExecDestroy(self, graph: list[Work]) -> tuple[int]:
+        self.graphs -= 1
         return (0,)
 
     def cudaGraphLaunch(self, graph: list[Work], stream: int) -> tuple[int]:
         self.launches += 1
         for work in graph:
             work()
-        return (0,)
+        return (0 if graph and stream in self.streams else 1,)
 
 
 class Engine:
@@ -122,8 +153,9 @@ class Engine:
     def __init__(self, cuda: Cuda, plan: bytes) -> None:
         head, _, graph = plan.partition(b"\n")
         self.cuda, self.profiles = cuda, json.loads(head)
+        self.contexts: list[Context] = []
         model = rounded(onnx.load_from_string(graph))
-        self.session = OrtSession(model.SerializeToString(), "fake.plan")
+        self.session = OrtSession(model.SerializeToString(), "fake.plan", finite=False)
         self.specs = {spec.name: spec for spec in (*self.session.inputs, *self.session.outputs)}
         self.names = list(self.specs)
         self.num_io_tensors, self.num_optimization_profiles = len(self.names), len(self.profiles)
@@ -159,9 +191,11 @@ class Context:
     """Reads and writes the addresses it was given, as a captured graph does on every launch."""
 
     def __init__(self, engine: Engine) -> None:
+        engine.contexts.append(self)
         self.engine, self.addresses, self.batch, self.profile = engine, dict[str, int](), 0, -1
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        assert stream in self.engine.cuda.streams
         self.profile = index
         return True
 
@@ -176,6 +210,7 @@ class Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         batch = self.batch
+        assert stream in self.engine.cuda.streams
 
         def run() -> None:
             found = self.engine.session.run(
@@ -194,6 +229,32 @@ class Context:
         assert self.engine.cuda.held(self.addresses[name], size)
         block = (ctypes.c_uint8 * size).from_address(self.addresses[name])
         return np.ctypeslib.as_array(block).view(dtype).reshape(shape)
+
+
+@contextlib.contextmanager
+def machine_with_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
+    """A machine with a GPU of compute capability 9.0 and a TensorRT."""
+    cuda = Cuda()
+    bindings = ModuleType("cuda.bindings")
+    bindings.runtime = cuda  # type: ignore[attr-defined]
+    for name, module in {
+        "cuda": ModuleType("cuda"),
+        "cuda.bindings": bindings,
+        "cuda.bindings.runtime": cuda,
+        "tensorrt": fake_tensorrt(cuda),
+        "tensorrt_rtx": None,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    _forget_session()
+    monkeypatch.setattr(dlpack, "CUDA", dlpack.CPU)
+    yield cuda
+    _forget_session()
+
+
+def _forget_session() -> None:
+    """The next import of the session takes the bindings that are there then."""
+    sys.modules.pop("icgan_runtime.backends.trt", None)
+    vars(backends).pop("trt", None)
 
 
 def fake_tensorrt(cuda: Cuda) -> Any:

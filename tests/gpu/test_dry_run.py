@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
@@ -17,41 +16,21 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from icgan_export.cli import main
-from icgan_runtime import Pipeline, backends
-from icgan_runtime.backends import dlpack
+from icgan_runtime import Pipeline
 from icgan_runtime.backends.select import choose_backend, choose_graph, open_session
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import BackendError
 from icgan_runtime.verify import verify_bundle
-from tests.gpu.fakes import Cuda, fake_tensorrt
+from tests.gpu.fakes import Cuda, machine_with_gpu
 
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
-    """A machine with a GPU of compute capability 9.0 and a TensorRT, for the length of a test."""
-    cuda = Cuda()
-    bindings = ModuleType("cuda.bindings")
-    bindings.runtime = cuda  # type: ignore[attr-defined]
-    for name, module in {
-        "cuda": ModuleType("cuda"),
-        "cuda.bindings": bindings,
-        "cuda.bindings.runtime": cuda,
-        "tensorrt": fake_tensorrt(cuda),
-        "tensorrt_rtx": None,
-    }.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    _forget_session()
+    """A machine with a GPU that torch sees too, for the length of a test."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(dlpack, "CUDA", dlpack.CPU)
-    yield cuda
-    _forget_session()
-
-
-def _forget_session() -> None:
-    """The next import of the session takes the bindings that are there then."""
-    sys.modules.pop("icgan_runtime.backends.trt", None)
-    vars(backends).pop("trt", None)
+    with machine_with_gpu(monkeypatch) as cuda:
+        yield cuda
 
 
 @pytest.fixture

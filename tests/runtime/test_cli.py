@@ -1,16 +1,25 @@
+import contextlib
 import json
 import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import icgan_runtime
-from icgan_runtime import Pipeline
-from icgan_runtime.cli import main
+from icgan_runtime import Pipeline, cli, images
+from icgan_runtime.cli import build_parser, main
+from icgan_runtime.errors import RequestError, ServiceError
+from icgan_runtime.serve import Ports
+from icgan_runtime.serve_bundle import Choices
+from tests.golden.make_commands import COMMANDS, OUT, help_of
 
 PHOTO = str(Path(__file__).parents[1] / "golden" / "photo.jpg")
 
@@ -161,3 +170,371 @@ def test_the_module_is_the_command(tiny_bundle):
     )
     assert done.returncode == 0
     assert done.stdout.startswith("tiny 1")
+
+
+def test_the_help_says_what_was_last_reviewed():
+    """After a change: python -m tests.golden.make_commands."""
+    reviewed = [" ".join(part.split()) for part in OUT.read_text().split("\n\n")]
+    assert [help_of(command) for command in COMMANDS] == reviewed
+
+
+PLACE = {
+    "url": None,
+    "backend": "auto",
+    "precision": None,
+    "search": "auto",
+    "threads": 0,
+    "bundle": "B",
+    "json": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "defaults"),
+    [
+        (
+            "generate B a.jpg",
+            {
+                **PLACE,
+                "pictures": ["a.jpg"],
+                "n": 8,
+                "seed": 0,
+                "truncation": 1.0,
+                "condition": "query",
+                "label": None,
+                "columns": 8,
+                "out": Path("grid.png"),
+            },
+        ),
+        ("embed B a.jpg b.jpg", {**PLACE, "pictures": ["a.jpg", "b.jpg"], "out": None}),
+        ("search B", {**PLACE, "pictures": [], "k": None, "out": None}),
+        (
+            "serve B",
+            {
+                "bundle": Path("B"),
+                "host": "127.0.0.1",
+                "http_port": 8000,
+                "grpc_port": 8001,
+                "metrics_port": 8002,
+                "lookup": "faiss",
+                "max_batch": 32,
+                "generators": 1,
+                "log": "warning",
+                "json": False,
+            },
+        ),
+        ("info B", {"bundle": "B", "verify": False, "backend": "ort-cpu", "json": False}),
+        (
+            "bench B",
+            {
+                "bundle": "B",
+                "url": None,
+                "seconds": 10,
+                "against": "onnxruntime",
+                "batches": "1,8",
+                "rounds": 20,
+                "threads": 0,
+                "out": None,
+            },
+        ),
+    ],
+)
+def test_what_is_not_said_is_as_the_help_says(command, defaults):
+    options = vars(build_parser().parse_args(command.split()))
+    run = options.pop("command")
+    options.pop("refuse", None)
+    assert options == defaults
+    assert callable(run)
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        ("generate B p -n 3", "n", 3),
+        ("generate B p --seed 3", "seed", 3),
+        ("generate B p --truncation none", "truncation", None),
+        ("generate B p --truncation 0.5", "truncation", 0.5),
+        ("generate B p --condition sample", "condition", "sample"),
+        ("generate B p --label 3", "label", 3),
+        ("generate B p --columns 3", "columns", 3),
+        ("generate B p --out x.png", "out", Path("x.png")),
+        ("generate B p --url grpc://a:1", "url", "grpc://a:1"),
+        ("embed B p --precision fp16", "precision", "fp16"),
+        ("embed B p --threads 3", "threads", 3),
+        ("embed B p --backend openvino", "backend", "openvino"),
+        ("embed B p --out x.npy", "out", Path("x.npy")),
+        ("search B p --search faiss-ivf", "search", "faiss-ivf"),
+        ("search B p -k 3", "k", 3),
+        ("search B p --out x.png", "out", Path("x.png")),
+        ("serve B --host 0.0.0.0", "host", "0.0.0.0"),
+        ("serve B --http-port 1", "http_port", 1),
+        ("serve B --grpc-port 1", "grpc_port", 1),
+        ("serve B --metrics-port 1", "metrics_port", 1),
+        ("serve B --lookup graph", "lookup", "graph"),
+        ("serve B --max-batch 3", "max_batch", 3),
+        ("serve B --generators 3", "generators", 3),
+        ("serve B --log info", "log", "info"),
+        ("info B --verify", "verify", True),
+        ("info B --backend tensorrt", "backend", "tensorrt"),
+        ("info B --json", "json", True),
+        ("bench B --seconds 0.5", "seconds", 0.5),
+        ("bench B --rounds 3", "rounds", 3),
+        ("bench B --threads 3", "threads", 3),
+        ("bench B --out x", "out", Path("x")),
+    ],
+)
+def test_an_option_is_read_as_what_it_is(words, field, value):
+    found = vars(build_parser().parse_args(words.split()))[field]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "generate B p --condition mean",
+        "serve B --lookup annoy",
+        "serve B --log all",
+        "info B --backend auto",
+        "",
+    ],
+)
+def test_what_is_none_of_the_choices_is_a_usage_error(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words.split())
+    assert "usage: icgan" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"icgan {icgan_runtime.__version__}\n"
+
+
+def test_ctrl_c_ends_a_command_quietly(icgan, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("icgan_runtime.cli.Bundle.open", interrupted)
+    assert icgan("info", "B") == (130, "", "")
+
+
+# ---- reports ---------------------------------------------------------------------------------------------
+
+
+def test_generate_says_for_each_picture_what_is_near_and_reports_what_was_asked(
+    icgan, labelled_bundle, tmp_path
+):
+    out = tmp_path / "a.png"
+    flags = ["-n", 2, "--seed", 9, "--truncation", 0.5, "--condition", "nearest", "--label", 2, "--out", out]
+    _, printed, _ = icgan("generate", labelled_bundle, PHOTO, *flags)
+    with Pipeline.load(labelled_bundle) as pipe:
+        result = pipe.generate(PHOTO, n=2, seed=9, truncation=0.5, condition="nearest", label=2)
+    near = result.neighbours
+    listed = ", ".join(f"{i} ({score:.3f})" for i, score in zip(near.ids, near.scores, strict=True))
+    assert printed == f"{PHOTO}: nearest {listed}\nwrote {out}\n"
+    with Image.open(out) as opened:
+        np.testing.assert_array_equal(np.asarray(opened)[:8, 14:22], result.images[0])
+    _, printed, _ = icgan("generate", labelled_bundle, PHOTO, *flags, "--json")
+    entries = zip(near.ids.tolist(), near.scores.tolist(), near.labels.tolist(), strict=True)
+    assert json.loads(printed) == {
+        "out": str(out),
+        "seed": 9,
+        "n": 2,
+        "pictures": [
+            {
+                "picture": PHOTO,
+                "neighbours": [{"id": i, "score": score, "label": label} for i, score, label in entries],
+            }
+        ],
+    }
+
+
+def test_search_reports_as_json_with_labels_and_draws_nothing_where_there_is_nothing(
+    icgan, labelled_bundle, bare_bundle, tmp_path
+):
+    status, printed, _ = icgan("search", labelled_bundle, PHOTO, PHOTO, "-k", 2, "--json")
+    with Pipeline.load(labelled_bundle) as pipe:
+        ids, scores = pipe.search(pipe.embed(PHOTO), k=2)
+        assert pipe.bank.labels is not None
+        labels = pipe.bank.labels[pipe.bank.rows(ids[0])].tolist()
+    near = [
+        {"id": i, "score": score, "label": label}
+        for i, score, label in zip(ids[0].tolist(), scores[0].tolist(), labels, strict=True)
+    ]
+    assert status == 0
+    assert json.loads(printed) == {"pictures": [{"picture": PHOTO, "neighbours": near}] * 2}
+    status, printed, complaint = icgan("search", bare_bundle, PHOTO, "--out", tmp_path / "a.png")
+    assert (status, printed) == (1, "")
+    assert complaint == "icgan: out: there are no thumbnails at hand to draw\n"
+    status, printed, _ = icgan("search", bare_bundle, PHOTO)
+    assert (status, printed.count("(")) == (0, 5), "the bundle's k"
+
+
+def test_search_draws_the_picture_beside_its_neighbours(icgan, tiny_bundle, tmp_path):
+    _, printed, _ = icgan("search", tiny_bundle, PHOTO, "-k", 2, "--out", tmp_path / "near.png")
+    assert printed.splitlines()[-1] == f"wrote {tmp_path / 'near.png'}"
+    with Pipeline.load(tiny_bundle) as pipe:
+        ids, _ = pipe.search(pipe.embed(PHOTO), k=2)
+        assert pipe.bank.thumbnails is not None
+        thumbnails = pipe.bank.thumbnails[pipe.bank.rows(ids[0])]
+    with Image.open(tmp_path / "near.png") as opened:
+        sheet = np.asarray(opened)
+    np.testing.assert_array_equal(sheet[:, :4], images.load(PHOTO, 4))
+    assert (sheet[:, 4:10] == 255).all()
+    np.testing.assert_array_equal(sheet[:, 10:14], thumbnails[0])
+    np.testing.assert_array_equal(sheet[:, 16:20], thumbnails[1])
+
+
+def test_embed_says_what_it_wrote_and_reports_the_pictures(icgan, tiny_bundle, tmp_path):
+    out = tmp_path / "h.npy"
+    assert icgan("embed", tiny_bundle, PHOTO, PHOTO, "--out", out)[1] == f"wrote {out}: float32 [2, 12]\n"
+    _, printed, _ = icgan("embed", tiny_bundle, PHOTO, "--json", "--out", out)
+    assert json.loads(printed)["pictures"] == [PHOTO]
+    assert np.load(out, allow_pickle=False).shape == (1, 12)
+
+
+def test_where_it_runs_is_passed_on(icgan, monkeypatch):
+    asked: list[tuple[object, ...]] = []
+
+    def stop(*arguments: object, **options: object) -> None:
+        asked.append((*arguments, options))
+        raise RequestError("asked", "enough")
+
+    monkeypatch.setattr(Pipeline, "load", stop)
+    monkeypatch.setattr(Pipeline, "connect", stop)
+    flags = ["--backend", "openvino", "--precision", "fp16", "--search", "numpy", "--threads", "3"]
+    assert icgan("embed", "B", PHOTO, "--json", *flags)[0] == 1
+    assert icgan("embed", "--url", "grpc://a:1", PHOTO, "--json")[0] == 1
+    wanted = {"backend": "openvino", "precision": "fp16", "search": "numpy", "threads": 3}
+    assert asked == [("B", wanted), ("grpc://a:1", {})]
+
+
+def test_with_a_server_the_first_word_is_a_picture_too(icgan, tiny_bundle):
+    pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
+    from tests.runtime.stand_in import StandIn
+
+    with StandIn(tiny_bundle) as stand_in:
+        status, printed, _ = icgan("search", "--url", stand_in.grpc_url, PHOTO, PHOTO, "-k", 2)
+        assert (status, len(printed.splitlines())) == (0, 2)
+        status, _, complaint = icgan("search", "--url", stand_in.grpc_url, PHOTO, "--out", "x.png")
+        assert (status, complaint) == (1, "icgan: out: there are no thumbnails at hand to draw\n")
+
+
+def test_a_picture_is_missed_in_the_words_of_the_usage(icgan, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        icgan("embed", "B", "--json")
+    assert "embed: error: the following arguments are required: PICTURE" in capsys.readouterr().err
+
+
+# ---- bench -----------------------------------------------------------------------------------------------
+
+
+def test_bench_measures_what_is_asked_for_and_ends_in_json(icgan, monkeypatch, tmp_path):
+    asked: list[object] = []
+
+    def bench(*arguments: object, progress: object, **options: object) -> dict[str, object]:
+        asked.append((*arguments, options))
+        progress("round 1")  # type: ignore[operator]
+        return {"rows": 1}
+
+    monkeypatch.setattr("icgan_runtime.bench.bench", bench)
+    monkeypatch.setattr("icgan_runtime.bench.table", lambda report: f"a table of {report['rows']}")
+    flags = ["--against", " torch, onnxruntime,", "--batches", "1, 4", "--rounds", 3, "--threads", 2]
+    status, printed, progress = icgan("bench", "B", *flags, "--out", tmp_path / "report")
+    assert (status, printed, progress) == (0, 'a table of 1\n{"rows": 1}\n', "round 1\n")
+    wanted = {"batches": [1, 4], "rounds": 3, "threads": 2}
+    assert asked == [("B", ["torch", "onnxruntime"], wanted)]
+    assert json.loads((tmp_path / "report" / "bench.json").read_text()) == {"rows": 1}
+    assert (tmp_path / "report" / "bench.json").read_text().endswith("}\n")
+    assert (tmp_path / "report" / "bench.txt").read_text() == "a table of 1\n"
+    status, printed, complaint = icgan("bench", "B", "--batches", "1,two")
+    assert (status, printed) == (1, "")
+    assert complaint == "icgan: batches: 'two', expected whole numbers separated by commas\n"
+
+
+def test_bench_of_a_server_sends_it_the_picture(icgan, monkeypatch):
+    asked: list[object] = []
+
+    def measure(*arguments: object, progress: object, **options: object) -> dict[str, object]:
+        asked.append((*arguments, options))
+        progress("Offline")  # type: ignore[operator]
+        return {"scenarios": {}}
+
+    monkeypatch.setattr("icgan_runtime.load.measure", measure)
+    monkeypatch.setattr("icgan_runtime.load.table", lambda report: "a table")
+    found = icgan("bench", "--url", "grpc://a:1", PHOTO, "--seconds", 3)
+    assert found == (0, 'a table\n{"scenarios": {}}\n', "Offline\n")
+    assert asked == [("grpc://a:1", Path(PHOTO).read_bytes(), {"seconds": 3.0})]
+
+
+# ---- serve -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What `icgan serve` starts, which ends at once as with Ctrl-C unless the test puts another end in."""
+    asked: list[Any] = []
+    end = SimpleNamespace(error=KeyboardInterrupt(), asked=asked)
+
+    def wait() -> None:
+        asked.append(signal.getsignal(signal.SIGTERM))
+        raise end.error
+
+    @contextlib.contextmanager
+    def serve_bundle(*arguments: object) -> Iterator[object]:
+        asked.extend(arguments)
+        yield SimpleNamespace(
+            http_url="http://h:1", grpc_url="grpc://h:2", metrics_url="http://h:3/m", wait=wait
+        )
+        asked.append("over")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("icgan_runtime.serve_bundle.serve_bundle", serve_bundle)
+    yield end
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_serve_says_how_it_is_asked_and_ends_with_ctrl_c(icgan, served):
+    ports = ["--http-port", 1, "--grpc-port", 2, "--metrics-port", 3]
+    flags = ["--lookup", "graph", "--max-batch", 4, "--generators", 2, "--log", "info"]
+    status, printed, complaint = icgan("serve", "B", *ports, *flags)
+    assert (status, complaint) == (0, "")
+    assert printed.splitlines() == [
+        "serving B until Ctrl-C, metrics at http://h:3/m",
+        "  icgan generate --url grpc://127.0.0.1:2 photo.jpg --out grid.png",
+        "  icgan generate --url http://127.0.0.1:1 photo.jpg --out grid.png",
+        "stopping when the requests in flight are answered",
+    ]
+    bundle, options, choices, level, report, on_sigterm, over = served.asked
+    assert (bundle, level, over) == (Path("B"), "info", "over")
+    assert (options.ports, options.host) == (Ports(1, 2, 3), "127.0.0.1")
+    assert choices == Choices("graph", 4, 2)
+    assert on_sigterm is signal.default_int_handler, "SIGTERM is as Ctrl-C"
+    assert callable(report)
+
+
+@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("10.0.0.7", "10.0.0.7")])
+def test_serve_on_all_addresses_shows_one_that_can_be_asked(icgan, served, host, shown):
+    _, printed, _ = icgan("serve", "B", "--host", host)
+    assert served.asked[1].host == host
+    assert f"--url grpc://{shown}:8001 " in printed
+    assert f"--url http://{shown}:8000 " in printed
+
+
+def test_serve_prints_its_addresses_as_json(icgan, served):
+    _, printed, _ = icgan("serve", "B", "--json")
+    assert json.loads(printed) == {"http": "http://h:1", "grpc": "grpc://h:2", "metrics": "http://h:3/m"}
+
+
+def test_a_server_that_dies_is_status_1(icgan, served):
+    served.error = ServiceError("tritonserver was ended by SIGABRT")
+    status, _, complaint = icgan("serve", "B")
+    assert (status, complaint) == (1, "icgan: tritonserver was ended by SIGABRT\n")
+
+
+def test_the_log_goes_to_stderr_and_a_full_disk_costs_lines_only(capfd, monkeypatch):
+    cli._log("a line \udcff")
+    assert capfd.readouterr().err == "a line ?\n"
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        cli._log("lost")

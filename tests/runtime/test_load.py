@@ -1,10 +1,16 @@
 import asyncio
+import random
+import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from icgan_runtime import load
 from icgan_runtime.cli import main
 from icgan_runtime.errors import RequestError, UnavailableError
+
+PHOTO = Path(__file__).parents[1] / "golden" / "photo.jpg"
 
 
 def test_percentiles_are_latencies_that_were_seen():
@@ -49,13 +55,158 @@ def test_saturation_keeps_every_client_busy():
     assert most == 3
 
 
-def test_no_time_to_measure_is_refused():
-    with pytest.raises(RequestError, match="0 s at shares"):
-        load.measure("grpc://localhost:1", b"", seconds=0)
-
-
 def test_a_bad_picture_is_refused_before_the_server_is_asked(tmp_path, capsys):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")
     assert main(["bench", "--url", "grpc://localhost:1", str(bad)]) == 1
     assert "not a JPEG" in capsys.readouterr().err
+
+
+def test_a_server_is_measured_under_the_four_scenarios(tiny_bundle):
+    pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
+    from tests.runtime.stand_in import StandIn
+
+    lines: list[str] = []
+    picture = PHOTO.read_bytes()
+    with StandIn(tiny_bundle) as stand_in:
+        report = load.measure(stand_in.http_url, picture, seconds=0.1, shares=(0.5,), progress=lines.append)
+    assert list(report["scenarios"]) == ["SingleStream", "MultiStream", "Offline", "Server 50%"]
+    assert (report["url"], report["model"], report["seconds"]) == (stand_in.http_url, "tiny", 0.1)
+    for row, n in zip(report["scenarios"].values(), (1, 8, 8, 1), strict=True):
+        assert row["images_per_second"] == pytest.approx(n * row["requests_per_second"])
+        assert row["errors"] == 0
+    assert all(
+        report["scenarios"][name]["requests"] > 0 for name in ("SingleStream", "MultiStream", "Offline")
+    )
+    assert lines[:3] == [f"{name}: 0.1 s" for name in ("SingleStream", "MultiStream", "Offline")]
+    assert re.fullmatch(r"Server 50% of \d+\.\d requests/s: 0\.1 s", lines[3])
+    assert "icgan_from_embedding" in stand_in.seen, "more than one sample a request"
+    table = load.table(report).splitlines()
+    assert [line.split()[0] for line in table] == [
+        "scenario",
+        "SingleStream",
+        "MultiStream",
+        "Offline",
+        "Server",
+    ]
+
+
+def test_what_is_measured_is_asked_for_as_the_scenarios_say(monkeypatch):
+    asked: list[int] = []
+    connected: list[object] = []
+
+    class Pipe:
+        model = SimpleNamespace(name="m")
+
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *_):
+            connected.append("closed")
+
+        async def generate(self, picture, n):
+            assert picture == b"picture"
+            asked.append(n)
+
+    class Client:
+        @staticmethod
+        async def connect(url, retries):
+            connected.append((url, retries))
+            return Pipe()
+
+    runs: list[tuple[object, ...]] = []
+
+    async def saturate(ask, seconds, n, clients=6):
+        runs.append(("saturate", seconds, n, clients))
+        await ask(n)
+        return {"requests_per_second": 40.0}
+
+    async def poisson(ask, rate, seconds):
+        runs.append(("poisson", rate, seconds))
+        return {}
+
+    monkeypatch.setattr(load, "AsyncPipeline", Client)
+    monkeypatch.setattr(load, "saturate", saturate)
+    monkeypatch.setattr(load, "poisson", poisson)
+    report = load.measure("grpc://here:1", b"picture")
+    assert connected == [("grpc://here:1", 0), "closed"]
+    assert asked == [1, 1, 8, 8, 1], "the first is not measured"
+    assert runs == [
+        ("saturate", 10, 1, 1),
+        ("saturate", 10, 8, 1),
+        ("saturate", 10, 8, 6),
+        ("saturate", 2.5, 1, 6),
+        ("poisson", 12, 10),
+        ("poisson", 24, 10),
+        ("poisson", 32, 10),
+    ]
+    assert list(report["scenarios"])[3:] == ["Server 30%", "Server 60%", "Server 80%"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shares"), [(0, (0.5,)), (-1, (0.5,)), (1, ()), (1, (0.5, 0)), (1, (-0.5,))]
+)
+def test_nothing_to_measure_is_refused(seconds, shares):
+    with pytest.raises(RequestError) as caught:
+        load.measure("grpc://localhost:1", b"", seconds=seconds, shares=shares)
+    expected = f"bench: {seconds} s at shares {list(shares)}: none may be empty or negative"
+    assert str(caught.value) == expected
+
+
+def test_requests_arrive_at_random_at_the_rate_and_one_by_one(monkeypatch):
+    """Latency counts from when a request was due; the clock here moves only while somebody waits."""
+    clock = SimpleNamespace(now=100.0)
+    due: list[float] = []
+
+    async def sleep(seconds):
+        due.append(seconds)
+
+    async def ask(n):
+        assert n == 1
+        clock.now += 0.5
+
+    monkeypatch.setattr(load, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(load, "asyncio", SimpleNamespace(sleep=sleep, gather=asyncio.gather))
+    row = asyncio.run(load.poisson(ask, rate=50, seconds=2))
+    draw = random.Random(0)
+    expected: list[float] = []
+    while not expected or expected[-1] < 2:
+        expected.append((expected[-1] if expected else 0) + draw.expovariate(50))
+    assert row["requests"] == len(expected) == len(due)
+    started_late = [max(0.0, moment - 0.5 * number) for number, moment in enumerate(expected)]
+    assert due == pytest.approx(started_late)
+    latencies = sorted(0.5 * (number + 1) - moment for number, moment in enumerate(expected))
+    assert row["p50_ms"] == pytest.approx(1e3 * latencies[len(latencies) // 2])
+    assert row["requests_per_second"] == pytest.approx(len(expected) / (0.5 * len(expected)))
+
+
+def test_clients_ask_until_the_time_is_over(monkeypatch):
+    clock = SimpleNamespace(now=7.0)
+
+    async def ask(n):
+        assert n == 3
+        clock.now += 0.25
+
+    monkeypatch.setattr(load, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    row = asyncio.run(load.saturate(ask, 2, n=3, clients=1))
+    assert (row["requests"], row["p50_ms"], row["p99_ms"]) == (8, 250, 250)
+    assert (row["requests_per_second"], row["images_per_second"], row["errors"]) == (4, 12, 0)
+
+
+def test_nothing_answered_is_zeros_and_the_table_says_so():
+    row = load.summary([], seconds=2, n=8, errors=3)
+    assert row == {
+        "requests_per_second": 0,
+        "images_per_second": 0,
+        "p50_ms": 0,
+        "p90_ms": 0,
+        "p99_ms": 0,
+        "requests": 0,
+        "errors": 3,
+    }
+    other = {**row, "requests_per_second": 1234.56, "images_per_second": 9.87, "p50_ms": 1, "p90_ms": 22.222}
+    assert load.table({"scenarios": {"Offline": row, "Server 30%": other}}).splitlines() == [
+        "      scenario    req/s    img/s   p50 ms   p90 ms   p99 ms  errors",
+        "       Offline      0.0      0.0     0.00     0.00     0.00       3",
+        "    Server 30%   1234.6      9.9     1.00    22.22     0.00       3",
+    ]

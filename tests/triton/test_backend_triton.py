@@ -22,7 +22,6 @@ from PIL import Image
 
 from icgan_runtime import AsyncPipeline, Pipeline, Result
 from icgan_runtime.errors import DeadlineError, DecodeError, RequestError, ServiceError, UnavailableError
-from icgan_runtime.remote import back_off, error_of
 from icgan_runtime.serve import Options, Server, free_ports
 from tests.triton.test_icgan import PHOTO, png
 from tests.triton.wire import PROTOCOLS, statistics
@@ -335,22 +334,3 @@ def test_an_unavailable_server_is_tried_again_until_it_is_there(server):
         assert slammed.acquire(blocking=False)
         assert slammed.acquire(blocking=False)
         thread.join(5)
-
-
-@pytest.mark.parametrize("address", ["localhost:8001", "ftp://localhost:1", "grpc://", ""])
-def test_a_malformed_address_is_refused(address):
-    with pytest.raises(RequestError, match="url"):
-        Pipeline.connect(address)
-
-
-def test_a_refusal_keeps_the_servers_words_and_the_field():
-    error = error_of("INVALID_ARGUMENT", "in ensemble 'icgan', TRUNCATION: 0.0, expected a number")
-    assert isinstance(error, RequestError)
-    assert (error.field, str(error)) == ("truncation", "truncation: 0.0, expected a number")
-    assert isinstance(error_of("400", "in ensemble 'icgan', IMAGE: cannot be decoded"), DecodeError)
-    assert isinstance(error_of("UNAVAILABLE", "Exceeds maximum queue size"), UnavailableError)
-    assert type(error_of("500", "Stub process is not healthy")) is ServiceError
-
-
-def test_pauses_between_retries_double():
-    assert list(back_off(3)) == [0.1, 0.2, 0.4]
