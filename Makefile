@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-triton bench-edge test-edge web train-demo pack-demo clean lock audit sbom faults fuzz soak chaos mutation
+.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-triton bench-edge test-edge web train-demo pack-demo augmentation transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -166,6 +166,23 @@ study: .venv/.bench data/cifar10-32/dataset.json ## the paper's comparison on CI
 
 study-gpu: .venv/.bench data/cifar10-32/dataset.json ## the same with a GPU's budget
 	$(BIN)/python -m benchmarks.study data/cifar10-32 --budget gpu --out runs/study-gpu
+
+# a run of CIFAR-10 conditioned on instances
+RUN ?= runs/study/cifar10-seed0
+augmentation: .venv/.bench data/cifar10-32/dataset.json ## what RUN's variations are worth to a classifier with 1,000 labels (bench/augmentation)
+	$(BIN)/python -m benchmarks.augmentation $(RUN) data/cifar10-32 --labelled 1000 --seeds 3 --out bench/augmentation
+
+data/emoji64/dataset.json: | .venv/.stamp
+	$(BIN)/icgan-train fetch fluent-emoji --out data/fluent-emoji
+	$(BIN)/icgan-train prepare data/fluent-emoji --resolution 64 --encoder efficientnet-lite0 --neighbours 10 --out data/emoji64
+
+transfer: .venv/.stamp data/emoji64/dataset.json ## the demo model with instances it never saw: sheet and scores (bench/transfer)
+	$(BIN)/icgan-train evaluate models/demo --data data/emoji64 --metrics instance --samples 1000 --instances 0 --out bench/transfer
+
+# a run of CIFAR-10 conditioned on classes and instances
+CC_RUN ?= runs/study/cifar10-cc-seed0
+label-swap: .venv/.stamp ## the same instances with other labels, by CC_RUN (bench/label-swap)
+	$(BIN)/icgan-train evaluate $(CC_RUN) --metrics instance,labels --samples 1000 --instances 0 --out bench/label-swap
 
 pack-demo: .venv/.stamp ## make the shipped directory out of the trained run
 	$(BIN)/python models/pack.py runs/demo64 data/groceries64 models/demo

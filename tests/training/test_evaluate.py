@@ -20,6 +20,7 @@ from icgan_training.evaluate import (
     example_grid,
     fid_scorer,
     instance_pool,
+    label_grid,
     load_subject,
 )
 from icgan_training.features import FeatureNetwork
@@ -205,6 +206,117 @@ def test_the_grid_shows_instances_left_and_samples_right(subject):
     assert all((subject.data.images == row).all(axis=(1, 2, 3)).any() for row in rows)
 
 
+def painter(colour):
+    """A generator whose every sample shows the colour [n, 3] it makes of (embedding, label)."""
+
+    class Painter(Generator):
+        def forward(self, noise, embedding=None, label=None):
+            levels = colour(embedding, label) / 127.5 - 1
+            return levels[:, :, None, None].expand(-1, -1, TINY.resolution, TINY.resolution)
+
+    return Painter(dataclasses.replace(TINY, class_count=4)).eval()
+
+
+@pytest.fixture
+def reader():
+    """An encoder whose embedding is the colour of the first pixel, as a direction."""
+
+    def run(pictures):
+        colour = pictures[:, 0, 0].float() / 255 - 0.5
+        return torch.nn.functional.normalize(torch.nn.functional.pad(colour, (0, 13)), dim=1)
+
+    return FeatureNetwork("reader", "2" * 64, run, CPU)
+
+
+@pytest.fixture
+def four_corners(labelled, tmp_path):
+    """Sixty pictures in four colours, fifteen each; label and embedding are those of the colour."""
+    corners = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]])
+    labels = np.arange(60) % 4
+    embeddings = np.zeros((60, 16), np.float32)
+    embeddings[:, :3] = corners[labels] / 255 - 0.5
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    same = labels[:, None] == labels
+    np.fill_diagonal(same, False)
+    neighbours = np.stack([np.flatnonzero(row)[:10] for row in same]).astype(np.int32)
+    meta = dataclasses.replace(labelled.data.meta, neighbours=10)
+    data = dataclasses.replace(
+        labelled.data, labels=labels, embeddings=embeddings, neighbours=neighbours, meta=meta
+    )
+    return dataclasses.replace(labelled, data=data, labels=labels, pool=np.arange(60))
+
+
+def of_embedding(embedding, label):
+    return (embedding[:, :3] > 0) * 255.0
+
+
+def of_label(embedding, label):
+    return torch.tensor([[255.0, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]])[label]
+
+
+def test_a_model_that_paints_its_instance_follows_instances_and_no_labels(four_corners, colours, reader):
+    subject = dataclasses.replace(four_corners, generator=painter(of_embedding))
+    settings = Settings(metrics=("instance", "labels"), samples=200)
+    scores = evaluate(subject, subject.data, settings, colours, encoder=reader).scores
+    assert scores["similarity"] == pytest.approx(1, abs=1e-5)
+    assert scores["similarity_neighbour"] == pytest.approx(1, abs=1e-5)
+    assert scores["similarity_other"] == pytest.approx(0, abs=0.1)
+    assert (scores["label_followed"], scores["label_of_instance"], scores["label_of_real"]) == (0, 1, 1)
+
+
+def test_a_model_that_paints_its_label_follows_labels_and_not_the_instance(four_corners, colours, reader):
+    subject = dataclasses.replace(four_corners, generator=painter(of_label))
+    result = evaluate(
+        subject, subject.data, Settings(metrics=("labels",), samples=200), colours, encoder=reader
+    )
+    assert (result.scores["label_followed"], result.scores["label_of_instance"]) == (1, 0)
+    assert "200 samples" in result.notes[0]
+    assert "drawn at random of 4" in result.notes[0]
+    assert dict(score_lines(result))["samples of the label they were told ↑"] == "1"
+
+
+def test_asking_how_a_model_follows_what_it_is_not_told_is_refused(subject, labelled, colours):
+    with pytest.raises(ConfigError, match=r"--metrics labels .* does not take both"):
+        evaluate(subject, subject.data, Settings(metrics=("labels",)), colours)
+    baseline = Generator(dataclasses.replace(TINY, class_count=4, embedding_dim=None)).eval()
+    told = dataclasses.replace(labelled, generator=baseline)
+    with pytest.raises(ConfigError, match=r"--metrics instance .* does not take instances"):
+        evaluate(told, told.data, Settings(metrics=("instance",)), colours)
+
+
+def test_the_sheet_of_labels_has_instances_left_classes_on_top_and_the_label_of_each_column(four_corners):
+    subject = dataclasses.replace(four_corners, generator=painter(of_label))
+    sheet, samples = label_grid(subject, FEW), example_grid(subject, FEW)
+    assert sheet is not None
+    size = TINY.resolution
+    first = size + 4
+    assert sheet.shape == (first + 8 * size, first + 4 * size, 3)
+    assert np.array_equal(sheet[first:, :size], samples[:, :size])
+    for column in range(4):
+        part = slice(first + column * size, first + (column + 1) * size)
+        assert np.array_equal(sheet[:size, part], subject.data.images[column])
+        expected = of_label(None, torch.tensor([column])).numpy()[0]
+        assert (sheet[first:, part] == expected).all()
+
+
+def test_a_row_of_the_sheet_of_labels_changes_nothing_but_the_label(labelled):
+    same_label = dataclasses.replace(labelled, labels=np.where(np.arange(60) < 40, 0, 1))
+    model = same_label.generator
+    with torch.no_grad():
+        model.shared.weight[1] = model.shared.weight[0]
+    sheet, size = label_grid(same_label, FEW), TINY.resolution
+    assert sheet is not None
+    first = size + 4
+    left, right = (sheet[first:, first + part * size : first + (part + 1) * size] for part in (0, 1))
+    assert np.array_equal(left, right)
+
+
+def test_models_without_label_or_without_instance_have_no_sheet_of_labels(subject, labelled):
+    assert label_grid(subject, FEW) is None
+    baseline = Generator(dataclasses.replace(TINY, class_count=4, embedding_dim=None)).eval()
+    assert label_grid(dataclasses.replace(labelled, generator=baseline), FEW) is None
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -285,11 +397,13 @@ def test_the_command_writes_json_and_a_page(run_dir, tmp_path, capsys):
     assert result["parameters"]["samples"] == 4
     assert (result["parameters"]["instances"], result["parameters"]["choice"]) == (5, "random")
     assert "data:image/png;base64," in (run_dir / "evaluation.html").read_text()
+    assert (run_dir / "samples.png").exists()
+    assert not (run_dir / "labels.png").exists()
 
 
 def test_the_page_escapes_what_it_shows(subject, colours):
     result = evaluate(subject, subject.data, FEW, colours)
-    page = to_html(result, "<script>", np.zeros((4, 4, 3), np.uint8))
+    page = to_html(result, "<script>", {"samples": np.zeros((4, 4, 3), np.uint8)})
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 

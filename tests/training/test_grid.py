@@ -16,6 +16,17 @@ def test_each_row_is_an_instance_then_its_own_samples_in_order():
     assert (sheet[:, 4 : 4 + GAP] == 255).all()
 
 
+def test_pictures_above_stand_over_their_columns():
+    samples = np.zeros((2, 3, 4, 4, 3), dtype=np.uint8)
+    above = np.array([7, 8, 9], dtype=np.uint8)[:, None, None, None] + np.zeros((4, 4, 3), dtype=np.uint8)
+    plain = sample_grid(samples[:, 0], samples)
+    sheet = sample_grid(samples[:, 0], samples, above)
+    assert np.array_equal(sheet[4 + GAP :], plain)
+    assert sheet[0, 4 + GAP :: 4, 0].tolist() == [7, 8, 9]
+    assert (sheet[:4, : 4 + GAP] == 255).all()
+    assert (sheet[4 : 4 + GAP] == 255).all()
+
+
 def test_the_file_is_a_png_of_the_sheet(tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), dtype=np.uint8)
     sheet = sample_grid(pictures[:, 0], pictures)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from icgan_training.errors import DataError
-from icgan_training.metrics import coverage, frechet_distance, inception_score, kernel_distance
+from icgan_training.metrics import (
+    coverage,
+    frechet_distance,
+    inception_score,
+    instance_similarity,
+    kernel_distance,
+    share_of_class,
+)
 
 
 def features(count, dim=24, shift=0.0, scale=1.0, seed=0):
@@ -130,3 +137,43 @@ def test_too_few_pictures_for_the_neighbourhood_are_refused():
 def test_a_single_picture_cannot_be_scored():
     with pytest.raises(DataError, match="1 generated"):
         frechet_distance(features(50), features(1))
+
+
+def unit_rows(count, dim=24, seed=0):
+    rows = features(count, dim, seed=seed)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_samples_that_equal_their_instance_follow_it_wholly():
+    instances = unit_rows(50)
+    found = instance_similarity(instances, instances, unit_rows(50, seed=1), np.arange(50))
+    assert found.similarity == pytest.approx(1)
+    assert found.own_is_nearer == 1
+    assert abs(found.similarity_other) < 0.1
+    assert abs(found.similarity_neighbour) < 0.1
+
+
+def test_samples_that_know_nothing_of_their_instance_are_at_chance():
+    found = instance_similarity(unit_rows(200, seed=1), unit_rows(200), unit_rows(200), np.arange(200))
+    assert found.own_is_nearer == pytest.approx(0.5, abs=0.05)
+    assert found.similarity == pytest.approx(found.similarity_other, abs=0.05)
+    assert found.similarity_neighbour == pytest.approx(1)
+
+
+def test_an_instance_drawn_twice_is_not_taken_for_another_one():
+    instances = unit_rows(2)[[0, 0, 1]]
+    found = instance_similarity(instances, instances, instances, np.array([0, 0, 1]))
+    assert found.own_is_nearer == 1
+    assert found.similarity_other == pytest.approx(float(instances[0] @ instances[2]))
+
+
+def test_samples_of_a_single_instance_cannot_be_compared():
+    instances = unit_rows(1).repeat(3, axis=0)
+    with pytest.raises(DataError, match="all samples have one instance"):
+        instance_similarity(instances, instances, instances, np.zeros(3, np.int64))
+
+
+def test_the_class_of_a_picture_is_that_of_most_votes_and_of_equals_the_first():
+    votes = np.array([[2, 1, 1], [3, 2, 1], [0, 0, 3], [5, 4, 4]])
+    assert share_of_class(votes, np.array([1, 3, 0, 4])) == 1
+    assert share_of_class(votes, np.array([2, 2, 3, 4])) == 0.25

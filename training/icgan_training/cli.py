@@ -238,7 +238,8 @@ def _add_evaluate(commands: Subparsers) -> None:
         _evaluate,
         "icgan-train evaluate runs/cifar10 --metrics fid,kid,prdc --samples 10k",
         "Score the generator of a run directory against real pictures; every setting is printed with it.\n"
-        "Writes evaluation.json and evaluation.html (with a sample grid) into the run directory.",
+        "Writes evaluation.json, evaluation.html and the sample sheet samples.png into the run directory;\n"
+        "labels.png too, the same instances with other labels, where the model takes both.",
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="directory that fit or convert wrote")
     parser.add_argument("--data", type=Path, help="prepared data set of the instances (default: the run's)")
@@ -246,7 +247,8 @@ def _add_evaluate(commands: Subparsers) -> None:
     parser.add_argument(
         "--metrics",
         default="fid,kid,prdc,lpips",
-        help="of fid, kid, prdc, is, lpips, strata (FID by class size) (default: %(default)s)",
+        help="of fid, kid, prdc, is, lpips, strata (FID by class size), instance and labels (how samples "
+        "follow them) (default: %(default)s)",
     )
     parser.add_argument(
         "--samples", type=_count, default=50_000, metavar="N", help="default: 50k (published)"
@@ -281,10 +283,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icgan_training.distributed import local_device
     from icgan_training.evaluate import (
         Settings,
+        conditioning_network,
         encoder_network,
         evaluate,
         example_grid,
         inception_network,
+        label_grid,
         load_subject,
     )
     from icgan_training.fetch import find_weights
@@ -307,6 +311,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.reference is not None:
         reference = PreparedDataset.open(args.reference)
         reference.verify()
+    follows = {"instance", "labels"} & set(settings.metrics)
     second = None
     if args.second is not None:
         second = encoder_network(find_weights(args.second), device, subject.data.meta.encoder)
@@ -318,9 +323,14 @@ def _evaluate(args: argparse.Namespace) -> None:
         second=second,
         logits=None if args.logits is None else load_inception_with_logits(args.logits).to(device),
         lpips=load_lpips(find_weights("lpips-alexnet")).to(device) if "lpips" in settings.metrics else None,
+        encoder=conditioning_network(subject.data, device) if follows else None,
     )
     folder = args.out or args.run_dir
-    write_report(result, str(args.run_dir), example_grid(subject, settings), folder)
+    sheets = {"samples": example_grid(subject, settings)}
+    labels = label_grid(subject, settings)
+    if labels is not None:
+        sheets["labels"] = labels
+    write_report(result, str(args.run_dir), sheets, folder)
     if args.json:
         print(result.to_json(), end="")
         return

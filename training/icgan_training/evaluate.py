@@ -31,12 +31,21 @@ from icgan_training.inception import Inception, load_inception
 from icgan_training.integrity import file_sha256
 from icgan_training.labels import training_labels
 from icgan_training.lpips import Lpips
-from icgan_training.metrics import coverage, frechet_distance, inception_score, kernel_distance
-from icgan_training.neighbours import kmeans_instances, random_instances
+from icgan_training.metrics import (
+    InstanceFollowing,
+    LabelFollowing,
+    coverage,
+    frechet_distance,
+    inception_score,
+    instance_similarity,
+    kernel_distance,
+    share_of_class,
+)
+from icgan_training.neighbours import kmeans_instances, nearest_rows, random_instances
 from icgan_training.progress import Progress
 from icgan_training.run import read_config
 
-METRICS = ("fid", "kid", "prdc", "is", "lpips", "strata")
+METRICS = ("fid", "kid", "prdc", "is", "lpips", "strata", "instance", "labels")
 Choice = Literal["kmeans", "random"]
 STRATA = {"many": (100, None), "medium": (21, 99), "few": (1, 20)}
 """Classes by their number of training pictures, as the published long-tail evaluation groups them."""
@@ -44,7 +53,13 @@ PUBLISHED_SAMPLES = 50_000
 BATCH = 64
 LPIPS_INSTANCES = 100
 LPIPS_SAMPLES = 8
+FOLLOWING_SAMPLES = 1000
+"""How many samples `instance` and `labels` look at, at most."""
+LABEL_VOTERS = 10
+"""Real pictures that vote on the class of a sample."""
 GRID_ROWS, GRID_COLUMNS = 8, 8
+GRID_LABELS = 16
+"""Columns of the sheet of labels, at most."""
 
 
 @dataclass(frozen=True)
@@ -209,14 +224,17 @@ def evaluate(
     second: FeatureNetwork | None = None,
     logits: Inception | None = None,
     lpips: Lpips | None = None,
+    encoder: FeatureNetwork | None = None,
 ) -> Evaluation:
     """All the scores `settings.metrics` names.
 
     inception: the network of FID, KID and precision/recall. second: another network for KID and
     precision/recall, because encoder and Inception were both trained on ImageNet classes.
     logits: an Inception with a class layer, for the Inception Score. lpips: for the diversity score.
+    encoder: the one that made the data set's embeddings, for how samples follow instance and label.
     """
     wanted = set(settings.metrics)
+    check_following(subject.generator.config, settings)
     count = settings.reference or reference.meta.count
     networks = [inception] if second is None else [inception, second]
     compared = networks if wanted & {"fid", "kid", "prdc", "strata"} else []
@@ -255,6 +273,19 @@ def evaluate(
         notes.append("Inception Score needs class logits: give a full FID Inception file with --logits")
     if lpips is not None and "lpips" in wanted:
         scores["lpips_diversity"] = lpips_diversity(subject, settings, lpips)
+    if encoder is not None and "instance" in wanted:
+        scores |= dataclasses.asdict(instance_following(subject, settings, encoder))
+        notes.append(
+            f"similarity: mean cosine of the embeddings of {following_samples(settings)} samples, by the "
+            "encoder that the model is conditioned on; of two pictures without relation it is not 0"
+        )
+    if encoder is not None and "labels" in wanted:
+        scores |= dataclasses.asdict(label_following(subject, settings, encoder))
+        notes.append(
+            f"labels: {following_samples(settings)} samples of an instance and the label of another class, "
+            f"drawn at random of {subject.generator.config.class_count}; the class of a sample is that of "
+            f"most of its {LABEL_VOTERS} nearest real pictures by the encoder"
+        )
     if "fid" in scores and settings.samples < PUBLISHED_SAMPLES:
         notes.append(
             f"FID falls as samples are added: this one, of {settings.samples} samples, compares only with "
@@ -353,6 +384,86 @@ def repeat(subject: Subject, draws: Draws, times: int, settings: Settings) -> Dr
     )
 
 
+def check_following(model: ModelConfig, settings: Settings) -> None:
+    """Raise `ConfigError` where a model is asked how it follows what it is not told."""
+    if "instance" in settings.metrics and not model.takes_embedding:
+        raise ConfigError(f"--metrics instance asks how samples follow an instance: {_TOLD_LESS} instances")
+    if "labels" in settings.metrics and not (model.takes_embedding and model.takes_label):
+        raise ConfigError(f"--metrics labels swaps the labels of instances: {_TOLD_LESS} both")
+
+
+_TOLD_LESS = "this model does not take"
+
+
+def following_samples(settings: Settings) -> int:
+    """How many samples `instance` and `labels` look at."""
+    return min(settings.samples, FOLLOWING_SAMPLES)
+
+
+def instance_following(subject: Subject, settings: Settings, encoder: FeatureNetwork) -> InstanceFollowing:
+    """Whether samples look like their instance, to the encoder."""
+    draws = draw(subject, dataclasses.replace(settings, samples=following_samples(settings)))
+    embeddings = subject.data.embeddings
+    return instance_similarity(
+        sample_embeddings(subject, draws, encoder),
+        np.asarray(embeddings[draws.instances]),
+        np.asarray(embeddings[draws.labelled]),  # a random neighbour of each instance
+        draws.instances,
+    )
+
+
+def label_following(subject: Subject, settings: Settings, encoder: FeatureNetwork) -> LabelFollowing:
+    """Whether samples of an instance with the label of another class are of that class, to the encoder."""
+    draws = draw(subject, dataclasses.replace(settings, samples=following_samples(settings)))
+    labels, classes = subject.labels, subject.generator.config.class_count
+    assert labels is not None
+    assert classes is not None
+    own, rng = labels[draws.instances], np.random.default_rng([settings.seed, classes])
+    told = (own + rng.integers(1, classes, size=len(own))) % classes
+    swapped = dataclasses.replace(draws, labels=told)
+    voters = min(LABEL_VOTERS, subject.data.meta.neighbours)
+    found = nearest_rows(sample_embeddings(subject, swapped, encoder), subject.data.embeddings, voters)
+    return LabelFollowing(
+        label_followed=share_of_class(labels[found], told),
+        label_of_instance=share_of_class(labels[found], own),
+        label_of_real=share_of_class(labels[subject.data.neighbours[draws.instances, :voters]], own),
+    )
+
+
+def sample_embeddings(subject: Subject, draws: Draws, encoder: FeatureNetwork) -> NDArray[np.float32]:
+    """Embeddings [n, D] of fresh samples, which are not kept."""
+    (features,), _ = sample_features(subject, draws, [encoder], None)
+    return features
+
+
+def label_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8] | None:
+    """The same instances with other labels, as one picture; None for a model that does not take both.
+
+    Left the instances of `example_grid`, on top a real picture of each class (of at most `GRID_LABELS`,
+    evenly spaced), below it samples of that label. All samples of a row share their noise.
+    """
+    model, labels = subject.generator.config, subject.labels
+    if not (model.takes_embedding and model.takes_label) or labels is None:
+        return None
+    present = np.unique(labels)
+    spaced = np.linspace(0, len(present) - 1, min(GRID_LABELS, len(present))).round().astype(np.int64)
+    shown = present[spaced]
+    draws = draw(subject, dataclasses.replace(settings, samples=GRID_ROWS))
+    every = Draws(
+        instances=draws.instances.repeat(len(shown)),
+        labelled=draws.labelled.repeat(len(shown)),
+        labels=np.tile(shown, GRID_ROWS),
+        noise=draws.noise.repeat(len(shown), axis=0),
+    )
+    samples = np.concatenate([subject.generate(every, part) for part in chunks(len(every.instances), BATCH)])
+    images = subject.data.images
+    return sample_grid(
+        np.asarray(images[draws.instances]),
+        samples.reshape(GRID_ROWS, len(shown), *samples.shape[1:]),
+        above=np.stack([images[np.flatnonzero(labels == label)[0]] for label in shown]),
+    )
+
+
 def example_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8]:
     """Instances left, samples right, as one picture."""
     draws = draw(subject, dataclasses.replace(settings, samples=GRID_ROWS))
@@ -369,6 +480,12 @@ def example_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8]:
 def inception_network(path: Path, device: torch.device) -> FeatureNetwork:
     """The FID Inception-v3 as a feature network."""
     return FeatureNetwork("inception", file_sha256(path), load_inception(path).to(device), device)
+
+
+def conditioning_network(data: PreparedDataset, device: torch.device) -> FeatureNetwork:
+    """The encoder that made the embeddings of the data set, to embed samples as it embedded the pictures."""
+    encoder = fold_batch_norm(load_encoder(data.encoder_path)).to(device)
+    return FeatureNetwork(data.meta.encoder.name, data.meta.encoder.sha256, encoder, device)
 
 
 def encoder_network(path: Path, device: torch.device, conditioning: EncoderIdentity) -> FeatureNetwork:

@@ -1,4 +1,4 @@
-"""The sample sheet of the paper's figures: one row per instance, the real picture left, samples right."""
+"""The sample sheets of the paper's figures: one row per instance, the real picture left, samples right."""
 
 from pathlib import Path
 
@@ -10,13 +10,25 @@ GAP = 4
 """White pixels between the instance and its samples."""
 
 
-def sample_grid(instances: npt.NDArray[np.uint8], samples: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Instances [M, R, R, 3] and their samples [M, C, R, R, 3] as one picture [M·R, R + GAP + C·R, 3]."""
+def sample_grid(
+    instances: npt.NDArray[np.uint8],
+    samples: npt.NDArray[np.uint8],
+    above: npt.NDArray[np.uint8] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Instances [M, R, R, 3] and their samples [M, C, R, R, 3] as one picture [M·R, R + GAP + C·R, 3].
+
+    above: pictures [C, R, R, 3] that stand over the columns, a gap between; the picture is R + GAP taller.
+    """
     rows, columns, size = samples.shape[:3]
     left = instances.reshape(rows * size, size, 3)
     right = samples.transpose(0, 2, 1, 3, 4).reshape(rows * size, columns * size, 3)
     gap = np.full((rows * size, GAP, 3), 255, dtype=np.uint8)
-    return np.concatenate([left, gap, right], axis=1)
+    sheet = np.concatenate([left, gap, right], axis=1)
+    if above is None:
+        return sheet
+    top = np.full((size + GAP, sheet.shape[1], 3), 255, dtype=np.uint8)
+    top[:size, size + GAP :] = above.transpose(1, 0, 2, 3).reshape(size, columns * size, 3)
+    return np.concatenate([top, sheet], axis=0)
 
 
 def write_grid(path: Path, grid: npt.NDArray[np.uint8]) -> None:

@@ -110,6 +110,56 @@ def coverage(real: Features, fake: Features, k: int = 5) -> Coverage:
     )
 
 
+@dataclass(frozen=True)
+class InstanceFollowing:
+    """Whether samples look like the instance they are made for: mean cosines of unit embeddings."""
+
+    similarity: float  # of a sample and its instance
+    similarity_other: float  # of a sample and the instance of another one
+    similarity_neighbour: float  # of a real neighbour of the instance and the instance
+    own_is_nearer: float  # share of samples and other instances where the own is nearer; 0.5 by chance
+
+
+def instance_similarity(
+    samples: Features, instances: Features, neighbours: Features, rows: NDArray[np.int64]
+) -> InstanceFollowing:
+    """Compare embeddings [n, D] of samples with those of their instances and of a neighbour of each.
+
+    rows: which picture the instance is [n]; samples of one instance are not compared with each other's.
+    """
+    _check(instances, samples)
+    cosines = samples @ instances.T
+    others = rows[:, None] != rows[None]
+    if not others.any():
+        raise DataError("all samples have one instance: there is no other one to compare with, use more")
+    own = cosines.diagonal()
+    return InstanceFollowing(
+        similarity=float(own.mean()),
+        similarity_other=float(cosines[others].mean()),
+        similarity_neighbour=float((neighbours * instances).sum(axis=1).mean()),
+        own_is_nearer=float((own[:, None] > cosines)[others].mean()),
+    )
+
+
+@dataclass(frozen=True)
+class LabelFollowing:
+    """Of what class samples are that were told another label than their instance has, as shares."""
+
+    label_followed: float  # of the class they were told
+    label_of_instance: float  # of the class of their instance
+    label_of_real: float  # real pictures whose own class is found in the same way: the most to expect
+
+
+def share_of_class(votes: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Share of the rows of votes [n, k], each for a class, that give most of them to their label [n].
+
+    Of classes with equally many votes the one with the earliest vote wins.
+    """
+    counts = (votes[:, :, None] == votes[:, None, :]).sum(axis=2)  # [n, k], votes for the class of each
+    winners = votes[np.arange(len(votes)), counts.argmax(axis=1)]
+    return float((winners == labels).mean())
+
+
 def _squared_radii(features: Features, k: int) -> Features:
     """Squared distance to the k-th nearest other row; the row itself is the nearest of k + 1."""
     index = faiss.IndexFlatL2(features.shape[1])

@@ -118,6 +118,11 @@ def exact_search(
     return best.D, best.I
 
 
+def nearest_rows(queries: NDArray[np.float32], rows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Indices [n, k] of the k rows with the largest inner product with every query, best first."""
+    return exact_search(queries, rows, k, faiss.METRIC_INNER_PRODUCT)[1]
+
+
 def _inverted_file(embeddings: NDArray[np.float32]) -> faiss.Index:
     """An IVF index, which holds all rows in memory and looks only at the cells nearest to a query."""
     count, dim = embeddings.shape

@@ -1,8 +1,9 @@
-"""An evaluation as files: JSON for programs, one HTML page with the sample grid for people."""
+"""An evaluation as files: JSON for programs, one HTML page and the sample sheets for people."""
 
 import base64
 import html
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from icgan_training.evaluate import Evaluation
+from icgan_training.grid import write_grid
 
 NAMES = {
     "fid": "FID ↓",
@@ -20,7 +22,20 @@ NAMES = {
     "density": "density ↑",
     "coverage": "coverage ↑",
     "lpips_diversity": "LPIPS between samples of one instance ↑",
+    "similarity": "similarity to the instance ↑",
+    "similarity_other": "similarity to another instance",
+    "similarity_neighbour": "similarity of a real neighbour to the instance",
+    "own_is_nearer": "own instance nearer than another ↑",
+    "label_followed": "samples of the label they were told ↑",
+    "label_of_instance": "samples of the label of their instance",
+    "label_of_real": "real pictures whose label is recognised",
 }
+SHEETS = {
+    "samples": "Left the instance, right samples conditioned on it.",
+    "labels": "Left the instance, on top a real picture of each class: a column is told the label of that "
+    "class, and the samples of a row share their noise.",
+}
+"""The sample sheets by the name of their file, and what they show."""
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
@@ -48,19 +63,25 @@ def score_lines(evaluation: Evaluation) -> list[tuple[str, str]]:
     return lines
 
 
-def to_html(evaluation: Evaluation, title: str, grid: NDArray[np.uint8]) -> str:
-    """The whole page, grid included."""
-    buffer = io.BytesIO()
-    Image.fromarray(grid).save(buffer, format="PNG")
-    picture = base64.b64encode(buffer.getvalue()).decode()
+def to_html(evaluation: Evaluation, title: str, sheets: Mapping[str, NDArray[np.uint8]]) -> str:
+    """The whole page, sample sheets included; each is called one of `SHEETS`."""
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in evaluation.notes)
     parameters = [(name.replace("_", " "), _plain(value)) for name, value in evaluation.parameters.items()]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{_table(score_lines(evaluation))}{notes}"
         f"<h2>Settings</h2>{_table(parameters)}"
-        "<h2>Samples</h2><p>Left the instance, right samples conditioned on it.</p>"
-        f'<img alt="instances and samples" src="data:image/png;base64,{picture}"></html>\n'
+        f"{''.join(_sheet(name, sheet) for name, sheet in sheets.items())}</html>\n"
+    )
+
+
+def _sheet(name: str, sheet: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, format="PNG")
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f"<h2>{name.capitalize()}</h2><p>{SHEETS[name]}</p>"
+        f'<img alt="instances and {name}" src="data:image/png;base64,{picture}">'
     )
 
 
@@ -75,13 +96,17 @@ def _table(rows: list[tuple[str, str]]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
-def write_report(evaluation: Evaluation, title: str, grid: NDArray[np.uint8], folder: Path) -> None:
-    """`evaluation.json` and `evaluation.html` in `folder`, each whole or not at all."""
+def write_report(
+    evaluation: Evaluation, title: str, sheets: Mapping[str, NDArray[np.uint8]], folder: Path
+) -> None:
+    """`evaluation.json`, `evaluation.html` and a PNG for each sheet in `folder`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (
         ("evaluation.json", evaluation.to_json()),
-        ("evaluation.html", to_html(evaluation, title, grid)),
+        ("evaluation.html", to_html(evaluation, title, sheets)),
     ):
         partial = folder / f"{name}.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(folder / name)
+    for name, sheet in sheets.items():
+        write_grid(folder / f"{name}.png", sheet)
