@@ -95,7 +95,9 @@ class Sampler:
         self.neighbourhoods = neighbourhoods
         self.flip_images = flip_images
         self.flip_instances = flip_instances
-        self._balance = None if balance is None else (Classes.of(balance), Holders.invert(data.neighbours))
+        self._classes = None if balance is None else Classes.of(balance)
+        inverted = neighbourhoods and balance is not None
+        self._holders = Holders.invert(data.neighbours) if inverted else None
 
     def draw(self, step: int, part: Part, turn: int, count: int, rows: slice) -> Batch:
         """Rows `rows` of the `count` draws of one part of a step; `turn` tells D's steps apart."""
@@ -121,16 +123,16 @@ class Sampler:
 
     def _pairs(self, rng: np.random.Generator, count: int) -> tuple[Indices, Indices]:
         """`count` instances and, for each, one of its neighbours (itself is not among them)."""
-        if self._balance is None:
+        if self._classes is None:
             instances = rng.integers(len(self.data.images), size=count)
             if not self.neighbourhoods:
                 return instances, instances
             columns = rng.integers(self.data.neighbours.shape[1], size=count)
             return instances, self.data.neighbours[instances, columns].astype(np.int64)
-        classes, holders = self._balance
+        classes, holders = self._classes, self._holders
         drawn = rng.integers(len(classes.counts), size=count)
         pictures = classes.pictures[classes.starts[drawn] + rng.integers(classes.counts[drawn])]
-        if not self.neighbourhoods:
+        if holders is None:
             return pictures, pictures
         instances = holders.instances[holders.starts[pictures] + rng.integers(holders.counts[pictures])]
         return instances, pictures
