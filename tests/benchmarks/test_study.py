@@ -1,0 +1,35 @@
+"""The comparison on CIFAR-10: which rows there are, and what its table says."""
+
+from benchmarks.study import BUDGETS, MODELS, SEEDS, rows, table
+from icgan_training.config import ModelConfig, TrainConfig
+
+
+def test_every_row_has_a_line_of_its_own_and_the_comparison_comes_first() -> None:
+    listed = list(rows())
+    assert len({row.key for row in listed}) == len(listed)
+    first = listed[: SEEDS * len(MODELS)]
+    assert {row.group for row in first} == {"models"}
+    assert [row.seed for row in first] == sorted(row.seed for row in first)
+
+
+def test_rows_share_a_run_only_where_nothing_but_the_drawing_differs() -> None:
+    by_run: dict[str, set[str]] = {}
+    for row in rows():
+        by_run.setdefault(row.run, set()).add(f"{row.preset} {row.train} {row.seed}")
+    assert all(len(kinds) == 1 for kinds in by_run.values())
+
+
+def test_a_budget_changes_only_settings_that_there_are() -> None:
+    known = set(ModelConfig.__dataclass_fields__) | set(TrainConfig.__dataclass_fields__)
+    assert all(set(budget.overrides) <= known for budget in BUDGETS.values())
+
+
+def line(name: str, seed: int, fid: float) -> dict[str, object]:
+    scores = {"fid": fid, "kid": 0.1, "precision": 0.5, "recall": 0.2, "density": 0.4, "coverage": 0.3}
+    return {"group": "models", "name": name, "seed": seed, "scores": scores}
+
+
+def test_the_table_shows_the_mean_of_the_seeds_and_half_their_spread() -> None:
+    text = table([line("IC-GAN", 0, 98.0), line("IC-GAN", 1, 101.0), line("unconditional", 0, 115.0)])
+    assert "| models | IC-GAN | 2 | 99.5 ± 1.5 | 0.1000 ± 0.0000 |" in text
+    assert "| models | unconditional | 1 | 115.0 | 0.1000 |" in text
