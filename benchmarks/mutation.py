@@ -35,7 +35,8 @@ MUTATED = (*(f"icgan_runtime/{name}.py" for name in FILES), "icgan_export/fold.p
 TESTS = ("tests/runtime", "tests/export/test_fold.py")
 HELPERS = ("tests/models", "tests/golden", "tests/gpu/fakes.py", "triton_models")  # what the tests use
 SLOW = "tests/runtime/test_bundle.py::test_a_flipped_byte_in_the_manifest_is_refused_or_changes_a_report_only"
-KILLED = {1, 3, 24, -24, 36, 152}  # tests failed, or took far more processor time than they need
+# Tests failed, took far more processor time than they need, or crashed.
+KILLED = {1, 3, 24, -24, 36, 152, -6, -11}
 
 Outcomes = dict[str, int | None]  # mutant -> exit code of its tests, None for one that was not drawn
 
@@ -45,7 +46,7 @@ def source(file: str) -> Path:
     return next(path for package in PACKAGES if (path := ROOT / Path(package).parent / file).exists())
 
 
-def set_up() -> bool:
+def set_up(files: Sequence[str], tests: Sequence[str]) -> bool:
     """Lay our packages and tests side by side; whether the mutants of some file have to be made (again).
 
     Outcomes of functions that are still the same stay.
@@ -54,7 +55,7 @@ def set_up() -> bool:
     stale = not all(
         (SCENE / "mutants" / f"{file}.meta").exists()
         and (SCENE / file).read_bytes() == source(file).read_bytes()
-        for file in MUTATED
+        for file in files
     )
     ignore = shutil.ignore_patterns("__pycache__")
     for folder in (*PACKAGES, *TESTS, *HELPERS):
@@ -69,9 +70,9 @@ def set_up() -> bool:
         shutil.copy2(file, SCENE / "tests")
     settings = {
         "source_paths": ["icgan_runtime", "icgan_export"],
-        "only_mutate": [*MUTATED],
+        "only_mutate": [*files],
         "also_copy": ["icgan_training"],
-        "pytest_add_cli_args_test_selection": [*TESTS, f"--deselect={SLOW}"],
+        "pytest_add_cli_args_test_selection": [*tests, f"--deselect={SLOW}"],
         "pytest_add_cli_args": ["--hypothesis-profile=mutation", "-p", "no:cacheprovider"],
         "process_isolation": "forkserver",  # ONNX Runtime's threads do not survive a fork
         "use_git_change_detection": False,
@@ -127,10 +128,13 @@ def main() -> None:
     parser.add_argument(
         "--files", nargs="+", default=MUTATED, metavar="FILE", help="icgan_runtime/rows.py, ..."
     )
+    parser.add_argument("--tests", nargs="+", default=TESTS, metavar="PATH", help="the tests that are run")
     parser.add_argument("--out", type=Path, required=True, help="the report, Markdown")
     options = parser.parse_args()
-    if set_up():
-        mutmut("run", "--max-children", "1", "icgan_runtime.errors.*")  # makes the mutants of all files
+    if set_up(options.files, options.tests):
+        smallest = min(options.files, key=lambda file: source(file).stat().st_size)
+        module = smallest.removesuffix(".py").replace("/", ".")
+        mutmut("run", "--max-children", "1", f"{module}.*__mutmut_1")  # makes the mutants of all files
     drawn: set[str] = set()
     for file in options.files:
         names = sorted(outcomes(file))

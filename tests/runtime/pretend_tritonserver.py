@@ -2,8 +2,9 @@
 """A tritonserver that serves nothing: health, model control and a log, and the faults that a test asks for.
 
 Its flags and what was asked of it are written to PRETEND_NOTES, one JSON line each. PRETEND names what goes
-wrong: "broken" (a model does not load), "deaf" (it does not end when told), "late" (it is never ready), or
-"stubs" for processes as the Python backend starts them. A POST of anything but model control makes it crash.
+wrong: "broken" (a model does not load), "silent" (it ends without a word), "deaf" (it does not end when
+told), "late" (it is never ready), or "stubs" for processes as the Python backend starts them. A POST of
+anything but model control makes it crash.
 """
 
 import json
@@ -62,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
 
 def main():
     note(flags=FLAGS, path=os.environ["PATH"])
+    if FAULT == "silent":
+        sys.exit(4)
     say(f"{LOG}started\n+-----+\n| all |\n+-----+\n")
     if FAULT == "broken":
         say('E1124 14:00:00.000000 1 server.cc:241] "CudaDriverHelper has not been initialized."')

@@ -1,6 +1,7 @@
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from icgan_runtime.backends import base, select
 from icgan_runtime.backends.canned import CannedSession
@@ -114,8 +116,11 @@ def test_a_label_beyond_the_table_is_a_backend_error(labelled_bundle):
 
 
 def test_what_is_not_a_graph_is_refused_by_name():
-    with pytest.raises(BundleError, match=r"encoder\.onnx: ONNX Runtime cannot load it"):
+    with pytest.raises(BundleError, match=r"^encoder\.onnx: ONNX Runtime cannot load it \(.+\)$"):
         OrtSession(b"\x08\x09", "encoder.onnx")
+    openvino = pytest.importorskip("icgan_runtime.backends.openvino")
+    with pytest.raises(BundleError, match=r"^encoder\.onnx: OpenVINO cannot load it \(.+\)$"):
+        openvino.OpenVinoSession(b"\x08\x09", "encoder.onnx")
 
 
 def test_a_graph_with_other_tensors_than_the_contract_is_refused(tiny_bundle, monkeypatch):
@@ -134,7 +139,8 @@ def test_the_choice_carries_its_reason():
     choice = select.choose_backend()
     assert choice.backend in select.BACKENDS[1:]
     assert "CUDA" in choice.reason
-    assert select.choose_backend("ort-cpu") == select.Choice("ort-cpu", "asked for")
+    for asked in ("ort-cpu", "openvino", "tensorrt"):
+        assert select.choose_backend(asked) == select.Choice(asked, "asked for")
 
 
 def test_an_unknown_or_absent_backend_is_refused(monkeypatch):
@@ -146,19 +152,22 @@ def test_an_unknown_or_absent_backend_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("library", "backend", "extra"), [("ort", "auto", "cpu"), ("openvino", "openvino", "openvino")]
+    ("module", "backend", "library", "extra"),
+    [("ort", "auto", "onnxruntime", "cpu"), ("openvino", "openvino", "openvino", "openvino")],
 )
-def test_a_missing_library_names_its_extra(tiny_bundle, monkeypatch, library, backend, extra):
-    monkeypatch.setitem(sys.modules, f"icgan_runtime.backends.{library}", None)
-    with pytest.raises(MissingExtraError, match=rf"pip install 'icgan\[{extra}\]'"):
+def test_a_missing_library_names_its_extra(tiny_bundle, monkeypatch, module, backend, library, extra):
+    monkeypatch.setitem(sys.modules, f"icgan_runtime.backends.{module}", None)
+    with pytest.raises(MissingExtraError) as caught:
         open_graph(tiny_bundle, "encoder", select.choose_backend(backend).backend)
+    assert str(caught.value) == f"{library} is not installed: pip install 'icgan[{extra}]'"
 
 
 def test_plans_need_the_cuda_bindings_and_auto_does_without(tiny_bundle, monkeypatch):
     plan = EngineEntry("generator", "fp16", "engines/g.plan", "sm90", "10.14.1", 8, "")
     monkeypatch.setitem(sys.modules, "icgan_runtime.backends.trt", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'icgan\[tensorrt\]'"):
+    with pytest.raises(MissingExtraError) as caught:
         select.fitting_plan([plan], "generator")
+    assert str(caught.value) == "cuda-python is not installed: pip install 'icgan[tensorrt]'"
     assert select.choose_backend("auto", [plan]).backend.startswith("ort-")
 
 
@@ -172,8 +181,96 @@ def test_only_a_plan_of_this_gpu_and_this_tensorrt_fits(monkeypatch):
     others = [plan("sm80", "10.14.1"), plan("sm90", "10.13.0")]
     assert select.fitting_plan([*others, plan("sm90", "10.14.1")], "generator").file == "sm90-10.14.1.plan"
     assert select.choose_backend("auto", [plan("sm90", "10.14.1")]).backend == "tensorrt"
-    with pytest.raises(BackendError, match="no plan of the generator for sm90 and tensorrt 10"):
+    with pytest.raises(BackendError) as caught:
         select.fitting_plan(others, "generator")
+    remedy = "run `icgan-export engine` on this machine"
+    assert str(caught.value) == f"no plan of the generator for sm90 and tensorrt 10.14.1: {remedy}"
+    chosen = select.choose_backend("auto", [plan("sm90", "10.14.1")])
+    assert chosen.reason == "sm90-10.14.1.plan was built for this GPU"
+    here.libraries = {}
+    with pytest.raises(BackendError, match="no plan of the generator int8 for sm90 and no TensorRT: run"):
+        select.fitting_plan([plan("sm90", "10.14.1")], "generator", "int8")
+
+
+def test_a_plan_is_chosen_by_role_and_precision_and_so_is_its_graph(labelled_bundle, monkeypatch):
+    here = SimpleNamespace(capability="sm90", libraries={"tensorrt_rtx": "1.1", "tensorrt": "10.14.1"})
+    monkeypatch.setitem(sys.modules, "icgan_runtime.backends.trt", SimpleNamespace(machine=lambda: here))
+    plans = tuple(
+        EngineEntry(role, precision, f"{role}.{precision}.plan", "sm90", "10.14.1", 8, "")
+        for role in ("encoder", "generator")
+        for precision in ("fp16", "fp32")
+    )
+    assert select.fitting_plan(plans, "generator").file == "generator.fp16.plan"
+    assert select.fitting_plan(plans, "generator", "fp32").file == "generator.fp32.plan"
+    manifest = replace(Bundle.open(labelled_bundle).manifest, engines=plans[1:])
+    assert select.choose_graph(manifest, "encoder", None, "tensorrt") == manifest.graph("encoder", "fp32")
+    assert select.choose_graph(manifest, "encoder", "fp32", "ort-cpu") == manifest.graph("encoder", "fp32")
+    with pytest.raises(BackendError, match="no plan of the lookup"):
+        select.choose_graph(manifest, "lookup", None, "tensorrt")
+
+
+def test_openvino_is_told_what_to_compute_in_and_with_how_many_threads(labelled_bundle):
+    pytest.importorskip("openvino")
+    from icgan_runtime.backends.openvino import OpenVinoSession
+
+    bundle = Bundle.open(labelled_bundle)
+    names = {}
+    for backend in ("openvino", "openvino-bf16"):
+        for role in ("lookup", "generator"):
+            with select.open_session(bundle, bundle.manifest.graph(role), backend, threads=1) as session:
+                names[backend, role] = session.name
+                assert isinstance(session, OpenVinoSession)
+                assert session._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+                assert session._compiled.get_property("PERFORMANCE_HINT") == "LATENCY"
+    assert names == {
+        ("openvino", "lookup"): "openvino lookup.onnx",
+        ("openvino", "generator"): "openvino generator.onnx",
+        ("openvino-bf16", "lookup"): "openvino lookup.onnx",  # neighbours are found in float32
+        ("openvino-bf16", "generator"): "openvino-bf16 generator.onnx",
+    }
+    with OpenVinoSession(bundle.read("generator.onnx"), "generator.onnx") as session:
+        assert session.name == "openvino generator.onnx"
+        assert "float32" in str(session._compiled.get_property("INFERENCE_PRECISION_HINT"))
+
+
+def test_nan_in_an_answer_is_reported_with_backend_and_graph(labelled_bundle, backend):
+    embedding = np.array([[0.5] * 12, [np.nan] * 12], np.float32)
+    with open_graph(labelled_bundle, "lookup", backend) as session, pytest.raises(NumericsError) as caught:
+        session.run({"embedding": embedding})
+    assert str(caught.value).startswith(f"{backend} lookup.onnx: scores holds NaN or infinity in 1 of 2 rows")
+
+
+def test_what_onnx_runtime_complains_of_comes_without_its_codes(labelled_bundle):
+    with (
+        open_graph(labelled_bundle, "generator", "ort-cpu") as session,
+        pytest.raises(BackendError) as caught,
+    ):
+        session.run({**feeds(1), "label": np.array([99])})
+    words = str(caught.value).removeprefix("ort-cpu generator.onnx: ")
+    assert words.startswith("Non-zero status code returned while running Gather node")
+    assert "\n" not in words
+    assert len(words) <= 300
+
+
+def test_a_session_says_on_which_device_its_tensors_lie(labelled_bundle, monkeypatch):
+    """By what ONNX Runtime took, not by what it was asked for: it falls back without a word."""
+    model = (labelled_bundle / "generator.onnx").read_bytes()
+    with OrtSession(model, "generator.onnx") as session:
+        assert session.device == "cpu"
+    held = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.InferenceSession.get_providers", lambda session: held)
+    with OrtSession(model, "generator.onnx") as session:
+        assert session.device == "cuda"
+
+
+def test_a_type_that_the_contract_has_not_is_called_as_the_library_calls_it():
+    node = helper.make_node("Identity", ["x"], ["y"])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.DOUBLE, ["N", 2]) for name in "xy")
+    model = helper.make_model(
+        helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+    )
+    with OrtSession(model.SerializeToString(), "x.onnx") as session:
+        assert session.inputs == (TensorSpec("x", "tensor(double)", ("N", 2)),)
 
 
 def test_bfloat16_on_openvino_stays_within_the_bound_of_half_precision(tiny_bundle):

@@ -183,6 +183,20 @@ def test_a_stream_is_one_request_in_pages(connect, local, stand_in, kind):
     assert stand_in.seen.count("icgan_from_pixels") == 1, "the picture travels once"
 
 
+def test_a_stream_is_of_seed_zero_and_in_batches_of_thirty_two_unless_told_otherwise(connect, local, kind):
+    with connect() as client:
+        if kind == "blocking":
+            parts = list(client.pipe.stream(PICTURE, 33))
+        else:
+
+            async def read() -> list[Result]:
+                return [part async for part in client.pipe.stream(PICTURE, 33)]
+
+            parts = client.runner.run(read())
+    assert [len(part.images) for part in parts] == [32, 1]
+    np.testing.assert_array_equal(parts[1].images[0], local.generate(PICTURE, n=33).images[32])
+
+
 def test_threads_may_share_a_connection(protocol, stand_in, local):
     expected = [local.generate(PICTURE, seed=seed).images for seed in range(8)]
     with Pipeline.connect(stand_in.url(protocol)) as pipe, ThreadPoolExecutor(4) as pool:
@@ -508,6 +522,13 @@ def test_a_missing_library_is_named_with_its_extra(kind, protocol, monkeypatch):
         MissingExtraError, match=rf"tritonclient\[{protocol}\].*pip install 'icgan\[triton\]'"
     ):
         Client(kind, f"{protocol}://localhost:1")
+
+
+def test_without_any_client_library_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "icgan_runtime.backends.triton", None)
+    with pytest.raises(MissingExtraError) as caught:
+        asyncio.run(AsyncPipeline.connect("grpc://localhost:1"))
+    assert str(caught.value) == "tritonclient is not installed: pip install 'icgan[triton]'"
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
