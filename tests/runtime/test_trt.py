@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 
 from icgan_runtime.backends.ort import OrtSession
+from icgan_runtime.backends.select import choose_graph, open_session
+from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import BackendError, BundleError, NumericsError
-from icgan_runtime.manifest import TensorSpec
+from icgan_runtime.manifest import EngineEntry, Manifest, TensorSpec, describe_files
 from tests.gpu.fakes import Context, Cuda, Engine, machine_with_gpu
 
 PROFILES = [(1, 1, 2), (1, 4, 8)]
@@ -33,9 +36,8 @@ def open_plan(cuda: Cuda, labelled_bundle: Path) -> Iterator[Open]:
     opened = []
 
     def open_plan(role: str = "generator") -> Any:
-        graph = (labelled_bundle / f"{role}.onnx").read_bytes()
-        plan = json.dumps(PROFILES).encode() + b"\n" + graph
-        opened.append(importlib.import_module("icgan_runtime.backends.trt").TrtSession(plan, f"{role}.plan"))
+        trt = importlib.import_module("icgan_runtime.backends.trt")
+        opened.append(trt.TrtSession(plan_of(labelled_bundle, role), f"{role}.plan"))
         return opened[-1]
 
     yield open_plan
@@ -45,6 +47,10 @@ def open_plan(cuda: Cuda, labelled_bundle: Path) -> Iterator[Open]:
     assert not cuda.memory
     assert not cuda.streams
     assert cuda.graphs == 0
+
+
+def plan_of(bundle: Path, role: str) -> bytes:
+    return json.dumps(PROFILES).encode() + b"\n" + (bundle / f"{role}.onnx").read_bytes()
 
 
 def feeds(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -217,3 +223,23 @@ def test_closing_gives_everything_back(open_plan, cuda):
     assert not cuda.memory
     assert not cuda.streams
     assert cuda.graphs == 0
+
+
+def test_a_plan_of_a_bundle_is_opened_with_the_library_that_built_it(cuda, labelled_bundle, copy_bundle):
+    bundle = copy_bundle(labelled_bundle)
+    (bundle / "engines").mkdir()
+    manifest = Manifest.read(bundle)
+    entries = []
+    for precision, version in (("fp16", "another"), ("fp32", "0.0.fake")):
+        file = f"engines/{precision}.plan"
+        (bundle / file).write_bytes(plan_of(bundle, "generator"))
+        entries.append(
+            EngineEntry("generator", precision, file, "sm90", version, 8, manifest.model.encoder_id)
+        )
+    replace(manifest, engines=tuple(entries), files=describe_files(bundle)).write(bundle)
+    opened = Bundle.open(bundle)
+    graph = choose_graph(opened.manifest, "generator", None, "tensorrt")
+    assert graph.precision == "fp32", "of the plan that fits"
+    with open_session(opened, graph, "tensorrt") as session:
+        assert session.name == "tensorrt engines/fp32.plan"
+        assert session.run(feeds(2))["image"].shape == (2, 8, 8, 3)
