@@ -182,18 +182,21 @@ def open_test(folder: Path, count: int, class_names: list[str] | None) -> Pool:
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """A Markdown table; ± is half the spread between the best and the worst seed, gains are seed by seed."""
-    found: dict[tuple[str, int], dict[float, dict[int, float]]] = {}
+    settings = ("labelled", "variations", "truncation", "steps")
+    found: dict[tuple[object, ...], dict[float, dict[int, float]]] = {}
     for line in lines:
-        group = found.setdefault((line["run"], line["recipe"]["labelled"]), {})
+        group = found.setdefault((line["run"], *(line["recipe"][name] for name in settings)), {})
         group.setdefault(line["share"], {})[line["seed"]] = line["accuracy"]
-    text = ["| run | labelled | generated | seeds | accuracy ↑ | gain, seed by seed |", "|---" * 6 + "|"]
-    for (run, labelled), shares in found.items():
+    heads = ("run", *settings, "generated", "seeds", "accuracy ↑", "gain, seed by seed")
+    text = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for told, shares in found.items():
         for share, by_seed in sorted(shares.items()):
             values = list(by_seed.values())
             spread = f" ± {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
             without = shares.get(0.0, {})
             gains = [by_seed[seed] - without[seed] for seed in sorted(by_seed) if share and seed in without]
-            cells = [run, f"{labelled:,}", f"{share:.0%}", str(len(values))]
+            cells = ["–" if value is None else str(value) for value in told]
+            cells += [f"{share:.0%}", str(len(values))]
             cells += [f"{statistics.mean(values):.3f}{spread}"]
             cells += [", ".join(f"{gain:+.3f}" for gain in gains) or "–"]
             text.append(f"| {' | '.join(cells)} |")
@@ -215,9 +218,9 @@ def main() -> None:
     parser.add_argument(
         "--shares",
         type=float,
-        nargs="+",
+        nargs="*",
         default=[0.25, 0.5],
-        help="of every batch, how much is generated, in (0, 1]; 0 is always done",
+        help="of every batch, how much is generated, in (0, 1]; 0 is always done, alone where none is given",
     )
     parser.add_argument("--variations", type=int, default=Recipe.variations, help="of every labelled picture")
     parser.add_argument("--truncation", type=float, help="noise within ±2t, t in (0, 1] (default: none)")
@@ -258,18 +261,23 @@ def compare(run: Path, data: Path, args: argparse.Namespace, recipe: Recipe) -> 
             continue
         rows = labelled_rows(np.asarray(labels), recipe.labelled, seed)
         real = Pool(np.asarray(subject.data.images[rows]), np.asarray(labels[rows]))
-        started = time.perf_counter()
-        generated = Pool(variations(subject, rows, recipe, seed), real.labels.repeat(recipe.variations))
-        spent = time.perf_counter() - started
-        print(f"seed {seed}: {len(generated.labels)} variations in {spent:.0f} s", flush=True)
+        generated = None
+        if args.shares:
+            started = time.perf_counter()
+            generated = Pool(variations(subject, rows, recipe, seed), real.labels.repeat(recipe.variations))
+            spent = time.perf_counter() - started
+            print(f"seed {seed}: {len(generated.labels)} variations in {spent:.0f} s", flush=True)
         for key in wanted:
             started = time.perf_counter()
-            network = train_classifier(real, generated, key["share"], len(names), recipe, seed, device)
+            # without variations the share is 0, and nothing is taken from the second pool
+            network = train_classifier(
+                real, generated or real, key["share"], len(names), recipe, seed, device
+            )
             line = {
                 **key,
                 "accuracy": round(accuracy(network, test, device), 4),
                 # how many variations this network takes for what their label says
-                "variations_recognised": round(accuracy(network, generated, device), 4),
+                "variations_recognised": generated and round(accuracy(network, generated, device), 4),
                 "seconds": round(time.perf_counter() - started, 1),
                 "date": time.strftime("%Y-%m-%d"),
                 "machine": f"{platform.machine()}, {device}, torch {torch.__version__}",

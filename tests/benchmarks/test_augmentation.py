@@ -123,13 +123,23 @@ def test_wrong_labels_of_variations_reach_the_classifier_by_their_share():
 
 
 def test_the_table_compares_seed_by_seed():
+    one, other = ({"labelled": 1000, "variations": 10, "truncation": None, "steps": s} for s in (1000, 500))
     lines = [
-        {"run": "r", "recipe": {"labelled": 1000}, "share": share, "seed": seed, "accuracy": accuracy}
-        for seed, share, accuracy in [(0, 0.0, 0.5), (0, 0.5, 0.52), (1, 0.0, 0.6), (1, 0.5, 0.59)]
+        {"run": "r", "recipe": recipe, "share": share, "seed": seed, "accuracy": accuracy}
+        for recipe, seed, share, accuracy in [
+            (one, 0, 0.0, 0.5),
+            (one, 0, 0.5, 0.52),
+            (one, 1, 0.0, 0.6),
+            (one, 1, 0.5, 0.59),
+            (other, 0, 0.0, 0.4),
+        ]
     ]
     rows = augmentation.table(lines).splitlines()
-    assert rows[2] == "| r | 1,000 | 0% | 2 | 0.550 ± 0.050 | – |"
-    assert rows[3] == "| r | 1,000 | 50% | 2 | 0.555 ± 0.035 | +0.020, -0.010 |"
+    assert rows[2:] == [
+        "| r | 1000 | 10 | – | 1000 | 0% | 2 | 0.550 ± 0.050 | – |",
+        "| r | 1000 | 10 | – | 1000 | 50% | 2 | 0.555 ± 0.035 | +0.020, -0.010 |",
+        "| r | 1000 | 10 | – | 500 | 0% | 1 | 0.400 | – |",
+    ]
 
 
 @pytest.fixture
@@ -161,7 +171,15 @@ def test_the_command_writes_a_line_for_each_seed_and_share_and_goes_on_from_ther
     both = command("--seeds", "2")
     assert both[:2] == first
     assert [(line["seed"], line["share"]) for line in both[2:]] == [(1, 0.0), (1, 0.5)]
-    assert "| tiny | 8 | 50% | 2 |" in capsys.readouterr().out
+    assert "| tiny | 8 | 2 | – | 2 | 50% | 2 |" in capsys.readouterr().out
+
+
+def test_without_shares_only_the_labelled_pictures_are_trained_on_and_nothing_is_generated(
+    command, monkeypatch
+):
+    monkeypatch.delattr(augmentation, "variations")
+    (line,) = command("--shares", "--seeds", "1")
+    assert (line["share"], line["variations_recognised"]) == (0.0, None)
 
 
 @pytest.mark.parametrize(
