@@ -233,6 +233,19 @@ def test_openvino_is_told_what_to_compute_in_and_with_how_many_threads(labelled_
         assert "float32" in str(session._compiled.get_property("INFERENCE_PRECISION_HINT"))
 
 
+def test_what_openvino_complains_of_is_one_line_with_backend_and_graph(labelled_bundle):
+    pytest.importorskip("openvino")
+
+    def create_infer_request() -> None:
+        raise RuntimeError("Check failed:\n  out of memory")
+
+    with open_graph(labelled_bundle, "generator", "openvino") as session:
+        session._compiled = SimpleNamespace(create_infer_request=create_infer_request)
+        with pytest.raises(BackendError) as caught:
+            session.run(feeds(1))
+    assert str(caught.value) == "openvino generator.onnx: Check failed: out of memory"
+
+
 def test_nan_in_an_answer_is_reported_with_backend_and_graph(labelled_bundle, backend):
     embedding = np.array([[0.5] * 12, [np.nan] * 12], np.float32)
     with open_graph(labelled_bundle, "lookup", backend) as session, pytest.raises(NumericsError) as caught:

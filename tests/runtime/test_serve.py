@@ -239,6 +239,15 @@ def test_the_operator_shows_the_key_and_gets_the_servers_words(start, notes):
         server.load("icgan_odd")
 
 
+def test_loading_and_unloading_have_two_minutes(start, monkeypatch):
+    server = start()
+    asked: list[object] = []
+    monkeypatch.setattr(server, "call", lambda path, body, timeout_s: asked.append(timeout_s))
+    server.load("icgan")
+    server.unload("icgan")
+    assert asked == [120, 120]
+
+
 def test_an_answer_that_does_not_come_is_an_unavailable_server(start):
     with pytest.raises(UnavailableError, match=r"^slow: timed out"):
         start().call("slow", timeout_s=0.1)
