@@ -225,21 +225,22 @@ def test_closing_gives_everything_back(open_plan, cuda):
     assert cuda.graphs == 0
 
 
-def test_a_plan_of_a_bundle_is_opened_with_the_library_that_built_it(cuda, labelled_bundle, copy_bundle):
+def test_a_plan_of_a_bundle_is_opened_at_its_precision_with_the_library_that_built_it(
+    cuda, labelled_bundle, copy_bundle
+):
     bundle = copy_bundle(labelled_bundle)
     (bundle / "engines").mkdir()
     manifest = Manifest.read(bundle)
     entries = []
-    for precision, version in (("fp16", "another"), ("fp32", "0.0.fake")):
+    for precision in ("fp16", "fp32"):
         file = f"engines/{precision}.plan"
         (bundle / file).write_bytes(plan_of(bundle, "generator"))
         entries.append(
-            EngineEntry("generator", precision, file, "sm90", version, 8, manifest.model.encoder_id)
+            EngineEntry("generator", precision, file, "sm90", "0.0.fake", 8, manifest.model.encoder_id)
         )
     replace(manifest, engines=tuple(entries), files=describe_files(bundle)).write(bundle)
     opened = Bundle.open(bundle)
-    graph = choose_graph(opened.manifest, "generator", None, "tensorrt")
-    assert graph.precision == "fp32", "of the plan that fits"
+    graph = choose_graph(opened.manifest, "generator", "fp32", "tensorrt")
     with open_session(opened, graph, "tensorrt") as session:
         assert session.name == "tensorrt engines/fp32.plan"
         assert session.run(feeds(2))["image"].shape == (2, 8, 8, 3)
