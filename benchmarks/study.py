@@ -160,7 +160,7 @@ def score(row: Row, budget: Budget, folder: Path, inception: FeatureNetwork) -> 
         "seed": row.seed,
         "scores": {name: round(value, 6) for name, value in result.scores.items() if value is not None},
         "images": budget.images,
-        "train_seconds": round(sum(tick["seconds"] for tick in ticks), 1),
+        "train_seconds": round(ticks[-1]["seconds"], 1),
         "run": folder.name,
         "parameters": result.parameters | {"arithmetic": arithmetic(inception)},
         "date": time.strftime("%Y-%m-%d"),
