@@ -9,7 +9,8 @@ Every row of the study trains a run, draws samples and appends one line to OUT/r
 its line is skipped and a run that was stopped goes on, so a study that is killed continues when it is started
 again, and two studies of other --groups or --seeds may write to one OUT side by side. Rows come seed by
 seed: after every five the comparison is complete for one more seed. At the end (or
-with --report alone) OUT/results.md and OUT/results.png are made from the lines.
+with --report alone) OUT/results.md and OUT/results.png are made from the lines, and OUT/samples.png from the
+first run of every model.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from icgan_training.dataset import PreparedDataset
 from icgan_training.distributed import local_device
-from icgan_training.evaluate import Settings, evaluate, inception_network, load_subject
+from icgan_training.evaluate import Settings, draw, evaluate, inception_network, load_subject
 from icgan_training.features import FeatureNetwork
 from icgan_training.fetch import find_weights
+from icgan_training.grid import write_grid
 from icgan_training.heap import keep_freed_memory
 from icgan_training.loop import fit
 from icgan_training.presets import preset
@@ -237,6 +240,26 @@ def picture(lines: list[dict[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
+SHEET = (2, 16)  # rows and columns of samples that the sheet shows of each model
+ENLARGED = 2
+BETWEEN = 12  # white pixels under each model's samples
+
+
+def sheet(out: Path) -> None:
+    """Samples of the first seed of every model, in the order of the table; nothing selected."""
+    strips = []
+    for name in MODELS.values():
+        count = SHEET[0] * SHEET[1]
+        settings = Settings(samples=count, instances=0)
+        subject = load_subject(out / f"{name}-seed0", None, settings, torch.device("cpu"))
+        samples = subject.generate(draw(subject, settings), slice(0, count))
+        side = samples.shape[1]
+        strip = samples.reshape(*SHEET, side, side, 3).transpose(0, 2, 1, 3, 4)
+        strip = strip.reshape(SHEET[0] * side, SHEET[1] * side, 3).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+        strips += [strip, np.full((BETWEEN, *strip.shape[1:]), 255, np.uint8)]
+    write_grid(out / "samples.png", np.concatenate(strips[:-1]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -274,6 +297,8 @@ def main() -> None:
     if lines:
         (args.out / "results.md").write_text(table(lines))
         picture(lines, args.out / "results.png")
+        if all((args.out / f"{name}-seed0" / "generator.safetensors").exists() for name in MODELS.values()):
+            sheet(args.out)
         print(table(lines), end="")
 
 
