@@ -7,8 +7,8 @@ have the size that training gives them. Every graph is made as `icgan-export bun
 with torch in float32 on noise and embeddings that no choice was made on. Where weights are trained the FID
 counts, too: `icgan-export verify BUNDLE --fid DATA`.
 
-Appends a row to bounds.json under --out as soon as a size is done, and writes bounds.md. The largest sizes
-take hours: sizes that have their row are skipped, so the same command goes on where it was stopped.
+Appends a row to bounds.json under --out as soon as a size is done, and writes bounds.md. Sizes that have
+their row are skipped, so the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
