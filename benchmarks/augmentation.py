@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,10 +29,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.study import read_lines
+from benchmarks.study import mean_and_spread, read_lines
 from icgan_training.dataset import chunks
 from icgan_training.distributed import local_device
-from icgan_training.evaluate import BATCH as SAMPLES_AT_ONCE
 from icgan_training.evaluate import Draws, Settings, Subject, load_subject, repeat
 from icgan_training.heap import keep_freed_memory
 from icgan_training.sources import open_source
@@ -82,8 +80,7 @@ def variations(subject: Subject, rows: NDArray[np.int64], recipe: Recipe, seed: 
     told = None if subject.labels is None else subject.labels[rows]
     once = Draws(rows, rows, told, np.empty((len(rows), config.dim_z), np.float32))
     drawn = repeat(subject, once, recipe.variations, Settings(truncation=recipe.truncation, seed=seed))
-    parts = [subject.generate(drawn, part) for part in chunks(len(drawn.instances), SAMPLES_AT_ONCE)]
-    return np.concatenate(parts)
+    return subject.samples(drawn)
 
 
 def classifier(classes: int) -> nn.Sequential:
@@ -191,13 +188,10 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     text = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for told, shares in found.items():
         for share, by_seed in sorted(shares.items()):
-            values = list(by_seed.values())
-            spread = f" ± {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
             without = shares.get(0.0, {})
             gains = [by_seed[seed] - without[seed] for seed in sorted(by_seed) if share and seed in without]
             cells = ["–" if value is None else str(value) for value in told]
-            cells += [f"{share:.0%}", str(len(values))]
-            cells += [f"{statistics.mean(values):.3f}{spread}"]
+            cells += [f"{share:.0%}", str(len(by_seed)), mean_and_spread([*by_seed.values()], 3)]
             cells += [", ".join(f"{gain:+.3f}" for gain in gains) or "–"]
             text.append(f"| {' | '.join(cells)} |")
     return "\n".join(text) + "\n"

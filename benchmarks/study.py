@@ -8,9 +8,9 @@
 Every row of the study trains a run, draws samples and appends one line to OUT/results.jsonl. A row that has
 its line is skipped and a run that was stopped goes on, so a study that is killed continues when it is started
 again, and two studies of other --groups or --seeds may write to one OUT side by side. Rows come seed by
-seed: after every five the comparison is complete for one more seed. At the end (or
-with --report alone) OUT/results.md and OUT/results.png are made from the lines, and OUT/samples.png from the
-first run of every model.
+seed: after every five the comparison is complete for one more seed. At the end (or with --report alone)
+OUT/results.md and OUT/results.png are made from the lines, and OUT/samples.png from the first run of every
+model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from icgan_training.distributed import local_device
 from icgan_training.evaluate import Settings, draw, evaluate, inception_network, load_subject
 from icgan_training.features import FeatureNetwork
 from icgan_training.fetch import find_weights
-from icgan_training.grid import write_grid
+from icgan_training.grid import tiled, write_grid
 from icgan_training.heap import keep_freed_memory
 from icgan_training.loop import fit
 from icgan_training.presets import preset
@@ -169,7 +169,7 @@ def score(row: Row, budget: Budget, folder: Path, inception: FeatureNetwork) -> 
         "images": budget.images,
         "train_seconds": round(ticks[-1]["seconds"], 1),
         "run": folder.name,
-        "parameters": result.parameters | {"arithmetic": arithmetic(inception)},
+        "parameters": result.parameters,
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {inception.device}, torch {torch.__version__}",
     }
@@ -185,16 +185,18 @@ def judge(device: torch.device) -> FeatureNetwork:
         with torch.autocast("cpu", torch.bfloat16):
             return network.run(pictures)
 
-    return replace(network, name=f"{network.name}-bfloat16", run=run)
-
-
-def arithmetic(inception: FeatureNetwork) -> str:
-    return "bfloat16" if inception.name.endswith("bfloat16") else "float32"
+    return replace(network, name=f"{network.name}-bfloat16", run=run, arithmetic="bfloat16")
 
 
 def read_lines(out: Path) -> list[dict[str, Any]]:
     path = out / "results.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def mean_and_spread(values: Sequence[float], digits: int) -> str:
+    """The mean, ± half the distance between the best and the worst where there are several."""
+    spread = f" ± {(max(values) - min(values)) / 2:.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -216,9 +218,7 @@ def table(lines: list[dict[str, Any]]) -> str:
             ("density", 3),
             ("coverage", 3),
         ):
-            values = [score[metric] for score in scores]
-            spread = f" ± {(max(values) - min(values)) / 2:.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
+            cells.append(mean_and_spread([score[metric] for score in scores], digits))
         text.append(f"| {' | '.join(cells)} |")
     return "\n".join(text) + "\n"
 
@@ -253,13 +253,10 @@ def sheet(out: Path) -> None:
     """Samples of the first seed of every model, in the order of the table; nothing selected."""
     strips = []
     for name in MODELS.values():
-        count = SHEET[0] * SHEET[1]
-        settings = Settings(samples=count, instances=0)
+        settings = Settings(samples=SHEET[0] * SHEET[1], instances=0)
         subject = load_subject(out / f"{name}-seed0", None, settings, torch.device("cpu"))
-        samples = subject.generate(draw(subject, settings), slice(0, count))
-        side = samples.shape[1]
-        strip = samples.reshape(*SHEET, side, side, 3).transpose(0, 2, 1, 3, 4)
-        strip = strip.reshape(SHEET[0] * side, SHEET[1] * side, 3).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+        samples = subject.samples(draw(subject, settings))
+        strip = tiled(samples.reshape(*SHEET, *samples.shape[1:])).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
         strips += [strip, np.full((BETWEEN, *strip.shape[1:]), 255, np.uint8)]
     write_grid(out / "samples.png", np.concatenate(strips[:-1]))
 

@@ -137,6 +137,10 @@ class Subject:
         levels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return np.asarray(levels.permute(0, 2, 3, 1).cpu())
 
+    def samples(self, draws: Draws) -> NDArray[np.uint8]:
+        """Samples of all rows of the draws, in batches: uint8 [N, R, R, 3]."""
+        return np.concatenate([self.generate(draws, rows) for rows in chunks(len(draws.instances), BATCH)])
+
 
 def load_subject(run_dir: Path, data_path: Path | None, settings: Settings, device: torch.device) -> Subject:
     """The generator of a run directory and its data set, checked to belong together, and its instances.
@@ -298,7 +302,7 @@ def evaluate(
         "reference": f"{reference.meta.name}, {count} pictures",
         "prdc_pictures": prdc_pictures(settings, count),
         "feature_networks": [f"{network.name} {network.sha256[:12]}" for network in networks],
-        "arithmetic": "float32",
+        "arithmetic": inception.arithmetic,
         "device": str(subject.device),
     }
     return Evaluation(scores, parameters, notes)
@@ -455,7 +459,7 @@ def label_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8] | None
         labels=np.tile(shown, GRID_ROWS),
         noise=draws.noise.repeat(len(shown), axis=0),
     )
-    samples = np.concatenate([subject.generate(every, part) for part in chunks(len(every.instances), BATCH)])
+    samples = subject.samples(every)
     images = subject.data.images
     return sample_grid(
         np.asarray(images[draws.instances]),
@@ -468,7 +472,7 @@ def example_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8]:
     """Instances left, samples right, as one picture."""
     draws = draw(subject, dataclasses.replace(settings, samples=GRID_ROWS))
     several = repeat(subject, draws, GRID_COLUMNS, settings)
-    samples = subject.generate(several, slice(0, GRID_ROWS * GRID_COLUMNS))
+    samples = subject.samples(several)
     size = samples.shape[1]
     instances = np.asarray(subject.data.images[draws.instances])
     return sample_grid(instances, samples.reshape(GRID_ROWS, GRID_COLUMNS, size, size, 3))

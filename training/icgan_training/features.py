@@ -29,6 +29,7 @@ class FeatureNetwork:
     sha256: str
     run: Callable[[Tensor], Tensor]
     device: torch.device
+    arithmetic: str = "float32"  # features of different arithmetic do not compare: the name differs, too
 
     @torch.inference_mode()
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

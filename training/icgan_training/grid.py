@@ -19,16 +19,21 @@ def sample_grid(
 
     above: pictures [C, R, R, 3] that stand over the columns, a gap between; the picture is R + GAP taller.
     """
-    rows, columns, size = samples.shape[:3]
+    rows, _, size = samples.shape[:3]
     left = instances.reshape(rows * size, size, 3)
-    right = samples.transpose(0, 2, 1, 3, 4).reshape(rows * size, columns * size, 3)
     gap = np.full((rows * size, GAP, 3), 255, dtype=np.uint8)
-    sheet = np.concatenate([left, gap, right], axis=1)
+    sheet = np.concatenate([left, gap, tiled(samples)], axis=1)
     if above is None:
         return sheet
     top = np.full((size + GAP, sheet.shape[1], 3), 255, dtype=np.uint8)
-    top[:size, size + GAP :] = above.transpose(1, 0, 2, 3).reshape(size, columns * size, 3)
+    top[:size, size + GAP :] = tiled(above[None])
     return np.concatenate([top, sheet], axis=0)
+
+
+def tiled(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Pictures [M, C, R, R, 3] side by side as one [M·R, C·R, 3]."""
+    rows, columns, size = pictures.shape[:3]
+    return pictures.transpose(0, 2, 1, 3, 4).reshape(rows * size, columns * size, 3)
 
 
 def write_grid(path: Path, grid: npt.NDArray[np.uint8]) -> None:
