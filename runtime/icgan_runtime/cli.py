@@ -32,7 +32,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A user's mistake is one line on stderr and status 1; a bug keeps its traceback."""
-    options = build_parser().parse_args(arguments)
+    options = parse(arguments)
     try:
         status: int = options.command(options)
         return status
@@ -41,6 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command, its pictures before, between or after them.
+
+    argparse fills PICTURE from the words before the first option and does not know what the others are.
+    """
+    parser = build_parser()
+    options, others = parser.parse_known_args(arguments)
+    if "pictures" in options and not any(word.startswith("-") for word in others):
+        options.pictures += others
+    elif others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    return options
 
 
 def generate(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from PIL import Image
 
 import icgan_runtime
 from icgan_runtime import Pipeline, cli, images
-from icgan_runtime.cli import build_parser, main
+from icgan_runtime.cli import build_parser, main, parse
 from icgan_runtime.errors import RequestError, ServiceError
 from icgan_runtime.serve import Ports
 from icgan_runtime.serve_bundle import Choices
@@ -418,6 +418,21 @@ def test_with_a_server_the_first_word_is_a_picture_too(icgan, tiny_bundle):
         assert (status, len(printed.splitlines())) == (0, 2)
         status, _, complaint = icgan("search", "--url", stand_in.grpc_url, PHOTO, "--out", "x.png")
         assert (status, complaint) == (1, "icgan: out: there are no thumbnails at hand to draw\n")
+
+
+@pytest.mark.parametrize(
+    "words", ["B a.jpg b.jpg --json", "B a.jpg --json b.jpg", "B --json a.jpg b.jpg", "--json B a.jpg b.jpg"]
+)
+def test_pictures_may_stand_before_and_after_options(words):
+    options = parse(["embed", *words.split()])
+    assert (options.bundle, options.pictures, options.json) == ("B", ["a.jpg", "b.jpg"], True)
+
+
+@pytest.mark.parametrize("words", ["embed B a.jpg --jsom", "embed B a.jpg --jsom b.jpg", "info B more"])
+def test_a_word_that_means_nothing_is_a_usage_error(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(words.split())
+    assert "unrecognized arguments: " in capsys.readouterr().err
 
 
 def test_a_picture_is_missed_in_the_words_of_the_usage(icgan, capsys):

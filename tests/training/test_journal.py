@@ -1,5 +1,7 @@
 """What a run tells, read back with the tools people use."""
 
+import errno
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +34,28 @@ def test_tensorboard_shows_every_scalar_and_the_sample_sheet(tmp_path: Path) -> 
     (picture,) = board.Images("samples")
     assert (picture.step, picture.height, picture.width) == (4, 64, 96)
     assert (tmp_path / "samples" / "step-000000004.png").exists()
+
+
+@pytest.mark.parametrize("written", [0, 3])  # before, and after the writer has been made
+def test_a_disk_that_fills_up_under_tensorboard_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    files = pytest.importorskip("tensorboard.summary.writer.record_writer")
+    told: list[object] = []
+    left = iter(range(written))
+
+    def write(*_: object) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.RecordWriter, "write", write)
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    with (
+        pytest.raises(OSError, match="No space left"),
+        Journal(tmp_path, step=0, images=0, total_images=32) as journal,
+    ):
+        journal.record(RECORD)
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "_AsyncWriterThread":
+            thread.join(10)
+    assert told == []

@@ -32,12 +32,14 @@ class Journal:
         self.path = run_dir / "log.jsonl"
         self.total_images = total_images
         _keep_until(self.path, step)
+        # before the writer, whose thread can meet a full disk while it is being made; what that raises here
+        # ends the run, and the hook stays for the thread that is still dying then
+        self._hook = threading.excepthook
+        threading.excepthook = self._of_a_thread
         self._board = (
             None if SummaryWriter is None else SummaryWriter(run_dir / "tensorboard", purge_step=step + 1)
         )
         terminal = sys.stderr.isatty()
-        self._hook = threading.excepthook
-        threading.excepthook = self._of_a_thread
         self._bar = tqdm(
             total=total_images, initial=images, unit=" img", disable=not terminal, smoothing=0.05
         )
@@ -48,7 +50,7 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         if self._board is not None:
-            self._board.close()
+            self._board.close()  # waits for the thread
         threading.excepthook = self._hook
 
     def _of_a_thread(self, failed: threading.ExceptHookArgs) -> None:
