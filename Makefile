@@ -161,7 +161,7 @@ data/cifar10-32/dataset.json: | .venv/.stamp
 	$(BIN)/icgan-train fetch cifar10 --out data/cifar10
 	$(BIN)/icgan-train prepare data/cifar10 --resolution 32 --encoder efficientnet-lite0 --input-size 160 --neighbours 500 --out data/cifar10-32
 
-study: .venv/.bench data/cifar10-32/dataset.json ## the paper's comparison on CIFAR-10, at a size for CPUs (resumable; under 4 core-hours)
+study: .venv/.bench data/cifar10-32/dataset.json ## the paper's comparison on CIFAR-10, at a size for CPUs (resumable; about 6 core-hours)
 	$(BIN)/python -m benchmarks.study data/cifar10-32 --budget cpu --out runs/study
 
 study-gpu: .venv/.bench data/cifar10-32/dataset.json ## the same with a GPU's budget

@@ -5,12 +5,12 @@
         --neighbours 500 --out data/cifar10-32
     python -m benchmarks.study data/cifar10-32 --budget cpu --out runs/study
 
-Every row of the study trains a run, draws samples and appends one line to OUT/results.jsonl. A row that has
-its line is skipped and a run that was stopped goes on, so a study that is killed continues when it is started
-again, and two studies of other --groups or --seeds may write to one OUT side by side. Rows come seed by
-seed: after every five the comparison is complete for one more seed. At the end (or with --report alone)
-OUT/results.md and OUT/results.png are made from the lines, and OUT/samples.png from the first run of every
-model.
+Every row of the study trains a run, draws samples and appends one line to OUT/results.jsonl, once at every
+number of pictures that the budget names. A row that has its line is skipped and a run that was stopped goes
+on, so a study that is killed continues when it is started again, and two studies of other --groups, --models
+or --seeds may write to one OUT side by side. Rows come seed by seed: after every five the comparison is
+complete for one more seed. At the end (or with --report alone) OUT/results.md and OUT/results.png are
+made from the lines, and OUT/samples.png from the first run of every model.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ MODELS = {
 class Budget:
     """What every row of a study may spend, the same for all of them."""
 
-    images: int  # real pictures that the discriminator sees
+    images: tuple[int, ...]  # real pictures that the discriminator has seen when a run is scored, rising
     samples: int
     reference: int  # real pictures compared with
     overrides: dict[str, Any]  # of the presets' model and training settings
@@ -61,37 +61,35 @@ class Budget:
 
 _SHARED: dict[str, Any] = {
     "discriminator_steps": 1,
+    "generator_lr": 2e-4,
+    "discriminator_lr": 4e-4,
     "beta2": 0.99,
     "shared_dim_feat": 128,
     "diffaugment": ("translation",),
 }
 BUDGETS = {
     "cpu": Budget(
-        images=25_000,
+        images=(25_000, 50_000),
         samples=2_000,
         reference=2_000,
         overrides=_SHARED
         | {
             "ch": 16,
-            # so few pictures teach most when the networks move often and far (docs/log.md)
+            # so few pictures teach most when the networks move often (docs/log.md)
             "batch_size": 8,
-            "generator_lr": 4e-4,
-            "discriminator_lr": 4e-4,
             "ema_decay": 0.998,
             "ema_start": 300,
             "tick_images": 5_000,
         },
     ),
     "gpu": Budget(
-        images=1_000_000,
+        images=(250_000, 1_000_000),
         samples=10_000,
         reference=10_000,
         overrides=_SHARED
         | {
             "ch": 64,
             "batch_size": 64,
-            "generator_lr": 2e-4,
-            "discriminator_lr": 4e-4,
             "ema_decay": 0.999,
             "compile": True,
         },
@@ -109,10 +107,11 @@ class Row:
     preset: str = "cifar10"
     train: dict[str, Any] = field(default_factory=dict)
     draw: dict[str, Any] = field(default_factory=dict)
+    at: int | None = -1  # which of the budget's numbers of pictures it is scored at; None: all of them
 
-    @property
-    def key(self) -> str:
-        return f"{self.group}, {self.name}, seed {self.seed}"
+    def key(self, images: int) -> str:
+        """What no other line of the study is called."""
+        return f"{self.group}, {self.name}, seed {self.seed}, {images} pictures"
 
     @property
     def run(self) -> str:
@@ -122,14 +121,10 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """The study in the order in which it is done."""
+    """The runs and drawings of the study."""
     for seed in range(SEEDS):
         for name, preset_name in MODELS.items():
-            yield Row("models", name, seed, preset_name)
-    for name in ("unconditional", "IC-GAN", "class-conditional", "cluster-conditional"):
-        # the budgets' rates were chosen on IC-GAN; at these the discriminator has the upper hand
-        rates = {"generator_lr": 2e-4, "discriminator_lr": 4e-4}
-        yield Row("learning rates 2e-4, 4e-4", name, 0, MODELS[name], train=rates)
+            yield Row("models", name, seed, preset_name, at=None)
     for k in (1, 5, 500):
         yield Row("neighbours", f"k = {k}", 0, train={"neighbours": k})
     yield Row("flips", "without DA(d)", 0, train={"picture_flip": False})
@@ -140,19 +135,33 @@ def rows() -> Iterator[Row]:
         yield Row("stored instances", f"{count} at random", 0, draw=random)
     for truncation in (0.3, 0.5, 0.7, 1.0):
         yield Row("truncation", f"t = {truncation}", 0, draw={"truncation": truncation})
+    for seed in range(SEEDS - 1):
+        # the rates that short trials of IC-GAN chose; the baselines' discriminators give up at them
+        for name, preset_name in MODELS.items():
+            yield Row("G at 4e-4", name, seed, preset_name, train={"generator_lr": 4e-4}, at=0)
 
 
-def train(row: Row, budget: Budget, data: PreparedDataset, folder: Path, device: torch.device) -> None:
-    """Train the row's run, or what is missing of it."""
+def stages(budget: Budget) -> Iterator[tuple[Row, int]]:
+    """Every row with the number of pictures at which it is scored, in the order in which it is done."""
+    for images in budget.images:
+        for row in rows():
+            if row.at is None or images == budget.images[row.at]:
+                yield row, images
+
+
+def train(
+    row: Row, images: int, budget: Budget, data: PreparedDataset, folder: Path, device: torch.device
+) -> None:
+    """Train the row's run until it has seen so many pictures, from where it is."""
     precision, _ = choose_precision(device)
     # the paper's neighbourhood, of the 500 that are prepared for the row that asks for them
-    changes = {"neighbours": 50, "precision": precision, "total_images": budget.images, "seed": row.seed}
+    changes = {"neighbours": 50, "precision": precision, "total_images": images, "seed": row.seed}
     model, settings = resolve(preset(row.preset), data, budget.overrides | changes | row.train)
     if not fit(model, settings, data, folder, device=device):
         raise SystemExit(f"{folder} is stopped; the same command goes on from here")
 
 
-def score(row: Row, budget: Budget, folder: Path, inception: FeatureNetwork) -> dict[str, Any]:
+def score(row: Row, images: int, budget: Budget, folder: Path, inception: FeatureNetwork) -> dict[str, Any]:
     """The row's line."""
     settings = replace(
         Settings(("fid", "kid", "prdc"), samples=budget.samples, instances=0, reference=budget.reference),
@@ -166,7 +175,7 @@ def score(row: Row, budget: Budget, folder: Path, inception: FeatureNetwork) -> 
         "name": row.name,
         "seed": row.seed,
         "scores": {name: round(value, 6) for name, value in result.scores.items() if value is not None},
-        "images": budget.images,
+        "images": images,
         "train_seconds": round(ticks[-1]["seconds"], 1),
         "run": folder.name,
         "parameters": result.parameters,
@@ -188,6 +197,17 @@ def judge(device: torch.device) -> FeatureNetwork:
     return replace(network, name=f"{network.name}-bfloat16", run=run, arithmetic="bfloat16")
 
 
+def pictures_seen(folder: Path) -> int:
+    """How many real pictures a run has seen at its last record; 0 before it."""
+    log = folder / "log.jsonl"
+    ticks = log.read_text().splitlines() if log.exists() else []
+    return int(json.loads(ticks[-1])["images"]) if ticks else 0
+
+
+def key_of(line: dict[str, Any]) -> str:
+    return Row(line["group"], line["name"], line["seed"]).key(line["images"])
+
+
 def read_lines(out: Path) -> list[dict[str, Any]]:
     path = out / "results.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -199,17 +219,23 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
+def by_row(lines: list[dict[str, Any]]) -> dict[tuple[str, str, int], list[dict[str, float]]]:
+    """The scores of all seeds of each row at each number of pictures, in the order of `rows`."""
+    order = {key: place for place, key in enumerate(dict.fromkeys((row.group, row.name) for row in rows()))}
+    found: dict[tuple[str, str, int], list[dict[str, float]]] = {}
+    for line in sorted(lines, key=lambda line: (order[line["group"], line["name"]], line["images"])):
+        found.setdefault((line["group"], line["name"], line["images"]), []).append(line["scores"])
+    return found
+
+
 def table(lines: list[dict[str, Any]]) -> str:
     """A Markdown table: mean over seeds, ± half the spread between the best and the worst seed."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for line in lines:
-        found.setdefault((line["group"], line["name"]), []).append(line["scores"])
     text = [
-        "| study | row | seeds | FID ↓ | KID ↓ | precision ↑ | recall ↑ | density ↑ | coverage ↑ |",
-        "|---" * 9 + "|",
+        "| study | row | seen | seeds | FID ↓ | KID ↓ | precision ↑ | recall ↑ | density ↑ | coverage ↑ |",
+        "|---" * 10 + "|",
     ]
-    for (group, name), scores in found.items():
-        cells = [group, name, str(len(scores))]
+    for (group, name, images), scores in by_row(lines).items():
+        cells = [group, name, f"{images:,}", str(len(scores))]
         for metric, digits in (
             ("fid", 1),
             ("kid", 4),
@@ -224,22 +250,37 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 def picture(lines: list[dict[str, Any]], path: Path) -> None:
-    """FID of every row as a bar, its seeds as dots."""
+    """Left FID of every model as it learns, right that of every other row; seeds as dots."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    found: dict[str, list[float]] = {}
-    for line in lines:
-        label = line["name"] if line["group"] == "models" else f"{line['group']}: {line['name']}"
-        found.setdefault(label, []).append(line["scores"]["fid"])
-    labels = list(found)[::-1]
-    figure, axes = pyplot.subplots(figsize=(7, 0.5 + 0.32 * len(labels)), layout="constrained")
-    axes.barh(labels, [statistics.mean(found[label]) for label in labels], color="#88aadd")
-    for y, label in enumerate(labels):
-        axes.plot(found[label], [y] * len(found[label]), "k.", markersize=5)
-    axes.set_xlabel("FID (lower is better)")
+    scores = {row: [score["fid"] for score in found] for row, found in by_row(lines).items()}
+    others = {
+        f"{group}: {name}": fids for (group, name, _), fids in reversed(scores.items()) if group != "models"
+    }
+    height = max(4.0, 0.5 + 0.3 * len(others))
+    figure, axes = pyplot.subplots(
+        1, 2 if others else 1, figsize=(12 if others else 6, height), layout="constrained", squeeze=False
+    )
+    for colour, model in zip(matplotlib.color_sequences["tab10"], MODELS, strict=False):
+        learnt = sorted(
+            (n, fids) for (group, name, n), fids in scores.items() if (group, name) == ("models", model)
+        )
+        axes[0, 0].plot(
+            [n for n, _ in learnt], [statistics.mean(fids) for _, fids in learnt], color=colour, label=model
+        )
+        for n, fids in learnt:
+            axes[0, 0].plot([n] * len(fids), fids, ".", color=colour)
+    axes[0, 0].set_xlabel("real pictures seen")
+    axes[0, 0].set_ylabel("FID (lower is better)")
+    axes[0, 0].legend()
+    if others:
+        axes[0, 1].barh(list(others), [statistics.mean(fids) for fids in others.values()], color="#88aadd")
+        for y, fids in enumerate(others.values()):
+            axes[0, 1].plot(fids, [y] * len(fids), "k.", markersize=5)
+        axes[0, 1].set_xlabel("FID (lower is better)")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
@@ -247,6 +288,18 @@ def picture(lines: list[dict[str, Any]], path: Path) -> None:
 SHEET = (2, 16)  # rows and columns of samples that the sheet shows of each model
 ENLARGED = 2
 BETWEEN = 12  # white pixels under each model's samples
+
+
+def report(out: Path) -> None:
+    """Tables and pictures of the lines there are."""
+    lines = read_lines(out)
+    if not lines:
+        return
+    (out / "results.md").write_text(table(lines))
+    picture(lines, out / "results.png")
+    if all((out / f"{name}-seed0" / "generator.safetensors").exists() for name in MODELS.values()):
+        sheet(out)
+    print(table(lines), end="")
 
 
 def sheet(out: Path) -> None:
@@ -269,38 +322,40 @@ def main() -> None:
     parser.add_argument("--budget", choices=BUDGETS, default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--groups", nargs="*", help="only these studies: models, neighbours, flips, …")
+    parser.add_argument("--names", nargs="*", help="only these rows: IC-GAN, unconditional, 'k = 5', …")
     parser.add_argument("--seeds", type=int, nargs="*", help="only these seeds")
-    parser.add_argument("--images", type=int, help="real pictures for every run, instead of the budget's")
+    parser.add_argument("--images", type=int, nargs="*", help="numbers of pictures, instead of the budget's")
     parser.add_argument("--report", action="store_true", help="only write the report of the lines there are")
     args = parser.parse_args()
     budget = BUDGETS[args.budget]
-    if args.images is not None:
-        budget = replace(budget, images=args.images)
+    if args.images:
+        budget = replace(budget, images=tuple(sorted(args.images)))
     args.out.mkdir(parents=True, exist_ok=True)
-    done = {f"{line['group']}, {line['name']}, seed {line['seed']}" for line in read_lines(args.out)}
     if not args.report:
         device = local_device()
         if device.type == "cpu":
             keep_freed_memory()
         data = PreparedDataset.open(args.data)
         inception = judge(device)
-        for row in rows():
-            wanted = row.group in (args.groups or [row.group]) and row.seed in (args.seeds or [row.seed])
-            if row.key in done or not wanted:
+        for row, images in stages(budget):
+            wanted = (
+                row.group in (args.groups or [row.group])
+                and row.name in (args.names or [row.name])
+                and row.seed in (args.seeds or [row.seed])
+            )
+            if not wanted or row.key(images) in {key_of(line) for line in read_lines(args.out)}:
                 continue
-            print(row.key, flush=True)
-            train(row, budget, data, args.out / row.run, device)
-            line = score(row, budget, args.out / row.run, inception)
+            folder = args.out / row.run
+            if (seen := pictures_seen(folder)) > images:
+                print(f"{row.key(images)}: its run is at {seen} pictures already", flush=True)
+                continue
+            print(row.key(images), flush=True)
+            train(row, images, budget, data, folder, device)
+            line = score(row, images, budget, folder, inception)
             with (args.out / "results.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(f"  FID {line['scores']['fid']:.1f}, KID {line['scores']['kid']:.4f}", flush=True)
-    lines = read_lines(args.out)
-    if lines:
-        (args.out / "results.md").write_text(table(lines))
-        picture(lines, args.out / "results.png")
-        if all((args.out / f"{name}-seed0" / "generator.safetensors").exists() for name in MODELS.values()):
-            sheet(args.out)
-        print(table(lines), end="")
+    report(args.out)
 
 
 if __name__ == "__main__":

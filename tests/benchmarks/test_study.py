@@ -1,15 +1,30 @@
 """The comparison on CIFAR-10: which rows there are, and what its table says."""
 
-from benchmarks.study import BUDGETS, MODELS, SEEDS, rows, table
+from dataclasses import replace
+
+from benchmarks.study import BUDGETS, MODELS, SEEDS, key_of, rows, stages, table
 from icgan_training.config import ModelConfig, TrainConfig
+
+BUDGET = replace(BUDGETS["cpu"], images=(100, 200))
 
 
 def test_every_row_has_a_line_of_its_own_and_the_comparison_comes_first() -> None:
-    listed = list(rows())
-    assert len({row.key for row in listed}) == len(listed)
+    listed = list(stages(BUDGET))
+    assert len({row.key(images) for row, images in listed}) == len(listed)
     first = listed[: SEEDS * len(MODELS)]
-    assert {row.group for row in first} == {"models"}
-    assert [row.seed for row in first] == sorted(row.seed for row in first)
+    assert {row.group for row, _ in first} == {"models"}
+    assert [row.seed for row, _ in first] == sorted(row.seed for row, _ in first)
+
+
+def test_models_are_scored_at_every_number_of_pictures_and_no_run_is_asked_to_go_back() -> None:
+    listed = list(stages(BUDGET))
+    for name in MODELS:
+        models = [images for row, images in listed if (row.group, row.name, row.seed) == ("models", name, 0)]
+        assert models == [100, 200]
+    seen: dict[str, int] = {}
+    for row, images in listed:
+        assert images >= seen.get(row.run, 0)
+        seen[row.run] = images
 
 
 def test_rows_share_a_run_only_where_nothing_but_the_drawing_differs() -> None:
@@ -24,12 +39,19 @@ def test_a_budget_changes_only_settings_that_there_are() -> None:
     assert all(set(budget.overrides) <= known for budget in BUDGETS.values())
 
 
-def line(name: str, seed: int, fid: float) -> dict[str, object]:
+def line(name: str, seed: int, fid: float, images: int = 100) -> dict[str, object]:
     scores = {"fid": fid, "kid": 0.1, "precision": 0.5, "recall": 0.2, "density": 0.4, "coverage": 0.3}
-    return {"group": "models", "name": name, "seed": seed, "scores": scores}
+    return {"group": "models", "name": name, "seed": seed, "images": images, "scores": scores}
 
 
 def test_the_table_shows_the_mean_of_the_seeds_and_half_their_spread() -> None:
     text = table([line("IC-GAN", 0, 98.0), line("IC-GAN", 1, 101.0), line("unconditional", 0, 115.0)])
-    assert "| models | IC-GAN | 2 | 99.5 ± 1.5 | 0.1000 ± 0.0000 |" in text
-    assert "| models | unconditional | 1 | 115.0 | 0.1000 |" in text
+    assert "| models | IC-GAN | 100 | 2 | 99.5 ± 1.5 | 0.1000 ± 0.0000 |" in text
+    assert "| models | unconditional | 100 | 1 | 115.0 | 0.1000 |" in text
+
+
+def test_a_run_that_has_learnt_more_is_a_row_of_its_own() -> None:
+    lines = [line("IC-GAN", 0, 98.0, 100), line("IC-GAN", 0, 75.0, 2_000)]
+    assert "| models | IC-GAN | 100 | 1 | 98.0 |" in table(lines)
+    assert "| models | IC-GAN | 2,000 | 1 | 75.0 |" in table(lines)
+    assert len({key_of(each) for each in lines}) == 2
