@@ -325,11 +325,16 @@ def main() -> None:
     parser.add_argument("--names", nargs="*", help="only these rows: IC-GAN, unconditional, 'k = 5', …")
     parser.add_argument("--seeds", type=int, nargs="*", help="only these seeds")
     parser.add_argument("--images", type=int, nargs="*", help="numbers of pictures, instead of the budget's")
+    parser.add_argument(
+        "--samples", type=int, help="samples and real pictures to compare, instead of the budget's"
+    )
     parser.add_argument("--report", action="store_true", help="only write the report of the lines there are")
     args = parser.parse_args()
     budget = BUDGETS[args.budget]
     if args.images:
         budget = replace(budget, images=tuple(sorted(args.images)))
+    if args.samples is not None:
+        budget = replace(budget, samples=args.samples, reference=args.samples)
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.report:
         device = local_device()
