@@ -4,7 +4,7 @@ import torch
 
 from icgan_training.dataset import PreparedDataset
 from icgan_training.errors import DataError
-from icgan_training.features import FeatureNetwork, picture_order, real_features
+from icgan_training.features import FeatureNetwork, in_bfloat16, picture_order, real_features
 
 
 class Colours:
@@ -56,3 +56,14 @@ def test_another_network_has_its_own_store(data, network, colours):
 def test_more_pictures_than_there_are_is_an_error(data, network):
     with pytest.raises(DataError, match="has 40 pictures, 41 were asked for"):
         real_features(data, network, 41)
+
+
+def test_features_in_bfloat16_are_kept_apart_from_those_in_float32(data):
+    def project(pictures):
+        return pictures.float().flatten(1) @ torch.ones(8 * 8 * 3, 4) / 7
+
+    network = FeatureNetwork("sums", "0" * 64, project, torch.device("cpu"))
+    exact, rounded = real_features(data, network, 10), real_features(data, in_bfloat16(network), 10)
+    assert in_bfloat16(network).arithmetic == "bfloat16"
+    assert 0 < np.abs(rounded / exact - 1).max() < 2**-8
+    np.testing.assert_array_equal(real_features(data, network, 10), exact)

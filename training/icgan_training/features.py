@@ -6,7 +6,7 @@ extracts only the rest. Any prefix of the order is a fair sample.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,6 +38,16 @@ class FeatureNetwork:
             for rows in chunks(len(pictures), BATCH[self.device.type])
         ]
         return torch.cat(parts).numpy()
+
+
+def in_bfloat16(network: FeatureNetwork) -> FeatureNetwork:
+    """The network in bfloat16, about twice as fast on a CPU that multiplies it; under a name of its own."""
+
+    def run(pictures: Tensor) -> Tensor:
+        with torch.autocast(network.device.type, torch.bfloat16):
+            return network.run(pictures)
+
+    return replace(network, name=f"{network.name}-bfloat16", run=run, arithmetic="bfloat16")
 
 
 def picture_order(count: int) -> NDArray[np.int64]:
