@@ -151,17 +151,17 @@ class EnsembleScheduling:
 
 
 @dataclass(frozen=True)
-class Latest:
-    """Serve the highest version numbers."""
+class Specific:
+    """Serve these version numbers, whatever else the model's folder holds."""
 
-    num_versions: int
+    versions: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class VersionPolicy:
     """Which versions of a model are served."""
 
-    latest: Latest
+    specific: Specific
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 A repository holds releases. A release is one bundle's encoder, preprocessing, bank and generator; models
 whose files did not change share a version between releases. `icgan.json` at the root says which versions
 belong together, and the ensembles pin those of the current one: a step forward or back is one load of them.
+Each model serves the versions of the current release and of the one before, which requests in flight and a
+step back need.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,6 +43,9 @@ CPU_CONFIG = "cpu"  # what --model-config-name selects on a machine without a GP
 
 # Which names of samples.npz hold real rows for which graph input, for warm-up.
 _SAMPLES = {"image": "picture", "noise": "noise", "embedding": "embedding", "label": "label"}
+
+# The version policy's line in a model's configuration, the one thing there that a release changes.
+_VERSIONS = re.compile(r"versions: \[([\d, ]*)\]")
 
 Sources = dict[str, Path | bytes]  # file name in a version folder -> where it comes from
 Say = Callable[[str], None]
@@ -84,7 +90,7 @@ def add_release(bundle_path: Path, repository: Path, say: Say = print) -> list[s
     bundle = Bundle.open(bundle_path)
     service = describe(bundle, choices, say)
     _refuse_other_shapes(repository, service)
-    versions, changed = {}, []
+    versions, made = {}, []
     for name, sources in version_sources(bundle, service).items():
         digest, known = _digest(sources), book["digests"][name]
         version = next((int(number) for number, held in known.items() if held == digest), None)
@@ -93,21 +99,27 @@ def add_release(bundle_path: Path, repository: Path, say: Say = print) -> list[s
             with files.atomic_directory(repository / name / str(version)) as folder:
                 _write_version(folder, sources)
             known[str(version)] = digest
-            changed.append(name)
+            made.append(name)
         versions[name] = version
     number = max(release["release"] for release in book["releases"]) + 1
     book["releases"].append({"release": number, **_about(bundle), "versions": versions})
     _write_releases(repository, book)
-    return changed + set_release(repository, number)
+    return list(dict.fromkeys(made + set_release(repository, number)))
 
 
 def set_release(repository: Path, number: int) -> list[str]:
-    """Make release `number` current: the ensembles pin its versions. Returns the models to load."""
+    """Make release `number` current: the ensembles pin its versions. Returns the models to load, in order."""
     book = read_releases(repository)
     release = next((release for release in book["releases"] if release["release"] == number), None)
     if release is None:
         held = [release["release"] for release in book["releases"]]
         raise ExportError(f"release {number} is not in {repository}, which holds {held}")
+    before = next(release for release in book["releases"] if release["release"] == book["current"])
+    loads = [
+        name
+        for name, version in release["versions"].items()
+        if _serve(repository / name, {before["versions"][name], version})
+    ]
     about: Model = from_json(Model, release["model"], RELEASES_NAME)
     service = Service(about, release["neighbours"], release["labelled"], Choices(**book["choices"]))
     for name, config in ensembles(service, release["versions"]).items():
@@ -115,7 +127,20 @@ def set_release(repository: Path, number: int) -> list[str]:
             path.write_text(tc.to_pbtxt(config))
     book["current"] = number
     _write_releases(repository, book)
-    return [ensemble.name for ensemble in ENSEMBLES]
+    return [*loads, *(ensemble.name for ensemble in ENSEMBLES)]
+
+
+def _serve(model: Path, versions: set[int]) -> bool:
+    """Let the model in this folder serve `versions`; whether it did not already, and has to be loaded."""
+    news = False
+    for path in (model / "config.pbtxt", *(model / "configs").glob("*.pbtxt")):
+        text = path.read_text()
+        if versions <= {int(number) for number in _VERSIONS.findall(text)[0].split(",")}:
+            continue
+        news = True
+        with files.atomic_file(path) as partial:
+            partial.write_text(_VERSIONS.sub(f"versions: {sorted(versions)}", text))
+    return news
 
 
 def read_releases(repository: Path) -> dict[str, Any]:
@@ -210,7 +235,7 @@ def _refuse_other_shapes(repository: Path, service: Service) -> None:
     """A configuration covers all versions of a model: dimensions cannot change between releases."""
     for name, config in configurations(service).items():
         text = (repository / name / "config.pbtxt").read_text()
-        if text != tc.to_pbtxt(config):
+        if _VERSIONS.sub("", text) != _VERSIONS.sub("", tc.to_pbtxt(config)):
             raise ExportError(f"{name}: the bundle needs another configuration; write a new repository")
 
 

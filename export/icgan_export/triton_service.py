@@ -28,8 +28,8 @@ from icgan_runtime.manifest import Model, to_json
 LOOKUPS = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
 CUDA_GRAPH_BATCHES = (1, 2, 4, 8, 16, 32, 64)  # captured, up to the largest batch served
 
-# The release before the current one stays loaded for requests in flight and for a step back.
-TWO_VERSIONS = tc.VersionPolicy(tc.Latest(2))
+# Of a new repository; triton_repo writes others here with each release.
+FIRST_VERSION = tc.VersionPolicy(tc.Specific((1,)))
 
 Tensors = tuple[tc.Tensor, ...]
 
@@ -106,7 +106,7 @@ def _python(service: Service, name: str, inputs: Tensors, outputs: Tensors, **mo
     settings: dict[str, Any] = {
         "max_batch_size": service.choices.max_batch,
         "backend": "python",
-        "version_policy": TWO_VERSIONS,
+        "version_policy": FIRST_VERSION,
         "instance_group": (tc.InstanceGroup(tc.CPU),),
         "dynamic_batching": _queue(service),
     }
@@ -152,7 +152,7 @@ def _graph(service: Service, role: str, cpu: bool = False) -> tc.ModelConfig:
         "max_batch_size": service.choices.max_batch,
         "input": inputs,
         "output": outputs,
-        "version_policy": TWO_VERSIONS,
+        "version_policy": FIRST_VERSION,
         "dynamic_batching": _queue(service),
     }
     if cpu:

@@ -27,6 +27,16 @@ def repository(tiny_bundle, tmp_path) -> Path:
     return tmp_path / "repository"
 
 
+def served(repository: Path, model: str) -> list[set[int]]:
+    """The versions that each form of a model serves."""
+    folder = repository / model
+    texts = [path.read_text() for path in (folder / "config.pbtxt", *folder.glob("configs/*.pbtxt"))]
+    return [
+        set(map(int, re.findall(r"specific {\s+versions: \[([\d, ]+)\]", text)[0].split(",")))
+        for text in texts
+    ]
+
+
 def pinned(repository: Path) -> dict[str, int]:
     text = (repository / "icgan" / "config.pbtxt").read_text()
     steps = re.findall(r'model_name: "(\w+)"\s+model_version: (\d+)', text)
@@ -103,6 +113,29 @@ def test_a_release_can_be_taken_back(repository, tiny_bundle, tmp_path):
     assert set_release(repository, 1) == [ensemble.name for ensemble in ENSEMBLES]
     assert pinned(repository) == before
     assert read_releases(repository)["current"] == 1
+
+
+def test_the_release_before_is_served_beside_the_current_one_wherever_it_stands(
+    repository, tiny_bundle, tmp_path
+):
+    """A server that loads what it is told to never drops a version that requests in flight still need."""
+    bundles = [tiny_bundle, other_bank(tiny_bundle, tmp_path), make_bundle(tmp_path / "third", seed=7)]
+    steps = [
+        lambda: add_release(bundles[1], repository, quiet),
+        lambda: set_release(repository, 1),
+        lambda: add_release(bundles[2], repository, quiet),  # after a step back
+        lambda: set_release(repository, 2),
+        lambda: set_release(repository, 1),  # two steps back
+        lambda: add_release(bundles[2], repository, quiet),  # an old bundle again
+    ]
+    for step in steps:
+        before, old = pinned(repository), {name: served(repository, name) for name in CHAIN}
+        loads = step()
+        for name, version in pinned(repository).items():
+            forms = served(repository, name)
+            assert all({before[name], version} <= form and len(form) <= 2 for form in forms), name
+            assert (repository / name / str(version)).is_dir()
+            assert name in loads or forms == old[name], "what changed is loaded"
 
 
 def test_the_same_bundle_again_adds_no_version(repository, tiny_bundle):
