@@ -44,10 +44,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class InstanceGroup:
-    """How many copies of a model run, and on what."""
+    """How many copies of a model run, and on what.
+
+    `profile` lists the optimisation profiles of a TensorRT plan that Triton chooses from for each batch.
+    Where none is named it takes the first and no other.
+    """
 
     kind: Word
     count: int = 1
+    profile: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

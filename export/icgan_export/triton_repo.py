@@ -162,6 +162,12 @@ def describe(bundle: Bundle, choices: Choices, say: Say = print) -> Service:
     plans, gpu_files = {}, {}
     for role in ("encoder", "generator", "lookup") if choices.lookup == "graph" else ("encoder", "generator"):
         engines = _engines(bundle, role, choices.precision)
+        for engine in engines.values():
+            if engine.max_batch < choices.max_batch:
+                raise ExportError(
+                    f"--max-batch is {choices.max_batch}, {engine.file} takes {engine.max_batch} rows: "
+                    f"serve with --max-batch {engine.max_batch}, or build it again with icgan-export engine"
+                )
         if engines:
             plans[role] = {_dotted(capability): _plan_name(engine) for capability, engine in engines.items()}
             continue
@@ -204,9 +210,16 @@ def _code(model: str) -> Sources:
 
 
 def _engines(bundle: Bundle, role: str, precision: str | None) -> dict[str, EngineEntry]:
-    """Per compute capability ("sm90") the engine of `role` made with the newest TensorRT."""
-    found = [e for e in bundle.manifest.engines if e.role == role and precision in (None, e.precision)]
-    found.sort(key=lambda engine: [int(part) for part in engine.tensorrt_version.split(".")])
+    """Per compute capability ("sm90") the engine of `role` made with the newest TensorRT.
+
+    Not those of TensorRT-RTX, which Triton's backend cannot read.
+    """
+    found = [
+        engine
+        for engine in bundle.manifest.engines
+        if engine.role == role and precision in (None, engine.precision) and "-trtrtx" not in engine.file
+    ]
+    found.sort(key=lambda engine: [int(part) for part in re.findall(r"\d+", engine.tensorrt_version)])
     return {engine.compute_capability: engine for engine in found}
 
 

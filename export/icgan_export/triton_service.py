@@ -26,6 +26,7 @@ from icgan_export import triton_config as tc
 from icgan_runtime.manifest import Model, to_json
 
 LOOKUPS = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
+PLAN_PROFILES = ("0", "1")  # one row, and up to the largest batch (engine.Settings.profiles)
 CUDA_GRAPH_BATCHES = (1, 2, 4, 8, 16, 32, 64)  # captured, up to the largest batch served
 
 # Of a new repository; triton_repo writes others here with each release.
@@ -168,6 +169,8 @@ def _graph(service: Service, role: str, cpu: bool = False) -> tc.ModelConfig:
     )
     plans = service.plans.get(role)
     if plans:
+        if service.choices.max_batch > 1:
+            common["instance_group"] = (tc.InstanceGroup(tc.GPU, profile=PLAN_PROFILES),)
         sizes = [size for size in CUDA_GRAPH_BATCHES if size <= service.choices.max_batch]
         shapes = {
             tensor.name: tc.GraphShape((tensor.reshape or tc.Shape(tensor.dims)).shape) for tensor in inputs

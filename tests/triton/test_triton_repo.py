@@ -79,22 +79,46 @@ def test_a_bundle_without_plans_says_that_a_gpu_will_run_onnx(tiny_bundle, tmp_p
     assert all("no TensorRT plan" in line for line in said)
 
 
-def test_the_plans_of_a_bundle_are_served_by_compute_capability(tiny_bundle, tmp_path):
-    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+def planned(bundle: Path, tmp_path: Path, releases: tuple[str, ...], max_batch: int = 32) -> Path:
+    """The bundle with plans of these TensorRT releases, "trt10.9.0" say."""
+    bundle = Path(shutil.copytree(bundle, tmp_path / "planned"))
     manifest, engines = Manifest.read(bundle), []
     for role in ("encoder", "generator"):
-        for release in ("10.9.0", "10.14.1"):
-            file = f"engines/sm90-trt{release}/{role}.plan"
+        for release in releases:
+            file = f"engines/sm90-{release}/{role}.plan"
             (bundle / file).parent.mkdir(parents=True, exist_ok=True)
             (bundle / file).write_text(f"{role} {release}")
-            space = manifest.model.encoder_id
-            engines.append(EngineEntry(role, "fp16", file, "sm90", release, 32, space))
+            space, version = manifest.model.encoder_id, release.lstrip("rtx")
+            engines.append(EngineEntry(role, "fp16", file, "sm90", version, max_batch, space))
     dataclasses.replace(manifest, engines=tuple(engines), files=describe_files(bundle)).write(bundle)
+    return bundle
+
+
+def test_the_plans_of_a_bundle_are_served_by_compute_capability(tiny_bundle, tmp_path):
+    bundle = planned(tiny_bundle, tmp_path, ("trt10.9.0", "trt10.14.1.48.post1"))
     write_repository(bundle, tmp_path / "repository", Choices(), quiet)
-    plan = tmp_path / "repository" / "icgan_generator" / "1" / "sm90-trt10.14.1-fp16.plan"
-    assert plan.read_text() == "generator 10.14.1", "the newest TensorRT wins, by number and not by letter"
+    plan = tmp_path / "repository" / "icgan_generator" / "1" / "sm90-trt10.14.1.48.post1-fp16.plan"
+    assert plan.read_text() == "generator trt10.14.1.48.post1", (
+        "the newest TensorRT wins, by number and not by letter"
+    )
     config = (tmp_path / "repository" / "icgan_generator" / "config.pbtxt").read_text()
-    assert 'cc_model_filenames { key: "9.0" value: "sm90-trt10.14.1-fp16.plan" }' in config
+    assert 'cc_model_filenames { key: "9.0" value: "sm90-trt10.14.1.48.post1-fp16.plan" }' in config
+
+
+def test_plans_of_tensorrt_rtx_are_not_for_triton(tiny_bundle, tmp_path):
+    said: list[str] = []
+    bundle = planned(tiny_bundle, tmp_path, ("trtrtx1.2.0",))
+    write_repository(bundle, tmp_path / "repository", Choices(), said.append)
+    assert len(said) == 2
+    assert all("no TensorRT plan" in line for line in said)
+    assert "tensorrt_plan" not in (tmp_path / "repository" / "icgan_generator" / "config.pbtxt").read_text()
+
+
+def test_plans_for_smaller_batches_than_are_to_be_served_are_refused(tiny_bundle, tmp_path):
+    bundle = planned(tiny_bundle, tmp_path, ("trt10.14.1",), max_batch=8)
+    with pytest.raises(ExportError, match=r"encoder\.plan takes 8 rows: serve with --max-batch 8"):
+        write_repository(bundle, tmp_path / "repository", Choices(), quiet)
+    write_repository(bundle, tmp_path / "repository", Choices(max_batch=8), quiet)
 
 
 def test_a_new_bank_is_a_new_version_of_the_models_that_read_it_and_of_no_other(

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from icgan_export import triton_config as tc
+from icgan_export.engine import Settings
 from icgan_export.triton_service import (
     ENSEMBLES,
     LOOKUPS,
@@ -105,11 +106,22 @@ def test_a_gpu_runs_plans_with_a_cuda_graph_for_every_usual_batch():
     generator = configurations(built)["icgan_generator"]
     assert generator.platform == "tensorrt_plan"
     assert generator.cc_model_filenames == {"9.0": "generator.plan"}
-    assert [group.kind for group in generator.instance_group] == [tc.GPU]
+    assert generator.instance_group == (tc.InstanceGroup(tc.GPU, profile=("0", "1")),)
     assert [spec.batch_size for spec in generator.optimization.cuda.graph_spec] == [1, 2, 4, 8]
     inputs = {name: shape.dim for name, shape in generator.optimization.cuda.graph_spec[0].input.items()}
     assert inputs == {"noise": (DIM_Z,), "embedding": (WIDTH,), "label": ()}
     assert [warm_up.batch_size for warm_up in generator.model_warmup] == [1, 8]
+
+
+@pytest.mark.parametrize("max_batch", [1, 8])
+def test_the_profiles_named_to_triton_are_those_of_a_plan_for_its_batch(max_batch):
+    """Unnamed, Triton uses the first alone, which takes one row."""
+    built = dataclasses.replace(service(max_batch=max_batch), plans={"encoder": {"9.0": "encoder.plan"}})
+    (group,) = configurations(built)["icgan_encoder"].instance_group
+    named = [int(number) for number in group.profile or ("0",)]
+    profiles = Settings(best_batch=1, max_batch=max_batch).profiles
+    assert named == list(range(len(profiles)))
+    assert max(profiles[index][2] for index in named) == max_batch
 
 
 def test_without_a_plan_a_gpu_runs_onnx_on_its_tensorrt_or_cuda_provider():
