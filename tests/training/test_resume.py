@@ -50,6 +50,16 @@ def test_everything_comes_back_with_its_values_and_memory_layout(tmp_path):
         assert loaded.tensors()[name].stride() == tensor.stride()
 
 
+def test_all_of_adams_state_comes_back_to_the_device_of_the_weights(tmp_path):
+    save_checkpoint(tmp_path / "a.safetensors", Stateful({}, {"optimizer": trained()[1]}), {})
+    elsewhere = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to("meta")  # stands for a GPU
+    optimizer = torch.optim.Adam(elsewhere.parameters(), fused=True)
+    load_checkpoint(tmp_path / "a.safetensors", Stateful({}, {"optimizer": optimizer}))
+    restored = [(name, tensor) for entry in optimizer.state.values() for name, tensor in entry.items()]
+    assert {name for name, _ in restored} == {"step", "exp_avg", "exp_avg_sq"}
+    assert {tensor.device.type for _, tensor in restored} == {"meta"}
+
+
 def test_a_full_disk_leaves_the_earlier_checkpoints_and_names_the_last(tmp_path):
     # RLIMIT_FSIZE makes the kernel refuse the write half way, as a full disk would.
     script = f"""

@@ -127,7 +127,11 @@ def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor], what: str)
 
 
 def _restore_optimizer(source: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, what: str) -> None:
-    """Adam's state of each parameter, in that parameter's memory layout (its fused kernel relies on it)."""
+    """Adam's state of each parameter, on that parameter's device and in its memory layout.
+
+    Its fused kernel relies on both, and wants the step count on the device too (torch's `load_state_dict`
+    has the same exception).
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in source.items():
         index, entry = name.split(".", 1)
@@ -138,7 +142,7 @@ def _restore_optimizer(source: Mapping[str, Tensor], optimizer: torch.optim.Opti
             tensor = torch.empty_like(parameter).copy_(tensor)
         elif tensor.dim() > 0:  # the step count is a scalar
             raise ValueError(f"{what}.{name} is {list(tensor.shape)}, expected {list(parameter.shape)}")
-        optimizer.state[parameter][entry] = tensor
+        optimizer.state[parameter][entry] = tensor.to(parameter.device)
 
 
 def prune(folder: Path, keep: int) -> None:
