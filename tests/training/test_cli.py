@@ -1,5 +1,6 @@
 import argparse
 import errno
+import json
 
 import pytest
 
@@ -70,6 +71,14 @@ def test_what_is_no_number_of_pictures_is_a_usage_error(text, capsys):
     with pytest.raises(SystemExit):
         cli.main(["fit", "data", "--preset", "tiny", "--images", text])
     assert f"{text!r} is not a number as 400000, 400k or 2.5M" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", ["float32", "bfloat16"])
+@pytest.mark.parametrize("way", ["--precision {}", "--set precision={}"])
+def test_a_precision_that_is_asked_for_is_used_whatever_the_hardware_has(asked, way, make_prepared, capsys):
+    command = ["fit", str(make_prepared()), "--preset", "tiny", "--dry-run", *way.format(asked).split()]
+    assert cli.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["train"]["precision"] == asked
 
 
 def test_a_missing_file_that_nobody_expected_is_a_bug(monkeypatch):

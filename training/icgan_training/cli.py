@@ -200,7 +200,11 @@ def _fit(args: argparse.Namespace) -> None:
     device = local_device()
     automatic, reason = choose_precision(device)
     overrides = parse_overrides(args.set)
-    overrides["precision"] = automatic if args.precision == "auto" else args.precision
+    automatically = args.precision == "auto" and "precision" not in overrides
+    if automatically:
+        overrides["precision"] = automatic
+    elif args.precision != "auto":
+        overrides["precision"] = args.precision
     if args.images is not None:
         overrides["total_images"] = args.images
     data = PreparedDataset.open(args.data)
@@ -214,7 +218,7 @@ def _fit(args: argparse.Namespace) -> None:
     try:
         if processes.first:
             data.verify()
-            why = f" ({reason})" if args.precision == "auto" else ""
+            why = f" ({reason})" if automatically else ""
             print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
         score = None
         if args.fid_samples is not None:
