@@ -126,6 +126,19 @@ def test_a_second_network_is_reported_under_its_name(subject, colours):
     assert "fid_other" not in result.scores
 
 
+def test_real_pictures_of_another_size_are_refused_before_anything_is_drawn(subject, colours, make_prepared):
+    larger = PreparedDataset.open(make_prepared("larger", resolution=64))
+    undrawable = dataclasses.replace(subject, pool=np.array([], np.int64))
+    with pytest.raises(ConfigError, match=r"larger has 64 px, the generator makes 32 px: .*--resolution 32"):
+        evaluate(undrawable, larger, FEW, colours)
+
+
+def test_more_real_pictures_than_there_are_are_refused_before_anything_is_drawn(subject, colours):
+    undrawable = dataclasses.replace(subject, pool=np.array([], np.int64))
+    with pytest.raises(ConfigError, match=r"--reference-pictures is 61, .*data has 60"):
+        evaluate(undrawable, subject.data, dataclasses.replace(FEW, reference=61), colours)
+
+
 @pytest.fixture
 def small_strata(monkeypatch):
     monkeypatch.setattr(

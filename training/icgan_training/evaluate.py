@@ -239,6 +239,7 @@ def evaluate(
     """
     wanted = set(settings.metrics)
     check_following(subject.generator.config, settings)
+    check_reference(subject.generator.config, reference, settings)
     count = settings.reference or reference.meta.count
     networks = [inception] if second is None else [inception, second]
     compared = networks if wanted & {"fid", "kid", "prdc", "strata"} else []
@@ -394,6 +395,22 @@ def check_following(model: ModelConfig, settings: Settings) -> None:
         raise ConfigError(f"--metrics instance asks how samples follow an instance: {_TOLD_LESS} instances")
     if "labels" in settings.metrics and not (model.takes_embedding and model.takes_label):
         raise ConfigError(f"--metrics labels swaps the labels of instances: {_TOLD_LESS} both")
+
+
+def check_reference(model: ModelConfig, reference: PreparedDataset, settings: Settings) -> None:
+    """Raise `ConfigError` for real pictures of another size, or too few, before samples are drawn.
+
+    Pictures of two sizes differ in sharpness whatever they show, and every score would measure that.
+    """
+    if reference.meta.resolution != model.resolution:
+        raise ConfigError(
+            f"--reference {reference.path} has {reference.meta.resolution} px, the generator makes "
+            f"{model.resolution} px: prepare it with --resolution {model.resolution}"
+        )
+    if settings.reference > reference.meta.count:
+        raise ConfigError(
+            f"--reference-pictures is {settings.reference}, {reference.path} has {reference.meta.count}"
+        )
 
 
 _TOLD_LESS = "this model does not take"
