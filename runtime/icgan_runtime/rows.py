@@ -87,7 +87,8 @@ class Rows:
 
 def check_embedding(embedding: F32) -> None:
     """Raise RequestError unless [N, D] holds unit rows (so no NaN, no infinity)."""
-    norms = np.linalg.norm(embedding, axis=1)
+    with np.errstate(over="ignore"):  # infinity is refused too
+        norms = np.linalg.norm(embedding, axis=1)
     _check("embedding", norms, np.abs(norms - 1) <= 1e-2, "rows of length 1")
 
 

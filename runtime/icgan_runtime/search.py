@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from icgan_runtime.bank import Bank
 from icgan_runtime.errors import MissingExtraError, RequestError
 from icgan_runtime.manifest import MAX_NEIGHBOURS
+from icgan_runtime.rows import check_embedding
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -41,9 +42,10 @@ class Search:
     propose: Propose
 
     def __call__(self, embedding: F32, k: int) -> tuple[I64, F32]:
-        """ids and scores [N, k] of the k nearest to each row of `embedding` [N, D], best first."""
+        """ids and scores [N, k] of the k nearest to each unit row of `embedding` [N, D], best first."""
         if not 1 <= k <= min(MAX_NEIGHBOURS, len(self.bank)):
             raise RequestError("k", f"{k}, expected 1..{min(MAX_NEIGHBOURS, len(self.bank))} for this bank")
+        check_embedding(embedding)  # nothing is near NaN: engines find less than k, or search for ever
         ids = np.empty((len(embedding), k), np.int64)
         scores = np.empty((len(embedding), k), np.float32)
         for row, candidates in enumerate(self.propose(embedding, k)):

@@ -104,9 +104,7 @@ def faiss_ivf_search(bank: Bank, reason: str, probes: int = PROBES) -> Search:
             parameters = faiss.SearchParametersIVF(nprobe=read)  # type: ignore[call-arg]  # its stub says less
             _, rows = index.search(embedding @ axes, reach, params=parameters)
             found = [row[row >= 0] for row in rows]  # -1 where the lists that were read held too few
-            if read == lists:  # nothing is near what is no number, or too large for its square to be one
-                return [row if len(row) >= wanted else np.arange(wanted) for row in found]
-            if all(len(row) >= wanted for row in found):
+            if read == lists or all(len(row) >= wanted for row in found):
                 return found
             read = min(2 * read, lists)
 

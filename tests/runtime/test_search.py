@@ -119,6 +119,16 @@ def test_an_instance_is_its_own_nearest():
     np.testing.assert_allclose(scores, 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("wanted", ["numpy", "faiss", "faiss-ivf"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e25, 0, 2])
+def test_what_is_not_of_unit_length_is_not_searched_for(wanted, value):
+    bank = bank_of(np.random.default_rng(0).normal(size=(50, 16)))
+    queries = bank.embeddings[:3].copy()
+    queries[1] = value
+    with pytest.raises(RequestError, match=r"^embedding: .*, expected rows of length 1$"):
+        choose_search(bank, wanted)(queries, 5)
+
+
 @pytest.mark.parametrize("k", [0, -1, 6])
 def test_more_neighbours_than_instances_are_refused(k):
     with pytest.raises(RequestError, match=rf"k: {k}, expected 1\.\.5"):

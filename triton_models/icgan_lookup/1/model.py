@@ -7,6 +7,8 @@ import triton_python_backend_utils as pb_utils
 
 from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
+from icgan_runtime.errors import RequestError
+from icgan_runtime.rows import check_embedding
 from icgan_runtime.search import choose_search
 
 
@@ -19,9 +21,27 @@ class TritonPythonModel:
 
     def execute(self, requests):
         parts = [pb_utils.get_input_tensor_by_name(request, "embedding").as_numpy() for request in requests]
+        refusals = [_refusal(part) for part in parts]
+        good = [part for part, refusal in zip(parts, refusals, strict=True) if refusal is None]
+        found = iter(self._find(good) if good else ())
+        return [next(found) if refusal is None else refusal for refusal in refusals]
+
+    def _find(self, parts):
         ids, scores = self.search(np.concatenate(parts), self.k)
         ends = np.cumsum([len(part) for part in parts])[:-1]
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor("ids", i), pb_utils.Tensor("scores", s)])
             for i, s in zip(np.split(ids, ends), np.split(scores, ends), strict=True)
         ]
+
+
+def _refusal(embedding):
+    """Of one request alone: a search with a stranger's NaN in it would fail those beside it."""
+    try:
+        check_embedding(embedding)
+    except RequestError as error:
+        message = f"{error.field.upper()}: {error.problem}"
+        return pb_utils.InferenceResponse(
+            error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+        )
+    return None
