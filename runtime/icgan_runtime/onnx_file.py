@@ -15,10 +15,12 @@ from icgan_runtime.errors import BundleError
 
 # Field numbers of onnx.proto3.
 _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
-_FUNCTION_NODE = 7
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_FUNCTION_NODE, _FUNCTION_DEFAULT = 7, 11
 _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
+_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
+_SPARSE_VALUES, _SPARSE_INDICES = 1, 2
 _TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
 _KEY, _VALUE = 1, 2  # of a metadata entry; an opset's domain and version have the same numbers
 
@@ -54,6 +56,8 @@ def describe_onnx(data: bytes, file: str) -> OnnxFile:
                 for inner, _, node in _fields(_message(value)):
                     if inner == _FUNCTION_NODE:
                         _walk_node(_message(node), operators, _MAX_DEPTH)
+                    elif inner == _FUNCTION_DEFAULT:
+                        _walk_attribute(_message(node), operators, _MAX_DEPTH)
             elif number == _MODEL_OPSETS:
                 fields = {inner: item for inner, _, item in _fields(_message(value))}
                 version = fields.get(_VALUE, 0)
@@ -78,6 +82,8 @@ def _walk_graph(data: memoryview, operators: Counter[str], depth: int) -> int:
             elements += _walk_node(_message(value), operators, depth)
         elif number == _GRAPH_INITIALIZER:
             elements += _walk_tensor(_message(value))
+        elif number == _GRAPH_SPARSE:
+            elements += _walk_sparse(_message(value))
     return elements
 
 
@@ -90,12 +96,31 @@ def _walk_node(data: memoryview, operators: Counter[str], depth: int) -> int:
         elif number == _NODE_DOMAIN:
             domain = _text(value)
         elif number == _NODE_ATTRIBUTE:
-            for inner, _, item in _fields(_message(value)):
-                if inner in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-                    elements += _walk_graph(_message(item), operators, depth - 1)
-                elif inner in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
-                    _walk_tensor(_message(item))
+            elements += _walk_attribute(_message(value), operators, depth)
     operators[f"{domain}.{operator}" if domain else operator] += 1
+    return elements
+
+
+def _walk_attribute(data: memoryview, operators: Counter[str], depth: int) -> int:
+    """Returns the elements of the initializers of graphs in an attribute; its own tensors are constants."""
+    elements = 0
+    for number, _, value in _fields(data):
+        if number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
+            elements += _walk_graph(_message(value), operators, depth - 1)
+        elif number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
+            _walk_tensor(_message(value))
+        elif number in (_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES):
+            _walk_sparse(_message(value))
+    return elements
+
+
+def _walk_sparse(data: memoryview) -> int:
+    """A tensor of values and one of the places they stand at; returns the elements of the values."""
+    elements = 0
+    for number, _, value in _fields(data):
+        if number in (_SPARSE_VALUES, _SPARSE_INDICES):
+            held = _walk_tensor(_message(value))
+            elements += held if number == _SPARSE_VALUES else 0
     return elements
 
 
@@ -120,6 +145,8 @@ def _fields(data: memoryview) -> Iterator[Field]:
     position, end = 0, len(data)
     while position < end:
         tag, position = _varint(data, position)
+        if tag >> 32:  # other readers drop the bits above, and would see another field than this one
+            raise ValueError("a field number is too large")
         number, wire = tag >> 3, tag & 7
         if wire == _VARINT:
             number_value, position = _varint(data, position)

@@ -48,10 +48,21 @@ def external(name: str = "w") -> TensorProto:
 
 def test_weights_in_other_files_are_refused_wherever_they_hide(proto):
     inner = helper.make_graph([helper.make_node("Sin", [], ["y"])], "branch", [], [], [external()])
+    places = numpy_helper.from_array(np.zeros(1, np.int64))
+    sparse = helper.make_sparse_tensor(external(), places, [4])
+    elsewhere = helper.make_sparse_tensor(numpy_helper.from_array(np.zeros(1, np.float32)), external(), [4])
+    several = helper.make_node("Sin", [], ["c"], several=[sparse])
+    function = helper.make_function("ours", "f", [], ["b"], [helper.make_node("Cos", ["a"], ["b"])], [])
+    function.attribute_proto.append(helper.make_attribute("value", external()))
     hidden = [
         lambda copy: copy.graph.initializer.append(external()),
         lambda copy: copy.graph.node.append(helper.make_node("Constant", [], ["c"], value=external())),
         lambda copy: copy.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=inner)),
+        lambda copy: copy.graph.sparse_initializer.append(sparse),
+        lambda copy: copy.graph.sparse_initializer.append(elsewhere),
+        lambda copy: copy.graph.node.append(helper.make_node("Constant", [], ["c"], sparse_value=sparse)),
+        lambda copy: copy.graph.node.append(several),
+        lambda copy: copy.functions.append(function),
     ]
     for hide in hidden:
         copy = onnx.ModelProto()
@@ -122,6 +133,7 @@ def test_a_tensor_may_say_that_it_is_here_but_not_that_it_is_elsewhere():
         (b"\x3a\x05\x00", "it ends too early"),
         (b"\x38\x01", "a number where a message should be"),
         (b"\x3a" + b"\xff" * 10, "a number is too long"),
+        (b"\xba\x80\x80\x80\x10\x00", "a field number is too large"),  # field 7 to those who drop bit 32
         (b"\x3a\x80", "index out of bounds on dimension 1"),
     ],
 )
@@ -137,6 +149,14 @@ def test_weights_inside_branches_are_parameters_too():
     node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
     graph = helper.make_graph([node], "g", [], [], [tensor])
     assert describe_onnx(helper.make_model(graph).SerializeToString(), "x.onnx").parameters == 3 * 6
+
+
+def test_the_values_of_sparse_weights_are_parameters_too():
+    values = numpy_helper.from_array(np.ones(3, np.float32), "w")
+    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.arange(3)), [100])
+    node = helper.make_node("Identity", ["w"], ["y"])
+    graph = helper.make_graph([node], "g", [], [], sparse_initializer=[sparse])
+    assert describe_onnx(helper.make_model(graph).SerializeToString(), "x.onnx").parameters == 3
 
 
 def test_the_version_of_every_domain_is_told():
