@@ -23,6 +23,7 @@ import torch
 from icgan_export.errors import ExportError, MissingExtraError
 from icgan_export.onnx_export import Step
 from icgan_runtime import files
+from icgan_runtime.backends.select import read_graph
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import EngineEntry, GraphEntry, describe_file
 
@@ -100,7 +101,7 @@ def add_engines(
     added, lines = [], []
     for entry in entries:
         step(f"building {entry.file} for {sm} with {trt.__name__} {trt.__version__}")
-        plan = build(trt, bundle.read(entry.file), entry, settings, cache, step)
+        plan = build(trt, read_graph(bundle, entry), entry, settings, cache, step)
         cache = plan.timing_cache
         name = names[entry]
         with files.atomic_file(path / name) as partial:

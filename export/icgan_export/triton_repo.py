@@ -30,6 +30,7 @@ from icgan_export.triton_service import (
     ensembles,
 )
 from icgan_runtime import arrays, files, images
+from icgan_runtime.backends.select import read_graph
 from icgan_runtime.bank import FOLDER
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import MANIFEST_NAME, SAMPLES_NAME, EngineEntry, Model, from_json, to_json
@@ -195,14 +196,21 @@ def version_sources(bundle: Bundle, service: Service) -> dict[str, Sources]:
             found["icgan_lookup"] = {**_code("icgan_lookup"), **about, **bank}
             continue
         precision = None if role == "lookup" else service.choices.cpu_precision
-        files: Sources = {"model.onnx": bundle.path(manifest.graph(role, precision).file)}
+        files: Sources = {"model.onnx": _graph(bundle, role, precision)}
         if role in service.gpu_files:
-            files[service.gpu_files[role]] = bundle.path(manifest.graph(role, service.choices.precision).file)
+            files[service.gpu_files[role]] = _graph(bundle, role, service.choices.precision)
         if role in service.plans:
             for engine in _engines(bundle, role, service.choices.precision).values():
                 files[_plan_name(engine)] = bundle.path(engine.file)
         found[f"icgan_{role}"] = files
     return found
+
+
+def _graph(bundle: Bundle, role: str, precision: str | None) -> Path:
+    """An ONNX file, checked as it is before it runs in-process: the server opens it without asking us."""
+    entry = bundle.manifest.graph(role, precision)
+    read_graph(bundle, entry)
+    return bundle.path(entry.file)
 
 
 def _code(model: str) -> Sources:

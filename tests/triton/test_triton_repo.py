@@ -13,7 +13,7 @@ import pytest
 from icgan_export.errors import ExportError
 from icgan_export.triton_repo import add_release, read_releases, set_release, write_repository
 from icgan_export.triton_service import ENSEMBLES, Choices
-from icgan_runtime.errors import IntegrityError
+from icgan_runtime.errors import BindingError, IntegrityError
 from icgan_runtime.manifest import EngineEntry, Manifest, describe_files
 from tests.models.make_models import make_bundle
 from tests.triton.conftest import quiet
@@ -69,6 +69,17 @@ def test_a_damaged_bundle_leaves_no_repository(tiny_bundle, tmp_path):
     (damaged / "generator.onnx").write_bytes(graph)
     with pytest.raises(IntegrityError, match=r"generator\.onnx"):
         write_repository(damaged, tmp_path / "repository", Choices(), quiet)
+    assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "generator.onnx", "lookup.onnx"])
+def test_a_graph_of_another_model_is_refused_though_its_hash_is_listed(tiny_bundle, tmp_path, name):
+    donor = make_bundle(tmp_path / "donor", encoder="other")
+    mixed = Path(shutil.copytree(tiny_bundle, tmp_path / "mixed"))
+    shutil.copy(donor / name, mixed)
+    dataclasses.replace(Manifest.read(mixed), files=describe_files(mixed)).write(mixed)
+    with pytest.raises(BindingError, match=rf"^{name}: made for tiny"):
+        write_repository(mixed, tmp_path / "repository", Choices(lookup="graph"), quiet)
     assert not (tmp_path / "repository").exists()
 
 

@@ -94,10 +94,19 @@ def open_session(bundle: Bundle, entry: GraphEntry, backend: str, threads: int =
     return session
 
 
-def _open_graph(bundle: Bundle, entry: GraphEntry, backend: str, threads: int) -> Session:
+def read_graph(bundle: Bundle, entry: GraphEntry) -> bytes:
+    """The ONNX file of a graph, for whatever runs it: made for this bundle, and with nothing left outside.
+
+    Raises BundleError.
+    """
     model = bundle.read(entry.file)
     found = describe_onnx(model, entry.file)
     check_onnx_metadata(entry.file, found.metadata, bundle.manifest.model, entry.role)
+    return model
+
+
+def _open_graph(bundle: Bundle, entry: GraphEntry, backend: str, threads: int) -> Session:
+    model = read_graph(bundle, entry)
     if backend in ("openvino", "openvino-bf16"):
         try:
             from icgan_runtime.backends.openvino import OpenVinoSession
