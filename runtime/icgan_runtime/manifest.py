@@ -44,6 +44,7 @@ MAX_FILE_BYTES = 16 << 30
 MAX_RESOLUTION = 2048
 MAX_WIDTH = 1 << 16  # of noise, embedding and class tables
 MAX_NEIGHBOURS = 1024
+_VERSION = r"[0-9]+(\.[0-9A-Za-z]+)*"
 
 Json = dict[str, Any]
 
@@ -274,6 +275,9 @@ class Manifest:
             _one_of(f"{where}.role", engine.role, ROLES)
             _one_of(f"{where}.precision", engine.precision, PRECISIONS)
             _in_range(f"{where}.max_batch", engine.max_batch, 1, 4096)
+            # both become part of a file's name in a model repository
+            _spelt(f"{where}.compute_capability", engine.compute_capability, r"sm[0-9]{2,3}", "sm90")
+            _spelt(f"{where}.tensorrt_version", engine.tensorrt_version, _VERSION, "10.14.1")
             self._must_list(where, engine.file)
             _must_match(engine.file, engine.encoder_id, model)
 
@@ -385,6 +389,11 @@ def _in_range(where: str, value: int, low: int, high: int) -> None:
 def _one_of(where: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise BundleError(MANIFEST_NAME, f"{where} is {value!r}, this runtime knows {list(allowed)}")
+
+
+def _spelt(where: str, value: str, pattern: str, example: str) -> None:
+    if not re.fullmatch(pattern, value):
+        raise BundleError(MANIFEST_NAME, f"{where} is {value!r}, expected something like {example}")
 
 
 def _hex(where: str, value: str) -> None:

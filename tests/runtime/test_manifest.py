@@ -148,6 +148,30 @@ def test_a_number_is_taken_up_to_its_bounds_and_no_further(value, place, low, hi
 
 
 @pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("compute_capability", "/tmp/sm90"),
+        ("compute_capability", "../sm90"),
+        ("compute_capability", "sm9"),
+        ("compute_capability", "sm90\n"),
+        ("tensorrt_version", "10.14/../1"),
+        ("tensorrt_version", "10..1"),
+        ("tensorrt_version", "new"),
+        ("tensorrt_version", ""),
+    ],
+)
+def test_a_plan_for_a_machine_that_cannot_be_is_refused(value, key, text):
+    """The two stand in the name of a file that the exporter writes."""
+    engine = {"role": "encoder", "precision": "fp32", "file": "encoder.onnx", "max_batch": 1}
+    engine |= {"compute_capability": "sm120", "tensorrt_version": "10.7.0.post1"}
+    value["engines"] = [engine | {"encoder_id": value["bank"]["encoder_id"]}]
+    parse(value)
+    value["engines"][0][key] = text
+    with pytest.raises(BundleError, match=rf"engines\[encoder\.onnx\]\.{key} is .*, expected something like"):
+        parse(value)
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "../secret",
@@ -305,8 +329,8 @@ def manifests(draw) -> Manifest:
         role=st.sampled_from(ROLES),
         precision=st.sampled_from(PRECISIONS),
         file=names,
-        compute_capability=printable,
-        tensorrt_version=printable,
+        compute_capability=st.from_regex(r"sm[0-9]{2,3}", fullmatch=True),
+        tensorrt_version=st.from_regex(r"[0-9]{1,3}(\.[0-9a-z]{1,5}){0,3}", fullmatch=True),
         max_batch=st.integers(1, 4096),
         encoder_id=st.just(model.encoder_id),
     )
