@@ -1,16 +1,18 @@
 // node build.mjs BUNDLE OUT: one folder of static files with page, ONNX Runtime and bundle, for any web server.
 // Text and WebAssembly also come compressed (.br), for servers that look for it, such as serve.mjs.
 import { createHash } from "node:crypto";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliCompressSync, constants } from "node:zlib";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const PAGE = ["index.html", "style.css", "icon.svg", "app.webmanifest", "app.js", "worker.js", "pipeline.js", "bundle.js", "noise.js", "picture.js"];
 const RUNTIME = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm", "ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"];
-const SKIPPED = /^(engines\/|samples\.npz|lookup)/; // the page searches embeddings.npy itself
+const ROLES = ["encoder", "generator"]; // the page searches embeddings.npy itself
+// As docs/format.md prescribes, and of a kind that a browser does not run.
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]*(\/[A-Za-z0-9][A-Za-z0-9._+-]*)*\.(json|onnx|npy|md|png)$/;
 
 const [bundle, out] = process.argv.slice(2);
 if (!out || !existsSync(join(bundle, "manifest.json"))) {
@@ -21,21 +23,34 @@ if (existsSync(out) && readdirSync(out).length && !existsSync(join(out, "sw.js")
   console.error(`${out} holds something else: choose another folder`);
   process.exit(1);
 }
+const manifest = JSON.parse(readFileSync(join(bundle, "manifest.json"), "utf8"));
+const files = [
+  "manifest.json",
+  ...manifest.graphs.filter((graph) => ROLES.includes(graph.role)).map((graph) => graph.file),
+  ...Object.keys(manifest.files).filter((name) => /^(bank\/|README\.md$|[^/]*\.png$)/.test(name)),
+];
+// A stranger's bundle must not have other files of this machine published, nor programs of its own beside ours.
+for (const name of files) {
+  const place = realpathSync(bundle) + sep;
+  if (!NAME.test(name) || !existsSync(join(bundle, name)) || !realpathSync(join(bundle, name)).startsWith(place)) {
+    console.error(`${JSON.stringify(name)} is not the name of a file of the page inside the bundle`);
+    process.exit(1);
+  }
+}
 rmSync(out, { recursive: true, force: true });
 
 const runtime = dirname(createRequire(import.meta.url).resolve("onnxruntime-web"));
-const files = Object.keys(JSON.parse(readFileSync(join(bundle, "manifest.json"), "utf8")).files);
 const sources = [
   ...PAGE.map((name) => [join(HERE, name), name]),
   ...RUNTIME.map((name) => [join(runtime, name), `ort/${name}`]),
-  ...["manifest.json", ...files.filter((name) => !SKIPPED.test(name))].map((name) => [join(bundle, name), `bundle/${name}`]),
+  ...files.map((name) => [join(bundle, name), `bundle/${name}`]),
 ];
 const hash = createHash("sha256");
 for (const [from, name] of sources) {
   const to = join(out, name);
   mkdirSync(dirname(to), { recursive: true });
-  cpSync(from, to);
-  const data = readFileSync(to);
+  const data = readFileSync(from);
+  writeFileSync(to, data);
   hash.update(name).update(data);
   if (!/\.(png|jpg)$/.test(name)) {
     const packed = brotliCompressSync(data, { params: { [constants.BROTLI_PARAM_QUALITY]: 9 } });

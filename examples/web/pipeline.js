@@ -58,6 +58,7 @@ export class Pipeline {
 
   /** The embedding of a stored instance. @param {number} row @returns {Float32Array} */
   stored(row) {
+    if (!(row in this.bank.ids)) throw new RangeError(`no row ${row} in a bank of ${this.bank.ids.length} instances`);
     const width = this.model.embedding_dim;
     return this.bank.embeddings.subarray(row * width, (row + 1) * width);
   }

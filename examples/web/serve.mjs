@@ -19,10 +19,19 @@ function fileAt(path) {
   }
 }
 
+/** Where the file of an address would lie; null for what is no address, such as "/%". */
+function placeOf(address) {
+  try {
+    const path = resolve(root, `.${decodeURIComponent(new URL(address, "http://x").pathname)}`);
+    return path === root ? resolve(root, "index.html") : path;
+  } catch {
+    return null;
+  }
+}
+
 const server = createServer((request, response) => {
-  let path = resolve(root, `.${decodeURIComponent(new URL(request.url, "http://x").pathname)}`);
-  if (path === root) path = resolve(root, "index.html");
-  if (!path.startsWith(root + sep) || !fileAt(path)) return response.writeHead(404).end("not found");
+  const path = placeOf(request.url);
+  if (!path?.startsWith(root + sep) || !fileAt(path)) return response.writeHead(404).end("not found");
   const packed = /\bbr\b/.test(request.headers["accept-encoding"] ?? "") && fileAt(`${path}.br`);
   response.writeHead(200, {
     "Content-Type": TYPES[extname(path)] ?? "application/octet-stream",

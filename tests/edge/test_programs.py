@@ -40,6 +40,13 @@ def test_the_node_example_refuses_a_changed_file(tiny_bundle, node_packages, tmp
         node(EXAMPLES / "node/generate.mjs", bundle)
 
 
+@pytest.mark.parametrize("row", ["20", "-1", "1.5", "first"])
+def test_the_node_example_names_a_row_that_the_bank_does_not_have(tiny_bundle, node_packages, tmp_path, row):
+    number = "NaN" if row == "first" else row
+    with pytest.raises(AssertionError, match=rf"no row {number} in a bank of 20 instances"):
+        node(EXAMPLES / "node/generate.mjs", tiny_bundle, row, 0, tmp_path / "sheet.png")
+
+
 @pytest.fixture(scope="module")
 def cpp_program(onnxruntime_headers, onnxruntime_library, tmp_path_factory) -> Path:
     if shutil.which("cmake") is None:
