@@ -22,7 +22,7 @@ from icgan_export.index import lookup_graph
 from icgan_export.onnx_export import Step
 from icgan_export.precision import activation_ranges
 from icgan_export.samples import Samples, make_samples, query_count
-from icgan_export.source import Instances, Run, choose_instances, read_run
+from icgan_export.source import EVALUATION_NAME, Instances, Run, choose_instances, read_run
 from icgan_export.trial import encoder_trial, generator_trial, lower
 from icgan_export.verify import Report, verify
 from icgan_runtime import files, images
@@ -62,6 +62,8 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
     check_precisions(options.precisions)
     step(f"reading {run_path}")
     run = read_run(run_path)
+    if not run.metrics and (run_path / EVALUATION_NAME).exists():
+        step(f"{EVALUATION_NAME} is not of these weights: left out")
     instances = choose_instances(run, options.bank, options.instances, query_count(run.model.resolution))
     neighbours = min(options.neighbours, len(instances.ids))
     step(f"{len(instances.ids)} instances, {len(instances.queries)} pictures to test with")

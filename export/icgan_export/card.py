@@ -16,7 +16,8 @@ def model_card(manifest: Manifest, report: Report, grid: str) -> str:
         f"| {entry.role} | {entry.precision} | `{entry.file}` | {_mebibytes(manifest, entry.file)} |"
         for entry in manifest.graphs
     )
-    metrics = json.dumps(manifest.metrics, indent=1, sort_keys=True) if manifest.metrics else "not measured"
+    scores = json.dumps(manifest.metrics, indent=1, sort_keys=True, ensure_ascii=False)
+    metrics = f"```json\n{scores}\n```" if manifest.metrics else "not measured"
     return f"""# {model.name}
 
 An instance-conditioned GAN (IC-GAN, Casanova et al. 2021) that draws {model.resolution} x {model.resolution}

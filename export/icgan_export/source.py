@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from icgan_training.checkpoint import load_generator
 from icgan_training.dataset import PreparedDataset
 from icgan_training.encoder import Encoder, load_encoder
 from icgan_training.generator import Generator
-from icgan_training.integrity import file_sha256
+from icgan_training.integrity import file_sha256, inside
 from icgan_training.neighbours import kmeans_instances
 from icgan_training.run import check_encoder, read_config
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 ENCODER_BATCH = 32
 UNSTATED_LICENCE = "LicenseRef-unstated"
+EVALUATION_NAME = "evaluation.json"
 INSTANCES_FOLDER = "instances"  # pictures that a run directory may carry in place of its data set
 
 
@@ -37,7 +39,7 @@ class Run:
     encoder: Encoder
     model: Model
     provenance: dict[str, Any]
-    metrics: dict[str, Any]
+    metrics: dict[str, Any]  # of these weights; empty where none were measured
     data_path: Path | None  # the prepared data set, where it still exists
 
 
@@ -94,7 +96,24 @@ def read_run(path: Path) -> Run:
     data = config.get("data", {}).get("path")
     data_path = Path(data) if data and (Path(data) / "dataset.json").exists() else None
     provenance = {key: value for key, value in config.items() if key in ("train", "data", "provenance")}
-    return Run(path, generator, encoder, model, provenance, config.get("metrics", {}), data_path)
+    metrics = config["metrics"] if "metrics" in config else read_evaluation(path)
+    return Run(path, generator, encoder, model, provenance, metrics, data_path)
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """The scores that `icgan-train evaluate` left in a run directory, if they are of its weights."""
+    if not (path / EVALUATION_NAME).exists():
+        return {}
+    try:
+        text = inside(path, EVALUATION_NAME).read_bytes()
+        found = json.loads(text, parse_constant=lambda name: None)  # a manifest holds no NaN
+        weights = found["parameters"].get("generator", "none")  # older ones do not say
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ExportError(
+            f"{path / EVALUATION_NAME} is damaged ({error}): evaluate again, or delete it"
+        ) from None
+    same = file_sha256(path / "generator.safetensors").startswith(str(weights))
+    return dict(found) if same else {}
 
 
 def choose_instances(run: Run, folder: Path | None, count: int, queries: int) -> Instances:

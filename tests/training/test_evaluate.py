@@ -26,6 +26,7 @@ from icgan_training.evaluate import (
 from icgan_training.features import FeatureNetwork
 from icgan_training.generator import Generator
 from icgan_training.inception import Inception, save_inception
+from icgan_training.integrity import file_sha256
 from icgan_training.metrics import frechet_distance
 from icgan_training.presets import preset
 from icgan_training.report import score_lines, to_html
@@ -408,6 +409,7 @@ def test_the_command_writes_json_and_a_page(run_dir, tmp_path, capsys):
     assert "KID" in capsys.readouterr().out
     result = json.loads((run_dir / "evaluation.json").read_text())
     assert result["parameters"]["samples"] == 4
+    assert file_sha256(run_dir / "generator.safetensors").startswith(result["parameters"]["generator"])
     assert (result["parameters"]["instances"], result["parameters"]["choice"]) == (5, "random")
     assert "data:image/png;base64," in (run_dir / "evaluation.html").read_text()
     assert (run_dir / "samples.png").exists()

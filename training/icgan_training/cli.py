@@ -6,6 +6,7 @@ So `--help` is instant and a subcommand needs only the libraries it uses.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from argparse import ArgumentParser
@@ -303,6 +304,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icgan_training.features import in_bfloat16
     from icgan_training.fetch import find_weights
     from icgan_training.inception import load_inception_with_logits
+    from icgan_training.integrity import file_sha256
     from icgan_training.lpips import load_lpips
     from icgan_training.report import score_lines, write_report
 
@@ -336,6 +338,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         lpips=load_lpips(find_weights("lpips-alexnet")).to(device) if "lpips" in settings.metrics else None,
         encoder=conditioning_network(subject.data, device) if follows else None,
     )
+    # by which `icgan-export bundle` knows the scores of the weights it exports
+    weights = {"generator": file_sha256(args.run_dir / "generator.safetensors")[:12]}
+    result = dataclasses.replace(result, parameters=result.parameters | weights)
     folder = args.out or args.run_dir
     sheets = {"samples": example_grid(subject, settings)}
     labels = label_grid(subject, settings)
