@@ -15,6 +15,7 @@ from icgan_export.triton_service import LOOKUPS
 from icgan_runtime import files
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import IcganError
+from icgan_runtime.manifest import MAX_NEIGHBOURS
 from icgan_training.errors import REFUSED_BY_THE_MACHINE, TrainingError
 
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"icgan-export: {error}: mend that and run the same command again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("icgan-export: interrupted, nothing was written", file=sys.stderr)
+        print("icgan-export: interrupted", file=sys.stderr)
         return 130
     return status
 
@@ -121,8 +122,9 @@ def _bundle(options: argparse.Namespace) -> int:
     out: Path = options.out
     if out.exists() and not (out / "manifest.json").exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"--out {out} exists and is no bundle: choose another place")
-    if options.neighbours < 1:
-        raise ExportError(f"--neighbours is {options.neighbours}, it must be at least 1")
+    _require("--instances", options.instances, 1)
+    _require("--neighbours", options.neighbours, 1, MAX_NEIGHBOURS)
+    _require("--thumbnails", options.thumbnails, 0)
     settings = Options(
         precisions=tuple(dict.fromkeys(part.strip() for part in options.precision.split(","))),
         instances=options.instances,
@@ -269,6 +271,9 @@ def _verify(options: argparse.Namespace) -> int:
         return _bisect(options)
     from icgan_export.verify import verify
 
+    if options.html is not None and not options.html.parent.is_dir():
+        raise ExportError(f"--html {options.html}: there is no folder {options.html.parent}")
+    _require("--samples", options.samples, 2)
     report = verify(options.bundle)
     if options.fid is not None:
         from icgan_export.fidelity import check_fid, fid_of_each
@@ -359,10 +364,9 @@ def _triton(options: argparse.Namespace) -> int:
         return 0
     if out.exists() and not (out / triton_repo.RELEASES_NAME).exists():
         raise ExportError(f"--out {out} exists and is no repository of ours: choose another place")
-    if options.max_batch < 1:
-        raise ExportError(f"--max-batch is {options.max_batch}, it must be at least 1")
-    if options.cpu_generators < 1:
-        raise ExportError(f"--cpu-generators is {options.cpu_generators}, it must be at least 1")
+    _require("--max-batch", options.max_batch, 1)
+    _require("--cpu-generators", options.cpu_generators, 1)
+    _require("--queue-delay-us", options.queue_delay_us, 0)
     choices = Choices(
         lookup=options.lookup,
         precision=options.precision,
@@ -374,6 +378,13 @@ def _triton(options: argparse.Namespace) -> int:
     triton_repo.write_repository(options.bundle, out, choices, Steps())
     print(f"wrote {out}")
     return 0
+
+
+def _require(flag: str, value: int, least: int, most: int | None = None) -> None:
+    """Raise ExportError, before any work is done, unless `value` lies in least..most."""
+    if value < least or (most is not None and value > most):
+        end = "" if most is None else f" and at most {most}"
+        raise ExportError(f"{flag} is {value}, it must be at least {least}{end}")
 
 
 def _say_loads(models: Sequence[str]) -> None:

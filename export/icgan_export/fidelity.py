@@ -26,13 +26,17 @@ def fid_of_each(
 ) -> dict[str, float]:
     """FID of `samples` pictures by precision, from the same untruncated noise and the data set's instances.
 
-    Raises ExportError for a data set of another encoder, or a model that takes classes it has no labels of.
+    Raises ExportError for a data set of another encoder or size, or without the labels that the model takes.
     """
     model = bundle.manifest.model
-    if data.meta.embedding_dim != model.embedding_dim:
+    if data.meta.encoder.sha256 != model.encoder.sha256:
         raise ExportError(
-            f"--fid: the data set's embeddings are {data.meta.embedding_dim} wide, the generator takes "
-            f"{model.embedding_dim}: prepare it with the bundle's encoder"
+            f"--fid: {data.path} was embedded by encoder {data.meta.encoder.sha256[:12]}, the bundle has "
+            f"{model.encoder.sha256[:12]}: prepare it with the bundle's encoder"
+        )
+    if data.meta.resolution != model.resolution:
+        raise ExportError(
+            f"--fid: {data.path} holds {data.meta.resolution} px pictures, the model {model.resolution} px"
         )
     rows = np.arange(samples) % data.meta.count
     feeds: dict[str, NDArray[Any]] = {

@@ -97,8 +97,14 @@ def test_a_graph_that_misses_its_bound_leaves_no_bundle(
         (["bundle", "nowhere", "--out", "b"], "no run directory"),
         (["bundle", "nowhere", "--out", "b", "--precision", "fp8"], "--precision fp8: choose from"),
         (["bundle", "nowhere", "--out", "b", "--neighbours", "0"], "--neighbours is 0"),
+        (["bundle", "nowhere", "--out", "b", "--neighbours", "1025"], "at least 1 and at most 1024"),
+        (["bundle", "nowhere", "--out", "b", "--instances", "0"], "--instances is 0, it must be at least 1"),
+        (["bundle", "nowhere", "--out", "b", "--thumbnails", "-1"], "--thumbnails is -1"),
         (["onnx", "nowhere", "--out", "missing/g.onnx"], "there is no folder missing"),
         (["verify", "nowhere"], "no such folder"),
+        (["verify", "nowhere", "--html", "missing/page.html"], "there is no folder missing"),
+        (["verify", "nowhere", "--samples", "1"], "--samples is 1, it must be at least 2"),
+        (["triton", "nowhere", "--out", "r", "--queue-delay-us", "-1"], "--queue-delay-us is -1"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,7 +14,8 @@ import pytest
 from onnx import numpy_helper
 
 from icgan_export.cli import main
-from icgan_export.fidelity import check_fid
+from icgan_export.errors import ExportError
+from icgan_export.fidelity import check_fid, fid_of_each
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import describe_files
 
@@ -105,6 +107,22 @@ def test_bisecting_finds_where_fp16_overflows(bundle, capsys):
 def test_a_graph_that_cannot_be_bisected_is_said_so(arguments, message, all_precisions, capsys):
     assert main(["verify", str(all_precisions), *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("encoder", "resolution", "message"),
+    [
+        ("0" * 64, 32, "embedded by encoder 000000000000, the bundle has"),
+        (None, 64, "holds 64 px pictures, the model 32 px"),
+    ],
+)
+def test_pictures_of_another_encoder_or_size_give_no_fid(tiny_bundle, encoder, resolution, message):
+    bundle = Bundle.open(tiny_bundle)
+    of_bundle = bundle.manifest.model.encoder.sha256
+    identity = SimpleNamespace(sha256=encoder or of_bundle)
+    meta = SimpleNamespace(encoder=identity, embedding_dim=1280, resolution=resolution)
+    with pytest.raises(ExportError, match=message):
+        fid_of_each(bundle, SimpleNamespace(path=Path("data"), meta=meta), 4, print)  # type: ignore[arg-type]
 
 
 def test_a_change_of_the_fid_is_held_to_the_contract():
