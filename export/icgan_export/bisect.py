@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,14 @@ from icgan_export.passes import float_pictures
 from icgan_export.samples import Samples
 from icgan_export.skeleton import with_shapes
 from icgan_export.source import read_run
+from icgan_export.verify import Report
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import GraphEntry
 
 ROWS = 8
+WORST = 10  # layers of a graph that misses a bound
+HEAD = f"{'operator':<16} {'error':>10} {'largest':>10}   tensor"
 # Error of a layer, relative to its own size, that no sound graph of that precision showed.
 LIMITS = {"fp32": 1e-3, "fp16": 0.03, "bf16": 0.2, "int8": 0.3}
 
@@ -52,13 +56,22 @@ class Bisection:
         """The first layer beyond the limit."""
         return next((layer for layer in self.layers if not layer.error <= self.limit), None)
 
+    def worst(self) -> str:
+        """The layers with the largest errors, NaN before all, for the terminal."""
+        ranked = sorted(
+            self.layers, key=lambda layer: layer.error if layer.error >= 0 else math.inf, reverse=True
+        )
+        return "\n".join(
+            [f"{self.file}: furthest from the float32 graph", HEAD, *map(self._row, ranked[:WORST])]
+        )
+
+    def _row(self, layer: Layer) -> str:
+        mark = "" if layer.error <= self.limit else "  BAD"
+        return f"{layer.operator:<16} {layer.error:>10.2e} {layer.largest:>10.3g}   {layer.tensor}{mark}"
+
     def table(self) -> str:
         """For the terminal."""
-        lines = [f"{'operator':<16} {'error':>10} {'largest':>10}   tensor"]
-        for layer in self.layers:
-            mark = "" if layer.error <= self.limit else "  BAD"
-            row = f"{layer.operator:<16} {layer.error:>10.2e} {layer.largest:>10.3g}   {layer.tensor}"
-            lines.append(row + mark)
+        lines = [HEAD, *map(self._row, self.layers)]
         bad = self.first_bad
         lines.append(
             f"{self.file}: every layer is within {self.limit:g} of its own size"
@@ -93,6 +106,24 @@ def bisect(path: Path, file: str, run: Path | None, target: Target = "onnxruntim
         right, wrong = float_pictures(right), float_pictures(wrong)
     layers = compare_layers(right, wrong, feeds)
     return Bisection(file, LIMITS[entry.precision], layers)
+
+
+def worst_tensors(path: Path, report: Report) -> str:
+    """Of every graph that misses a bound, the tensors furthest from those of the bundle's float32 graph.
+
+    A float32 graph has nothing in the bundle to be compared with: what compares it is named instead.
+    """
+    missed = {(check.stage, check.precision) for check in report.failures}
+    tables = []
+    for entry in Bundle.open(path).manifest.graphs:
+        alone, chain = (entry.role, entry.precision), ("chain", entry.precision)
+        if entry.role == "lookup" or not missed & {alone, chain}:
+            continue
+        if entry.precision == "fp32":
+            tables.append(f"{entry.file}: layer by layer with verify --bisect {entry.file} --run RUN")
+        else:
+            tables.append(bisect(path, entry.file, None).worst())
+    return "\n\n".join(tables)
 
 
 def compare_layers(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from icgan_export import onnx_export
 from icgan_export.arithmetic import cost
+from icgan_export.bisect import worst_tensors
 from icgan_export.card import model_card
 from icgan_export.compare import to_levels
 from icgan_export.errors import ExportError, ParityError
@@ -95,7 +96,10 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
         step("comparing with torch")
         report = verify(folder)
         if not report.passed:
-            raise ParityError(f"no bundle written, {len(report.failures)} bounds missed\n{report.table()}")
+            raise ParityError(
+                f"no bundle written, {len(report.failures)} bounds missed\n{report.table()}\n"
+                f"{worst_tensors(folder, report)}".rstrip()
+            )
         write_card(folder, manifest, samples, report)
         parity = report.to_json() | {"largest_activations": largest}
         replace(manifest, files=describe_files(folder), parity=parity).write(folder)

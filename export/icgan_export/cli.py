@@ -269,6 +269,7 @@ def _add_verify(commands: Commands[_Parser]) -> None:
 def _verify(options: argparse.Namespace) -> int:
     if options.bisect is not None:
         return _bisect(options)
+    from icgan_export.bisect import worst_tensors
     from icgan_export.verify import verify
 
     if options.html is not None and not options.html.parent.is_dir():
@@ -290,6 +291,8 @@ def _verify(options: argparse.Namespace) -> int:
             partial.write_text(verification_page(report), "utf-8")
     print(json.dumps(report.to_json(), indent=1) if options.json else report.table())
     if not report.passed:
+        if not options.json:
+            print(f"\n{worst_tensors(options.bundle, report)}")
         worst = report.failures[0]
         raise ExportError(
             f"{options.bundle}: {len(report.failures)} bounds missed, first: {worst.stage} "

@@ -51,7 +51,7 @@ class Report:
 
     @property
     def failures(self) -> list[Check]:
-        """Missed bounds, the worst offender of each stage first."""
+        """Missed bounds, in the order of the checks."""
         return [check for check in self.checks if not check.passed]
 
     def to_json(self) -> dict[str, Any]:

@@ -61,6 +61,21 @@ def test_a_missed_bound_is_marked_on_the_page_and_fails_the_command(bundle, tmp_
     captured = capsys.readouterr()
     assert json.loads(captured.out)["passed"] is False
     assert "bounds missed, first: generator fp32" in captured.err
+    assert main(["verify", str(bundle)]) == 1
+    assert "generator.onnx: layer by layer with verify --bisect" in capsys.readouterr().out
+
+
+def test_a_missed_bound_shows_the_worst_tensors_of_its_graph(bundle, capsys):
+    file = "generator.int8.onnx"
+    constants = {item.name for item in onnx.load(bundle / file).graph.initializer}
+    planted = [node for node in convolutions(bundle, file) if f"{node.name}.weight.scale" in constants][-1]
+    plant(bundle, file, f"{planted.name}.weight.scale", 8)
+    assert main(["verify", str(bundle)]) == 1
+    worst = capsys.readouterr().out.partition(f"{file}: furthest from the float32 graph")[2]
+    assert 2 <= len(worst.splitlines()) <= 12
+    assert planted.output[0] in worst.split()
+    assert main(["verify", str(bundle), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["passed"] is False
 
 
 @pytest.mark.parametrize(
