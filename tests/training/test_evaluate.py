@@ -140,6 +140,20 @@ def test_more_real_pictures_than_there_are_are_refused_before_anything_is_drawn(
         evaluate(undrawable, subject.data, dataclasses.replace(FEW, reference=61), colours)
 
 
+def test_a_model_is_not_told_the_labels_of_other_classes(make_prepared, tmp_path):
+    data = make_prepared("labelled", resolution=TINY.resolution, labels=[i % 3 for i in range(40)])
+    generator = Generator(dataclasses.replace(TINY, class_count=4))
+    save_weights(generator, tmp_path / "run" / "generator.safetensors")
+
+    def trained_on(*names):
+        (tmp_path / "run" / "config.json").write_text(json.dumps({"class_names": names}))
+        return load_subject(tmp_path / "run", data, FEW, CPU)
+
+    assert trained_on("class 0", "class 1", "class 2", "class 3", "class 4").labels is not None
+    with pytest.raises(ConfigError, match=r"label 1 is 'class 1' in .*labelled and was 'dog' in training"):
+        trained_on("class 0", "dog", "class 2", "class 3")
+
+
 @pytest.fixture
 def small_strata(monkeypatch):
     monkeypatch.setattr(

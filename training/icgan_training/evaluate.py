@@ -155,6 +155,7 @@ def load_subject(run_dir: Path, data_path: Path | None, settings: Settings, devi
     data = PreparedDataset.open(data_path or recorded)
     data.verify()
     check_fit(generator.config, data, config.get("encoder", {}).get("sha256"))
+    check_classes(generator.config, data, config.get("class_names"))
     train = config.get("train", {})  # a converted checkpoint has none
     if train.get("neighbours") is not None:  # data to transfer to may have fewer
         data = data.nearest(min(train["neighbours"], data.meta.neighbours))
@@ -181,6 +182,21 @@ def check_fit(model: ModelConfig, data: PreparedDataset, encoder_sha256: str | N
             f"the generator was trained with encoder {str(encoder_sha256)[:12]}, {data.path} was prepared "
             f"with {data.meta.encoder.sha256[:12]}: prepare it with the encoder of the run"
         )
+
+
+def check_classes(model: ModelConfig, data: PreparedDataset, trained: list[str] | None) -> None:
+    """Raise `ConfigError` where a label of the data set is another class than the one it was in training.
+
+    trained: the names in the run's config.json; None where labels have none (clusters, converted runs).
+    """
+    if not model.takes_label or trained is None:
+        return
+    for label, (there, here) in enumerate(zip(trained, data.meta.class_names or [], strict=False)):
+        if there != here:
+            raise ConfigError(
+                f"label {label} is {here!r} in {data.path} and was {there!r} in training: prepare the"
+                " pictures with the classes of the run"
+            )
 
 
 def instance_pool(data: PreparedDataset, settings: Settings) -> NDArray[np.int64]:
