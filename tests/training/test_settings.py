@@ -5,7 +5,7 @@ import pytest
 from icgan_training.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
 from icgan_training.presets import preset
-from icgan_training.settings import parse_overrides, resolve
+from icgan_training.settings import neighbourhood_note, parse_overrides, resolve
 
 TINY = preset("tiny")
 
@@ -69,3 +69,26 @@ def test_clusters_are_as_many_as_asked_whatever_the_classes_of_the_data(make_pre
 def test_what_does_not_fit_the_data_is_refused(data, overrides, message, make_prepared):
     with pytest.raises(ConfigError, match=message):
         resolve(TINY, PreparedDataset.open(make_prepared(**data)), overrides)
+
+
+@pytest.mark.parametrize(
+    ("prepared", "overrides", "fix"),
+    [
+        (5, {}, "--set neighbours=3"),
+        (2, {}, "--neighbours 3"),
+        (3, {}, None),
+        (5, {"neighbours": 4}, None),
+        (5, {"embedding_dim": None, "class_count": 1}, None),
+    ],
+    ids=["more", "fewer", "as many", "chosen", "no instance"],
+)
+def test_other_neighbourhoods_than_the_presets_are_told_unless_they_were_chosen(
+    prepared, overrides, fix, make_prepared
+):
+    data = PreparedDataset.open(make_prepared(neighbours=prepared))
+    note = neighbourhood_note(TINY, *resolve(TINY, data, overrides), data)
+    if fix is None:
+        assert note is None
+    else:
+        assert f"is for 3 neighbours, {data.path} has {prepared}" in str(note)
+        assert fix in str(note)

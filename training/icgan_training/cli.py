@@ -196,7 +196,7 @@ def _fit(args: argparse.Namespace) -> None:
     from icgan_training.distributed import join, leave, local_device
     from icgan_training.heap import keep_freed_memory
     from icgan_training.loop import fit
-    from icgan_training.settings import choose_precision, parse_overrides, resolve
+    from icgan_training.settings import choose_precision, neighbourhood_note, parse_overrides, resolve
 
     device = local_device()
     automatic, reason = choose_precision(device)
@@ -221,6 +221,8 @@ def _fit(args: argparse.Namespace) -> None:
             data.verify()
             why = f" ({reason})" if automatically else ""
             print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
+            if note := neighbourhood_note(chosen, model, train, data):
+                print(note, file=sys.stderr)
         score = None
         if args.fid_samples is not None:
             from icgan_training.evaluate import fid_scorer, inception_network

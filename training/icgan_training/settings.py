@@ -62,6 +62,20 @@ def resolve(
     return model, train
 
 
+def neighbourhood_note(
+    preset: Preset, model: ModelConfig, train: TrainConfig, data: PreparedDataset
+) -> str | None:
+    """A line for the user whose data set has other neighbourhoods than the preset's, and who chose none."""
+    found = data.meta.neighbours
+    if not model.takes_embedding or train.neighbours is not None or preset.neighbours in (0, found):
+        return None
+    fix = "--set neighbours={}" if preset.neighbours < found else "prepare it with --neighbours {}"
+    return (
+        f"note: preset {preset.name} is for {preset.neighbours} neighbours, {data.path} has {found}, all of"
+        f" which are used: {fix.format(preset.neighbours)} for the preset's"
+    )
+
+
 def choose_precision(device: torch.device) -> tuple[Precision, str]:
     """bfloat16 where the hardware multiplies it, and the reason in words."""
     if device.type == "cuda":
