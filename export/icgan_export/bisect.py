@@ -23,6 +23,7 @@ from icgan_export.skeleton import with_shapes
 from icgan_export.source import read_run
 from icgan_export.verify import Report
 from icgan_runtime.backends.ort import OrtSession
+from icgan_runtime.backends.select import read_graph
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import GraphEntry
 
@@ -95,12 +96,12 @@ def bisect(path: Path, file: str, run: Path | None, target: Target = "onnxruntim
     if run is None and entry.precision == "fp32":
         raise ExportError(f"--bisect {file}: name the weights it was made from with --run")
     right = (
-        onnx.load_from_string(bundle.read(bundle.manifest.graph(entry.role, "fp32").file))
+        onnx.load_from_string(read_graph(bundle, bundle.manifest.graph(entry.role, "fp32")))
         if run is None
         else _fresh(run, entry, target)
     )
-    wrong = rounded(onnx.load_from_string(bundle.read(file)))
-    samples = Samples.read(path)
+    wrong = rounded(onnx.load_from_string(read_graph(bundle, entry)))
+    samples = Samples.read(bundle)
     feeds = {name: array[:ROWS] for name, array in samples.feeds(entry).items()}
     if entry.role == "generator":
         right, wrong = float_pictures(right), float_pictures(wrong)

@@ -26,6 +26,7 @@ from icgan_export.samples import Samples
 from icgan_export.skeleton import with_shapes
 from icgan_runtime.backends.base import Session
 from icgan_runtime.backends.ort import OrtSession
+from icgan_runtime.backends.select import read_graph
 from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import GraphEntry
@@ -78,7 +79,7 @@ def verify(path: Path) -> Report:
     """Compare every graph of a bundle with its samples. Raises BundleError for a bundle that is not sound."""
     started = time.perf_counter()
     bundle = Bundle.open(path)
-    samples = Samples.read(path)
+    samples = Samples.read(bundle)
     bank = Bank.of_bundle(bundle)
     checks: list[Check] = []
     embeddings: dict[str, NDArray[np.float32]] = {}
@@ -110,9 +111,9 @@ def verify(path: Path) -> Report:
 
 def half_activations(bundle: Bundle, entry: GraphEntry, samples: Samples) -> dict[str, float]:
     """What the float32 graph gives where the graph of `entry` has FP16: its largest magnitude per tensor."""
-    graph = with_shapes(onnx.load_from_string(bundle.read(entry.file))).graph
+    graph = with_shapes(onnx.load_from_string(read_graph(bundle, entry))).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
-    exact = onnx.load_from_string(bundle.read(bundle.manifest.graph(entry.role, "fp32").file))
+    exact = onnx.load_from_string(read_graph(bundle, bundle.manifest.graph(entry.role, "fp32")))
     ranges = activation_ranges(exact, samples.feeds(entry))
     made = [name for node in graph.node for name in node.output]
     return {name: ranges[name] for name in made if name in ranges and types.get(name) == TensorProto.FLOAT16}
@@ -188,7 +189,7 @@ def entries_of(bundle: Bundle, role: str) -> list[GraphEntry]:
 
 def exact_session(bundle: Bundle, entry: GraphEntry, as_float: bool = False) -> OrtSession:
     """A session that shows what the graph's own precision does, on a CPU that may not have it."""
-    data = bundle.read(entry.file)
+    data = read_graph(bundle, entry)
     if as_float or entry.precision in TYPES:
         model = rounded(onnx.load_from_string(data))
         data = (float_pictures(model) if as_float else model).SerializeToString()

@@ -17,7 +17,7 @@ from icgan_export.cli import main
 from icgan_export.errors import ExportError
 from icgan_export.fidelity import check_fid, fid_of_each
 from icgan_runtime.bundle import Bundle
-from icgan_runtime.manifest import describe_files
+from icgan_runtime.manifest import ONNX_IDENTITY_KEY, describe_files
 
 
 @pytest.fixture
@@ -32,8 +32,7 @@ def plant(bundle: Path, file: str, tensor: str, factor: float) -> None:
     (found,) = (item for item in model.graph.initializer if item.name == tensor)
     found.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(found) * np.float32(factor), tensor))
     onnx.save(model, bundle / file)
-    manifest = Bundle.open(bundle).manifest
-    replace(manifest, files=describe_files(bundle)).write(bundle)
+    sign(bundle)
 
 
 def convolutions(bundle: Path, file: str) -> list[onnx.NodeProto]:
@@ -63,6 +62,57 @@ def test_a_missed_bound_is_marked_on_the_page_and_fails_the_command(bundle, tmp_
     assert "bounds missed, first: generator fp32" in captured.err
     assert main(["verify", str(bundle)]) == 1
     assert "generator.onnx: layer by layer with verify --bisect" in capsys.readouterr().out
+
+
+def sign(bundle: Path) -> None:
+    """Make the manifest agree with whatever lies in the folder."""
+    manifest = Bundle.open(bundle).manifest
+    replace(manifest, files=describe_files(bundle)).write(bundle)
+
+
+def lacking(samples: dict[str, np.ndarray]) -> None:
+    del samples["noise"]
+
+
+def narrow(samples: dict[str, np.ndarray]) -> None:
+    samples["noise"] = samples["noise"][:, 1:]
+
+
+def more_noise(samples: dict[str, np.ndarray]) -> None:
+    samples["noise"] = np.repeat(samples["noise"], 50, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lacking, "samples.npz: holds no 'noise'"),
+        (narrow, "samples.npz: noise: holds float32[12, 119]"),
+        (more_noise, "samples.npz: holds 600 noises for 12 pictures"),
+    ],
+)
+def test_samples_that_do_not_fit_the_bundle_are_refused_by_name(
+    tiny_bundle, tmp_path, change, message, capsys
+):
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    samples = dict(np.load(bundle / "samples.npz"))
+    change(samples)
+    np.savez(bundle / "samples.npz", **samples)
+    assert main(["verify", str(bundle)]) == 1
+    assert "samples.npz: has " in capsys.readouterr().err, "not what the manifest lists"
+    sign(bundle)
+    assert main(["verify", str(bundle)]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_graph_of_another_model_is_not_verified_though_its_hash_is_listed(tiny_bundle, tmp_path, capsys):
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    model = onnx.load(bundle / "generator.onnx")
+    (identity,) = (entry for entry in model.metadata_props if entry.key == ONNX_IDENTITY_KEY)
+    identity.value = "0" * 64
+    onnx.save(model, bundle / "generator.onnx")
+    sign(bundle)
+    assert main(["verify", str(bundle)]) == 1
+    assert "generator.onnx: made for tiny" in capsys.readouterr().err
 
 
 def test_a_missed_bound_shows_the_worst_tensors_of_its_graph(bundle, capsys):
@@ -102,8 +152,7 @@ def test_bisecting_finds_where_fp16_overflows(bundle, capsys):
     values = numpy_helper.to_array(kernel)
     kernel.CopyFrom(numpy_helper.from_array((values * np.float16(60_000)).clip(-6e4, 6e4), kernel.name))
     onnx.save(model, bundle / "generator.fp16.onnx")
-    manifest = Bundle.open(bundle).manifest
-    replace(manifest, files=describe_files(bundle)).write(bundle)
+    sign(bundle)
     assert main(["verify", str(bundle), "--bisect", "generator.fp16.onnx"]) == 1
     table = capsys.readouterr().out
     first = next(line for line in table.splitlines() if line.endswith("BAD"))
