@@ -2,7 +2,8 @@
 
 The server binary comes with the wheel `nvidia-pytriton` (extra `serve`). That wheel pins numpy<2, so it may
 live in an environment of its own: `find_environment` takes the folder named by ICGAN_SERVE_ENV, or else the
-current interpreter, or else `.venv-serve` in the current folder, which `make serve-env` makes.
+current interpreter, or else `.venv-serve` of this checkout, which `make serve-env` makes. Nothing is run from
+the current folder: that may be a stranger's bundle.
 """
 
 from __future__ import annotations
@@ -95,12 +96,14 @@ class Environment:
 def find_environment() -> Environment:
     """The first environment that can serve. Raises MissingExtraError when there is none."""
     named = os.environ.get(ENVIRONMENT_VARIABLE)
-    candidates = [Path(named)] if named else [Path(sys.prefix), Path(".venv-serve")]
+    candidates = [Path(named)] if named else [Path(sys.prefix), Path(__file__).parents[2] / ".venv-serve"]
     for folder in candidates:
         python = folder.absolute() / "bin" / "python"
         if not python.exists():
             continue
-        found = json.loads(subprocess.run([python, "-c", _PROBE], check=True, capture_output=True).stdout)
+        safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # as -P, which pythons that are too old do not know
+        asked = subprocess.run([python, "-c", _PROBE], check=True, capture_output=True, env=safe)
+        found = json.loads(asked.stdout)
         if found["package"] is None:
             continue
         if not found["runtime"]:

@@ -65,7 +65,8 @@ def worth_showing(line: str, log_level: str) -> bool:
 
 def write_repository(bundle: Path, out: Path, choices: Choices) -> None:
     """Have the exporter write it, as a program: this package imports nothing else of ours."""
-    command = [sys.executable, "-m", "icgan_export", "triton", str(bundle), "--out", str(out)]
+    # -P: not the modules of the current folder, which may be a stranger's bundle
+    command = [sys.executable, "-P", "-m", "icgan_export", "triton", str(bundle), "--out", str(out)]
     command += ["--lookup", choices.lookup, "--max-batch", str(choices.max_batch)]
     command += ["--cpu-generators", str(choices.generators)]
     done = subprocess.run(command, capture_output=True, text=True)

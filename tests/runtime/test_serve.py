@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -346,9 +347,9 @@ def test_the_environment_that_is_named_serves(tmp_path, monkeypatch):
     assert find_environment().server == named / "pytriton" / "tritonserver"
 
 
-def test_else_the_interpreters_own_or_the_one_in_the_folder(tmp_path, monkeypatch):
+def test_else_the_interpreters_own_or_the_one_in_the_checkout(tmp_path, monkeypatch):
     monkeypatch.delenv("ICGAN_SERVE_ENV", raising=False)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(serve, "__file__", str(tmp_path / "runtime" / "icgan_runtime" / "serve.py"))
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "absent"))
     with pytest.raises(MissingExtraError, match=r"^nvidia-pytriton .*pip install 'icgan\[serve\]'"):
         find_environment()
@@ -359,6 +360,17 @@ def test_else_the_interpreters_own_or_the_one_in_the_folder(tmp_path, monkeypatc
     own = interpreter(tmp_path / "own")
     monkeypatch.setattr(sys, "prefix", str(own))
     assert find_environment() == expected(own)
+
+
+def test_nothing_in_the_current_folder_is_run(tmp_path, monkeypatch):
+    """It may be a stranger's bundle, which runs no code."""
+    monkeypatch.delenv("ICGAN_SERVE_ENV", raising=False)
+    monkeypatch.setattr(serve, "__file__", str(tmp_path / "checkout" / "icgan_runtime" / "serve.py"))
+    folder = interpreter(tmp_path / "bundle" / ".venv-serve").parent
+    (folder / "json.py").write_text("raise SystemExit('not to be run')")
+    monkeypatch.chdir(folder)
+    with contextlib.suppress(MissingExtraError):  # this interpreter may have a server, or not
+        assert find_environment().python != folder / ".venv-serve" / "bin" / "python"
 
 
 def test_a_named_environment_without_a_server_or_this_package_says_what_to_install(tmp_path, monkeypatch):

@@ -61,6 +61,16 @@ def test_the_repository_is_the_one_that_was_asked_for(tiny_bundle, tmp_path):
     assert (out / "icgan_lookup" / "1" / "model.onnx").exists(), "a graph, not faiss"
 
 
+def test_no_program_of_the_current_folder_takes_the_exporters_place(tiny_bundle, tmp_path, monkeypatch):
+    folder = tmp_path / "bundle"
+    (folder / "icgan_export").mkdir(parents=True)
+    for name in ("icgan_export/__init__.py", "icgan_export/__main__.py", "json.py"):
+        (folder / name).write_text("raise SystemExit('not to be run')")
+    monkeypatch.chdir(folder)
+    write_repository(tiny_bundle, tmp_path / "out", Choices())
+    assert (tmp_path / "out" / "icgan" / "config.pbtxt").exists()
+
+
 def test_what_the_exporter_complains_of_is_an_error_of_the_bundle(tmp_path):
     with pytest.raises(BundleError) as caught:
         write_repository(tmp_path / "absent", tmp_path / "out", Choices())
