@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import http.client
 import json
 import os
 import re
@@ -33,7 +34,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from icgan_runtime.errors import BackendError, MissingExtraError, ServiceError, UnavailableError
+from icgan_runtime.errors import BackendError, MissingExtraError, RequestError, ServiceError, UnavailableError
 
 ENVIRONMENT_VARIABLE = "ICGAN_SERVE_ENV"
 CONTROL_HEADER = "icgan-control"  # opens the restricted APIs of a server started here
@@ -48,6 +49,9 @@ _ERROR_LINE = re.compile(r"E\d{4} \S+ \d+ \S+\] ")
 
 # What the server prints while all is well: its log, tables, and blank lines between them.
 ORDINARY_LINE = re.compile(r"[EWIF]\d{4} |[+|]|\s*$")
+
+# Past the proxies of the environment: they do not reach this machine's loopback, and would learn the key.
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 _UNLOADED = re.compile(r"successfully unloaded '(\w+)' version")
 
@@ -241,12 +245,12 @@ class Server:
             headers={CONTROL_HEADER: self._token},
         )
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            with _DIRECTLY.open(request, timeout=timeout_s) as response:
                 data: bytes = response.read()
                 return data
         except urllib.error.HTTPError as error:
             raise ServiceError(f"{path}: {error.code} {_reason(error.read())}") from None
-        except OSError as error:  # refused, reset, timed out
+        except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, cut short
             raise UnavailableError(f"{path}: {error}") from None
 
     def load(self, model: str) -> None:
@@ -401,8 +405,13 @@ def _end(status: int) -> str:
 
 
 def _refuse_taken_ports(options: Options) -> None:
-    """Raise ServiceError for a port somebody else listens on: its readiness would pass for ours."""
-    for port in dataclasses.astuple(options.ports):
+    """Raise ServiceError for a port somebody else listens on: its readiness would pass for ours.
+
+    RequestError for a number that is no port.
+    """
+    for name, port in dataclasses.asdict(options.ports).items():
+        if not 1 <= port <= 65535:
+            raise RequestError(f"{name}-port", f"{port}, expected 1..65535")
         with socket.socket() as attempt:
             attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will
             try:

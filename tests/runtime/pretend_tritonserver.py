@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/slow":
             threading.Event().wait(2)
-        self.answer(503 if FAULT == "late" else 200, b"fine")
+        self.answer(503 if FAULT == "late" else 200, b"fine", promised=9 if self.path == "/short" else 4)
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -51,9 +51,9 @@ class Handler(BaseHTTPRequestHandler):
             say("terminate called after throwing an instance of 'std::bad_alloc'\nSignal (6) received.\n    ")
             os.kill(os.getpid(), signal.SIGABRT)
 
-    def answer(self, status, body):
+    def answer(self, status, body, promised=None):
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(promised or len(body)))
         self.end_headers()
         self.wfile.write(body)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 import pytest
 
 from icgan_runtime import serve
-from icgan_runtime.errors import BackendError, MissingExtraError, ServiceError, UnavailableError
+from icgan_runtime.errors import BackendError, MissingExtraError, RequestError, ServiceError, UnavailableError
 from icgan_runtime.serve import Environment, Options, Ports, Server, find_environment, free_ports
 from tests.processes import lives
 
@@ -212,6 +214,14 @@ def test_a_taken_port_and_an_address_of_another_machine_are_named(start):
     assert str(caught.value) == expected
 
 
+@pytest.mark.parametrize("port", [-1, 0, 65536, 10**6])
+@pytest.mark.parametrize("name", ["http", "grpc", "metrics"])
+def test_a_port_that_is_none_is_named(start, name, port):
+    ports = dataclasses.replace(free_ports(), **{name: port})
+    with pytest.raises(RequestError, match=rf"^{name}-port: {port}, expected 1\.\.65535$"):
+        start(ports=ports)
+
+
 def test_free_ports_are_three_that_can_be_listened_on():
     ports = free_ports()
     numbers = {ports.http, ports.grpc, ports.metrics}
@@ -252,6 +262,21 @@ def test_loading_and_unloading_have_two_minutes(start, monkeypatch):
 def test_an_answer_that_does_not_come_is_an_unavailable_server(start):
     with pytest.raises(UnavailableError, match=r"^slow: timed out"):
         start().call("slow", timeout_s=0.1)
+
+
+def test_an_answer_that_breaks_off_is_an_unavailable_server(start):
+    with pytest.raises(UnavailableError, match=r"^short: IncompleteRead"):
+        start().call("short")
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY"])
+def test_the_server_is_asked_past_the_proxies_of_the_environment(start, monkeypatch, name):
+    """A proxy does not reach this machine's loopback, and must not be shown the key."""
+    for other in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(urllib.request, "_opener", None)  # which remembers the proxies of its first use
+    assert start().call("v2/health/ready") == b"fine"
 
 
 def test_the_stages_are_the_servers_processes_and_the_dead_have_no_name(start, repository):
