@@ -8,6 +8,7 @@ import functools
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,9 @@ from icgan_runtime.verify import verify_bundle
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
+# All but newline and tab; and halves of characters, which bytes that are no UTF-8 become in file names.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A user's mistake is one line on stderr and status 1; a bug keeps its traceback."""
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.command(options)
         return status
     except IcganError as error:
-        print(f"icgan: {error}", file=sys.stderr)
+        print(f"icgan: {_tame(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -150,7 +154,7 @@ def serve(options: argparse.Namespace) -> int:
 def _log(line: str) -> None:
     """One line on stderr, past Python's buffers: a full disk under it costs lines, not the service."""
     with contextlib.suppress(OSError):
-        os.write(sys.stderr.fileno(), f"{line}\n".encode(errors="replace"))
+        os.write(sys.stderr.fileno(), f"{_tame(line)}\n".encode())
 
 
 def show(options: argparse.Namespace) -> int:
@@ -417,9 +421,14 @@ def _line(picture: str, found: Neighbours) -> str:
     return f"{picture}: nearest {near}"
 
 
+def _tame(text: str) -> str:
+    """Text that strangers may have written, with what a terminal would obey, or cannot show, as escapes."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def _say(options: argparse.Namespace, text: str) -> None:
     if not options.json:
-        print(text, flush=True)
+        print(_tame(text), flush=True)
 
 
 def _data(options: argparse.Namespace, value: object) -> None:

@@ -22,7 +22,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,9 @@ MAX_FILE_BYTES = 16 << 30
 MAX_RESOLUTION = 2048
 MAX_WIDTH = 1 << 16  # of noise, embedding and class tables
 MAX_NEIGHBOURS = 1024
+_CONTROLS = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
+)  # all but newline; and halves of characters
 _VERSION = r"[0-9]+(\.[0-9A-Za-z]+)*"
 
 Json = dict[str, Any]
@@ -450,8 +453,11 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
         return tuple(from_json(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         _expect(isinstance(value, dict), where, "an object", value)
+        if arguments[1] is Any:
+            from_json(Any, list(value), where)  # keys of a report are free, too
         return {key: from_json(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is Any:
+        _expect(not any(map(_CONTROLS.search, _texts(value))), where, "no control characters", value)
         return value
     # bool is an int to Python, but not to a file format
     _expect(
@@ -484,6 +490,19 @@ def _union_from_json(choices: tuple[Any, ...], value: Any, where: str) -> Any:
             return from_json(choice, value, where)
     expected = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
     raise ValueError(f"{where}: expected {expected}, got {_brief(value)}")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every string of a JSON value, keys included, however deep it is."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            waiting += [*item, *item.values()]
+        elif isinstance(item, list):
+            waiting += item
 
 
 def _expect(true: bool, where: str, expected: str, value: Any) -> None:

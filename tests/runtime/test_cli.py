@@ -140,6 +140,15 @@ def test_a_mistake_is_one_line_and_status_1(icgan, tiny_bundle, arguments, messa
     assert complaint.count("\n") == 1
 
 
+def test_a_strangers_text_does_not_reach_the_terminal_as_commands(icgan, tiny_bundle, copy_bundle):
+    bundle = copy_bundle(tiny_bundle)
+    (bundle / "a\x1b[2J\tb").write_text("clears the screen")
+    (bundle / "c\udcff").write_text("no UTF-8")
+    _, printed, _ = icgan("info", bundle)
+    assert printed.endswith("never used: a\\x1b[2J\tb, c\\udcff\n")
+    assert icgan("embed", tiny_bundle, "\x9b2J.jpg", "--json")[2].startswith("icgan: image: \\x9b2J.jpg: ")
+
+
 def test_a_sheet_that_cannot_be_written_is_reported(icgan, tiny_bundle, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     status, _, complaint = icgan("generate", tiny_bundle, PHOTO, "--out", tmp_path / "file" / "a.png")
@@ -548,8 +557,8 @@ def test_a_server_that_dies_is_status_1(icgan, served):
 
 
 def test_the_log_goes_to_stderr_and_a_full_disk_costs_lines_only(capfd, monkeypatch):
-    cli._log("a line \udcff")
-    assert capfd.readouterr().err == "a line ?\n"
+    cli._log("a line \udcff \x1b[2J")
+    assert capfd.readouterr().err == "a line \\udcff \\x1b[2J\n"
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stderr", full)
         cli._log("lost")

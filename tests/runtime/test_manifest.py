@@ -102,6 +102,10 @@ def test_the_graph_of_highest_precision_is_the_default(tiny_bundle):
         (["files", "encoder.onnx", "bytes"], -1, "files.encoder.onnx.bytes is -1"),
         (["files", "encoder.onnx", "bytes"], 1 << 60, "files.encoder.onnx.bytes is"),
         (["metrics"], [], "manifest.metrics: expected an object"),
+        (["provenance"], {"data": [{"set": "\x1b[2J"}]}, "provenance.data: expected no control characters"),
+        (["bench"], {"costs": {"\x9b2J": 1}}, "bench.costs: expected no control characters"),
+        (["parity"], {"\r": 1}, "manifest.parity: expected no control characters"),
+        (["metrics"], {"fid": "\ud800"}, "metrics.fid: expected no control characters"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_place(value, place, new, message):
