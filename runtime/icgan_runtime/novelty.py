@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from icgan_runtime.bank import Bank
 
 SCORE_BUCKETS = tuple(round(0.05 * step, 2) for step in range(1, 21))  # upper bounds, cosine similarity
+_BLOCK = 16_384  # instances compared at a time
 _SAMPLE = 256  # instances looked at: a quantile needs no more, and a large bank allows no more
 
 
@@ -19,10 +20,13 @@ def outside_below(bank: Bank, quantile: float = 0.01) -> float:
     """
     if len(bank) < 2:
         return -1.0
-    rows = np.random.default_rng(0).permutation(len(bank))[:_SAMPLE]
-    nearest = np.empty(len(rows))
-    for position, row in enumerate(rows):  # one at a time: memory stays at one score per instance
-        scores: NDArray[np.float32] = bank.embeddings @ bank.embeddings[row]
-        scores[row] = -np.inf
-        nearest[position] = scores.max()
+    rows = np.sort(np.random.default_rng(0).permutation(len(bank))[:_SAMPLE])
+    some = bank.embeddings[rows]
+    nearest = np.full(len(rows), -np.inf)
+    # in blocks: a large bank is mapped, and read once rather than once for each of the instances
+    for start in range(0, len(bank), _BLOCK):
+        scores: NDArray[np.float32] = some @ bank.embeddings[start : start + _BLOCK].T
+        own = np.flatnonzero((rows >= start) & (rows < start + _BLOCK))
+        scores[own, rows[own] - start] = -np.inf
+        nearest = np.maximum(nearest, scores.max(axis=1))
     return float(np.quantile(nearest, quantile))
