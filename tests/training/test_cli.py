@@ -81,6 +81,24 @@ def test_a_precision_that_is_asked_for_is_used_whatever_the_hardware_has(asked, 
     assert json.loads(capsys.readouterr().out)["train"]["precision"] == asked
 
 
+def test_checkpoints_are_scored_on_the_neighbourhoods_that_are_trained_on(
+    make_prepared, tmp_path, monkeypatch
+):
+    scored = []
+
+    def scorer(data, samples, inception):
+        scored.append(data.neighbours.shape[1])  # a sample's label is that of one of these neighbours
+        return lambda generator, labels: 1.0
+
+    monkeypatch.setattr("icgan_training.fetch.find_weights", lambda name: name)
+    monkeypatch.setattr("icgan_training.evaluate.inception_network", lambda path, device: path)
+    monkeypatch.setattr("icgan_training.evaluate.fid_scorer", scorer)
+    command = ["fit", str(make_prepared(neighbours=5)), "--preset", "tiny", "--out", str(tmp_path / "run")]
+    command += ["--images", "8", "--fid-samples", "8", "--set", "neighbours=2"]
+    assert cli.main(command) == 0
+    assert scored == [2]
+
+
 def test_a_missing_file_that_nobody_expected_is_a_bug(monkeypatch):
     def missing(_):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "ours")

@@ -229,7 +229,7 @@ def _fit(args: argparse.Namespace) -> None:
             from icgan_training.fetch import find_weights
 
             inception = inception_network(find_weights("inception"), device)
-            score = fid_scorer(data, args.fid_samples, inception)
+            score = fid_scorer(data.nearest(train.neighbours), args.fid_samples, inception)
         complete = fit(model, train, data, args.out, device=device, processes=processes, evaluate=score)
         if processes.first:
             end = "is complete" if complete else "is stopped; the same command goes on from here"
