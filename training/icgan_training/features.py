@@ -33,10 +33,12 @@ class FeatureNetwork:
 
     @torch.inference_mode()
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        parts = [
-            self.run(torch.from_numpy(np.ascontiguousarray(pictures[rows])).to(self.device)).float().cpu()
-            for rows in chunks(len(pictures), BATCH[self.device.type])
-        ]
+        # a GPU's cuDNN shortens float32 to TF32 unless told: features would not compare with a CPU's
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            parts = [
+                self.run(torch.from_numpy(np.ascontiguousarray(pictures[rows])).to(self.device)).float().cpu()
+                for rows in chunks(len(pictures), BATCH[self.device.type])
+            ]
         return torch.cat(parts).numpy()
 
 
