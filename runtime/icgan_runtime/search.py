@@ -26,6 +26,10 @@ I64 = NDArray[np.int64]
 # 2048 · 2⁻²⁴ at the very worst, 1e-6 in practice).
 ROUNDING = 2e-4
 
+# Everything ties for an embedding that is orthogonal to the whole bank, and anybody can send one: no copy of
+# all of it in double precision.
+_RESCORED_AT_ONCE = 4096
+
 SEARCHES = ("auto", "numpy", "faiss", "faiss-ivf", "faiss-gpu")
 
 # embeddings [N, D], count -> for each row, row numbers of at least the `count` best, and all tied with them
@@ -50,7 +54,10 @@ class Search:
         scores = np.empty((len(embedding), k), np.float32)
         for row, candidates in enumerate(self.propose(embedding, k)):
             candidates = np.sort(candidates)
-            exact = exact_scores(embedding[row], self.bank.embeddings[candidates])
+            parts = np.split(candidates, range(_RESCORED_AT_ONCE, len(candidates), _RESCORED_AT_ONCE))
+            exact = np.concatenate(
+                [exact_scores(embedding[row], self.bank.embeddings[part]) for part in parts]
+            )
             best = np.argsort(-exact, kind="stable")[
                 :k
             ]  # stable: ties stay in the order of rows, thus of ids

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -110,6 +112,24 @@ def test_equal_instances_come_in_the_order_of_their_ids():
         ids, scores = choose_search(bank, wanted)(unit(np.ones((1, 7))), 3)
         assert ids.tolist() == [[100, 101, 102]]
         assert scores == pytest.approx(1)
+
+
+@pytest.mark.parametrize("wanted", ["numpy", "faiss"])
+def test_an_embedding_that_ties_with_the_whole_bank_takes_no_copies_of_it(wanted):
+    """Orthogonal to every instance, as anybody can send one to a server."""
+    rows = np.random.default_rng(0).normal(size=(20_000, 64))
+    rows[:, 0] = 0
+    bank, query = bank_of(rows), np.eye(1, 64, dtype=np.float32)
+    search = choose_search(bank, wanted)
+    tracemalloc.start()
+    try:
+        ids, scores = search(query, 5)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert ids.tolist() == [[0, 1, 2, 3, 4]]
+    assert (scores == 0).all()
+    assert peak < 2 * bank.embeddings.nbytes
 
 
 def test_an_instance_is_its_own_nearest():
