@@ -78,7 +78,7 @@ def generate(options: argparse.Namespace) -> int:
             rows.append(_strip(images.load(picture, pipe.model.resolution), result.images, options.columns))
             report.append({"picture": picture, "neighbours": _neighbours(result.neighbours)})
             _say(options, _line(picture, result.neighbours))
-    _write(options.out, images.encode(images.grid(np.stack(rows), columns=1), kind))
+    _write(options.out, _encode(images.grid(np.stack(rows), columns=1), kind))
     _say(options, f"wrote {options.out}")
     _data(options, {"out": str(options.out), "seed": options.seed, "n": options.n, "pictures": report})
     return 0
@@ -117,7 +117,7 @@ def search(options: argparse.Namespace) -> int:
                 thumbnails = bank.thumbnails[bank.rows(row_ids)]
                 rows.append(_strip(images.load(picture, thumbnails.shape[1]), thumbnails, len(row_ids)))
     if kind is not None:
-        _write(options.out, images.encode(images.grid(np.stack(rows), columns=1), kind))
+        _write(options.out, _encode(images.grid(np.stack(rows), columns=1), kind))
         _say(options, f"wrote {options.out}")
     _data(options, {"pictures": report})
     return 0
@@ -397,6 +397,15 @@ def _image_format(out: Path) -> str:
         return FORMATS[out.suffix.lower()]
     except KeyError:
         raise RequestError("out", f"{out}, expected a name ending in {', '.join(FORMATS)}") from None
+
+
+def _encode(sheet: images.U8, kind: str) -> bytes:
+    """A sheet as a file; WEBP and JPEG end at 16,383 and 65,500 pixels a side."""
+    try:
+        return images.encode(sheet, kind)
+    except (ValueError, OSError):
+        height, width, _ = sheet.shape
+        raise RequestError("out", f"{width} × {height} pixels are too many for a {kind}; use .png") from None
 
 
 def _write(out: Path, data: bytes) -> None:

@@ -67,20 +67,15 @@ class Service:
     @classmethod
     def of_config(cls, url: str, config: Mapping[str, Any]) -> Service:
         """Read the ensemble's configuration as Triton reports it in JSON."""
-        outputs = {tensor["name"]: [int(side) for side in tensor["dims"]] for tensor in config["output"]}
         try:
+            outputs = {tensor["name"]: [int(side) for side in tensor["dims"]] for tensor in config["output"]}
             about = json.loads(config["parameters"]["model"]["string_value"])
-        except KeyError:
-            raise ServiceError(
-                f"{url} serves an {ENSEMBLE!r} that `icgan-export triton` did not write"
-            ) from None
-        return cls(
-            url,
-            from_json(Model, about, f"{url} {ENSEMBLE}"),
-            outputs["NEIGHBOUR_IDS"][0],
-            "NEIGHBOUR_LABELS" in outputs,
-            int(config["max_batch_size"]),
-        )
+            model, neighbours = from_json(Model, about, "model"), outputs["NEIGHBOUR_IDS"][0]
+        except (LookupError, ValueError) as error:  # another program's, or of another version
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            found = f"an {ENSEMBLE!r} that this version's `icgan-export triton` did not write"
+            raise ServiceError(f"{url} serves {found} ({reason})") from None
+        return cls(url, model, neighbours, "NEIGHBOUR_LABELS" in outputs, int(config["max_batch_size"]))
 
     def embed(self, pictures: Sequence[images.Picture]) -> Conversation[F32]:
         """Embeddings [N, D]."""

@@ -156,6 +156,15 @@ def test_a_sheet_that_cannot_be_written_is_reported(icgan, tiny_bundle, tmp_path
     assert complaint.startswith(f"icgan: out: {tmp_path}/file/a.png cannot be written (")
 
 
+@pytest.mark.parametrize(("kind", "n"), [("webp", 1700), ("jpg", 7000)])
+def test_a_sheet_too_large_for_its_format_is_a_mistake(icgan, tiny_bundle, tmp_path, kind, n):
+    out = tmp_path / f"sheet.{kind}"
+    status, _, errors = icgan("generate", tiny_bundle, PHOTO, "-n", n, "--columns", 1, "--out", out)
+    name = {"jpg": "JPEG"}.get(kind, "WEBP")
+    expected = f"icgan: out: {8 + 6 + 8} × {10 * n - 2} pixels are too many for a {name}; use .png\n"
+    assert (status, errors, out.exists()) == (1, expected, False)
+
+
 def test_a_usage_error_is_status_2(icgan, tiny_bundle, capsys):
     with pytest.raises(SystemExit, match="2"):
         icgan("generate", tiny_bundle)

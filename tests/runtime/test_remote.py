@@ -136,13 +136,29 @@ def test_the_servers_configuration_says_what_it_serves():
     assert found == Service("http://here:1", tiny_model(), neighbours=5, labelled=False, max_batch=4)
     config["output"].append({"name": "NEIGHBOUR_LABELS", "dims": [5]})
     assert Service.of_config("here", config).labelled
-    config["parameters"]["model"]["string_value"] = "{}"
-    with pytest.raises(ValueError, match="here icgan"):
-        Service.of_config("here", config)
-    del config["parameters"]["model"]
-    with pytest.raises(
-        ServiceError, match=r"^here serves an 'icgan' that `icgan-export triton` did not write$"
-    ):
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda config: config["parameters"].clear(), "'model' is missing"),
+        (lambda config: config["output"].pop(), "'NEIGHBOUR_IDS' is missing"),
+        (
+            lambda config: config["parameters"]["model"].update(string_value="{}"),
+            "model: key 'name' is missing",
+        ),
+        (lambda config: config["parameters"]["model"].update(string_value="icgan"), "Expecting value: .*"),
+    ],
+)
+def test_a_model_of_another_program_or_version_is_an_error_of_the_service(change, reason):
+    config: dict[str, Any] = {
+        "max_batch_size": 4,
+        "output": [{"name": "NEIGHBOUR_IDS", "dims": ["5"]}],
+        "parameters": {"model": {"string_value": json.dumps(to_json(tiny_model()))}},
+    }
+    change(config)
+    words = "here serves an 'icgan' that this version's `icgan-export triton` did not write"
+    with pytest.raises(ServiceError, match=rf"^{words} \({reason}\)$"):
         Service.of_config("here", config)
 
 
