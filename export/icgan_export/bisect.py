@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ class Bisection:
         return "\n".join(lines)
 
 
-def bisect(path: Path, file: str, run: Path | None, target: Target = "onnxruntime") -> Bisection:
+def bisect(path: Path, file: str, run: Path | None) -> Bisection:
     """Compare the graph `file` of a bundle with the right one, on the bundle's pinned inputs.
 
     The right one is the bundle's float32 graph, or a fresh export of `run` where one is given: a float32
@@ -95,11 +96,8 @@ def bisect(path: Path, file: str, run: Path | None, target: Target = "onnxruntim
         raise ExportError(f"--bisect {file}: choose from {', '.join(files)}")
     if run is None and entry.precision == "fp32":
         raise ExportError(f"--bisect {file}: name the weights it was made from with --run")
-    right = (
-        onnx.load_from_string(read_graph(bundle, bundle.manifest.graph(entry.role, "fp32")))
-        if run is None
-        else _fresh(run, entry, target)
-    )
+    exact = onnx.load_from_string(read_graph(bundle, bundle.manifest.graph(entry.role, "fp32")))
+    right = exact if run is None else _fresh(run, entry, exact)
     wrong = rounded(onnx.load_from_string(read_graph(bundle, entry)))
     samples = Samples.read(bundle)
     feeds = {name: array[:ROWS] for name, array in samples.feeds(entry).items()}
@@ -149,11 +147,27 @@ def compare_layers(
     return tuple(layers)
 
 
-def _fresh(run_path: Path, entry: GraphEntry, target: Target) -> onnx.ModelProto:
+def _fresh(run_path: Path, entry: GraphEntry, exact: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph of `entry` exported from a run in the form that the bundle's float32 graph has.
+
+    Tensors are compared by name, and other rewrites give other tensors the same names.
+    """
     run = read_run(run_path)
     if entry.role == "encoder":
         return encoder_graph(run.encoder, run.model.preprocessing.size, {})
-    return generator_graph(run.generator, Rewrites.best(run.generator.config, target), {})
+    config = run.generator.config
+    for rewrites in dict.fromkeys(Rewrites.best(config, target) for target in typing.get_args(Target)):
+        graph = generator_graph(run.generator, rewrites, {})
+        if _operators(graph) == _operators(exact):
+            return graph
+    raise ExportError(
+        f"--run {run_path}: what is exported from it here has other operators than the bundle's generator: "
+        "the weights are of another model, or the bundle of another version"
+    )
+
+
+def _operators(model: onnx.ModelProto) -> list[tuple[str, ...]]:
+    return [(node.op_type, *node.output) for node in model.graph.node]
 
 
 def _floats(model: onnx.ModelProto) -> set[str]:

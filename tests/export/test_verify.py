@@ -11,13 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
+from icgan_export import bisect
 from icgan_export.cli import main
 from icgan_export.errors import ExportError
 from icgan_export.fidelity import check_fid, fid_of_each
+from icgan_export.fold import Rewrites
 from icgan_runtime.bundle import Bundle
-from icgan_runtime.manifest import ONNX_IDENTITY_KEY, describe_files
+from icgan_runtime.manifest import ONNX_IDENTITY_KEY, GraphEntry, describe_files
+from icgan_training.config import ModelConfig
 
 
 @pytest.fixture
@@ -142,6 +145,27 @@ def test_bisecting_names_the_layer_that_was_changed(bundle, tiny_run, capsys):
     assert main(["verify", str(bundle), "--bisect", "generator.onnx", "--run", str(tiny_run)]) == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.endswith(f"Conv {node.output[0]}")
+
+
+def graph_of(rewrites: Rewrites) -> onnx.ModelProto:
+    """Stands for the export in one form: one operator and its tensor for every block."""
+    nodes = [helper.make_node(form, ["x"], [f"block_{i}"]) for i, form in enumerate(rewrites.blocks)]
+    return helper.make_model(helper.make_graph(nodes, "", [], []))
+
+
+def test_a_graph_is_bisected_against_an_export_of_its_own_form(monkeypatch):
+    """`bundle --target` chooses the form, and in another form other tensors go by the same names."""
+    config = ModelConfig(32, 64)  # wide enough for the forms to differ
+    run = SimpleNamespace(generator=SimpleNamespace(config=config))
+    monkeypatch.setattr(bisect, "read_run", lambda path: run)
+    monkeypatch.setattr(bisect, "generator_graph", lambda generator, rewrites, metadata: graph_of(rewrites))
+    entry = GraphEntry("generator", "fp32", "generator.onnx", 18, (), (), "")
+    forms = [graph_of(Rewrites.best(config, target)) for target in ("onnxruntime", "tensorrt")]
+    assert forms[0] != forms[1]
+    for form in forms:
+        assert bisect._fresh(Path("run"), entry, form) == form
+    with pytest.raises(ExportError, match="has other operators than the bundle's generator"):
+        bisect._fresh(Path("run"), entry, graph_of(Rewrites.none(config)))
 
 
 def test_bisecting_finds_where_fp16_overflows(bundle, capsys):
