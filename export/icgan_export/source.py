@@ -215,10 +215,15 @@ def _folder_labels(model: Model, folder: Path, files: list[Path]) -> NDArray[np.
 
 
 def _licence_beside(folder: Path) -> str:
+    """The first line of the licence file in the folder or beside it, as text that a manifest may hold."""
     for name in ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md"):
         for place in (folder, folder.parent):
-            if (place / name).exists():
-                return (place / name).read_text(errors="replace").strip().splitlines()[0][:200]
+            if (place / name).is_file():
+                text = (place / name).read_text("utf-8-sig", errors="replace")
+                for line in text.splitlines():
+                    words = "".join(c if c.isprintable() else " " for c in line).split()
+                    if words:
+                        return " ".join(words)[:200]
     return UNSTATED_LICENCE
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from icgan_export.card import model_card
 from icgan_export.errors import ExportError
-from icgan_export.source import read_evaluation, read_run
+from icgan_export.source import choose_instances, read_evaluation, read_run
 from icgan_export.verify import Report
 from icgan_runtime.bundle import Bundle
 from icgan_training.integrity import file_sha256
@@ -63,3 +63,21 @@ def test_a_damaged_evaluation_is_refused_by_name(run, text):
         ExportError, match=r"evaluation\.json is damaged \(.+\): evaluate again, or delete it"
     ):
         read_evaluation(run)
+
+
+@pytest.mark.parametrize(
+    ("data", "licence"),
+    [
+        (b"\xef\xbb\xbfMIT License\r\n\r\nCopyright", "MIT License"),  # as Windows writes it
+        ("\n  CC\u00a0BY\t4.0 \x1b[0m".encode(), "CC BY 4.0 [0m"),
+        (b"", "LicenseRef-unstated"),
+        (b" \n\n", "LicenseRef-unstated"),
+    ],
+)
+def test_the_licence_beside_pictures_is_text_that_a_manifest_takes(run, data, licence):
+    """What is not printable is refused when the bundle is read, after all the work."""
+    pictures = run / "instances"
+    (pictures / "LICENSE").write_bytes(data)
+    found = choose_instances(read_run(run), pictures, 2, 1)
+    assert found.licence == licence
+    assert found.licence.isprintable()
