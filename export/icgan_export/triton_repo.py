@@ -159,6 +159,8 @@ def describe(bundle: Bundle, choices: Choices, say: Say = print) -> Service:
     """What the bundle means for the configurations; says so when a GPU will run ONNX for want of plans."""
     if choices.lookup not in LOOKUPS:
         raise ExportError(f"lookup {choices.lookup!r}, expected one of {', '.join(LOOKUPS)}")
+    if choices.cpu_precision == "bf16":
+        raise ExportError("--cpu-precision bf16: ONNX Runtime has no such kernels on a CPU")
     manifest = bundle.manifest
     plans, gpu_files = {}, {}
     for role in ("encoder", "generator", "lookup") if choices.lookup == "graph" else ("encoder", "generator"):

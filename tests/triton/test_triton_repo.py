@@ -116,6 +116,11 @@ def test_the_plans_of_a_bundle_are_served_by_compute_capability(tiny_bundle, tmp
     assert 'cc_model_filenames { key: "9.0" value: "sm90-trt10.14.1.48.post1-fp16.plan" }' in config
 
 
+def test_a_cpu_is_not_given_graphs_it_cannot_run(tiny_bundle, tmp_path):
+    with pytest.raises(ExportError, match="--cpu-precision bf16: ONNX Runtime has no such kernels"):
+        write_repository(tiny_bundle, tmp_path / "repository", Choices(cpu_precision="bf16"), quiet)
+
+
 def test_plans_of_tensorrt_rtx_are_not_for_triton(tiny_bundle, tmp_path):
     said: list[str] = []
     bundle = planned(tiny_bundle, tmp_path, ("trtrtx1.2.0",))
