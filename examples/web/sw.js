@@ -1,11 +1,12 @@
 // Keeps page, runtime and bundle for offline use: answers from its cache, fills it as the page loads. build.mjs
-// writes the version below, a hash over every file, so a new build replaces the old cache.
+// writes the version below, a hash over every file, so a new build replaces the old cache. What fills it is asked of the
+// server, past the browser's own cache: that may still hold files of the last build, which would stay here for good.
 const VERSION = "development";
 const PAGE = ["./", "app.js", "worker.js", "pipeline.js", "bundle.js", "noise.js", "picture.js", "style.css", "icon.svg", "app.webmanifest"];
 
 self.addEventListener("install", (event) => {
   self.skipWaiting();
-  event.waitUntil(caches.open(VERSION).then((cache) => cache.addAll(PAGE)));
+  event.waitUntil(caches.open(VERSION).then((cache) => cache.addAll(PAGE.map((name) => new Request(name, { cache: "reload" })))));
 });
 
 self.addEventListener("activate", (event) => {
@@ -25,7 +26,7 @@ async function answer(request) {
   const cache = await caches.open(VERSION);
   const held = await cache.match(request, { ignoreSearch: true });
   if (held) return isolated(held);
-  const response = await fetch(request);
+  const response = await fetch(request, { cache: "no-cache" });
   if (response.ok) cache.put(request, response.clone());
   return isolated(response);
 }

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.edge.conftest import EXAMPLES
+from tests.edge.conftest import EXAMPLES, node
 
 
 @pytest.fixture
@@ -87,3 +87,33 @@ def test_an_address_that_leads_nowhere_is_not_found_and_ends_nothing(address, pa
         assert connection.makefile().readline().split()[1] == "404"
     with urlopen(f"http://{address[0]}:{address[1]}/") as response:
         assert response.read() == b"the page"
+
+
+WORKER = """
+const [listeners, asked] = [{}, {}];
+globalThis.Request = class { constructor(url, { cache }) { Object.assign(this, { url, cache }); } };
+globalThis.self = { addEventListener: (name, listener) => (listeners[name] = listener), skipWaiting() {} };
+globalThis.location = { origin: "http://here" };
+const cache = {
+  addAll: async (all) => all.forEach(({ url, cache }) => (asked[url] = cache)),
+  match: async () => {},
+  put() {},
+};
+globalThis.caches = { open: async () => cache };
+globalThis.fetch = async ({ url }, { cache } = {}) => ((asked[url] = cache), new Response(""));
+(0, eval)(require("fs").readFileSync(process.argv[1], "utf8"));
+(async () => {
+  await new Promise((done) => listeners.install({ waitUntil: done }));
+  const request = { url: "http://here/bundle/manifest.json", method: "GET" };
+  await new Promise((done) => listeners.fetch({ request, respondWith: done }));
+  console.log(JSON.stringify(asked));
+})();
+"""
+
+
+def test_what_the_page_keeps_for_offline_use_is_not_taken_from_an_older_build(node_packages):
+    """The browser's own cache may hold one, of a host that lets it: kept, it would be served for good."""
+    asked = json.loads(node("-e", WORKER, EXAMPLES / "web/sw.js"))
+    assert asked.pop("http://here/bundle/manifest.json") == "no-cache"
+    assert {"./", "app.js", "bundle.js"} <= set(asked)
+    assert set(asked.values()) == {"reload"}
