@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-triton bench-edge test-edge web train-demo pack-demo augmentation transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
+.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-triton bench-edge test-edge web train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 augmentation transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -161,6 +161,12 @@ data/cifar10-32/dataset.json: | .venv/.stamp
 	$(BIN)/icgan-train fetch cifar10 --out data/cifar10
 	$(BIN)/icgan-train prepare data/cifar10 --resolution 32 --encoder efficientnet-lite0 --input-size 160 --neighbours 500 --out data/cifar10-32
 
+train-cifar10: .venv/.stamp data/cifar10-32/dataset.json ## train the shipped CIFAR-10 weights again from scratch (under an hour on one core)
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/icgan-train fit data/cifar10-32 --preset cifar10 --images 240k \
+	    --set neighbours=50 --set ch=16 --set batch_size=8 --set discriminator_steps=1 --set shared_dim_feat=128 \
+	    --set generator_lr=2e-4 --set discriminator_lr=4e-4 --set beta2=0.99 --set 'diffaugment=["translation"]' \
+	    --set ema_decay=0.9995 --set ema_start=300 --set tick_images=5000 --out runs/cifar10
+
 study: .venv/.bench data/cifar10-32/dataset.json ## the paper's comparison on CIFAR-10, at a size for CPUs (resumable; about 6 core-hours)
 	$(BIN)/python -m benchmarks.study data/cifar10-32 --budget cpu --out runs/study
 
@@ -186,6 +192,12 @@ label-swap: .venv/.stamp ## the same instances with other labels, by CC_RUN (ben
 
 pack-demo: .venv/.stamp ## make the shipped directory out of the trained run
 	$(BIN)/python models/pack.py runs/demo64 data/groceries64 models/demo
+
+pack-cifar10: .venv/.stamp ## the same for the CIFAR-10 run, without pictures: their licence is not stated
+	$(BIN)/python models/pack.py runs/cifar10 data/cifar10-32 models/cifar10 --instances 0 --sheet docs/images/cifar10.png
+
+bundle-cifar10: .venv/.stamp data/cifar10-32/dataset.json ## bundle of the shipped CIFAR-10 weights with 1,000 instances fetched here
+	$(BIN)/icgan-export bundle models/cifar10 --bank data/cifar10-32 --out bundles/cifar10
 
 clean: ## remove everything made here (environments, data and runs stay)
 	rm -rf bundles demo bench mutation model_repository .mypy_cache .ruff_cache .pytest_cache

@@ -13,10 +13,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from icgan_training.checkpoint import load_generator, save_weights
 from icgan_training.dataset import PreparedDataset
+from icgan_training.evaluate import Settings, draw, load_subject
+from icgan_training.grid import tiled, write_grid
 from icgan_training.neighbours import kmeans_instances
 
 
@@ -27,14 +30,23 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run directory of icgan-train fit")
     parser.add_argument("data", type=Path, help="the prepared data set it was trained on")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--instances", type=int, default=400, help="pictures to ship, by k-means")
+    parser.add_argument(
+        "--instances",
+        type=int,
+        default=400,
+        help="pictures to ship, by k-means; 0 where their licence says no",
+    )
     parser.add_argument("--metrics", type=Path, help="JSON of icgan-train evaluate, copied into config.json")
+    parser.add_argument("--sheet", type=Path, help="PNG of 64 samples of seed 0, nothing selected")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     save_weights(load_generator(options.run), options.out / "generator.safetensors", half=True)
     shutil.copyfile(options.run / "encoder.safetensors", options.out / "encoder.safetensors")
     _write_config(options.run, options.out, options.metrics)
-    _write_instances(PreparedDataset.open(options.data), options.out / "instances", options.instances)
+    if options.sheet is not None:
+        _write_sheet(options.run, options.data, options.sheet)
+    if options.instances:
+        _write_instances(PreparedDataset.open(options.data), options.out / "instances", options.instances)
 
 
 def _write_config(run: Path, out: Path, metrics: Path | None) -> None:
@@ -45,6 +57,14 @@ def _write_config(run: Path, out: Path, metrics: Path | None) -> None:
     if metrics is not None:
         config["metrics"] = json.loads(metrics.read_text())
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _write_sheet(run: Path, data: Path, path: Path) -> None:
+    """8 x 8 samples, each of another instance and noise, without the instances."""
+    settings = Settings(samples=64, instances=0)
+    subject = load_subject(run, data, settings, torch.device("cpu"))
+    samples = subject.samples(draw(subject, settings))
+    write_grid(path, tiled(samples.reshape(8, 8, *samples.shape[1:])).repeat(2, 0).repeat(2, 1))
 
 
 def _write_instances(data: PreparedDataset, folder: Path, count: int) -> None:
