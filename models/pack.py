@@ -2,7 +2,8 @@
 
 example: python models/pack.py runs/demo64 data/groceries64 models/demo --instances 400
 
-The model card (README.md) and LICENSE beside the weights are written by hand and stay as they are.
+The model card (README.md) beside the weights is written by hand; evaluation.json is what icgan-train evaluate
+measured of them. Both stay as they are.
 """
 
 from __future__ import annotations
@@ -36,26 +37,23 @@ def main() -> None:
         default=400,
         help="pictures to ship, by k-means; 0 where their licence says no",
     )
-    parser.add_argument("--metrics", type=Path, help="JSON of icgan-train evaluate, copied into config.json")
     parser.add_argument("--sheet", type=Path, help="PNG of 64 samples of seed 0, nothing selected")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     save_weights(load_generator(options.run), options.out / "generator.safetensors", half=True)
     shutil.copyfile(options.run / "encoder.safetensors", options.out / "encoder.safetensors")
-    _write_config(options.run, options.out, options.metrics)
+    _write_config(options.run, options.out)
     if options.sheet is not None:
         _write_sheet(options.run, options.data, options.sheet)
     if options.instances:
         _write_instances(PreparedDataset.open(options.data), options.out / "instances", options.instances)
 
 
-def _write_config(run: Path, out: Path, metrics: Path | None) -> None:
+def _write_config(run: Path, out: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     del config["data"]["path"]  # means nothing on another machine
     config["name"] = out.name
     config["licence"] = {"weights": "Apache-2.0", "notice": f"Trained on {config['data']['source']}."}
-    if metrics is not None:
-        config["metrics"] = json.loads(metrics.read_text())
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -96,8 +96,7 @@ def read_run(path: Path) -> Run:
     data = config.get("data", {}).get("path")
     data_path = Path(data) if data and (Path(data) / "dataset.json").exists() else None
     provenance = {key: value for key, value in config.items() if key in ("train", "data", "provenance")}
-    metrics = config["metrics"] if "metrics" in config else read_evaluation(path)
-    return Run(path, generator, encoder, model, provenance, metrics, data_path)
+    return Run(path, generator, encoder, model, provenance, read_evaluation(path), data_path)
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

@@ -49,13 +49,6 @@ def test_scores_that_are_not_known_to_be_of_these_weights_do_not(run, parameters
     assert read_evaluation(run) == {}
 
 
-def test_what_the_run_says_itself_goes_before(run):
-    evaluated(run, file_sha256(run / "generator.safetensors")[:12])
-    described = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(described | {"metrics": {"scores": {"fid": 1.0}}}))
-    assert read_run(run).metrics == {"scores": {"fid": 1.0}}
-
-
 @pytest.mark.parametrize("text", ["{", "[]", '{"scores": {}}', '{"parameters": 3}', "[" * 100_000])
 def test_a_damaged_evaluation_is_refused_by_name(run, text):
     (run / "evaluation.json").write_text(text)
