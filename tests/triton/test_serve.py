@@ -130,6 +130,6 @@ def test_no_environment_at_all_names_the_extra(monkeypatch, tmp_path):
     if importlib.util.find_spec("pytriton"):
         pytest.skip("this interpreter can serve")
     monkeypatch.delenv(serve.ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(serve, "__file__", str(tmp_path / "runtime" / "icgan_runtime" / "serve.py"))
     with pytest.raises(MissingExtraError, match=r"pip install 'icgan\[serve\]'"):
         find_environment()
