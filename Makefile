@@ -8,7 +8,7 @@ SERVE_BIN := .venv-serve/bin
 .PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-triton bench-edge test-edge web train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 augmentation transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
-	@grep -hE '^[a-z][a-zA-Z_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 env: .venv/.stamp ## make .venv with everything but the server
 .venv/.stamp: pyproject.toml requirements.lock

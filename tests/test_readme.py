@@ -20,7 +20,7 @@ PARSERS = {
 PROGRAM = r"^ {4}(?:\.venv(?:-serve)?/bin/)?(icgan(?:-train|-export)? [^#\n]+)"
 TRAINING = (ROOT / "docs" / "training.md").read_text()
 COMMANDS = re.findall(PROGRAM, README + TRAINING, re.MULTILINE)
-TARGETS = re.findall(r"(?:^ {4}|`)make ([a-z-]+)", README, re.MULTILINE)
+TARGETS = re.findall(r"(?:^ {4}|`)make ([a-z0-9-]+)", README, re.MULTILINE)
 LINKS = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
 LINKS += [f"docs/{link}" for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", TRAINING)]
 
