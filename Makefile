@@ -161,7 +161,7 @@ data/cifar10-32/dataset.json: | .venv/.stamp
 	$(BIN)/icgan-train fetch cifar10 --out data/cifar10
 	$(BIN)/icgan-train prepare data/cifar10 --resolution 32 --encoder efficientnet-lite0 --input-size 160 --neighbours 500 --out data/cifar10-32
 
-train-cifar10: .venv/.stamp data/cifar10-32/dataset.json ## train the shipped CIFAR-10 weights again from scratch (under an hour on one core)
+train-cifar10: .venv/.stamp data/cifar10-32/dataset.json ## train the shipped CIFAR-10 weights again from scratch (about an hour of one core)
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/icgan-train fit data/cifar10-32 --preset cifar10 --images 240k \
 	    --set neighbours=50 --set ch=16 --set batch_size=8 --set discriminator_steps=1 --set shared_dim_feat=128 \
 	    --set generator_lr=2e-4 --set discriminator_lr=4e-4 --set beta2=0.99 --set 'diffaugment=["translation"]' \
@@ -173,8 +173,8 @@ study: .venv/.bench data/cifar10-32/dataset.json ## the paper's comparison on CI
 study-gpu: .venv/.bench data/cifar10-32/dataset.json ## the same with a GPU's budget
 	$(BIN)/python -m benchmarks.study data/cifar10-32 --budget gpu --out runs/study-gpu
 
-# a run of CIFAR-10 conditioned on instances
-RUN ?= runs/study/cifar10-seed0
+# a model of CIFAR-10 conditioned on instances
+RUN ?= models/cifar10
 augmentation: .venv/.bench data/cifar10-32/dataset.json ## what RUN's variations are worth to a classifier with 1,000 labels (bench/augmentation)
 	$(BIN)/python -m benchmarks.augmentation $(RUN) data/cifar10-32 --labelled 1000 --seeds 3 --out bench/augmentation
 
@@ -182,8 +182,12 @@ data/emoji64/dataset.json: | .venv/.stamp
 	$(BIN)/icgan-train fetch fluent-emoji --out data/fluent-emoji
 	$(BIN)/icgan-train prepare data/fluent-emoji --resolution 64 --encoder efficientnet-lite0 --neighbours 10 --out data/emoji64
 
-transfer: .venv/.stamp data/emoji64/dataset.json ## the demo model with instances it never saw: sheet and scores (bench/transfer)
+data/emoji32/dataset.json: data/emoji64/dataset.json
+	$(BIN)/icgan-train prepare data/fluent-emoji --resolution 32 --encoder efficientnet-lite0 --input-size 160 --neighbours 10 --out data/emoji32
+
+transfer: .venv/.stamp data/emoji64/dataset.json data/emoji32/dataset.json ## both models with instances they never saw: sheets and scores (bench/transfer)
 	$(BIN)/icgan-train evaluate models/demo --data data/emoji64 --metrics instance --samples 1000 --instances 0 --out bench/transfer
+	$(BIN)/icgan-train evaluate models/cifar10 --data data/emoji32 --metrics instance --samples 1000 --instances 0 --out bench/transfer-cifar10
 
 # a run of CIFAR-10 conditioned on classes and instances
 CC_RUN ?= runs/study/cifar10-cc-seed0

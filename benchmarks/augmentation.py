@@ -181,14 +181,21 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     """A Markdown table; ± is half the spread between the best and the worst seed, gains are seed by seed."""
     settings = ("labelled", "variations", "truncation", "steps")
     found: dict[tuple[object, ...], dict[float, dict[int, float]]] = {}
+    alone: dict[
+        tuple[object, ...], dict[int, float]
+    ] = {}  # no model takes part in these: they serve every run
     for line in lines:
-        group = found.setdefault((line["run"], *(line["recipe"][name] for name in settings)), {})
-        group.setdefault(line["share"], {})[line["seed"]] = line["accuracy"]
+        recipe = tuple(line["recipe"][name] for name in settings)
+        found.setdefault((line["run"], *recipe), {}).setdefault(line["share"], {})[line["seed"]] = line[
+            "accuracy"
+        ]
+        if not line["share"]:
+            alone.setdefault(recipe, {})[line["seed"]] = line["accuracy"]
     heads = ("run", *settings, "generated", "seeds", "accuracy ↑", "gain, seed by seed")
     text = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for told, shares in found.items():
         for share, by_seed in sorted(shares.items()):
-            without = shares.get(0.0, {})
+            without = alone.get(told[1:], {})
             gains = [by_seed[seed] - without[seed] for seed in sorted(by_seed) if share and seed in without]
             cells = ["–" if value is None else str(value) for value in told]
             cells += [f"{share:.0%}", str(len(by_seed)), mean_and_spread([*by_seed.values()], 3)]

@@ -134,11 +134,13 @@ def test_the_table_compares_seed_by_seed():
             (other, 0, 0.0, 0.4),
         ]
     ]
+    lines.append({"run": "better", "recipe": one, "share": 0.5, "seed": 1, "accuracy": 0.62})
     rows = augmentation.table(lines).splitlines()
     assert rows[2:] == [
         "| r | 1000 | 10 | – | 1000 | 0% | 2 | 0.550 ± 0.050 | – |",
         "| r | 1000 | 10 | – | 1000 | 50% | 2 | 0.555 ± 0.035 | +0.020, -0.010 |",
         "| r | 1000 | 10 | – | 500 | 0% | 1 | 0.400 | – |",
+        "| better | 1000 | 10 | – | 1000 | 50% | 1 | 0.620 | +0.020 |",
     ]
 
 
