@@ -181,16 +181,13 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     """A Markdown table; ± is half the spread between the best and the worst seed, gains are seed by seed."""
     settings = ("labelled", "variations", "truncation", "steps")
     found: dict[tuple[object, ...], dict[float, dict[int, float]]] = {}
-    alone: dict[
-        tuple[object, ...], dict[int, float]
-    ] = {}  # no model takes part in these: they serve every run
+    alone: dict[tuple[object, ...], dict[int, float]] = {}  # without a model, hence for every run
     for line in lines:
         recipe = tuple(line["recipe"][name] for name in settings)
-        found.setdefault((line["run"], *recipe), {}).setdefault(line["share"], {})[line["seed"]] = line[
-            "accuracy"
-        ]
+        seed, accuracy = line["seed"], line["accuracy"]
+        found.setdefault((line["run"], *recipe), {}).setdefault(line["share"], {})[seed] = accuracy
         if not line["share"]:
-            alone.setdefault(recipe, {})[line["seed"]] = line["accuracy"]
+            alone.setdefault(recipe, {})[seed] = accuracy
     heads = ("run", *settings, "generated", "seeds", "accuracy ↑", "gain, seed by seed")
     text = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for told, shares in found.items():

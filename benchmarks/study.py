@@ -7,7 +7,7 @@
 
 Every row of the study trains a run, draws samples and appends one line to OUT/results.jsonl, once at every
 number of pictures that the budget names. A row that has its line is skipped and a run that was stopped goes
-on, so a study that is killed continues when it is started again, and two studies of other --groups, --models
+on, so a study that is killed continues when it is started again, and two studies of other --groups, --names
 or --seeds may write to one OUT side by side. Rows come seed by seed: after every five the comparison is
 complete for one more seed. At the end (or with --report alone) OUT/results.md and OUT/results.png are
 made from the lines, and OUT/samples.png from the first run of every model.
@@ -30,10 +30,10 @@ import torch
 
 from icgan_training.dataset import PreparedDataset
 from icgan_training.distributed import local_device
-from icgan_training.evaluate import Settings, draw, evaluate, inception_network, load_subject
+from icgan_training.evaluate import Settings, evaluate, inception_network, load_subject, plain_grid
 from icgan_training.features import FeatureNetwork, in_bfloat16
 from icgan_training.fetch import find_weights
-from icgan_training.grid import tiled, write_grid
+from icgan_training.grid import write_grid
 from icgan_training.heap import keep_freed_memory
 from icgan_training.loop import fit
 from icgan_training.presets import preset
@@ -169,14 +169,13 @@ def score(row: Row, images: int, budget: Budget, folder: Path, inception: Featur
     )
     subject = load_subject(folder, None, settings, inception.device)
     result = evaluate(subject, subject.data, settings, inception)
-    ticks = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return {
         "group": row.group,
         "name": row.name,
         "seed": row.seed,
         "scores": {name: round(value, 6) for name, value in result.scores.items() if value is not None},
         "images": images,
-        "train_seconds": round(ticks[-1]["seconds"], 1),
+        "train_seconds": round(last_record(folder)["seconds"], 1),
         "run": folder.name,
         "parameters": result.parameters,
         "date": time.strftime("%Y-%m-%d"),
@@ -190,11 +189,11 @@ def judge(device: torch.device) -> FeatureNetwork:
     return in_bfloat16(network) if device.type == "cpu" else network
 
 
-def pictures_seen(folder: Path) -> int:
-    """How many real pictures a run has seen at its last record; 0 before it."""
+def last_record(folder: Path) -> dict[str, Any]:
+    """What a run has logged last; that it has seen nothing before it did."""
     log = folder / "log.jsonl"
     ticks = log.read_text().splitlines() if log.exists() else []
-    return int(json.loads(ticks[-1])["images"]) if ticks else 0
+    return json.loads(ticks[-1]) if ticks else {"images": 0, "seconds": 0.0}
 
 
 def key_of(line: dict[str, Any]) -> str:
@@ -301,8 +300,7 @@ def sheet(out: Path) -> None:
     for name in MODELS.values():
         settings = Settings(samples=SHEET[0] * SHEET[1], instances=0)
         subject = load_subject(out / f"{name}-seed0", None, settings, torch.device("cpu"))
-        samples = subject.samples(draw(subject, settings))
-        strip = tiled(samples.reshape(*SHEET, *samples.shape[1:])).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+        strip = plain_grid(subject, settings, SHEET[1]).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
         strips += [strip, np.full((BETWEEN, *strip.shape[1:]), 255, np.uint8)]
     write_grid(out / "samples.png", np.concatenate(strips[:-1]))
 
@@ -344,7 +342,7 @@ def main() -> None:
             if not wanted or row.key(images) in {key_of(line) for line in read_lines(args.out)}:
                 continue
             folder = args.out / row.run
-            if (seen := pictures_seen(folder)) > images:
+            if (seen := last_record(folder)["images"]) > images:
                 print(f"{row.key(images)}: its run is at {seen} pictures already", flush=True)
                 continue
             print(row.key(images), flush=True)

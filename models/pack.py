@@ -19,8 +19,8 @@ from PIL import Image
 
 from icgan_training.checkpoint import load_generator, save_weights
 from icgan_training.dataset import PreparedDataset
-from icgan_training.evaluate import Settings, draw, load_subject
-from icgan_training.grid import tiled, write_grid
+from icgan_training.evaluate import Settings, load_subject, plain_grid
+from icgan_training.grid import write_grid
 from icgan_training.neighbours import kmeans_instances
 
 
@@ -61,8 +61,7 @@ def _write_sheet(run: Path, data: Path, path: Path) -> None:
     """8 x 8 samples, each of another instance and noise, without the instances."""
     settings = Settings(samples=64, instances=0)
     subject = load_subject(run, data, settings, torch.device("cpu"))
-    samples = subject.samples(draw(subject, settings))
-    write_grid(path, tiled(samples.reshape(8, 8, *samples.shape[1:])).repeat(2, 0).repeat(2, 1))
+    write_grid(path, plain_grid(subject, settings, 8).repeat(2, 0).repeat(2, 1))
 
 
 def _write_instances(data: PreparedDataset, folder: Path, count: int) -> None:

@@ -26,7 +26,7 @@ from icgan_training.encoder import fold_batch_norm, load_encoder
 from icgan_training.errors import ConfigError
 from icgan_training.features import FeatureNetwork, picture_order, real_features
 from icgan_training.generator import Generator
-from icgan_training.grid import sample_grid
+from icgan_training.grid import sample_grid, tiled
 from icgan_training.inception import Inception, load_inception
 from icgan_training.integrity import file_sha256
 from icgan_training.labels import training_labels
@@ -499,6 +499,12 @@ def label_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8] | None
         samples.reshape(GRID_ROWS, len(shown), *samples.shape[1:]),
         above=np.stack([images[np.flatnonzero(labels == label)[0]] for label in shown]),
     )
+
+
+def plain_grid(subject: Subject, settings: Settings, columns: int) -> NDArray[np.uint8]:
+    """Samples alone, each of another instance and noise, in rows of `columns`, as one picture."""
+    samples = subject.samples(draw(subject, settings))
+    return tiled(samples.reshape(-1, columns, *samples.shape[1:]))
 
 
 def example_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8]:
