@@ -349,7 +349,8 @@ def _add_triton(commands: Commands[_Parser]) -> None:
         metavar="US",
         help="how long a lone request waits for company (default 0)",
     )
-    command.set_defaults(run=_triton)
+    made_with = ("lookup", "precision", "cpu_precision", "cpu_generators", "max_batch", "queue_delay_us")
+    command.set_defaults(run=_triton, made_with={name: command.get_default(name) for name in made_with})
 
 
 def _triton(options: argparse.Namespace) -> int:
@@ -357,6 +358,11 @@ def _triton(options: argparse.Namespace) -> int:
     from icgan_export.triton_service import Choices
 
     out: Path = options.out
+    if options.add or options.release is not None:
+        for name, default in options.made_with.items():
+            if getattr(options, name) != default:
+                flag = name.replace("_", "-")
+                raise ExportError(f"--{flag} is for a new repository: {out} keeps what it was made with")
     if options.release is not None:
         _say_loads(triton_repo.set_release(out, options.release))
         return 0

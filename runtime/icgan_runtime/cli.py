@@ -340,7 +340,7 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("pictures", nargs="*", metavar="PICTURE", help="JPEG, PNG, WEBP, GIF, BMP or TIFF")
     command.set_defaults(refuse=command.error)
-    group = command.add_argument_group("where it runs")
+    group = command.add_argument_group("where it runs (all but --url: in this process)")
     group.add_argument("--url", help="on a server instead: grpc://localhost:8001 or http://localhost:8000")
     group.add_argument("--backend", choices=BACKENDS, default="auto", help="(default %(default)s)")
     group.add_argument("--precision", choices=PRECISIONS, help="default: the highest in the bundle")
@@ -350,6 +350,10 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, default=0, help="per graph; 0: one per core")
 
 
+_IN_PROCESS = {"backend": "auto", "precision": None, "search": "auto", "threads": 0}
+"""Options of `_add_pipeline` that a server has chosen already, with their defaults."""
+
+
 def _open(options: argparse.Namespace) -> Pipeline:
     """The pipeline that the options ask for. With --url, what stands in the bundle's place is a picture."""
     if options.url:
@@ -357,6 +361,9 @@ def _open(options: argparse.Namespace) -> Pipeline:
     if not options.pictures:
         options.refuse("the following arguments are required: PICTURE")
     if options.url:
+        for name, default in _IN_PROCESS.items():
+            if getattr(options, name) != default:
+                options.refuse(f"--{name} is the server's choice: leave it out beside --url")
         return Pipeline.connect(options.url)
     return Pipeline.load(
         options.bundle,

@@ -427,6 +427,15 @@ def test_where_it_runs_is_passed_on(icgan, monkeypatch):
     assert asked == [("B", wanted), ("grpc://a:1", {})]
 
 
+@pytest.mark.parametrize(
+    "choice", ["--backend tensorrt", "--precision fp16", "--search numpy", "--threads 2"]
+)
+def test_what_the_server_has_chosen_cannot_be_chosen_again(icgan, capsys, choice):
+    with pytest.raises(SystemExit):
+        icgan("embed", "--url", "grpc://a:1", PHOTO, "--json", *choice.split())
+    assert f"{choice.split()[0]} is the server's choice: leave it out" in capsys.readouterr().err
+
+
 def test_with_a_server_the_first_word_is_a_picture_too(icgan, tiny_bundle):
     pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
     from tests.runtime.stand_in import StandIn

@@ -1,6 +1,7 @@
 """What a run tells, read back with the tools people use."""
 
 import errno
+import json
 import threading
 from pathlib import Path
 
@@ -18,6 +19,15 @@ RECORD = {
     "logit_real": 0.25,
     "logit_fake": -0.25,
 }
+
+
+def test_a_run_goes_on_with_the_records_that_a_damaged_log_still_holds(tmp_path: Path) -> None:
+    records = [json.dumps(RECORD | {"step": step}) for step in (4, 8, 12)]
+    damaged = [records[0], "\0" * 40, "[]", '{"step": "8"}', records[1], records[2]]
+    (tmp_path / "log.jsonl").write_text("\n".join(damaged) + '\n{"step": 7, "ima')
+    with Journal(tmp_path, step=8, images=32, total_images=64):
+        pass
+    assert (tmp_path / "log.jsonl").read_text() == f"{records[0]}\n{records[1]}\n"
 
 
 def test_tensorboard_shows_every_scalar_and_the_sample_sheet(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from icgan_export.cli import main
 from icgan_export.errors import ExportError
 from icgan_export.triton_repo import add_release, read_releases, set_release, write_repository
 from icgan_export.triton_service import ENSEMBLES, Choices
@@ -186,6 +187,13 @@ def test_the_same_bundle_again_adds_no_version(repository, tiny_bundle):
 def test_a_bundle_of_other_dimensions_is_refused(repository, labelled_bundle):
     with pytest.raises(ExportError, match="write a new repository"):
         add_release(labelled_bundle, repository, quiet)
+
+
+@pytest.mark.parametrize("step", [["--add"], ["--release", "1"]])
+def test_what_a_repository_was_made_with_is_not_changed_by_a_release(repository, tiny_bundle, capsys, step):
+    assert main(["triton", str(tiny_bundle), "--out", str(repository), *step, "--max-batch", "8"]) == 1
+    assert "--max-batch is for a new repository" in capsys.readouterr().err
+    assert main(["triton", str(tiny_bundle), "--out", str(repository), *step]) == 0
 
 
 @pytest.mark.parametrize("number", [0, 2])

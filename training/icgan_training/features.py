@@ -5,6 +5,7 @@ thousand pictures, in one fixed random order: a killed run continues, and a late
 extracts only the rest. Any prefix of the order is a fair sample.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -73,7 +74,8 @@ def real_features(data: PreparedDataset, network: FeatureNetwork, count: int) ->
             if piece is None or len(piece) < wanted:
                 rows = order[start : min(start + PIECE, count)]
                 piece = network(data.images[rows])
-                partial = file.with_suffix(".partial.npy")
+                # two evaluations may fill one store at the same time
+                partial = file.with_suffix(f".{os.getpid()}.partial.npy")
                 np.save(partial, piece)
                 partial.replace(file)
             pieces.append(piece[:wanted])

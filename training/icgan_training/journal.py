@@ -92,17 +92,22 @@ class Journal:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Drop the records after `step`, and a line that a kill cut short."""
+    """Drop the records after `step`, and lines that a kill cut short or a disk damaged."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_text("".join(line for line in lines if 0 <= _step_of(line) <= step))
     temporary.replace(path)
+
+
+def _step_of(line: str) -> int:
+    """The step of a line of log.jsonl; -1 of what is no whole record."""
+    try:
+        found = json.loads(line)["step"] if line.endswith("\n") else -1
+    except (ValueError, LookupError, TypeError):
+        return -1
+    return found if isinstance(found, int) else -1
 
 
 def _clock(seconds: float) -> str:
