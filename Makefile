@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-triton bench-edge test-edge web train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 augmentation transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
+.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-triton bench-edge test-edge web train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -177,6 +177,9 @@ study-gpu: .venv/.bench data/cifar10-32/dataset.json ## the same with a GPU's bu
 RUN ?= models/cifar10
 augmentation: .venv/.bench data/cifar10-32/dataset.json ## what RUN's variations are worth to a classifier with 1,000 labels (bench/augmentation)
 	$(BIN)/python -m benchmarks.augmentation $(RUN) data/cifar10-32 --labelled 1000 --seeds 3 --out bench/augmentation
+
+draws: .venv/.bench data/cifar10-32/dataset.json ## what stored instances and truncated noise do to RUN's samples (bench/draws)
+	$(BIN)/python -m benchmarks.draws $(RUN) data/cifar10-32 --out bench/draws
 
 data/emoji64/dataset.json: | .venv/.stamp
 	$(BIN)/icgan-train fetch fluent-emoji --out data/fluent-emoji

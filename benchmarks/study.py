@@ -11,6 +11,9 @@ on, so a study that is killed continues when it is started again, and two studie
 or --seeds may write to one OUT side by side. Rows come seed by seed: after every five the comparison is
 complete for one more seed. At the end (or with --report alone) OUT/results.md and OUT/results.png are
 made from the lines, and OUT/samples.png from the first run of every model.
+
+A CPU that multiplies bfloat16 trains and judges in it, any other in float32. Features of the two do not
+compare, so an OUT that was begun in one is refused in the other.
 """
 
 from __future__ import annotations
@@ -30,7 +33,14 @@ import torch
 
 from icgan_training.dataset import PreparedDataset
 from icgan_training.distributed import local_device
-from icgan_training.evaluate import Settings, evaluate, inception_network, load_subject, plain_grid
+from icgan_training.evaluate import (
+    Evaluation,
+    Settings,
+    evaluate,
+    inception_network,
+    load_subject,
+    plain_grid,
+)
 from icgan_training.features import FeatureNetwork, in_bfloat16
 from icgan_training.fetch import find_weights
 from icgan_training.grid import write_grid
@@ -40,6 +50,9 @@ from icgan_training.presets import preset
 from icgan_training.settings import choose_precision, resolve
 
 SEEDS = 3
+SCORES = ("fid", "kid", "prdc")
+SCORE_TITLES = ("FID ↓", "KID ↓", "precision ↑", "recall ↑", "density ↑", "coverage ↑")
+_DIGITS = {"fid": 1, "kid": 4, "precision": 3, "recall": 3, "density": 3, "coverage": 3}
 MODELS = {
     "IC-GAN": "cifar10",
     "class-conditional IC-GAN": "cifar10-cc",
@@ -99,14 +112,13 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the study: a run, and how its samples are drawn."""
+    """One line of the study: a run."""
 
     group: str
     name: str
     seed: int
     preset: str = "cifar10"
     train: dict[str, Any] = field(default_factory=dict)
-    draw: dict[str, Any] = field(default_factory=dict)
     at: int | None = -1  # which of the budget's numbers of pictures it is scored at; None: all of them
 
     def key(self, images: int) -> str:
@@ -115,13 +127,13 @@ class Row:
 
     @property
     def run(self) -> str:
-        """The folder of the run; rows that differ only in how samples are drawn share it."""
+        """The folder of the run."""
         changes = "".join(f"-{name}={value}" for name, value in self.train.items())
         return f"{self.preset}{changes}-seed{self.seed}"
 
 
 def rows() -> Iterator[Row]:
-    """The runs and drawings of the study."""
+    """The runs of the study."""
     for seed in range(SEEDS):
         for name, preset_name in MODELS.items():
             yield Row("models", name, seed, preset_name, at=None)
@@ -129,12 +141,6 @@ def rows() -> Iterator[Row]:
         yield Row("neighbours", f"k = {k}", 0, train={"neighbours": k})
     yield Row("flips", "without DA(d)", 0, train={"picture_flip": False})
     yield Row("flips", "without DA(i)", 0, train={"instance_flip": False})
-    for count in (10, 100, 1000):
-        yield Row("stored instances", f"{count} by k-means", 0, draw={"instances": count})
-        random = {"instances": count, "choice": "random"}
-        yield Row("stored instances", f"{count} at random", 0, draw=random)
-    for truncation in (0.3, 0.5, 0.7, 1.0):
-        yield Row("truncation", f"t = {truncation}", 0, draw={"truncation": truncation})
     for seed in range(SEEDS - 1):
         # the rates that short trials of IC-GAN chose; the baselines' discriminators give up at them
         for name, preset_name in MODELS.items():
@@ -163,30 +169,42 @@ def train(
 
 def score(row: Row, images: int, budget: Budget, folder: Path, inception: FeatureNetwork) -> dict[str, Any]:
     """The row's line."""
-    settings = replace(
-        Settings(("fid", "kid", "prdc"), samples=budget.samples, instances=0, reference=budget.reference),
-        **row.draw,
-    )
+    settings = Settings(SCORES, samples=budget.samples, instances=0, reference=budget.reference)
     subject = load_subject(folder, None, settings, inception.device)
     result = evaluate(subject, subject.data, settings, inception)
     return {
         "group": row.group,
         "name": row.name,
         "seed": row.seed,
-        "scores": {name: round(value, 6) for name, value in result.scores.items() if value is not None},
+        "scores": rounded(result),
         "images": images,
         "train_seconds": round(last_record(folder)["seconds"], 1),
         "run": folder.name,
         "parameters": result.parameters,
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {inception.device}, torch {torch.__version__}",
+        "machine": machine(inception),
     }
 
 
-def judge(device: torch.device) -> FeatureNetwork:
-    """The FID Inception; on a CPU in bfloat16."""
+def rounded(result: Evaluation) -> dict[str, float]:
+    """The scores there are, as a line holds them."""
+    return {name: round(value, 6) for name, value in result.scores.items() if value is not None}
+
+
+def machine(inception: FeatureNetwork) -> str:
+    return f"{platform.machine()}, {inception.device}, torch {torch.__version__}"
+
+
+def judge(device: torch.device, lines: list[dict[str, Any]]) -> FeatureNetwork:
+    """The FID Inception, in bfloat16 on a CPU that multiplies it; refused where `lines` are of the other."""
     network = inception_network(find_weights("inception"), device)
-    return in_bfloat16(network) if device.type == "cpu" else network
+    if device.type == "cpu" and choose_precision(device)[0] == "bfloat16":
+        network = in_bfloat16(network)
+    for begun in {line["parameters"]["arithmetic"] for line in lines} - {network.arithmetic}:
+        raise SystemExit(
+            f"the lines there are were scored in {begun}, here it is {network.arithmetic}: give another --out"
+        )
+    return network
 
 
 def last_record(folder: Path) -> dict[str, Any]:
@@ -222,23 +240,21 @@ def by_row(lines: list[dict[str, Any]]) -> dict[tuple[str, str, int], list[dict[
 
 def table(lines: list[dict[str, Any]]) -> str:
     """A Markdown table: mean over seeds, ± half the spread between the best and the worst seed."""
-    text = [
-        "| study | row | seen | seeds | FID ↓ | KID ↓ | precision ↑ | recall ↑ | density ↑ | coverage ↑ |",
-        "|---" * 10 + "|",
+    rows = [
+        [group, name, f"{images:,}", str(len(scores)), *score_cells(scores)]
+        for (group, name, images), scores in by_row(lines).items()
     ]
-    for (group, name, images), scores in by_row(lines).items():
-        cells = [group, name, f"{images:,}", str(len(scores))]
-        for metric, digits in (
-            ("fid", 1),
-            ("kid", 4),
-            ("precision", 3),
-            ("recall", 3),
-            ("density", 3),
-            ("coverage", 3),
-        ):
-            cells.append(mean_and_spread([score[metric] for score in scores], digits))
-        text.append(f"| {' | '.join(cells)} |")
-    return "\n".join(text) + "\n"
+    return markdown(["study", "row", "seen", "seeds", *SCORE_TITLES], rows)
+
+
+def score_cells(scores: Sequence[dict[str, float]]) -> list[str]:
+    """What stands under `SCORE_TITLES` for the scores of one or several seeds."""
+    return [mean_and_spread([each[name] for each in scores], digits) for name, digits in _DIGITS.items()]
+
+
+def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (titles, ["---"] * len(titles), *rows))
 
 
 def picture(lines: list[dict[str, Any]], path: Path) -> None:
@@ -332,7 +348,7 @@ def main() -> None:
         if device.type == "cpu":
             keep_freed_memory()
         data = PreparedDataset.open(args.data)
-        inception = judge(device)
+        inception = judge(device, read_lines(args.out))
         for row, images in stages(budget):
             wanted = (
                 row.group in (args.groups or [row.group])
