@@ -1,6 +1,7 @@
 // generate BUNDLE [ROW] [SEED] [OUT.png]: eight pictures that follow stored instance ROW, side by side.
 #include <onnxruntime_cxx_api.h>
 
+#include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <iostream>
@@ -51,6 +52,7 @@ int run(int argc, char** argv) {
   const std::string bundle = argv[1], out = argc > 4 ? argv[4] : "pictures.png";
   const std::size_t row = argc > 2 ? std::stoull(argv[2]) : 0;
   const std::uint64_t seed = argc > 3 ? std::stoull(argv[3]) : 0;
+  if (seed > INT64_MAX) throw std::runtime_error("seed " + std::string(argv[3]) + " is not in 0 .. 2^63 - 1");
 
   Ort::Env env(ORT_LOGGING_LEVEL_WARNING, "icgan");
   Ort::Session generator(env, (bundle + "/generator.onnx").c_str(), Ort::SessionOptions{nullptr});

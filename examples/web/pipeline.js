@@ -88,6 +88,10 @@ export class Pipeline {
    * @yields {{ start: number, images: Uint8Array }} [m, R, R, 3], from picture `start` on
    */
   async *generate(embedding, { n, seed, truncation, condition, label = null }, batch = 8) {
+    if (seed < 0n || seed >= 1n << 63n) throw new RangeError(`seed ${seed} is not in 0 .. 2^63 - 1`);
+    if (this.model.classes && label === null && !this.bank.labels) {
+      throw new RangeError("the instances of this bundle have no labels: say which class to draw with `label`");
+    }
     const near = this.search(embedding);
     for (let start = 0; start < n; start += batch) {
       const samples = Array.from({ length: Math.min(batch, n - start) }, (_, index) => start + index);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from icgan_runtime import Pipeline, images
+from icgan_runtime.manifest import Manifest, describe_files
 from tests.edge.conftest import EXAMPLES, node
 
 ROW, SEED = 3, 2**63 - 1
@@ -47,6 +49,22 @@ def test_the_node_example_names_a_row_that_the_bank_does_not_have(tiny_bundle, n
         node(EXAMPLES / "node/generate.mjs", tiny_bundle, row, 0, tmp_path / "sheet.png")
 
 
+@pytest.mark.parametrize("seed", ["-1", str(2**63)])
+def test_the_node_example_names_a_seed_that_no_language_takes(tiny_bundle, node_packages, tmp_path, seed):
+    with pytest.raises(AssertionError, match=rf"seed {seed} is not in 0 \.\. 2\^63 - 1"):
+        node(EXAMPLES / "node/generate.mjs", tiny_bundle, ROW, seed, tmp_path / "sheet.png")
+
+
+def test_the_node_example_does_not_guess_a_class_for_instances_without(labelled_bundle, node_packages, tmp_path):
+    bundle = shutil.copytree(labelled_bundle, tmp_path / "unlabelled")
+    (bundle / "bank/labels.npy").unlink()
+    manifest = Manifest.read(bundle)
+    bank = dataclasses.replace(manifest.bank, labelled=False)
+    dataclasses.replace(manifest, bank=bank, files=describe_files(bundle)).write(bundle)
+    with pytest.raises(AssertionError, match="instances of this bundle have no labels"):
+        node(EXAMPLES / "node/generate.mjs", bundle, ROW, SEED, tmp_path / "sheet.png")
+
+
 @pytest.fixture(scope="module")
 def cpp_program(onnxruntime_headers, onnxruntime_library, tmp_path_factory) -> Path:
     if shutil.which("cmake") is None:
@@ -69,3 +87,9 @@ def test_the_cpp_example_names_the_file_that_has_no_such_row(tiny_bundle, cpp_pr
     done = subprocess.run([cpp_program, tiny_bundle, "20"], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == f"generate: {tiny_bundle}/bank/embeddings.npy has no row 20\n"
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63)])
+def test_the_cpp_example_names_a_seed_that_no_language_takes(tiny_bundle, cpp_program, seed):
+    done = subprocess.run([cpp_program, tiny_bundle, str(ROW), seed], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, f"generate: seed {seed} is not in 0 .. 2^63 - 1\n")
