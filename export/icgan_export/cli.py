@@ -211,13 +211,17 @@ def _add_engine(commands: Commands[_Parser]) -> None:
         metavar="X.Y",
         help="the GPU to build for, tensorrt_rtx only (default: at hand, or 8.9)",
     )
+    others = command.add_argument_group(
+        "for programs of your own that load the plan",
+        "icgan runs a plan only on the GPU and with the TensorRT that it was built on.",
+    )
     for flag, text in (
         ("version-compatible", "later TensorRT versions can run the plan"),
         ("hardware-compatible", "other GPUs of the Ampere generation or later can run it"),
         ("refit", "weights can be replaced"),
-        ("strip", "no weights inside; they are refitted from the ONNX file"),
+        ("strip", "no weights inside: refit it from the ONNX file; icgan and Triton are not told of it"),
     ):
-        command.add_argument(f"--{flag}", action="store_true", help=text)
+        others.add_argument(f"--{flag}", action="store_true", help=text)
     command.set_defaults(run=_engine)
 
 

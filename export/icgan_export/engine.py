@@ -76,6 +76,8 @@ def add_engines(
 ) -> list[str]:
     """Build plans for the graphs of a bundle and list them in its manifest. Returns one line per plan.
 
+    Stripped plans are files of the bundle, not engines that run it.
+
     Plans that are replaced leave the manifest before their files change, so that a bundle whose build was
     killed is one without them. What else the manifest lists keeps its hash.
     """
@@ -109,17 +111,18 @@ def add_engines(
         if plan.layers is not None:
             with files.atomic_file(path / _layers_name(name)) as partial:
                 partial.write_text(plan.layers)
-        added.append(
-            EngineEntry(
-                entry.role,
-                entry.precision,
-                name,
-                sm,
-                trt.__version__,
-                settings.max_batch,
-                entry.encoder_id,
+        if not settings.strip:  # without its weights a plan computes nothing; the runtime refits none
+            added.append(
+                EngineEntry(
+                    entry.role,
+                    entry.precision,
+                    name,
+                    sm,
+                    trt.__version__,
+                    settings.max_batch,
+                    entry.encoder_id,
+                )
             )
-        )
         types = ", ".join(f"{count} {kind}" for kind, count in plan.products.items())
         lines.append(f"{name}: {len(plan.data) / 2**20:.1f} MiB in {plan.seconds:.1f} s; products: {types}")
     if cache:

@@ -55,7 +55,9 @@ def test_the_node_example_names_a_seed_that_no_language_takes(tiny_bundle, node_
         node(EXAMPLES / "node/generate.mjs", tiny_bundle, ROW, seed, tmp_path / "sheet.png")
 
 
-def test_the_node_example_does_not_guess_a_class_for_instances_without(labelled_bundle, node_packages, tmp_path):
+def test_the_node_example_does_not_guess_a_class_for_instances_without(
+    labelled_bundle, node_packages, tmp_path
+):
     bundle = shutil.copytree(labelled_bundle, tmp_path / "unlabelled")
     (bundle / "bank/labels.npy").unlink()
     manifest = Manifest.read(bundle)
