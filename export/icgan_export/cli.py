@@ -97,7 +97,7 @@ def _add_bundle(commands: Commands[_Parser]) -> None:
         "--precision",
         default="fp32",
         metavar="LIST",
-        help="of fp32, fp16, bf16, int8; fp32 always (default fp32)",
+        help="of fp32, which must be among them, fp16, bf16, int8 (default fp32)",
     )
     command.add_argument(
         "--thumbnails",
@@ -272,7 +272,12 @@ def _add_verify(commands: Commands[_Parser]) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     if options.bisect is not None:
+        for flag in ("json", "html", "fid"):
+            if getattr(options, flag):
+                raise ExportError(f"--{flag} is of the whole verification: leave it out beside --bisect")
         return _bisect(options)
+    if options.weights is not None:
+        raise ExportError("--run is what one graph is compared with: name the graph with --bisect")
     from icgan_export.bisect import worst_tensors
     from icgan_export.verify import verify
 

@@ -159,6 +159,8 @@ def _log(line: str) -> None:
 
 def show(options: argparse.Namespace) -> int:
     """What a bundle holds; with --verify, whether it is what it says."""
+    if options.backend != "ort-cpu" and not options.verify:
+        options.refuse("--backend is for --verify, which runs the graphs")
     bundle = Bundle.open(options.bundle)
     if not options.verify:
         facts = info.describe(bundle)
@@ -179,6 +181,10 @@ def time_routes(options: argparse.Namespace) -> int:
     """How fast encoder and generator run, against other routes; with --url, what a server stands."""
     from icgan_runtime import bench, load
 
+    ignored, reason = (_OF_ROUTES, "beside --url") if options.url else (_OF_SERVERS, "without --url")
+    for name, default in ignored.items():
+        if getattr(options, name) != default:
+            options.refuse(f"--{name} means nothing {reason}: leave it out")
     if options.url:
         progress = functools.partial(print, file=sys.stderr, flush=True)
         images.load(options.bundle, 1)  # a bad picture is the caller's mistake, not the server's
@@ -290,6 +296,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--backend", choices=BACKENDS[1:], default="ort-cpu", help="for --verify (default %(default)s)"
     )
+    command.set_defaults(refuse=command.error)
 
     command = _command(
         commands,
@@ -309,13 +316,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--against",
         default="onnxruntime",
         metavar="ROUTES",
-        help="comma-separated, the first is the base: onnxruntime, openvino, each with :fp16 or :int8 for a "
-        "precision; torch, or torch:RUN where the weights have moved (default %(default)s)",
+        help="comma-separated, the first is the base: onnxruntime, onnxruntime-cuda, openvino, each with "
+        ":fp16 or :int8 for a precision; torch, or torch:RUN where the weights have moved "
+        "(default %(default)s)",
     )
     command.add_argument("--batches", default="1,8", help="comma-separated sizes (default %(default)s)")
     command.add_argument("--rounds", type=int, default=20, help="timed rounds (default %(default)s)")
     command.add_argument("--threads", type=int, default=0, help="per graph; 0: one per core")
     command.add_argument("--out", type=Path, help="folder for bench.json and bench.txt")
+    command.set_defaults(refuse=command.error)
     return parser
 
 
@@ -352,6 +361,9 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
 
 _IN_PROCESS = {"backend": "auto", "precision": None, "search": "auto", "threads": 0}
 """Options of `_add_pipeline` that a server has chosen already, with their defaults."""
+_OF_ROUTES = {"against": "onnxruntime", "batches": "1,8", "rounds": 20, "threads": 0}
+_OF_SERVERS = {"seconds": 10}
+"""Options of `bench` that only one of its two uses heeds, with their defaults."""
 
 
 def _open(options: argparse.Namespace) -> Pipeline:

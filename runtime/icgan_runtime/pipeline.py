@@ -44,9 +44,9 @@ class Pipeline:
     ) -> Pipeline:
         """Open a bundle in this process. Raises BundleError when any part of it cannot be trusted.
 
-        `backend` is a name in backends.select.BACKENDS, `precision` fp32, fp16 or int8 (default: the highest
-        the bundle has), `search` one of search.SEARCHES, `threads` per graph (0: one per core), `max_batch`
-        the rows of one graph run.
+        `backend` is a name in backends.select.BACKENDS, `precision` one in manifest.PRECISIONS (default: the
+        highest the bundle has), `search` one of search.SEARCHES, `threads` per graph (0: one per core),
+        `max_batch` the rows of one graph run.
         """
         return cls(
             LocalChain.load(

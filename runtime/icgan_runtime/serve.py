@@ -112,14 +112,19 @@ def find_environment() -> Environment:
             continue
         if not found["runtime"]:
             raise BackendError(
-                f"{folder} has a Triton server but not this package: {python} -m pip install icgan"
+                f"{folder} has a Triton server but not this package: {python} -m pip install {_package()}"
             )
         return Environment(python, Path(found["package"]), Path(found["library"]), found["version"])
     if named:
-        raise BackendError(
-            f"{ENVIRONMENT_VARIABLE}={named} has no Triton server: {named}/bin/pip install 'icgan[serve]'"
-        )
+        remedy = f"{named}/bin/pip install '{_package()}[serve]'"
+        raise BackendError(f"{ENVIRONMENT_VARIABLE}={named} has no Triton server: {remedy}")
     raise MissingExtraError("nvidia-pytriton", "serve")
+
+
+def _package() -> str:
+    """What pip is asked for in an environment that lacks this package: the checkout, where this is one."""
+    checkout = Path(__file__).parents[2]
+    return str(checkout) if (checkout / "pyproject.toml").is_file() else "icgan"
 
 
 def model_sources() -> Path:

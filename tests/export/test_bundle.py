@@ -104,6 +104,10 @@ def test_a_graph_that_misses_its_bound_leaves_no_bundle(
         (["verify", "nowhere"], "no such folder"),
         (["verify", "nowhere", "--html", "missing/page.html"], "there is no folder missing"),
         (["verify", "nowhere", "--samples", "1"], "--samples is 1, it must be at least 2"),
+        (["verify", "b", "--bisect", "g.onnx", "--html", "v.html"], "--html is of the whole verification"),
+        (["verify", "b", "--bisect", "g.onnx", "--fid", "data"], "--fid is of the whole verification"),
+        (["verify", "b", "--bisect", "g.onnx", "--json"], "--json is of the whole verification"),
+        (["verify", "b", "--run", "runs/mine"], "name the graph with --bisect"),
         (["triton", "nowhere", "--out", "r", "--queue-delay-us", "-1"], "--queue-delay-us is -1"),
     ],
 )

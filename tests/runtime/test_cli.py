@@ -509,6 +509,23 @@ def test_bench_of_a_server_sends_it_the_picture(icgan, monkeypatch):
     assert asked == [("grpc://a:1", Path(PHOTO).read_bytes(), {"seconds": 3.0})]
 
 
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (f"bench --url grpc://a:1 {PHOTO} --against torch", "--against means nothing beside --url"),
+        (f"bench --url grpc://a:1 {PHOTO} --batches 1", "--batches means nothing beside --url"),
+        (f"bench --url grpc://a:1 {PHOTO} --rounds 3", "--rounds means nothing beside --url"),
+        (f"bench --url grpc://a:1 {PHOTO} --threads 3", "--threads means nothing beside --url"),
+        ("bench B --seconds 3", "--seconds means nothing without --url"),
+        ("info B --backend openvino", "--backend is for --verify"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(icgan, capsys, words, complaint):
+    with pytest.raises(SystemExit, match="2"):
+        icgan(*words.split())
+    assert complaint in capsys.readouterr().err
+
+
 # ---- serve -----------------------------------------------------------------------------------------------
 
 

@@ -398,19 +398,29 @@ def test_nothing_in_the_current_folder_is_run(tmp_path, monkeypatch):
         assert find_environment().python != folder / ".venv-serve" / "bin" / "python"
 
 
-def test_a_named_environment_without_a_server_or_this_package_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize("in_checkout", [True, False])
+def test_a_named_environment_without_a_server_or_this_package_says_what_to_install(
+    tmp_path, monkeypatch, in_checkout
+):
+    """pip has to be told where a checkout lies: no index carries it."""
+    monkeypatch.setattr(serve, "__file__", str(tmp_path / "here" / "runtime" / "icgan_runtime" / "serve.py"))
+    package = "icgan"
+    if in_checkout:
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here" / "pyproject.toml").touch()
+        package = str(tmp_path / "here")
     for name, found in {"empty": None, "without": {"package": None}}.items():
         folder = tmp_path / name if found is None else interpreter(tmp_path / name, **found)
         monkeypatch.setenv("ICGAN_SERVE_ENV", str(folder))
         with pytest.raises(BackendError) as caught:
             find_environment()
-        remedy = f"{folder}/bin/pip install 'icgan[serve]'"
+        remedy = f"{folder}/bin/pip install '{package}[serve]'"
         assert str(caught.value) == f"ICGAN_SERVE_ENV={folder} has no Triton server: {remedy}"
     other = interpreter(tmp_path / "other", runtime=False)
     monkeypatch.setenv("ICGAN_SERVE_ENV", str(other))
     with pytest.raises(BackendError) as caught:
         find_environment()
-    remedy = f"{other}/bin/python -m pip install icgan"
+    remedy = f"{other}/bin/python -m pip install {package}"
     assert str(caught.value) == f"{other} has a Triton server but not this package: {remedy}"
 
 

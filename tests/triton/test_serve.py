@@ -122,7 +122,7 @@ def test_an_environment_without_a_server_is_named_with_the_remedy(monkeypatch, t
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     monkeypatch.setenv(serve.ENVIRONMENT_VARIABLE, str(tmp_path))
-    with pytest.raises(BackendError, match=r"bin/pip install 'icgan\[serve\]'"):
+    with pytest.raises(BackendError, match=r"bin/pip install '.+\[serve\]'"):
         find_environment()
 
 
