@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-triton bench-edge test-edge web train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
+.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-edge test-edge web train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -206,5 +206,5 @@ pack-cifar10: .venv/.stamp ## the same for the CIFAR-10 run, without pictures: t
 bundle-cifar10: .venv/.stamp data/cifar10-32/dataset.json ## bundle of the shipped CIFAR-10 weights with 1,000 instances fetched here
 	$(BIN)/icgan-export bundle models/cifar10 --bank data/cifar10-32 --out bundles/cifar10
 
-clean: ## remove everything made here (environments, data and runs stay)
+clean: ## remove bundles, reports and caches (environments, data, runs, fuzz/ and sbom/ stay)
 	rm -rf bundles demo bench mutation model_repository .mypy_cache .ruff_cache .pytest_cache

@@ -153,6 +153,15 @@ def test_a_server_runs_without_privileges_on_a_file_system_it_cannot_change():
     assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]]
 
 
+def test_compose_builds_on_the_image_that_the_operator_names_and_serves_the_checkouts_repository():
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]
+    [default] = re.findall(r"^ARG IMAGE=(\S+)$", dockerfile, re.MULTILINE)
+    assert compose["build"]["args"]["IMAGE"] == f"${{IMAGE:-{default}}}"
+    [models] = re.findall(r"\$\{MODELS:-(\S+)\}:/models", compose["volumes"][0])
+    assert (DEPLOY / models).resolve() == ROOT / "model_repository", "relative to the Compose file"
+
+
 def test_a_pod_finishes_the_requests_of_every_ensemble_before_it_goes():
     [container] = deployment()["containers"]
     script = container["lifecycle"]["preStop"]["exec"]["command"][-1]
