@@ -1,5 +1,6 @@
-"""The commands, links and make targets of the README and the training guide exist as written."""
+"""The commands, links and make targets of the README, the guides and the model cards exist as written."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -17,12 +18,21 @@ PARSERS = {
     "icgan-train": icgan_training.cli.build_parser,
     "icgan-export": icgan_export.cli.build_parser,
 }
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/*.md"), *ROOT.glob("models/*/README.md")]
 PROGRAM = r"^ {4}(?:\.venv(?:-serve)?/bin/)?(icgan(?:-train|-export)? [^#\n]+)"
-TRAINING = (ROOT / "docs" / "training.md").read_text()
-COMMANDS = re.findall(PROGRAM, README + TRAINING, re.MULTILINE)
-TARGETS = re.findall(r"(?:^ {4}|`)make ([a-z0-9-]+)", README, re.MULTILINE)
-LINKS = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-LINKS += [f"docs/{link}" for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", TRAINING)]
+COMMANDS = sorted({line for page in PAGES for line in re.findall(PROGRAM, page.read_text(), re.MULTILINE)})
+TARGET = r"(?:^ {4}|`)make ((?:[a-z0-9-]+ ?)+)"  # make one two
+TARGETS = {
+    name
+    for page in PAGES
+    for names in re.findall(TARGET, page.read_text(), re.MULTILINE)
+    for name in names.split()
+}
+LINKS = [
+    (page.parent / link).relative_to(ROOT)
+    for page in PAGES
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -42,4 +52,15 @@ def test_a_link_leads_to_a_file(link):
 
 
 def test_the_readme_shows_every_program():
-    assert {shlex.split(command)[0] for command in COMMANDS} == set(PARSERS)
+    shown = re.findall(PROGRAM, README, re.MULTILINE)
+    assert {shlex.split(command)[0] for command in shown} == set(PARSERS)
+
+
+@pytest.mark.parametrize("model", ["cifar10", "demo"])
+def test_a_model_card_gives_the_scores_that_were_measured(model):
+    folder = ROOT / "models" / model
+    scores = json.loads((folder / "evaluation.json").read_text())["scores"]
+    row = [f"{scores['fid']:.1f}", f"{scores['kid']:.4f} ± {scores['kid_deviation']:.4f}"]
+    names = ("precision", "recall", "density", "coverage", "lpips_diversity")
+    row += [f"{scores[name]:.3f}" for name in names]
+    assert f"| {' | '.join(row)} |" in (folder / "README.md").read_text()
