@@ -361,8 +361,8 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
 
 _IN_PROCESS = {"backend": "auto", "precision": None, "search": "auto", "threads": 0}
 """Options of `_add_pipeline` that a server has chosen already, with their defaults."""
-_OF_ROUTES = {"against": "onnxruntime", "batches": "1,8", "rounds": 20, "threads": 0}
-_OF_SERVERS = {"seconds": 10}
+_OF_ROUTES: Mapping[str, object] = {"against": "onnxruntime", "batches": "1,8", "rounds": 20, "threads": 0}
+_OF_SERVERS: Mapping[str, object] = {"seconds": 10}
 """Options of `bench` that only one of its two uses heeds, with their defaults."""
 
 
