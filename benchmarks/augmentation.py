@@ -34,6 +34,7 @@ from icgan_training.dataset import chunks
 from icgan_training.distributed import local_device
 from icgan_training.evaluate import Draws, Settings, Subject, load_subject, repeat
 from icgan_training.heap import keep_freed_memory
+from icgan_training.integrity import file_sha256
 from icgan_training.sources import open_source
 
 WIDTHS = (16, 32, 64, 128)
@@ -248,9 +249,11 @@ def compare(run: Path, data: Path, args: argparse.Namespace, recipe: Recipe) -> 
     if labels is None or names is None:
         raise SystemExit(f"{data} has no labels: a classifier needs them")
     test = open_test(args.test, args.test_pictures, names)
-    same = {"run": run.name, "recipe": asdict(recipe), "test_pictures": len(test.labels)}
+    weights = file_sha256(run / "generator.safetensors")[:12]  # a run that has learnt more is another one
+    same = {"run": run.name, "weights": weights, "recipe": asdict(recipe), "test_pictures": len(test.labels)}
     done = {
-        json.dumps({name: line[name] for name in (*same, "seed", "share")}) for line in read_lines(args.out)
+        json.dumps({name: line.get(name) for name in (*same, "seed", "share")})
+        for line in read_lines(args.out)
     }
     for seed in range(args.seeds):
         wanted = [{**same, "seed": seed, "share": share} for share in (0.0, *args.shares)]

@@ -31,6 +31,7 @@ from icgan_training.dataset import PreparedDataset
 from icgan_training.distributed import local_device
 from icgan_training.evaluate import Choice, Settings, evaluate, load_subject
 from icgan_training.heap import keep_freed_memory
+from icgan_training.integrity import file_sha256
 
 STORED = (10, 100, 1000)
 CHOICES: dict[Choice, str] = {"kmeans": "by k-means", "random": "at random"}
@@ -66,14 +67,17 @@ def main() -> None:
     data = PreparedDataset.open(args.data)
     inception = judge(device, read_lines(args.out))
 
+    # a run that has learnt more is another model
+    asked = {
+        "weights": file_sha256(args.model / "generator.safetensors")[:12],
+        "samples": args.samples,
+        "pictures": args.reference,
+    }
+
     def done() -> dict[str, dict[str, float]]:
         """The scores of the rows that have their line, of this model and as many pictures."""
-        return {
-            line["name"]: line["scores"]
-            for line in read_lines(args.out)
-            if line["model"] == str(args.model)
-            and (line["parameters"]["samples"], line["pictures"]) == (args.samples, args.reference)
-        }
+        lines = read_lines(args.out)
+        return {line["name"]: line["scores"] for line in lines if asked.items() <= line.items()}
 
     for name, settings in rows(base):
         if name not in (args.names or [name]) or name in done():
@@ -84,7 +88,7 @@ def main() -> None:
             "name": name,
             "scores": rounded(result),
             "model": str(args.model),
-            "pictures": args.reference,
+            **asked,
             "parameters": result.parameters,
             "date": time.strftime("%Y-%m-%d"),
             "machine": machine(inception),

@@ -50,6 +50,20 @@ def inputs_of(shape, count=2, seed=3):
 
 
 @torch.no_grad()
+def test_a_gain_makes_instances_count_for_more_and_their_mean_for_nothing():
+    config = ModelConfig(32, ch=4, embedding_dim=48, instance_gain=4.0)
+    torch.manual_seed(0)
+    discriminator, image = Discriminator(config).eval(), torch.rand(1, 3, 32, 32)
+    feats = F.normalize(torch.rand(20, 48), dim=1)
+    discriminator.centre_instances(feats.mean(0))
+    projected = discriminator.projection(image, feats, None)
+    assert projected.mean(0).abs().max() < 1e-5
+    discriminator.linear_feat.length = 1.0
+    discriminator.centre_instances(feats.mean(0))
+    assert torch.allclose(projected, 4 * discriminator.projection(image, feats, None), atol=1e-5)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_scores_are_those_of_the_published_network(shape):
     published = random_discriminator(shape)

@@ -52,7 +52,9 @@ class ModelConfig:
     hierarchical: bool = True  # noise cut into one piece for the 4x4 input and one for each block
     shared_dim: int = 128  # width of the class embedding in the generator
     shared_dim_feat: int = 512  # width the instance embedding is projected to in the generator
-    instance_gain: float = 1.0  # spectral norm of that projection (published: 1)
+    # spectral norm of that projection and of a pixel discriminator's; the published networks have 1, others
+    # start centred on the data
+    instance_gain: float = 1.0
     embedding_dim: int | None = 2048  # instance embedding; None = the model takes no instance
     class_count: int | None = None  # None = no label; 1 = unconditional baseline, constant label 0
     generator_multipliers: tuple[int, ...] | None = None  # None = the published table

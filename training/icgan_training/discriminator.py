@@ -37,6 +37,7 @@ class Discriminator(nn.Module):
         projected = features // 2 if config.conditioning == "class+instance" else features
         if config.embedding_dim is not None:
             self.linear_feat = SNLinear(config.embedding_dim, projected)
+            self.linear_feat.length = config.instance_gain
         if config.class_count is not None:
             self.embed = SNEmbedding(config.class_count, projected)
 
@@ -54,6 +55,10 @@ class Discriminator(nn.Module):
             logits: Tensor = self.linear(features)
             projection = (self.projection(image, embedding, label) * features).sum(1, keepdim=True)
             return logits + projection
+
+    def centre_instances(self, mean: Tensor) -> None:
+        """Let the instance part of the projection be zero at this embedding [embedding_dim]."""
+        self.linear_feat.centre(mean)
 
     def projection(self, image: Tensor, embedding: Tensor | None, label: Tensor | None) -> Tensor:
         """The vector the features are projected on: [N, features], class part first."""

@@ -57,13 +57,12 @@ class Generator(nn.Module):
                 x = layer(x)
         return torch.tanh(self.output_layer(x).float())
 
-    @torch.no_grad()
     def centre_instances(self, mean: Tensor) -> None:
         """Let the instance part of the condition be zero at this embedding [embedding_dim], before training.
 
         Embeddings of non-negative features share most of their length, which says nothing about the instance.
         """
-        self.shared_feat.bias.copy_(-(self.shared_feat.normalised_weight() @ mean))
+        self.shared_feat.centre(mean)
 
     def condition(self, count: int, embedding: Tensor | None, label: Tensor | None) -> Tensor:
         """What all blocks share of their condition: [N, shared_dim and/or shared_dim_feat]."""

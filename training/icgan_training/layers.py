@@ -147,6 +147,11 @@ class SNLinear(SpectralNorm, nn.Linear):
         """[N, in] -> [N, out]."""
         return F.linear(x, self.normalised_weight(), self.bias)
 
+    @torch.no_grad()
+    def centre(self, x: Tensor) -> None:
+        """Let the map be zero at x [in]."""
+        self.bias.copy_(-(self.normalised_weight() @ x))
+
 
 class SNEmbedding(SpectralNorm, nn.Embedding):
     """Spectrally normalised table of class vectors."""

@@ -31,6 +31,7 @@ from torch import nn
 
 from icgan_training.config import ModelConfig, TrainConfig
 from icgan_training.dataset import PreparedDataset, read_rows
+from icgan_training.discriminator import Discriminator
 from icgan_training.distributed import ALONE, Processes, any_of
 from icgan_training.encoder import load_encoder
 from icgan_training.errors import CollapseError, ConfigError
@@ -97,8 +98,8 @@ def fit(
     trainer = Trainer(model, train, device, processes)
     checkpoints = run_dir / "checkpoints"
     position = _resume(trainer, checkpoints)
-    if position.step == 0 and isinstance(trainer.discriminator, ProjectedDiscriminator):
-        _start_projected(trainer.generator, trainer.discriminator, data)
+    if position.step == 0:
+        _start(trainer.generator, trainer.discriminator, data)
     sampler = Sampler(
         data,
         labels,
@@ -217,14 +218,23 @@ def _resume(trainer: Trainer, checkpoints: Path) -> Position:
     return Position.from_dict(load_checkpoint(paths[-1], trainer.state()), trainer.device)
 
 
-def _start_projected(
-    generator: Generator, discriminator: ProjectedDiscriminator, data: PreparedDataset
+def _start(
+    generator: Generator, discriminator: Discriminator | ProjectedDiscriminator, data: PreparedDataset
 ) -> None:
-    """Give a new run the features of the data set's encoder, and both networks its instances' centre."""
+    """Give a new run what it takes from its data: the encoder's features, and its instances' centre.
+
+    The published networks, pixels and gain 1, take nothing.
+    """
+    centred = generator.config.takes_embedding and generator.config.instance_gain != 1
+    if not centred and isinstance(discriminator, Discriminator):
+        return
     rows = np.linspace(0, data.meta.count - 1, min(data.meta.count, CENTRE_ROWS)).astype(np.int64)
     device = next(discriminator.parameters()).device
     embeddings = torch.from_numpy(read_rows(data.embeddings, rows)).to(device)
-    discriminator.adopt(load_encoder(data.encoder_path), embeddings)
+    if isinstance(discriminator, ProjectedDiscriminator):
+        discriminator.adopt(load_encoder(data.encoder_path), embeddings)
+    else:
+        discriminator.centre_instances(embeddings.mean(0))
     if generator.config.takes_embedding:
         generator.centre_instances(embeddings.mean(0))
 
