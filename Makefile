@@ -64,12 +64,13 @@ test-python: .venv/.stamp .venv-serve/.stamp
 	# real servers on a busy machine: what failed gets one second try, and fails for good if it fails again
 	$(BIN)/pytest -q -m 'not gpu' || $(BIN)/pytest -q -m 'not gpu' --last-failed --last-failed-no-failures none
 
-test-gpu: .venv/.gpu ## the tests that need a GPU (TENSORRT=tensorrt-rtx: with that library)
-	ICGAN_TRT_LIBRARY=$(subst -,_,$(TENSORRT)) $(BIN)/pytest -q -m gpu
-
 # the library of the plans: tensorrt, or tensorrt-rtx
 TENSORRT ?= tensorrt
-.venv/.gpu: .venv/.bench
+
+test-gpu: .venv/.gpu-$(TENSORRT) ## the tests that need a GPU (TENSORRT=tensorrt-rtx: with that library)
+	ICGAN_TRT_LIBRARY=$(subst -,_,$(TENSORRT)) $(BIN)/pytest -q -m gpu
+
+.venv/.gpu-$(TENSORRT): .venv/.bench
 	$(BIN)/pip install --quiet -c constraints.txt 'cuda-python>=12.6' $(TENSORRT)
 	touch $@
 
@@ -90,7 +91,7 @@ profile: .venv/.bench ## where a generator's time goes, and what each encoder re
 	$(BIN)/python -m benchmarks.profile --resolution 128 --ch 64 --batch 1 8 --out bench/profile
 	$(BIN)/python -m benchmarks.encoder --weights models/demo --batch 1 8 --threads 1 --out bench/encoder
 
-bench-gpu: .venv/.gpu ## on a machine with a GPU: plain TensorRT and torch against our plans (bench/gpu)
+bench-gpu: .venv/.gpu-$(TENSORRT) ## on a machine with a GPU: plain TensorRT and torch against our plans (bench/gpu)
 	$(BIN)/python -m benchmarks.gpu --weights models/demo --out bench/gpu/demo
 	$(BIN)/python -m benchmarks.gpu --resolution 128 --ch 96 --out bench/gpu/128
 	$(BIN)/python -m benchmarks.gpu --resolution 256 --ch 96 --out bench/gpu/256

@@ -216,7 +216,10 @@ def _add_engine(commands: Commands[_Parser]) -> None:
         "icgan runs a plan only on the GPU and with the TensorRT that it was built on.",
     )
     for flag, text in (
-        ("version-compatible", "later TensorRT versions can run the plan"),
+        (
+            "version-compatible",
+            "later TensorRT versions can run the plan; it brings code: icgan and Triton are not told of it",
+        ),
         ("hardware-compatible", "other GPUs of the Ampere generation or later can run it"),
         ("refit", "weights can be replaced"),
         ("strip", "no weights inside: refit it from the ONNX file; icgan and Triton are not told of it"),

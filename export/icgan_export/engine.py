@@ -24,6 +24,7 @@ from icgan_export.errors import ExportError, MissingExtraError
 from icgan_export.onnx_export import Step
 from icgan_runtime import files
 from icgan_runtime.backends.select import read_graph
+from icgan_runtime.backends.trt_logger import quiet_logger
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import EngineEntry, GraphEntry, describe_file
 
@@ -76,7 +77,7 @@ def add_engines(
 ) -> list[str]:
     """Build plans for the graphs of a bundle and list them in its manifest. Returns one line per plan.
 
-    Stripped plans are files of the bundle, not engines that run it.
+    Stripped and version-compatible plans are files of the bundle, not engines that run it.
 
     Plans that are replaced leave the manifest before their files change, so that a bundle whose build was
     killed is one without them. What else the manifest lists keeps its hash.
@@ -111,7 +112,9 @@ def add_engines(
         if plan.layers is not None:
             with files.atomic_file(path / _layers_name(name)) as partial:
                 partial.write_text(plan.layers)
-        if not settings.strip:  # without its weights a plan computes nothing; the runtime refits none
+        # The runtime refits no plan that lacks its weights, and runs no code that a plan brings along, as a
+        # version-compatible one does.
+        if not (settings.strip or settings.version_compatible):
             added.append(
                 EngineEntry(
                     entry.role,
@@ -180,7 +183,7 @@ def build(
 ) -> Plan:
     """Parse, set profiles and options, build. Raises ExportError with TensorRT's own words."""
     started = time.monotonic()
-    logger = _logger(trt)
+    logger = quiet_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
@@ -198,6 +201,7 @@ def build(
     config.builder_optimization_level = settings.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _progress(trt, entry.file, step)
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default, it would shorten what the file says is float32
     for wanted, flag in (
         (settings.version_compatible, "VERSION_COMPATIBLE"),
         (settings.refit, "REFIT"),
@@ -209,6 +213,8 @@ def build(
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     rtx = trt.__name__ == "tensorrt_rtx"
     if rtx:
+        # Without it memory may be allocated while a CUDA graph is captured, which CUDA refuses.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         name = f"SM{target_capability(trt, settings).replace('.', '')}"
         config.num_compute_capabilities = 1
         known = trt.ComputeCapability  # not every GPU it runs on has a name of its own
@@ -244,9 +250,13 @@ def product_types(trt: Any, network: Any) -> dict[str, int]:
     return dict(found.most_common())
 
 
-def inspect(trt: Any, plan: bytes, logger: Any) -> str:
-    """The engine inspector's JSON: every layer with its precision and tactic. Needs a GPU."""
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+def inspect(trt: Any, plan: bytes, logger: Any) -> str | None:
+    """The engine inspector's JSON: every layer with its precision and tactic. None for another GPU's plan."""
+    runtime = trt.Runtime(logger)
+    runtime.engine_host_code_allowed = True  # a version-compatible plan brings code; this one was made here
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return None
     text: str = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return text
 
@@ -260,19 +270,6 @@ def _strongly_typed(trt: Any) -> int:
 
 def _short(trt: ModuleType) -> str:
     return "trtrtx" if trt.__name__ == "tensorrt_rtx" else "trt"
-
-
-def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
-        """Keeps the last error, prints nothing: what fails is raised."""
-
-        last_error = "no reason given"
-
-        def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(trt.ILogger.Severity.ERROR):
-                self.last_error = " ".join(message.split())
-
-    return Logger()
 
 
 def _progress(trt: Any, file: str, step: Step) -> Any:

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import json
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from enum import Enum, IntEnum
 from types import ModuleType, SimpleNamespace
@@ -27,6 +28,7 @@ from icgan_runtime.backends.ort import OrtSession
 
 Work = Callable[[], object]
 STREAM = 7  # the first one's handle
+USER_MANAGED = "user managed"
 
 
 class Cuda:
@@ -152,13 +154,14 @@ class Engine:
 
     def __init__(self, cuda: Cuda, plan: bytes) -> None:
         head, _, graph = plan.partition(b"\n")
-        self.cuda, self.profiles = cuda, json.loads(head)
+        self.cuda, self.profiles = cuda, json.loads(head)["profiles"]
         self.contexts: list[Context] = []
         model = rounded(onnx.load_from_string(graph))
         self.session = OrtSession(model.SerializeToString(), "fake.plan", finite=False)
         self.specs = {spec.name: spec for spec in (*self.session.inputs, *self.session.outputs)}
         self.names = list(self.specs)
         self.num_io_tensors, self.num_optimization_profiles = len(self.names), len(self.profiles)
+        self.device_memory_size_v2 = 1 << 10
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[index]
@@ -180,7 +183,8 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
         return [(batch, *self.row(name)) for batch in self.profiles[index]]
 
-    def create_execution_context(self) -> Context:
+    def create_execution_context(self, strategy: str) -> Context:
+        assert strategy == USER_MANAGED
         return Context(self)
 
     def create_engine_inspector(self) -> SimpleNamespace:
@@ -188,11 +192,19 @@ class Engine:
 
 
 class Context:
-    """Reads and writes the addresses it was given, as a captured graph does on every launch."""
+    """Reads and writes the addresses it was given, as a captured graph does on every launch.
+
+    NVIDIA leaves undefined what a graph does whose context was changed since; here it is refused.
+    """
 
     def __init__(self, engine: Engine) -> None:
         engine.contexts.append(self)
         self.engine, self.addresses, self.batch, self.profile = engine, dict[str, int](), 0, -1
+        self.scratch = 0
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert size >= self.engine.device_memory_size_v2
+        self.scratch = memory
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         assert stream in self.engine.cuda.streams
@@ -213,6 +225,8 @@ class Context:
         assert stream in self.engine.cuda.streams
 
         def run() -> None:
+            assert batch == self.batch
+            assert self.engine.cuda.held(self.scratch, self.engine.device_memory_size_v2)
             found = self.engine.session.run(
                 {spec.name: self.array(spec.name, batch) for spec in self.engine.session.inputs}
             )
@@ -294,6 +308,7 @@ def fake_tensorrt(cuda: Cuda) -> Any:
     class Config:
         def __init__(self) -> None:
             self.profiles: list[Profile] = []
+            self.flags = {"TF32"}  # as TensorRT starts
 
         def add_optimization_profile(self, profile: Profile) -> int:
             self.profiles.append(profile)
@@ -308,8 +323,11 @@ def fake_tensorrt(cuda: Cuda) -> Any:
         def get_timing_cache(self) -> SimpleNamespace:
             return SimpleNamespace(serialize=lambda: b"timed")
 
-        def set_flag(self, flag: Any) -> None:
-            pass
+        def set_flag(self, flag: str) -> None:
+            self.flags.add(flag)
+
+        def clear_flag(self, flag: str) -> None:
+            self.flags.discard(flag)
 
     class Builder:
         def __init__(self, logger: Any) -> None:
@@ -325,11 +343,31 @@ def fake_tensorrt(cuda: Cuda) -> Any:
             return Profile()
 
         def build_serialized_network(self, network: Network, config: Config) -> bytes:
-            head = json.dumps([profile.batches for profile in config.profiles])
+            profiles = [profile.batches for profile in config.profiles]
+            head = json.dumps({"profiles": profiles, "flags": sorted(config.flags)})
             return head.encode() + b"\n" + network.model.SerializeToString()
 
-    trt.Builder, trt.OnnxParser = Builder, Parser
-    trt.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: Engine(cuda, plan))
+    living = weakref.WeakSet[Any]()
+
+    class Runtime:
+        engine_host_code_allowed = False
+
+        def __init__(self, logger: Any) -> None:
+            # the logger of the first one, as long as it lives
+            self.logger = next((other.logger for other in living), logger)
+            living.add(self)
+
+        def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
+            brings_code = "VERSION_COMPATIBLE" in json.loads(plan.partition(b"\n")[0])["flags"]
+            if brings_code and not self.engine_host_code_allowed:
+                self.logger.log(1, "the plan brings code")
+                return None
+            return Engine(cuda, plan)
+
+    trt.Builder, trt.OnnxParser, trt.Runtime = Builder, Parser, Runtime
+    flags = ("TF32", "VERSION_COMPATIBLE", "REFIT", "STRIP_PLAN")
+    trt.BuilderFlag = SimpleNamespace(**{flag: flag for flag in flags})
+    trt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED=USER_MANAGED)
     trt.TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
     trt.ILogger = type("ILogger", (), {"Severity": SimpleNamespace(ERROR=1)})
     trt.IProgressMonitor = type("IProgressMonitor", (), {})

@@ -19,7 +19,7 @@ from icgan_export.cli import main
 from icgan_runtime import Pipeline
 from icgan_runtime.backends.select import choose_backend, choose_graph, open_session
 from icgan_runtime.bundle import Bundle
-from icgan_runtime.errors import BackendError
+from icgan_runtime.errors import BackendError, BundleError
 from icgan_runtime.verify import verify_bundle
 from tests.gpu.fakes import Cuda, machine_with_gpu
 
@@ -67,6 +67,25 @@ def test_plans_lie_in_a_folder_of_their_gpu_and_version_with_cache_and_layers(pl
     assert choose_backend("auto", Bundle.open(planned).manifest.engines).backend == "tensorrt"
 
 
+def test_float32_is_not_shortened(cuda, all_precisions, tmp_path):
+    out = Path(shutil.copytree(all_precisions, tmp_path / "planned"))
+    command = ["engine", str(out), "--library", "tensorrt", "--precision", "fp32", "--roles", "lookup"]
+    assert main(command) == 0
+    (plan,) = out.glob("engines/*/*.plan")
+    assert json.loads(plan.read_bytes().partition(b"\n")[0])["flags"] == []
+
+
+def test_a_plan_that_brings_code_is_written_but_never_run(cuda, all_precisions, tmp_path):
+    out = Path(shutil.copytree(all_precisions, tmp_path / "planned"))
+    assert main(["engine", str(out), "--library", "tensorrt", "--version-compatible"]) == 0
+    assert len([*out.glob("engines/*/*.plan"), *out.glob("engines/*/*.layers.json")]) == 4
+    assert Bundle.open(out).manifest.engines == ()
+    trt = importlib.import_module("icgan_runtime.backends.trt")
+    (plan,) = out.glob("engines/*/encoder.fp16.plan")
+    with pytest.raises(BundleError, match="the plan brings code"):
+        trt.TrtSession(plan.read_bytes(), plan.name)
+
+
 def test_the_chain_on_plans_draws_what_torch_drew(planned):
     checks = verify_bundle(Bundle.open(planned), "tensorrt")
     assert [check.name for check in checks if not check.passed] == []
@@ -81,11 +100,11 @@ def test_every_batch_size_runs_its_own_graph_and_calls_allocate_nothing(planned,
     given = feeds(planned, 8)
     whole = generator.run(given)["image"]
     before = cuda.allocations
-    for rows in (1, 8, 4, 1):
+    for rows in (1, 8, 4, 8, 1):
         part = generator.run({name: array[-rows:] for name, array in given.items()})["image"]
         assert np.abs(part.astype(int) - whole[-rows:]).max() <= 1
     assert cuda.allocations == before
-    assert cuda.launches == 5
+    assert cuda.launches == 6
 
 
 def test_answers_belong_to_the_caller(planned, generator):

@@ -276,6 +276,20 @@ def test_a_session_says_on_which_device_its_tensors_lie(labelled_bundle, monkeyp
         assert session.device == "cuda"
 
 
+def test_float32_is_not_shortened_on_a_gpu(monkeypatch):
+    asked = {}
+
+    def open_nothing(model, options, providers):
+        asked.update(providers)
+        raise RuntimeError("no GPU here")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", open_nothing)
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
+    with pytest.raises(BundleError, match="no GPU here"):
+        OrtSession(b"", "generator.onnx", "ort-cuda")
+    assert asked == {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
+
+
 def test_a_type_that_the_contract_has_not_is_called_as_the_library_calls_it():
     node = helper.make_node("Identity", ["x"], ["y"])
     x, y = (helper.make_tensor_value_info(name, TensorProto.DOUBLE, ["N", 2]) for name in "xy")

@@ -49,8 +49,9 @@ def open_plan(cuda: Cuda, labelled_bundle: Path) -> Iterator[Open]:
     assert cuda.graphs == 0
 
 
-def plan_of(bundle: Path, role: str) -> bytes:
-    return json.dumps(PROFILES).encode() + b"\n" + (bundle / f"{role}.onnx").read_bytes()
+def plan_of(bundle: Path, role: str, *flags: str) -> bytes:
+    head = json.dumps({"profiles": PROFILES, "flags": flags})
+    return head.encode() + b"\n" + (bundle / f"{role}.onnx").read_bytes()
 
 
 def feeds(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -102,18 +103,18 @@ def test_every_number_of_rows_draws_what_onnx_runtime_draws(open_plan, labelled_
     with OrtSession((labelled_bundle / "generator.onnx").read_bytes(), "generator.onnx") as graph:
         whole = graph.run(given)["image"].astype(int)
     before = cuda.allocations
-    for rows in (1, 8, 2, 5, 1):
+    for rows in (1, 8, 2, 5, 8, 1):
         found = session.run({name: array[-rows:] for name, array in given.items()})
         assert found.keys() == {"image"}
         assert found["image"].dtype == np.uint8
         assert np.abs(found["image"] - whole[-rows:]).max() <= 1
-    assert (cuda.allocations, cuda.launches, cuda.graphs) == (before, 5, 4), "one graph for each size"
+    assert (cuda.allocations, cuda.launches, cuda.graphs) == (before, 6, 4), "one graph for each size"
 
 
 def test_few_rows_take_the_first_profile_that_has_room(open_plan):
     session = open_plan()
     engine: Engine = session._engine
-    for rows, profiles in ((2, [0]), (1, [0]), (3, [0, 1]), (8, [0, 1])):
+    for rows, profiles in ((2, [0]), (1, [0, 0]), (3, [0, 0, 1]), (8, [0, 0, 1, 1]), (3, [0, 0, 1, 1])):
         session.run(feeds(rows))
         assert [context.profile for context in engine.contexts] == profiles
 
@@ -186,6 +187,13 @@ def test_a_plan_that_cannot_be_loaded_is_refused_with_the_last_error(cuda, monke
         assert str(caught.value) == f"generator.plan: tensorrt 0.0.fake cannot load it: {reason}"
 
 
+def test_the_reason_is_known_while_another_plan_is_open(open_plan, labelled_bundle):
+    open_plan()
+    trt = importlib.import_module("icgan_runtime.backends.trt")
+    with pytest.raises(BundleError, match="the plan brings code"):
+        trt.TrtSession(plan_of(labelled_bundle, "encoder", "VERSION_COMPATIBLE"), "encoder.plan")
+
+
 def test_a_type_that_the_contract_has_not_is_refused(open_plan, cuda, monkeypatch):
     monkeypatch.setattr(Engine, "get_tensor_dtype", lambda engine, name: type("Type", (), {"name": "HALF"}))
     with pytest.raises(BackendError) as caught:
@@ -217,7 +225,7 @@ def test_a_refusal_of_tensorrt_is_reported_and_the_next_call_is_served(open_plan
 def test_closing_gives_everything_back(open_plan, cuda):
     session = open_plan()
     session.run(feeds(1))
-    assert len(cuda.memory) == 8, "four tensors, on both sides"
+    assert len(cuda.memory) == 9, "four tensors, on both sides, and scratch memory"
     assert session.inputs[0] == TensorSpec("noise", "float32", ("N", 6))
     session.close()
     assert not cuda.memory

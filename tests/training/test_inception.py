@@ -82,6 +82,14 @@ def test_a_users_file_with_a_class_layer_gives_logits(network, pictures, tmp_pat
     assert torch.equal(full.logits(features), features @ state["fc.weight"].T)
 
 
+def test_the_class_layer_goes_to_the_device_with_the_rest():
+    with torch.device("meta"):
+        network = Inception()
+    network.head = torch.zeros(1008, 2048)
+    assert network.to("meta").head.device.type == "meta"
+    assert "head" not in network.state_dict()
+
+
 def test_a_file_without_a_class_layer_cannot_give_logits(network, tmp_path):
     with pytest.raises(WeightsError, match="no class layer"):
         network.logits(torch.zeros(1, 2048))

@@ -130,6 +130,8 @@ def _block_c(channels: int, pool: nn.Module) -> Fork:
 class Inception(nn.Module):
     """uint8 RGB pictures [N, S, S, 3] -> features float32 [N, 2048]."""
 
+    head: Tensor | None
+
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
@@ -152,7 +154,8 @@ class Inception(nn.Module):
             _block_c(1280, _average_pool()),
             _block_c(2048, nn.MaxPool2d(3, stride=1, padding=1)),
         )
-        self.head: Tensor | None = None  # [classes, 2048]
+        # [classes, 2048]; a buffer, so that it goes to the device with the rest, and in no file of ours
+        self.register_buffer("head", None, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         x = (enlarge(image.permute(0, 3, 1, 2).float(), INPUT_SIZE) - 128) / 128

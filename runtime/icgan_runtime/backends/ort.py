@@ -20,6 +20,8 @@ PROVIDERS = {
     "ort-cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
     "ort-tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
 }
+# By default it shortens float32 to TF32, and the picture of a seed would not be that of other machines.
+_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 
 
 class OrtSession(ClosesOnExit):
@@ -43,8 +45,9 @@ class OrtSession(ClosesOnExit):
             ort.preload_dlls()  # CUDA's libraries from torch's or NVIDIA's packages, where they are
         self.name = f"{backend} {file}"
         self._finite = finite
+        providers = [(name, _OPTIONS.get(name, {})) for name in PROVIDERS[backend]]
         try:
-            self._session = ort.InferenceSession(model, options, providers=PROVIDERS[backend])
+            self._session = ort.InferenceSession(model, options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise BundleError(file, f"ONNX Runtime cannot load it ({_reason(error)})") from None
         held = self._session.get_providers()

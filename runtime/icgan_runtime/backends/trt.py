@@ -1,9 +1,9 @@
 """TensorRT plans on an NVIDIA GPU; the only file of the runtime that imports tensorrt, tensorrt_rtx or cuda.
 
-Everything a call needs exists before it: pinned host buffers, device buffers for the largest batch, one
-execution context per optimisation profile, and one CUDA graph per batch size, captured when that size is
-first asked for. A call fills the pinned inputs and launches the graph (copies included); nothing is allocated
-on the device.
+Everything a call needs exists before it: pinned host buffers, device buffers and scratch memory for the
+largest batch, and for each batch size an execution context and its CUDA graph, made when that size is first
+asked for. A call fills the pinned inputs and launches the graph (copies included); nothing is allocated on
+the device.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cuda.bindings import runtime as cudart
 
 from icgan_runtime.backends import dlpack
 from icgan_runtime.backends.base import Array, ClosesOnExit, check_feeds, check_finite
+from icgan_runtime.backends.trt_logger import quiet_logger
 from icgan_runtime.errors import BackendError, BundleError
 from icgan_runtime.manifest import TensorSpec
 
@@ -70,7 +71,7 @@ class TrtSession(ClosesOnExit):
         self.name = f"{library} {file}"
         self._trt = importlib.import_module(library)
         self._lock = threading.Lock()
-        logger = _quiet_logger(self._trt)
+        logger = quiet_logger(self._trt)
         self._runtime = self._trt.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -88,7 +89,9 @@ class TrtSession(ClosesOnExit):
         self._buffers = {name: self._buffer(name) for name in names}
         self.inputs = tuple(self._buffers[name].spec for name in self._inputs)
         self.outputs = tuple(self._buffers[name].spec for name in self._outputs)
-        self._contexts: dict[int, Any] = {}
+        self._scratch_bytes = int(self._engine.device_memory_size_v2)
+        self._scratch = int(_call(cudart.cudaMalloc, max(1, self._scratch_bytes)))
+        self._contexts: dict[int, Any] = {}  # batch -> the context that runs it and nothing else
         self._graphs: dict[tuple[int, bool], Any] = {}  # (batch, with the copies from and to the host)
 
     @property
@@ -130,11 +133,13 @@ class TrtSession(ClosesOnExit):
     def close(self) -> None:
         for graph in self._graphs.values():
             cudart.cudaGraphExecDestroy(graph)
+        self._graphs, self._contexts = {}, {}
         for buffer in self._buffers.values():
             cudart.cudaFree(buffer.device)
             cudart.cudaFreeHost(buffer.host_address)
+        self._buffers = {}
+        cudart.cudaFree(self._scratch)
         cudart.cudaStreamDestroy(self._stream)
-        self._graphs, self._buffers, self._contexts = {}, {}, {}
         del self._engine, self._runtime
 
     def _count(self, rows: int) -> int:
@@ -151,8 +156,6 @@ class TrtSession(ClosesOnExit):
     def _capture(self, count: int, copies: bool) -> Any:
         """The work of one call as a CUDA graph. Run once before: TensorRT sets itself up on first use."""
         context = self._context(count)
-        for name in self._inputs:
-            context.set_input_shape(name, (count, *self._row(name)))
         self._enqueue(context, count, copies)
         _call(cudart.cudaStreamSynchronize, self._stream)
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
@@ -176,15 +179,23 @@ class TrtSession(ClosesOnExit):
             self._copy(buffer.host_address, buffer.device, count * buffer.row_bytes, "DeviceToHost")
 
     def _context(self, count: int) -> Any:
-        """The context of the first profile that takes `count` rows: latency's before throughput's."""
-        index = next(i for i, (least, _, most) in enumerate(self._batches) if least <= count <= most)
-        if index not in self._contexts:
-            context = self._engine.create_execution_context()
+        """The context of `count` rows, by the first profile that takes them: latency's before throughput's.
+
+        A captured graph holds while its context stays as it was, so each batch size has a context of its own.
+        They compute in the same scratch memory, for they take turns.
+        """
+        if count not in self._contexts:
+            index = next(i for i, (least, _, most) in enumerate(self._batches) if least <= count <= most)
+            strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = self._engine.create_execution_context(strategy)
+            context.set_device_memory(self._scratch, self._scratch_bytes)
             context.set_optimization_profile_async(index, int(self._stream))
             for name, buffer in self._buffers.items():
                 context.set_tensor_address(name, buffer.device)
-            self._contexts[index] = context
-        return self._contexts[index]
+            for name in self._inputs:
+                context.set_input_shape(name, (count, *self._row(name)))
+            self._contexts[count] = context
+        return self._contexts[count]
 
     def _buffer(self, name: str) -> Buffer:
         kind = self._engine.get_tensor_dtype(name).name
@@ -225,18 +236,3 @@ def _call(function: Any, *arguments: Any) -> Any:
         reason = text.decode() if isinstance(text, bytes) else str(text)
         raise BackendError(f"CUDA: {function.__name__} failed: {reason}")
     return values[0] if values else None
-
-
-def _quiet_logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
-        """Keeps the last error, prints nothing: what fails is raised."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.last_error = "no reason given"
-
-        def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(trt.ILogger.Severity.ERROR):
-                self.last_error = " ".join(message.split())
-
-    return Logger()

@@ -1,0 +1,24 @@
+"""The Makefile's own decisions, read off `make -n`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_each_library_of_plans_is_installed_when_it_is_first_asked_for(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv").mkdir()
+    for made in ("pyproject.toml", "requirements.lock", ".venv/.stamp", ".venv/.bench"):
+        (tmp_path / made).touch()
+    (tmp_path / ".venv/.gpu-tensorrt-rtx").touch()
+
+    def steps(library: str) -> str:
+        command = ["make", "-n", "test-gpu", f"TENSORRT={library}"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert "pip install" not in steps("tensorrt-rtx")
+    assert "tensorrt\n" in steps("tensorrt").partition("pip install")[2]
