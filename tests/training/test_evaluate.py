@@ -355,6 +355,7 @@ def test_models_without_label_or_without_instance_have_no_sheet_of_labels(subjec
         ({"reference": -1}, "--reference-pictures is -1"),
         ({"choice": "nearest"}, "--choice is nearest, it must be one of kmeans, random"),
         ({"truncation": 0.0}, r"--truncation is 0\.0"),
+        ({"seed": -1}, "--seed is -1, it must not be negative"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

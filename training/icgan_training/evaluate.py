@@ -88,6 +88,8 @@ class Settings:
             raise ConfigError(f"--samples is {self.samples}, it must be at least 2")
         if self.reference < 0:
             raise ConfigError(f"--reference-pictures is {self.reference}, it must be 0 (all) or more")
+        if self.seed < 0:
+            raise ConfigError(f"--seed is {self.seed}, it must not be negative")
         if self.truncation is not None and not 0 < self.truncation <= 1:
             raise ConfigError(f"--truncation is {self.truncation}, it must be in (0, 1]")
 
