@@ -8,7 +8,7 @@ import torch
 from icgan_training.checkpoint import save_weights
 from icgan_training.cli import main
 from icgan_training.dataset import PreparedDataset
-from icgan_training.errors import ConfigError
+from icgan_training.errors import ConfigError, DataError
 from icgan_training.evaluate import (
     STRATA,
     Settings,
@@ -27,6 +27,7 @@ from icgan_training.features import FeatureNetwork
 from icgan_training.generator import Generator
 from icgan_training.inception import Inception, save_inception
 from icgan_training.integrity import file_sha256
+from icgan_training.labels import CENTROIDS, training_labels
 from icgan_training.metrics import frechet_distance
 from icgan_training.presets import preset
 from icgan_training.report import score_lines, to_html
@@ -354,6 +355,7 @@ def test_models_without_label_or_without_instance_have_no_sheet_of_labels(subjec
         ({"reference": -1}, "--reference-pictures is -1"),
         ({"choice": "nearest"}, "--choice is nearest, it must be one of kmeans, random"),
         ({"truncation": 0.0}, r"--truncation is 0\.0"),
+        ({"seed": -1}, "--seed is -1, it must not be negative"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
@@ -399,6 +401,36 @@ def test_a_data_set_of_another_encoder_is_refused(run_dir, make_prepared):
         ConfigError, match=r"trained with encoder aaaaaaaaaaaa, .* prepared with bbbbbbbbbbbb"
     ):
         load_subject(run_dir, other, FEW, CPU)
+
+
+@pytest.fixture
+def cluster_run(make_prepared, tmp_path):
+    """A run directory of an untrained model that is told clusters."""
+    data = PreparedDataset.open(make_prepared(resolution=TINY.resolution))
+    model = dataclasses.replace(TINY, class_count=5, embedding_dim=None)
+    folder = tmp_path / "run"
+    training_labels(model, data, folder, source="clusters")
+    save_weights(Generator(model), folder / "generator.safetensors")
+    config = {
+        "data": {"path": str(data.path)},
+        "encoder": {"sha256": "a" * 64},
+        "train": {"label_source": "clusters"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_clusters_are_not_looked_for_among_the_embeddings_of_another_encoder(cluster_run, make_prepared):
+    assert load_subject(cluster_run, None, FEW, CPU).labels is not None
+    other = make_prepared("other", resolution=TINY.resolution, encoder="b")
+    with pytest.raises(ConfigError, match=r"trained with encoder aaaaaaaaaaaa"):
+        load_subject(cluster_run, other, FEW, CPU)
+
+
+def test_a_run_without_its_clusters_is_not_scored_with_others(cluster_run):
+    (cluster_run / CENTROIDS).unlink()
+    with pytest.raises(DataError, match=r"centroids.npy is missing"):
+        load_subject(cluster_run, None, FEW, CPU)
 
 
 def test_a_data_set_of_another_resolution_is_refused(run_dir, make_prepared):

@@ -41,6 +41,13 @@ def test_clusters_of_a_run_stay_what_they_were(make_prepared, tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_run_that_has_lost_its_clusters_gets_no_others(make_prepared, tmp_path):
+    data = PreparedDataset.open(make_prepared())
+    with pytest.raises(DataError, match=r"centroids.npy is missing.* the clusters of this run are lost"):
+        training_labels(CLUSTERS, data, tmp_path, source="clusters", begun=True)
+    assert not (tmp_path / CENTROIDS).exists()
+
+
 def test_other_pictures_get_the_clusters_of_the_run(make_prepared, tmp_path):
     data = PreparedDataset.open(make_prepared())
     labels = training_labels(CLUSTERS, data, tmp_path, source="clusters")

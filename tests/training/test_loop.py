@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from icgan_training.checkpoint import load_discriminator, load_generator
 from icgan_training.dataset import PreparedDataset
-from icgan_training.errors import CollapseError, ConfigError
+from icgan_training.errors import CollapseError, ConfigError, DataError
 from icgan_training.loop import fit
 from icgan_training.presets import preset
 from icgan_training.resume import list_checkpoints
@@ -300,6 +300,15 @@ def test_a_run_goes_on_only_with_its_own_encoder_data_and_model(make_prepared, t
     wider = dataclasses.replace(TINY.model, ch=8)
     with pytest.raises(ConfigError, match="model ch 4, not 8"):
         fit(wider, TINY.train, PreparedDataset.open(tmp_path / "data"), run, device=CPU)
+
+
+def test_a_run_that_has_lost_its_clusters_does_not_go_on_with_others(make_prepared, tmp_path):
+    run, data = tmp_path / "run", PreparedDataset.open(make_prepared())
+    model = dataclasses.replace(TINY.model, class_count=5, embedding_dim=None)
+    fit(model, settings(total_images=16, label_source="clusters"), data, run, device=CPU)
+    (run / "centroids.npy").unlink()
+    with pytest.raises(DataError, match=r"centroids\.npy is missing"):
+        fit(model, settings(total_images=32, label_source="clusters"), data, run, device=CPU)
 
 
 @pytest.mark.parametrize(

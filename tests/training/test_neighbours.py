@@ -102,6 +102,10 @@ def test_kmeans_instances_are_different_pictures_even_among_duplicates():
     assert len(set(kmeans_instances(rows, 12))) == 12
 
 
+def test_kmeans_takes_every_seed_that_the_rest_takes():
+    assert kmeans_centroids(unit_rows(20), 3, seed=2**40).shape == (3, 16)
+
+
 def test_a_cluster_label_is_that_of_most_neighbours():
     rows = unit_rows(90, centres=np.eye(6, 16))
     labels = nearest_centroids(rows, kmeans_centroids(rows, 3))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from icgan_training.checkpoint import load_generator
-from icgan_training.config import ModelConfig
+from icgan_training.config import LabelSource, ModelConfig
 from icgan_training.dataset import EncoderIdentity, PreparedDataset, chunks
 from icgan_training.encoder import fold_batch_norm, load_encoder
 from icgan_training.errors import ConfigError
@@ -88,6 +88,8 @@ class Settings:
             raise ConfigError(f"--samples is {self.samples}, it must be at least 2")
         if self.reference < 0:
             raise ConfigError(f"--reference-pictures is {self.reference}, it must be 0 (all) or more")
+        if self.seed < 0:
+            raise ConfigError(f"--seed is {self.seed}, it must not be negative")
         if self.truncation is not None and not 0 < self.truncation <= 1:
             raise ConfigError(f"--truncation is {self.truncation}, it must be in (0, 1]")
 
@@ -154,30 +156,37 @@ def load_subject(run_dir: Path, data_path: Path | None, settings: Settings, devi
         raise ConfigError(f"{run_dir / 'config.json'} names no data set: give one with --data")
     data = PreparedDataset.open(data_path or recorded)
     data.verify()
-    check_fit(generator.config, data, config.get("encoder", {}).get("sha256"))
-    check_classes(generator.config, data, config.get("class_names"))
     train = config.get("train", {})  # a converted checkpoint has none
+    source: LabelSource = train.get("label_source", "dataset")
+    check_fit(generator.config, data, config.get("encoder", {}).get("sha256"), source)
+    check_classes(generator.config, data, config.get("class_names"))
     if train.get("neighbours") is not None:  # data to transfer to may have fewer
         data = data.nearest(min(train["neighbours"], data.meta.neighbours))
     labels = training_labels(
         generator.config,
         data,
         run_dir,
-        source=train.get("label_source", "dataset"),
-        seed=train.get("seed", 0),
+        source=source,
+        begun=True,
     )
     # A baseline is shown no instances; the whole set gives it labels as often as they are in the data.
     rows = instance_pool(data, settings) if generator.config.takes_embedding else np.arange(data.meta.count)
     return Subject(generator, data, labels, rows, device)
 
 
-def check_fit(model: ModelConfig, data: PreparedDataset, encoder_sha256: str | None) -> None:
-    """Raise `ConfigError` unless the generator can be conditioned on this data set."""
+def check_fit(
+    model: ModelConfig, data: PreparedDataset, encoder_sha256: str | None, source: LabelSource = "dataset"
+) -> None:
+    """Raise `ConfigError` unless the generator can be conditioned on this data set.
+
+    source: of the labels; clusters lie among the embeddings of the run's encoder, as instances do.
+    """
     if model.resolution != data.meta.resolution:
         raise ConfigError(
             f"the generator makes {model.resolution} px, {data.path} has {data.meta.resolution} px"
         )
-    if model.takes_embedding and encoder_sha256 not in (None, data.meta.encoder.sha256):
+    embedded = model.takes_embedding or (model.takes_label and source == "clusters")
+    if embedded and encoder_sha256 not in (None, data.meta.encoder.sha256):
         raise ConfigError(
             f"the generator was trained with encoder {str(encoder_sha256)[:12]}, {data.path} was prepared "
             f"with {data.meta.encoder.sha256[:12]}: prepare it with the encoder of the run"

@@ -28,13 +28,15 @@ def training_labels(
     *,
     source: LabelSource = "dataset",
     seed: int = 0,
+    begun: bool = False,
     processes: Processes = ALONE,
 ) -> NDArray[np.int64] | None:
     """What the model of `run_dir` is told about each picture of `data`: int64 [N], None for no label at all.
 
-    With `source` "clusters" the run directory gets its centroids here if it has none yet.
+    With `source` "clusters" the run directory gets its centroids here if it has none yet. begun: the model
+    has learnt what its clusters are, and others of the same number would tell it something else.
     Raises DataError for labels that are missing or that the model has no class for, and for centroids that
-    do not fit.
+    do not fit or that a run which has begun has lost.
     """
     if model.class_count is None:
         return None
@@ -43,6 +45,8 @@ def training_labels(
         return np.zeros(count, dtype=np.int64)
     if source == "clusters":
         path = run_dir / CENTROIDS
+        if begun and not path.exists():
+            raise DataError(f"{path} is missing: without it the clusters of this run are lost")
         if processes.first and not path.exists():
             _write(path, kmeans_centroids(data.embeddings, model.class_count, seed))
         wait(processes)

@@ -92,11 +92,17 @@ def fit(
     data = data.nearest(train.neighbours)
     if processes.first:
         open_run(run_dir, model, train, data)
+    checkpoints = run_dir / "checkpoints"
     labels = training_labels(
-        model, data, run_dir, source=train.label_source, seed=train.seed, processes=processes
+        model,
+        data,
+        run_dir,
+        source=train.label_source,
+        seed=train.seed,
+        begun=bool(list_checkpoints(checkpoints)),
+        processes=processes,
     )
     trainer = Trainer(model, train, device, processes)
-    checkpoints = run_dir / "checkpoints"
     position = _resume(trainer, checkpoints)
     if position.step == 0:
         _start(trainer.generator, trainer.discriminator, data)

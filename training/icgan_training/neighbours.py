@@ -172,7 +172,7 @@ def kmeans_centroids(embeddings: NDArray[np.float32], count: int, seed: int = 0)
         embeddings.shape[1],
         count,
         niter=KMEANS_ITERATIONS,
-        seed=seed,
+        seed=seed % 2**31,  # an int of C
         min_points_per_centroid=1,  # small sets are fine, and no warning is needed
         max_points_per_centroid=KMEANS_POINTS_PER_CENTROID,
     )
