@@ -166,6 +166,7 @@ def train(
     # the paper's neighbourhood, of the 500 that are prepared for the row that asks for them
     changes = {"neighbours": 50, "precision": precision, "total_images": images, "seed": row.seed}
     model, settings = resolve(preset(row.preset), data, budget.overrides | changes | row.train)
+    torch.compiler.reset()  # it gives up on code that it has compiled for eight networks
     if not fit(model, settings, data, folder, device=device):
         raise SystemExit(f"{folder} is stopped; the same command goes on from here")
 
