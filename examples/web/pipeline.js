@@ -39,9 +39,11 @@ export class Pipeline {
     const graphFiles = graphs.map((name) => bundle.file(name, count));
     const loaded = await Promise.all(arrays.map((name) => bundle.array(`bank/${name}.npy`, count)));
     const held = Object.fromEntries(arrays.map((name, index) => [name, loaded[index].data]));
+    // without VNNI a processor's quick INT8 kernels add two products in 16 bits, which overflow
+    const options = { ...session, extra: { ...session.extra, "session.x64quantprecision": "1" } };
     // one after the other: the WebAssembly runtime opens one session at a time
-    const generator = await ort.InferenceSession.create(await graphFiles[0], session);
-    const encoder = await ort.InferenceSession.create(await graphFiles[1], session);
+    const generator = await ort.InferenceSession.create(await graphFiles[0], options);
+    const encoder = await ort.InferenceSession.create(await graphFiles[1], options);
     return new Pipeline(ort, bundle, encoder, generator, held);
   }
 

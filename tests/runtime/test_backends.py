@@ -290,6 +290,22 @@ def test_float32_is_not_shortened_on_a_gpu(monkeypatch):
     assert asked == {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
 
 
+def test_int8_products_do_not_overflow_on_older_processors():
+    """Unless told, and without VNNI, ONNX Runtime adds two products in 16 bits: 2 x 255 x 127 is too much."""
+    weight = helper.make_tensor("weight", TensorProto.INT8, [64, 8], [127] * 512)
+    nodes = [
+        helper.make_node("MatMulInteger", ["image", "weight"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["out"], to=TensorProto.FLOAT),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 64])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["N", 8])
+    graph = helper.make_graph(nodes, "g", [image], [out], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    with OrtSession(model.SerializeToString(), "g.onnx", threads=1) as session:
+        sums = session.run({"image": np.full((3, 64), 255, np.uint8)})["out"]
+    assert (sums == 64 * 255 * 127).all()
+
+
 def test_a_type_that_the_contract_has_not_is_called_as_the_library_calls_it():
     node = helper.make_node("Identity", ["x"], ["y"])
     x, y = (helper.make_tensor_value_info(name, TensorProto.DOUBLE, ["N", 2]) for name in "xy")

@@ -21,6 +21,8 @@ class TritonPythonModel:
         options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", 0))
         # spinning on between requests would steal the other stages' cores
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # INT8 products do not overflow on processors without VNNI, as in icgan_runtime
+        options.add_session_config_entry("session.x64quantprecision", "1")
         file = folder / (config["default_model_filename"] or "model.onnx")
         self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         self.inputs = [tensor["name"] for tensor in config["input"]]
