@@ -21,11 +21,11 @@ from icgan_export.fold import Rewrites, Target
 from icgan_export.graphs import encoder_graph, generator_graph
 from icgan_export.index import lookup_graph
 from icgan_export.onnx_export import Step
-from icgan_export.precision import activation_ranges
+from icgan_export.precision import Lowered, activation_ranges
 from icgan_export.samples import Samples, make_samples, query_count
 from icgan_export.source import EVALUATION_NAME, Instances, Run, choose_instances, read_run
-from icgan_export.trial import encoder_trial, generator_trial, lower
-from icgan_export.verify import Report, verify
+from icgan_export.trial import embeddings, encoder_trial, generator_trial, lower
+from icgan_export.verify import Report, check_encoder, verify
 from icgan_runtime import files, images
 from icgan_runtime.bank import FOLDER as BANK_FOLDER
 from icgan_runtime.bank import Bank
@@ -156,8 +156,19 @@ def write_graphs(
                 if precision != "fp32":
                     step(f"lowering the {role} to {precision}")
                     lowered = lower(graph, precision, ranges, trial)
+                    if role == "encoder" and not keeps_neighbours(lowered, samples, bank, precision):
+                        step(f"near ties in the bank: lowering the encoder to {precision} with more care")
+                        lowered = lower(
+                            graph, precision, ranges, encoder_trial(instances, graph, recall=True)
+                        )
                     add(role, precision, lowered.model, lowered.kept)
     return entries, largest, costs
+
+
+def keeps_neighbours(lowered: Lowered, samples: Samples, bank: Bank, precision: str) -> bool:
+    """Whether an encoder that leaves float32 meets its bounds on the bundle's bank."""
+    found = embeddings(lowered.model, samples.picture)
+    return all(check.passed for check in check_encoder(found, samples, bank, precision))
 
 
 def make_bank(run: Run, instances: Instances, thumbnail_size: int) -> Bank:
