@@ -168,7 +168,7 @@ train-cifar10: .venv/.stamp data/cifar10-32/dataset.json ## train the shipped CI
 	    --set generator_lr=2e-4 --set discriminator_lr=4e-4 --set beta2=0.99 --set 'diffaugment=["translation"]' \
 	    --set ema_decay=0.9995 --set ema_start=300 --set tick_images=5000 --out runs/cifar10
 
-study: .venv/.bench data/cifar10-32/dataset.json ## the paper's comparison on CIFAR-10, at a size for CPUs (resumable; about 6 core-hours)
+study: .venv/.bench data/cifar10-32/dataset.json ## the paper's comparison on CIFAR-10, at a size for CPUs (resumable; some 7 core-hours with bfloat16, twice that without)
 	$(BIN)/python -m benchmarks.study data/cifar10-32 --budget cpu --out runs/study
 
 study-gpu: .venv/.bench data/cifar10-32/dataset.json ## the same with a GPU's budget
