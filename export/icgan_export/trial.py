@@ -32,8 +32,7 @@ RANKED_ROWS = 16  # enough to tell which node costs more than another
 SEED = 20211  # noise of the trial; samples.npz uses seed 0
 TRUNCATION = 1.0
 
-
-Loss = Callable[[onnx.ModelProto, str], float]  # (graph, precision) -> share of the bounds
+Measure = Callable[[onnx.ModelProto, str], float]  # (graph, precision) -> share of the bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +40,8 @@ class Trial:
     """Inputs, the loss on them, and a quicker one to rank single nodes with."""
 
     feeds: Mapping[str, NDArray[Any]]
-    loss: Loss
-    rank: Loss
+    loss: Measure
+    rank: Measure
 
 
 def encoder_trial(instances: Instances, encoder: onnx.ModelProto, recall: bool = False) -> Trial:

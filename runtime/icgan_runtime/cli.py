@@ -159,8 +159,8 @@ def _log(line: str) -> None:
 
 def show(options: argparse.Namespace) -> int:
     """What a bundle holds; with --verify, whether it is what it says."""
-    if options.backend != "ort-cpu" and not options.verify:
-        options.refuse("--backend is for --verify, which runs the graphs")
+    if not options.verify:
+        _refuse_given(options, {"backend": "ort-cpu"}, "is for --verify, which runs the graphs")
     bundle = Bundle.open(options.bundle)
     if not options.verify:
         facts = info.describe(bundle)
@@ -182,9 +182,7 @@ def time_routes(options: argparse.Namespace) -> int:
     from icgan_runtime import bench, load
 
     ignored, reason = (_OF_ROUTES, "beside --url") if options.url else (_OF_SERVERS, "without --url")
-    for name, default in ignored.items():
-        if getattr(options, name) != default:
-            options.refuse(f"--{name} means nothing {reason}: leave it out")
+    _refuse_given(options, ignored, f"means nothing {reason}: leave it out")
     if options.url:
         progress = functools.partial(print, file=sys.stderr, flush=True)
         images.load(options.bundle, 1)  # a bad picture is the caller's mistake, not the server's
@@ -359,11 +357,18 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, default=0, help="per graph; 0: one per core")
 
 
-_IN_PROCESS = {"backend": "auto", "precision": None, "search": "auto", "threads": 0}
+_IN_PROCESS: Mapping[str, object] = {"backend": "auto", "precision": None, "search": "auto", "threads": 0}
 """Options of `_add_pipeline` that a server has chosen already, with their defaults."""
 _OF_ROUTES: Mapping[str, object] = {"against": "onnxruntime", "batches": "1,8", "rounds": 20, "threads": 0}
 _OF_SERVERS: Mapping[str, object] = {"seconds": 10}
 """Options of `bench` that only one of its two uses heeds, with their defaults."""
+
+
+def _refuse_given(options: argparse.Namespace, defaults: Mapping[str, object], why: str) -> None:
+    """Refuse options that this use of a command would ignore, unless they are at their defaults."""
+    for name, default in defaults.items():
+        if getattr(options, name) != default:
+            options.refuse(f"--{name} {why}")
 
 
 def _open(options: argparse.Namespace) -> Pipeline:
@@ -373,9 +378,7 @@ def _open(options: argparse.Namespace) -> Pipeline:
     if not options.pictures:
         options.refuse("the following arguments are required: PICTURE")
     if options.url:
-        for name, default in _IN_PROCESS.items():
-            if getattr(options, name) != default:
-                options.refuse(f"--{name} is the server's choice: leave it out beside --url")
+        _refuse_given(options, _IN_PROCESS, "is the server's choice: leave it out beside --url")
         return Pipeline.connect(options.url)
     return Pipeline.load(
         options.bundle,
