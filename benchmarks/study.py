@@ -12,6 +12,8 @@ or --seeds may write to one OUT side by side. Rows come seed by seed: after ever
 complete for one more seed. At the end (or with --report alone) OUT/results.md and OUT/results.png are
 made from the lines, and OUT/samples.png from the first run of every model.
 
+DATA prepared with another encoder or input size adds the rows of that encoder, IC-GAN alone, to the same OUT.
+
 A CPU that multiplies bfloat16 trains and judges in it, any other in float32. Features of the two do not
 compare, so an OUT that was begun in one is refused in the other.
 """
@@ -50,6 +52,7 @@ from icgan_training.presets import preset
 from icgan_training.settings import choose_precision, resolve
 
 SEEDS = 3
+ENCODER = "efficientnet-lite0 at 160 px"
 SCORES = ("fid", "kid", "prdc")
 SCORE_TITLES = ("FID ↓", "KID ↓", "precision ↑", "recall ↑", "density ↑", "coverage ↑")
 _DIGITS = {"fid": 1, "kid": 4, "precision": 3, "recall": 3, "density": 3, "coverage": 3}
@@ -120,6 +123,7 @@ class Row:
     preset: str = "cifar10"
     train: dict[str, Any] = field(default_factory=dict)
     at: int | None = -1  # which of the budget's numbers of pictures it is scored at; None: all of them
+    encoder: str = ENCODER  # that the data is prepared with
 
     def key(self, images: int) -> str:
         """What no other line of the study is called."""
@@ -128,12 +132,17 @@ class Row:
     @property
     def run(self) -> str:
         """The folder of the run."""
+        encoder = "" if self.encoder == ENCODER else f"-{self.encoder.replace(' ', '-')}"
         changes = "".join(f"-{name}={value}" for name, value in self.train.items())
-        return f"{self.preset}{changes}-seed{self.seed}"
+        return f"{self.preset}{encoder}{changes}-seed{self.seed}"
 
 
-def rows() -> Iterator[Row]:
-    """The runs of the study."""
+def rows(encoder: str = ENCODER) -> Iterator[Row]:
+    """The runs of the study with data of that encoder."""
+    if encoder != ENCODER:
+        for seed in range(SEEDS):
+            yield Row("encoder", encoder, seed, encoder=encoder)
+        return
     for seed in range(SEEDS):
         for name, preset_name in MODELS.items():
             yield Row("models", name, seed, preset_name, at=None)
@@ -150,10 +159,15 @@ def rows() -> Iterator[Row]:
             yield Row("G at 4e-4", name, seed, preset_name, train={"generator_lr": 4e-4}, at=0)
 
 
-def stages(budget: Budget) -> Iterator[tuple[Row, int]]:
+def encoder_of(data: PreparedDataset) -> str:
+    """What the rows of a data set say of its encoder."""
+    return f"{data.meta.encoder.name} at {data.meta.encoder.input_size} px"
+
+
+def stages(budget: Budget, encoder: str = ENCODER) -> Iterator[tuple[Row, int]]:
     """Every row with the number of pictures at which it is scored, in the order in which it is done."""
     for images in budget.images:
-        for row in rows():
+        for row in rows(encoder):
             if row.at is None or images == budget.images[row.at]:
                 yield row, images
 
@@ -235,7 +249,9 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
 
 def by_row(lines: list[dict[str, Any]]) -> dict[tuple[str, str, int], list[dict[str, float]]]:
     """The scores of all seeds of each row at each number of pictures, in the order of `rows`."""
-    order = {key: place for place, key in enumerate(dict.fromkeys((row.group, row.name) for row in rows()))}
+    encoders = [("encoder", line["name"]) for line in lines if line["group"] == "encoder"]
+    listed = dict.fromkeys([*((row.group, row.name) for row in rows()), *encoders])
+    order = {key: place for place, key in enumerate(listed)}
     found: dict[tuple[str, str, int], list[dict[str, float]]] = {}
     known = [line for line in lines if (line["group"], line["name"]) in order]  # not rows of an older study
     for line in sorted(known, key=lambda line: (order[line["group"], line["name"]], line["images"])):
@@ -354,7 +370,7 @@ def main() -> None:
             keep_freed_memory()
         data = PreparedDataset.open(args.data)
         inception = judge(device, read_lines(args.out))
-        for row, images in stages(budget):
+        for row, images in stages(budget, encoder_of(data)):
             wanted = (
                 row.group in (args.groups or [row.group])
                 and row.name in (args.names or [row.name])

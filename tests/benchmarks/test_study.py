@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from benchmarks.study import BUDGETS, MODELS, SEEDS, key_of, rows, stages, table
+from benchmarks.study import BUDGETS, ENCODER, MODELS, SEEDS, key_of, rows, stages, table
 from icgan_training.config import ModelConfig, TrainConfig
 
 BUDGET = replace(BUDGETS["cpu"], images=(100, 200))
@@ -55,3 +55,11 @@ def test_a_run_that_has_learnt_more_is_a_row_of_its_own() -> None:
     assert "| models | IC-GAN | 100 | 1 | 98.0 |" in table(lines)
     assert "| models | IC-GAN | 2,000 | 1 | 75.0 |" in table(lines)
     assert len({key_of(each) for each in lines}) == 2
+
+
+def test_data_of_another_encoder_adds_its_rows_and_runs_to_the_same_table() -> None:
+    other = "resnet50 at 224 px"
+    assert {(row.group, row.name) for row in rows(other)} == {("encoder", other)}
+    assert not {row.run for row in rows(other)} & {row.run for row in rows(ENCODER)}
+    text = table([line("IC-GAN", 0, 98.0), line(other, 0, 90.0) | {"group": "encoder"}])
+    assert text.splitlines()[-1].startswith("| encoder | resnet50 at 224 px | 100 | 1 | 90.0 |")
