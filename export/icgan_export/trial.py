@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from icgan_export.compare import BOUNDS, cosine
+from icgan_export.compare import BOUNDS, as_near, cosine
 from icgan_export.half import rounded
 from icgan_export.passes import float_pictures, transposed_in_phases
 from icgan_export.precision import Lowered, lower_to_half, lower_to_int8
@@ -54,12 +54,12 @@ def encoder_trial(instances: Instances, encoder: onnx.ModelProto, recall: bool =
     pictures, own = instances.pictures[chosen], np.arange(len(chosen))
     reference = _run(encoder, {"image": pictures})["embedding"]
 
-    def nearest_other(embeddings: NDArray[np.float32]) -> NDArray[np.int64]:
-        scores = embeddings @ instances.embeddings.T
+    def to_others(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = embeddings @ instances.embeddings.T
         scores[own, chosen] = -np.inf
-        return np.asarray(scores.argmax(1))
+        return scores
 
-    wanted = nearest_other(reference)
+    exact = to_others(reference)
 
     def loss(model: onnx.ModelProto, precision: str) -> float:
         bounds = BOUNDS[precision]
@@ -70,7 +70,7 @@ def encoder_trial(instances: Instances, encoder: onnx.ModelProto, recall: bool =
         drift = (1 - cosine(found, reference)) / (1 - bounds.cosine)
         if not recall:
             return drift
-        missed = float(np.mean(nearest_other(found) != wanted))
+        missed = 1 - as_near(exact[own, to_others(found).argmax(1)], exact.max(1))
         return max(drift, CAUTION * missed / (1 - bounds.recall))
 
     def rank(model: onnx.ModelProto, precision: str) -> float:

@@ -18,6 +18,9 @@ from icgan_export.cli import main
 from icgan_export.errors import ExportError
 from icgan_export.fidelity import check_fid, fid_of_each
 from icgan_export.fold import Rewrites
+from icgan_export.samples import Samples
+from icgan_export.verify import check_encoder, check_lookup
+from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import ONNX_IDENTITY_KEY, GraphEntry, describe_files
 from icgan_training.config import ModelConfig
@@ -217,3 +220,34 @@ def test_a_change_of_the_fid_is_held_to_the_contract():
     checks = check_fid({"fp32": 30.0, "fp16": 30.2, "int8": 30.9})
     changes = {check.precision: check.passed for check in checks if check.what == "FID, change"}
     assert changes == {"fp16": False, "int8": True}
+
+
+@pytest.fixture
+def twice() -> tuple[Samples, Bank]:
+    """A bank that holds every picture twice, as albums do, and queries of which the first copy is nearest."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(6, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    bank = Bank("", rows.repeat(2, axis=0), np.arange(0, 24, 2), None, None)
+    pictures = np.zeros((6, 4, 4, 3), np.uint8)
+    scores = np.ones((6, 1), np.float32)
+    return Samples(
+        pictures, rows, bank.ids[::2, None], scores, rows, None, np.zeros((6, 3, 4, 4), "f4")
+    ), bank
+
+
+def test_the_other_copy_of_a_picture_is_as_near_as_the_first(twice):
+    """Which of two comes first is decided by the rounding of sums: no graph can be asked to repeat that."""
+    samples, bank = twice
+    other = {"ids": samples.ids + 2, "scores": samples.scores}
+    assert all(check.passed for check in check_lookup(other, samples, bank))
+    rounding = np.tile(np.array([[1], [1 + 5e-7]], np.float32), (6, 1))
+    rounded = replace(bank, embeddings=bank.embeddings * rounding)
+    assert all(check.passed for check in check_encoder(samples.embedding, samples, rounded, "fp32"))
+
+
+@pytest.mark.parametrize("shift", [4, 1, 100], ids=["another picture", "no id", "beyond every id"])
+def test_an_instance_that_is_farther_is_still_a_miss(twice, shift):
+    samples, bank = twice
+    nearest, *_ = check_lookup({"ids": samples.ids + shift, "scores": samples.scores}, samples, bank)
+    assert not nearest.passed
