@@ -19,8 +19,8 @@ let bank;
 /** @type {Map<number, Promise<Uint8Array>>} what stored instances look like: RGB [looksSide, looksSide, 3] by row */
 const looks = new Map();
 let looksSide = 0;
-/** @type {string[] | undefined} */
-let labelNames;
+/** @type {string[] | null} */
+let labelNames = null;
 
 // ---- worker ----------------------------------------------------------------------------------------------
 
@@ -364,13 +364,13 @@ async function start() {
   await keepOffline();
   startWorker();
   const options = { bundle: QUERY.get("bundle") ?? "bundle/", backend: QUERY.get("backend"), precision: QUERY.get("precision") };
-  const { manifest, provider, threads } = await ask("load", options, ({ done, total }) => {
+  const { manifest, labelNames: names, provider, threads } = await ask("load", options, ({ done, total }) => {
     $("#progress").value = done / total;
     $("#status").textContent =
       done < total ? `Loading ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB` : "Preparing the models…";
   });
   ({ model, bank } = manifest);
-  labelNames = model.class_names ?? manifest.provenance?.data?.class_names;
+  labelNames = names;
   looksSide = bank.thumbnail_size ?? model.resolution;
   $("#drawn").hidden = bank.thumbnail_size !== null;
   const where = provider === "webgpu" ? "WebGPU" : threads > 1 ? `${threads} threads` : "1 thread";

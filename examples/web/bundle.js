@@ -43,6 +43,13 @@ export class Bundle {
     throw new BundleError(`manifest.json: no ${role} graph at ${precisions.join(" or ")}`);
   }
 
+  /** What the labels of the bank are called, where the bundle says: the model's classes, or those of the pictures. */
+  get labelNames() {
+    const { model, provenance } = this.manifest;
+    // bundles from before `bank` was said only name the training data's, which another bank need not share
+    return model.class_names ?? (provenance?.bank ?? provenance?.data)?.class_names ?? null;
+  }
+
   /** The bytes of a listed file, hashed first. @param {string} name @param {(bytes: number) => void} [onBytes] */
   async file(name, onBytes) {
     const entry = this.manifest.files[name];

@@ -37,6 +37,8 @@ export class Pipeline {
     let done = 0;
     const count = (/** @type {number} */ bytes) => onProgress((done += bytes), total);
     const graphFiles = graphs.map((name) => bundle.file(name, count));
+    // what fails before its turn to be waited for below would end a Node program, whatever that catches
+    for (const file of graphFiles) file.catch(() => {});
     const loaded = await Promise.all(arrays.map((name) => bundle.array(`bank/${name}.npy`, count)));
     const held = Object.fromEntries(arrays.map((name, index) => [name, loaded[index].data]));
     // without VNNI a processor's quick INT8 kernels add two products in 16 bits, which overflow

@@ -27,7 +27,8 @@ const methods = {
       session: { executionProviders: provider === "webgpu" ? ["webgpu", "wasm"] : ["wasm"] },
       onProgress: (done, total) => partial({ done, total }),
     });
-    return { manifest: pipeline.bundle.manifest, provider, threads };
+    const { manifest, labelNames } = pipeline.bundle;
+    return { manifest, labelNames, provider, threads };
   },
 
   /** What stored instances look like: uint8 [T, T, 3] each, or without thumbnails [R, R, 3], drawn without noise. */

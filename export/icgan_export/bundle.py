@@ -88,7 +88,11 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
                 bank.licence,
             ),
             files=describe_files(folder),
-            provenance=run.provenance | {"run": run_path.name if run_path.is_absolute() else str(run_path)},
+            provenance=run.provenance
+            | {
+                "run": run_path.name if run_path.is_absolute() else str(run_path),
+                "bank": {"class_names": instances.class_names and list(instances.class_names)},
+            },
             metrics=run.metrics,
             bench={"costs": costs},
         )

@@ -20,6 +20,7 @@ from icgan_training.dataset import PreparedDataset
 from icgan_training.encoder import Encoder, load_encoder
 from icgan_training.generator import Generator
 from icgan_training.integrity import file_sha256, inside
+from icgan_training.labels import check_classes, cluster_labels
 from icgan_training.neighbours import kmeans_instances
 from icgan_training.run import check_encoder, read_config
 
@@ -42,6 +43,11 @@ class Run:
     metrics: dict[str, Any]  # of these weights; empty where none were measured
     data_path: Path | None  # the prepared data set, where it still exists
 
+    @property
+    def labels_are_clusters(self) -> bool:
+        """Whether the model was told clusters of the embeddings, whatever classes its data set has."""
+        return self.model.classes > 0 and self.provenance.get("train", {}).get("label_source") == "clusters"
+
 
 @dataclass(frozen=True, eq=False)
 class Instances:
@@ -51,6 +57,7 @@ class Instances:
     pictures: NDArray[np.uint8]  # [M, S, S, 3]
     embeddings: NDArray[np.float32]  # [M, D], unit rows
     labels: NDArray[np.int64] | None  # [M]
+    class_names: tuple[str, ...] | None  # that the labels are indices into; None: they have no names
     queries: NDArray[np.uint8]  # [Q, S, S, 3]: held out, or mirrored instances where there are no others
     source: str
     licence: str
@@ -154,15 +161,22 @@ def _from_prepared(run: Run, path: Path, count: int, queries: int) -> Instances:
             f"the model {run.model.preprocessing.size} px"
         )
     data.verify()
+    trained = run.model.class_names
+    check_classes(run.generator.config, data, None if trained is None else list(trained))
     chosen = _choose(data.embeddings, count)
     others = np.setdiff1d(np.arange(data.meta.count), chosen)
     held_out = np.sort(np.random.default_rng(0).permutation(others)[:queries])
     pictures = np.ascontiguousarray(data.images[chosen])
+    embeddings = np.ascontiguousarray(data.embeddings[chosen])
+    labels, names = _clusters(run, embeddings)
+    if labels is None and data.labels is not None and data.meta.class_names is not None:
+        labels, names = np.ascontiguousarray(data.labels[chosen]), tuple(data.meta.class_names)
     return Instances(
         ids=chosen,
         pictures=pictures,
-        embeddings=np.ascontiguousarray(data.embeddings[chosen]),
-        labels=None if data.labels is None else np.ascontiguousarray(data.labels[chosen]),
+        embeddings=embeddings,
+        labels=labels,
+        class_names=names,
         queries=np.ascontiguousarray(data.images[held_out])
         if len(held_out)
         else _mirrored(pictures, queries),
@@ -186,21 +200,39 @@ def _from_folder(run: Run, folder: Path, count: int, queries: int) -> Instances:
     stack = np.stack(pictures)
     embeddings = embed(run.encoder, stack)
     chosen = _choose(embeddings, count)
-    labels = _folder_labels(run.model, folder, kept)
+    labels, names = _clusters(run, embeddings[chosen])
+    if labels is None and (found := _folder_labels(run.model, folder, kept)) is not None:
+        labels, names = found[0][chosen], found[1]
     others = np.setdiff1d(np.arange(len(stack)), chosen)[:queries]
     return Instances(
         ids=chosen,
         pictures=stack[chosen],
         embeddings=embeddings[chosen],
-        labels=None if labels is None else labels[chosen],
+        labels=labels,
+        class_names=names,
         queries=stack[others] if len(others) else _mirrored(stack[chosen], queries),
         source=folder.resolve().name,
         licence=_licence_beside(folder),
     )
 
 
-def _folder_labels(model: Model, folder: Path, files: list[Path]) -> NDArray[np.int64] | None:
-    """Class of every picture by its first sub-folder: the model's of that name, else the folder's rank."""
+Labels = tuple[NDArray[np.int64] | None, tuple[str, ...] | None]  # [M], and the names they are indices into
+
+
+def _clusters(run: Run, embeddings: NDArray[np.float32]) -> Labels:
+    """What a model of clusters is told about instances [M, D]; nothing of another model."""
+    if not run.labels_are_clusters:
+        return None, None
+    return cluster_labels(embeddings, run.path, run.model.classes), None
+
+
+def _folder_labels(
+    model: Model, folder: Path, files: list[Path]
+) -> tuple[NDArray[np.int64], tuple[str, ...]] | None:
+    """Class of every picture by its first sub-folder: the model's of that name, else the folder's rank.
+
+    With the names of the classes; None where not every picture lies in a sub-folder.
+    """
     parts = [file.relative_to(folder).parts for file in files]
     if any(len(part) == 1 for part in parts):
         return None
@@ -210,7 +242,9 @@ def _folder_labels(model: Model, folder: Path, files: list[Path]) -> NDArray[np.
         unknown := [name for name in names if name not in known or len(known) > model.classes]
     ):
         raise ExportError(f"--bank {folder}: the model has no class {unknown[0]!r}; rename the folder")
-    return np.array([known.index(part[0]) for part in parts], np.int64)
+    labels = np.array([known.index(part[0]) for part in parts], np.int64)
+    # a folder's name may hold what no manifest does
+    return labels, tuple(name if name.isprintable() else ascii(name) for name in known)
 
 
 def _licence_beside(folder: Path) -> str:

@@ -15,7 +15,13 @@ from icgan_export.errors import ExportError
 from icgan_export.source import choose_instances, read_evaluation, read_run
 from icgan_export.verify import Report
 from icgan_runtime.bundle import Bundle
+from icgan_training.dataset import PreparedDataset
+from icgan_training.errors import ConfigError
 from icgan_training.integrity import file_sha256
+from tests.tiny_model import tiny_config, write_run
+from tests.training import conftest as training
+
+make_prepared = training.make_prepared
 
 SCORES = '{"fid": 12.5, "kid": NaN}'
 
@@ -74,3 +80,45 @@ def test_the_licence_beside_pictures_is_text_that_a_manifest_takes(run, data, li
     found = choose_instances(read_run(run), pictures, 2, 1)
     assert found.licence == licence
     assert found.licence.isprintable()
+
+
+def described(run: Path, **changes: object) -> None:
+    """Change what a run's config.json says."""
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_instances_of_a_model_of_clusters_are_labelled_with_its_clusters(tmp_path):
+    """Not with the classes of their pictures: the model's labels mean something else."""
+    run = write_run(tmp_path / "run", tiny_config(class_count=5))
+    found = choose_instances(read_run(run), None, 100, 1)
+    assert found.labels is not None
+    assert found.labels.tolist() == [0] * 6 + [1] * 6
+    assert found.class_names == ("cold", "warm")
+    described(run, train={"label_source": "clusters"})
+    np.save(run / "centroids.npy", found.embeddings[[7, 1, 3, 10, 5]])
+    found = choose_instances(read_run(run), None, 100, 1)
+    assert found.labels is not None
+    assert found.labels[[7, 1, 3, 10, 5]].tolist() == [0, 1, 2, 3, 4]
+    assert found.class_names is None
+
+
+@pytest.mark.parametrize("known", [["class 0", "class 1"], ["class 1", "class 0"]])
+def test_a_prepared_data_set_whose_labels_are_other_classes_is_no_bank(known, make_prepared, tmp_path):
+    """The generator would be told of each instance that it is something else."""
+    data = make_prepared(embedding_dim=1280, labels=[0, 1] * 20, class_count=2)
+    path = write_run(tmp_path / "run", tiny_config(class_count=2))
+    described(path, class_names=known)
+    run = read_run(path)
+    encoder = dataclasses.replace(run.model.encoder, sha256=PreparedDataset.open(data).meta.encoder.sha256)
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, encoder=encoder))
+    if known[0] == "class 0":
+        assert choose_instances(run, data, 100, 1).class_names == ("class 0", "class 1")
+        return
+    with pytest.raises(ConfigError, match=r"label 0 is 'class 0' in .* and was 'class 1' in training"):
+        choose_instances(run, data, 100, 1)
+
+
+def test_a_folder_whose_name_is_no_text_still_names_a_class(run, tmp_path):
+    shutil.copytree(run / "instances" / "warm", tmp_path / "bank" / "caf\udce9")
+    assert choose_instances(read_run(run), tmp_path / "bank", 2, 1).class_names == ("'caf\\udce9'",)

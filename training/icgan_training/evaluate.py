@@ -29,7 +29,7 @@ from icgan_training.generator import Generator
 from icgan_training.grid import sample_grid, tiled
 from icgan_training.inception import Inception, load_inception
 from icgan_training.integrity import file_sha256
-from icgan_training.labels import training_labels
+from icgan_training.labels import check_classes, training_labels
 from icgan_training.lpips import Lpips
 from icgan_training.metrics import (
     InstanceFollowing,
@@ -191,21 +191,6 @@ def check_fit(
             f"the generator was trained with encoder {str(encoder_sha256)[:12]}, {data.path} was prepared "
             f"with {data.meta.encoder.sha256[:12]}: prepare it with the encoder of the run"
         )
-
-
-def check_classes(model: ModelConfig, data: PreparedDataset, trained: list[str] | None) -> None:
-    """Raise `ConfigError` where a label of the data set is another class than the one it was in training.
-
-    trained: the names in the run's config.json; None where labels have none (clusters, converted runs).
-    """
-    if not model.takes_label or trained is None:
-        return
-    for label, (there, here) in enumerate(zip(trained, data.meta.class_names or [], strict=False)):
-        if there != here:
-            raise ConfigError(
-                f"label {label} is {here!r} in {data.path} and was {there!r} in training: prepare the"
-                " pictures with the classes of the run"
-            )
 
 
 def instance_pool(data: PreparedDataset, settings: Settings) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from icgan_training.config import LabelSource, ModelConfig
 from icgan_training.dataset import PreparedDataset
 from icgan_training.distributed import ALONE, Processes, wait
-from icgan_training.errors import DataError
+from icgan_training.errors import ConfigError, DataError
 from icgan_training.integrity import file_sha256, inside
 from icgan_training.neighbours import kmeans_centroids, nearest_centroids
 
@@ -45,12 +45,10 @@ def training_labels(
         return np.zeros(count, dtype=np.int64)
     if source == "clusters":
         path = run_dir / CENTROIDS
-        if begun and not path.exists():
-            raise DataError(f"{path} is missing: without it the clusters of this run are lost")
-        if processes.first and not path.exists():
+        if not begun and processes.first and not path.exists():
             _write(path, kmeans_centroids(data.embeddings, model.class_count, seed))
         wait(processes)
-        return nearest_centroids(data.embeddings, _read(path, (model.class_count, data.embeddings.shape[1])))
+        return cluster_labels(data.embeddings, run_dir, model.class_count)
     if data.labels is None:
         raise DataError(f"the model takes labels but {data.path} has none: prepare it with labels")
     labels = np.asarray(data.labels)
@@ -60,6 +58,32 @@ def training_labels(
             f"label {labels[odd]} of picture {odd} in {data.path} is outside [0, {model.class_count})"
         )
     return labels
+
+
+def cluster_labels(embeddings: NDArray[np.float32], run_dir: Path, clusters: int) -> NDArray[np.int64]:
+    """The cluster of the run in `run_dir` to which each of `embeddings` [N, D] belongs: int64 [N].
+
+    Raises DataError where the centroids are missing or do not fit.
+    """
+    path = run_dir / CENTROIDS
+    if not path.exists():
+        raise DataError(f"{path} is missing: without it the clusters of this run are lost")
+    return nearest_centroids(embeddings, _read(path, (clusters, embeddings.shape[1])))
+
+
+def check_classes(model: ModelConfig, data: PreparedDataset, trained: list[str] | None) -> None:
+    """Raise `ConfigError` where a label of the data set is another class than the one it was in training.
+
+    trained: the names in the run's config.json; None where labels have none (clusters, converted runs).
+    """
+    if not model.takes_label or trained is None:
+        return
+    for label, (there, here) in enumerate(zip(trained, data.meta.class_names or [], strict=False)):
+        if there != here:
+            raise ConfigError(
+                f"label {label} is {here!r} in {data.path} and was {there!r} in training: prepare the"
+                " pictures with the classes of the run"
+            )
 
 
 def _write(path: Path, centroids: NDArray[np.float32]) -> None:

@@ -1,0 +1,64 @@
+"""pipeline.js and bundle.js as another app meets them, on a stand-in for ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.edge.conftest import EXAMPLES, node
+
+# No Node package is needed. `said` collects what a program has to say.
+HEAD = """
+import { readFile } from "node:fs/promises";
+import { Pipeline } from "%(web)s/pipeline.js";
+
+const ort = {
+  Tensor: class { constructor(type, data, dims) { Object.assign(this, { type, data, dims }); } },
+  InferenceSession: { create: async () => ({ run: async () => ({ image: { data: [] } }) }) },
+};
+const load = () => Pipeline.load(ort, async (name) => new Uint8Array(await readFile(`%(bundle)s/${name}`)));
+const REQUEST = { n: 1, seed: 0n, truncation: 0.7, condition: "query" };
+const draw = async (pipeline, embedding, changes) => {
+  for await (const _ of pipeline.generate(embedding, { ...REQUEST, ...changes }));
+};
+const said = [];
+const refused = (promise) => promise.then(() => said.push(null), (error) => said.push(error.message));
+"""
+
+
+def run(bundle: Path, program: str, tmp_path: Path) -> Any:
+    """What the program leaves in `said`."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    head = HEAD % {"web": EXAMPLES / "web", "bundle": bundle}
+    (tmp_path / "program.mjs").write_text(f"{head}{program}\nconsole.log(JSON.stringify(said));\n")
+    return json.loads(node(tmp_path / "program.mjs"))
+
+
+def test_an_app_can_catch_what_is_wrong_with_a_graph(tiny_bundle, tmp_path):
+    """Both graphs are damaged, and the second is noticed while nobody waits for it yet."""
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "changed")
+    for role in ("encoder", "generator"):
+        (bundle / f"{role}.onnx").write_bytes(b"damaged")
+    assert run(bundle, "await refused(load());", tmp_path) == [
+        "generator.onnx: its bytes are not the manifest's"
+    ]
+
+
+def test_labels_are_named_after_the_bank_not_after_the_pictures_of_the_training(tiny_bundle, tmp_path):
+    program = """
+    const { bundle } = await load();
+    for (const provenance of [
+      {},
+      { data: { class_names: ["apple"] } },
+      { data: { class_names: ["apple"] }, bank: { class_names: ["cat"] } },
+      { data: { class_names: ["apple"] }, bank: { class_names: null } },
+    ]) said.push(Object.assign(bundle, { manifest: { ...bundle.manifest, provenance } }).labelNames);
+    bundle.manifest = { model: { class_names: ["pear"] }, provenance: { data: { class_names: ["apple"] } } };
+    said.push(bundle.labelNames);
+    """
+    assert run(tiny_bundle, program, tmp_path) == [None, ["apple"], ["cat"], None, ["pear"]]
