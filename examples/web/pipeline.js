@@ -13,6 +13,8 @@ import { drawRank, noise } from "./noise.js";
  * @property {number | null} [label] for models with classes; null: the instance's own
  */
 
+const CONDITIONS = ["query", "nearest", "sample"];
+
 export class Pipeline {
   /** @param {any} ort @param {Bundle} bundle @param {any} encoder @param {any} generator @param {any} bank */
   constructor(ort, bundle, encoder, generator, bank) {
@@ -92,7 +94,7 @@ export class Pipeline {
    * @yields {{ start: number, images: Uint8Array }} [m, R, R, 3], from picture `start` on
    */
   async *generate(embedding, { n, seed, truncation, condition, label = null }, batch = 8) {
-    if (seed < 0n || seed >= 1n << 63n) throw new RangeError(`seed ${seed} is not in 0 .. 2^63 - 1`);
+    this.#check(embedding, { n, seed, truncation, condition, label });
     if (this.model.classes && label === null && !this.bank.labels) {
       throw new RangeError("the instances of this bundle have no labels: say which class to draw with `label`");
     }
@@ -107,6 +109,20 @@ export class Pipeline {
       );
       yield { start, images };
     }
+  }
+
+  /** Refuse what Python refuses. Left alone, most of it would be drawn as something else, or as black. */
+  #check(/** @type {Float32Array} */ embedding, /** @type {Request} */ { n, seed, truncation, condition, label }) {
+    const { classes, embedding_dim } = this.model;
+    const isUnit = embedding.length === embedding_dim && Math.abs(Math.sqrt(dot(embedding, embedding)) - 1) <= 1e-2;
+    if (!isUnit) throw new RangeError(`the embedding is not ${embedding_dim} numbers of length 1`);
+    if (!(Number.isInteger(n) && n >= 1)) throw new RangeError(`n ${n} is not a number of pictures`);
+    if (seed < 0n || seed >= 1n << 63n) throw new RangeError(`seed ${seed} is not in 0 .. 2^63 - 1`);
+    const isShare = truncation === null || (Math.fround(truncation) > 0 && Math.fround(truncation) <= 1);
+    if (!isShare) throw new RangeError(`truncation ${truncation} is not in (0, 1], nor null`);
+    if (!CONDITIONS.includes(condition)) throw new RangeError(`condition ${condition} is not ${CONDITIONS.join(", ")}`);
+    const isClass = label === null || (Number.isInteger(label) && label >= 0 && label < classes);
+    if (!isClass) throw new RangeError(classes ? `label ${label} is not in 0 .. ${classes - 1}` : "this model has no labels");
   }
 
   /**

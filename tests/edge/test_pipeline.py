@@ -62,3 +62,37 @@ def test_labels_are_named_after_the_bank_not_after_the_pictures_of_the_training(
     said.push(bundle.labelNames);
     """
     assert run(tiny_bundle, program, tmp_path) == [None, ["apple"], ["cat"], None, ["pear"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("{ truncation: undefined }", r"truncation undefined is not in (0, 1], nor null"),
+        ("{ truncation: 1.5 }", r"truncation 1.5 is not in (0, 1], nor null"),
+        ("{ condition: 'near' }", "condition near is not query, nearest, sample"),
+        ("{ label: -1 }", "label -1 is not in 0 .. 2"),
+        ("{ label: 3 }", "label 3 is not in 0 .. 2"),
+        ("{ n: undefined }", "n undefined is not a number of pictures"),
+        ("{ seed: -1n }", "seed -1 is not in 0 .. 2^63 - 1"),
+        ("{ truncation: null, label: 2 }", None),
+        ("{ condition: 'sample', seed: 7, truncation: 1 }", None),
+    ],
+)
+def test_a_request_that_python_refuses_is_not_drawn_as_something_else(
+    labelled_bundle, tmp_path, changes, message
+):
+    program = f"const pipeline = await load(); await refused(draw(pipeline, pipeline.stored(0), {changes}));"
+    assert run(labelled_bundle, program, tmp_path) == [message]
+
+
+def test_embeddings_and_labels_that_do_not_fit_the_model_are_refused(tiny_bundle, tmp_path):
+    program = """
+    const pipeline = await load();
+    const row = pipeline.stored(0);
+    for (const embedding of [row.map((value) => 2 * value), row.slice(1), row.map(() => NaN)]) {
+      await refused(draw(pipeline, embedding, {}));
+    }
+    await refused(draw(pipeline, row, { label: 0 }));
+    """
+    length = "the embedding is not 12 numbers of length 1"
+    assert run(tiny_bundle, program, tmp_path) == [length, length, length, "this model has no labels"]
