@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <fstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -52,7 +53,10 @@ inline void write_png(const std::string& path, const std::vector<std::uint8_t>& 
   put_chunk(file, "IHDR", header);
   put_chunk(file, "IDAT", stored(lines));
   put_chunk(file, "IEND", "");
-  std::ofstream(path, std::ios::binary) << file;
+  std::ofstream out(path, std::ios::binary);
+  out << file;
+  out.close();
+  if (!out) throw std::runtime_error(path + " cannot be written");
 }
 
 }  // namespace icgan

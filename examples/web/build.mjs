@@ -37,8 +37,6 @@ for (const name of files) {
     process.exit(1);
   }
 }
-rmSync(out, { recursive: true, force: true });
-
 const runtime = dirname(createRequire(import.meta.url).resolve("onnxruntime-web"));
 const sources = [
   ...PAGE.map((name) => [join(HERE, name), name]),
@@ -46,6 +44,7 @@ const sources = [
   ...files.map((name) => [join(bundle, name), `bundle/${name}`]),
 ];
 const hash = createHash("sha256");
+rmSync(out, { recursive: true, force: true });
 for (const [from, name] of sources) {
   const to = join(out, name);
   mkdirSync(dirname(to), { recursive: true });

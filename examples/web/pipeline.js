@@ -149,7 +149,15 @@ export class Pipeline {
     const { dim_z, embedding_dim, classes } = this.model;
     const feeds = { noise: this.#float(noises, dim_z), embedding: this.#float(embeddings, embedding_dim) };
     if (classes) feeds.label = new this.ort.Tensor("int64", BigInt64Array.from(labels, BigInt), [labels.length]);
-    return (await this.generator.run(feeds)).image.data;
+    const images = (await this.generator.run(feeds)).image.data;
+    const length = images.length / noises.length;
+    for (let start = 0; start < images.length; start += length) {
+      // as in Python: bytes have no NaN, a picture computed from it is zero throughout
+      if (images.subarray(start, start + length).every((/** @type {number} */ level) => level === 0)) {
+        throw new Error("A picture is black throughout, the mark of NaN: try a higher precision.");
+      }
+    }
+    return images;
   }
 
   /** A float32 tensor [N, width] of rows. */

@@ -17,8 +17,9 @@ import { readFile } from "node:fs/promises";
 import { Pipeline } from "%(web)s/pipeline.js";
 
 const ort = {
+  drawn: new Uint8Array([0, 0, 1]),
   Tensor: class { constructor(type, data, dims) { Object.assign(this, { type, data, dims }); } },
-  InferenceSession: { create: async () => ({ run: async () => ({ image: { data: [] } }) }) },
+  InferenceSession: { create: async () => ({ run: async () => ({ image: { data: ort.drawn } }) }) },
 };
 const load = () => Pipeline.load(ort, async (name) => new Uint8Array(await readFile(`%(bundle)s/${name}`)));
 const REQUEST = { n: 1, seed: 0n, truncation: 0.7, condition: "query" };
@@ -96,3 +97,14 @@ def test_embeddings_and_labels_that_do_not_fit_the_model_are_refused(tiny_bundle
     """
     length = "the embedding is not 12 numbers of length 1"
     assert run(tiny_bundle, program, tmp_path) == [length, length, length, "this model has no labels"]
+
+
+def test_a_picture_computed_from_nan_is_an_error_as_in_python(tiny_bundle, tmp_path):
+    program = """
+    const pipeline = await load();
+    ort.drawn = new Uint8Array([1, 0, 0, 0, 0, 0]);
+    await refused(draw(pipeline, pipeline.stored(0), { n: 2 }));
+    await refused(pipeline.portraits([0, 1]));
+    """
+    black = "A picture is black throughout, the mark of NaN: try a higher precision."
+    assert run(tiny_bundle, program, tmp_path) == [black, black]

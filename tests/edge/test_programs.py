@@ -95,3 +95,22 @@ def test_the_cpp_example_names_the_file_that_has_no_such_row(tiny_bundle, cpp_pr
 def test_the_cpp_example_names_a_seed_that_no_language_takes(tiny_bundle, cpp_program, seed):
     done = subprocess.run([cpp_program, tiny_bundle, str(ROW), seed], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, f"generate: seed {seed} is not in 0 .. 2^63 - 1\n")
+
+
+def test_the_cpp_example_does_not_say_it_wrote_what_it_could_not(tmp_path):
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler is installed")
+    (tmp_path / "program.cpp").write_text("""
+        #include "png.hpp"
+        int main(int, char** argv) try {
+          icgan::write_png(argv[1], std::vector<std::uint8_t>(12, 255), 2, 2);
+        } catch (const std::exception& error) {
+          return std::string(error.what()) == std::string(argv[1]) + " cannot be written" ? 1 : 2;
+        }
+    """)
+    program = tmp_path / "program"
+    build = ["c++", "-std=c++17", "-I", EXAMPLES / "cpp", tmp_path / "program.cpp", "-o", program]
+    subprocess.run(build, check=True)
+    assert subprocess.run([program, tmp_path / "absent" / "sheet.png"]).returncode == 1
+    assert subprocess.run([program, tmp_path / "sheet.png"]).returncode == 0
+    assert np.asarray(Image.open(tmp_path / "sheet.png")).tolist() == [[[255] * 3] * 2] * 2

@@ -67,6 +67,19 @@ def test_a_file_of_the_bank_that_is_none_is_not_published(bundle, node_packages,
     assert done.stderr == f'"{name}" is not the name of a file of the page inside the bundle\n'
 
 
+def test_an_older_page_outlives_a_build_without_the_packages(bundle):
+    """As after a clone: `npm ci` comes first."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    shutil.copytree(EXAMPLES / "web", bundle.parent / "web")
+    (bundle.parent / "dist").mkdir()
+    (bundle.parent / "dist" / "sw.js").write_text("older")
+    command = ["node", bundle.parent / "web/build.mjs", bundle, bundle.parent / "dist"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "Cannot find module 'onnxruntime-web'" in done.stderr
+    assert (bundle.parent / "dist" / "sw.js").read_text() == "older"
+
+
 @pytest.fixture
 def address(node_packages, tmp_path) -> Iterator[tuple[str, int]]:
     """Of serve.mjs on a folder with a page, beside a secret."""
