@@ -102,8 +102,9 @@ def page(model: onnx.ModelProto, file: str) -> str:
     lines += [
         f"| `image` (out) | {dtype} | {shape} | {IMAGES[dtype]} |",
         "",
-        "N is the number of pictures, any from 1. The same inputs give the same picture at every N. Noise"
-        " that is the same in every language for one seed is specified in the project's `docs/noise.md`.",
+        "N is the number of pictures, any from 1. The same inputs give the same picture at every N, within"
+        " one grey level. Noise that is the same in every language for one seed is specified in the project's"
+        " `docs/noise.md`.",
         "",
     ]
     for title, fence, code in programs(model, file):

@@ -48,7 +48,8 @@ def test_the_licence_of_the_weights_is_shown_by_info_and_the_model_card(tiny_bun
 
 def test_sub_folders_become_labels(tiny_bundle: Path) -> None:
     labels = np.load(tiny_bundle / "bank" / "labels.npy")
-    assert labels.tolist() == [0] * 6 + [1] * 6  # cold, warm
+    assert labels.tolist() == [0] * 6 + [1] * 6
+    assert Bundle.open(tiny_bundle).manifest.provenance["bank"] == {"class_names": ["cold", "warm"]}
 
 
 def test_pictures_that_hardly_differ_keep_their_neighbours_at_eight_bits(
