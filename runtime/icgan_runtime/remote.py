@@ -162,7 +162,8 @@ class Service:
 
 def error_of(status: str, words: str) -> IcganError:
     """The exception for a refusal; `status` is an HTTP status or the name of a gRPC status."""
-    if "has no available versions" in words:  # being loaded, or being mended
+    # being loaded or mended; or started anew, without the regions that its predecessor knew
+    if "has no available versions" in words or "Unable to find shared memory region" in words:
         return UnavailableError(words)
     named = _ERROR.match(words)
     if status in ("400", "INVALID_ARGUMENT"):

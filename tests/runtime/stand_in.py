@@ -28,7 +28,13 @@ from icgan_runtime.manifest import to_json
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL
 
 MAX_BATCH = 4
-HTTP_STATUS = {"INVALID_ARGUMENT": 400, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504, "INTERNAL": 500}
+HTTP_STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+    "INTERNAL": 500,
+}
 Arrays = dict[str, np.ndarray]
 
 
@@ -134,6 +140,8 @@ class StandIn:
             del self.regions[name]
 
     def memory(self, name: str) -> SharedMemory:
+        if name not in self.regions:
+            raise RefusedError("NOT_FOUND", f"Unable to find shared memory region: '{name}'")
         return SharedMemory(self.regions[name][0].lstrip("/"))
 
     def read(self, name: str, size: int) -> bytes:
@@ -170,7 +178,10 @@ class _Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc
         for tensor in request.inputs:
             region = tensor.parameters["shared_memory_region"].string_param
             size = tensor.parameters["shared_memory_byte_size"].int64_param
-            data = self.stand_in.read(region, size) if region else next(raw)
+            try:
+                data = self.stand_in.read(region, size) if region else next(raw)
+            except RefusedError as refused:
+                context.abort(getattr(grpc.StatusCode, refused.args[0]), refused.args[1])
             inputs[tensor.name] = _array(data, tensor.datatype, list(tensor.shape))
         try:
             outputs = self.stand_in.infer(

@@ -178,6 +178,8 @@ def test_a_model_of_another_program_or_version_is_an_error_of_the_service(change
         ("429", "full", UnavailableError("full")),
         ("UNAVAILABLE", "full", UnavailableError("full")),
         ("400", "Request for model which has no available versions", None),
+        ("404", "Unable to find shared memory region: 'icgan-1'", None),
+        ("NOT_FOUND", "Unable to find shared memory region: 'icgan-1'", None),
         ("504", "late", DeadlineError("late")),
         ("DEADLINE_EXCEEDED", "late", DeadlineError("late")),
         ("500", "IMAGE: broken", ServiceError("IMAGE: broken")),

@@ -205,6 +205,16 @@ def test_threads_may_share_a_connection(protocol, stand_in, local):
         np.testing.assert_array_equal(got, wanted)
 
 
+def test_threads_that_follow_each_other_may_share_a_connection(protocol, stand_in, local):
+    """A new thread often gets the number of one that has ended."""
+    expected = local.generate(PICTURE).images
+    with Pipeline.connect(stand_in.url(protocol)) as pipe:
+        for _ in range(3):
+            with ThreadPoolExecutor(1) as pool:
+                found = pool.submit(pipe.generate, PICTURE).result()
+            np.testing.assert_array_equal(found.images, expected)
+
+
 def test_what_stays_on_the_server_says_so(protocol, stand_in, local):
     with Pipeline.connect(stand_in.url(protocol)) as pipe:
         assert pipe.chain.bank is None
@@ -288,6 +298,23 @@ def test_by_default_a_request_has_thirty_seconds_and_three_retries(connect, stan
             client.generate(PICTURE)
     assert pauses == [0.1, 0.2, 0.4]
     assert stand_in.timeouts[0] == 30_000_000
+
+
+def test_no_client_library_gives_up_before_the_time_is_over(kind, stand_in, monkeypatch):
+    """Over HTTP each has a limit of its own: a minute unless it is told."""
+    library = triton._library("http", kind == "asyncio")
+    real, told = library.InferenceServerClient, []
+
+    def client(host: str, **options: Any) -> Any:
+        told.append({name: value for name, value in options.items() if name.endswith("timeout")})
+        return real(host, **options)
+
+    monkeypatch.setattr(library, "InferenceServerClient", client)
+    with Client(kind, stand_in.http_url, timeout_s=90):
+        pass
+    [limits] = told
+    assert limits
+    assert set(limits.values()) == {90}
 
 
 def test_nobody_there_is_said_after_the_retries(kind, protocol, stand_in, pauses):
@@ -391,6 +418,14 @@ def test_a_region_whose_request_failed_is_never_lent_again(connect, local, stand
         assert len(stand_in.regions) == 2
         assert set(stand_in.regions) <= memory()
     assert stand_in.regions == {}
+
+
+def test_a_server_that_was_started_anew_is_told_of_new_regions(connect, local, stand_in, pauses):
+    with connect(shared_memory="system") as client:
+        client.generate(PICTURE)
+        stand_in.regions.clear()
+        assert_same(client.generate(PICTURE), local.generate(PICTURE))
+        assert pauses == [0.1]
 
 
 def test_a_region_that_the_server_keeps_is_asked_for_again(connect, stand_in):

@@ -12,8 +12,10 @@ import contextlib
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -190,8 +192,12 @@ class TritonChain:
     def __init__(self, url: str, timeout_s: float, retries: int, shared_memory: str | None = None) -> None:
         self._exchange = Exchange(url, timeout_s, retries, shared_memory, asynchronous=False)
         self._timeout_s = timeout_s
-        # one per thread: the HTTP client belongs to the thread that made it
-        self._clients: dict[int, Any] = {}
+        # an HTTP client belongs to the thread that made it, and ends with it; not looked up by the thread's
+        # number, which the next thread may get
+        self._held: Any = (
+            threading.local() if self._exchange.address.protocol == "http" else SimpleNamespace()
+        )
+        self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
         self._carry(self._exchange.open())
 
     @property
@@ -227,8 +233,8 @@ class TritonChain:
 
     def close(self) -> None:
         self._carry(self._exchange.close())
-        while self._clients:
-            self._clients.popitem()[1].close()
+        for client in list(self._clients):
+            client.close()
 
     def _hold(self, conversation: Conversation[T]) -> T:
         return self._carry(self._exchange.hold(conversation))
@@ -258,16 +264,17 @@ class TritonChain:
         return getattr(self._client(), step.method)(*step.arguments, **step.options, **limit)
 
     def _client(self) -> Any:
-        address = self._exchange.address
-        key = threading.get_ident() if address.protocol == "http" else 0
-        if key not in self._clients:
-            options: dict[str, Any] = {}
+        client = getattr(self._held, "client", None)
+        if client is None:
+            address, options = self._exchange.address, {}
             if address.protocol == "http":
                 options = {"network_timeout": self._timeout_s, "connection_timeout": self._timeout_s}
-            self._clients[key] = self._exchange.library.InferenceServerClient(
+            client = self._exchange.library.InferenceServerClient(
                 address.host, ssl=address.encrypted, **options
             )
-        return self._clients[key]
+            self._clients.add(client)
+            self._held.client = client
+        return client
 
 
 class AsyncTriton:
@@ -283,7 +290,9 @@ class AsyncTriton:
         """Connect and learn what is served."""
         exchange = Exchange(url, timeout_s, retries, shared_memory, asynchronous=True)
         address = exchange.address
-        client = exchange.library.InferenceServerClient(address.host, ssl=address.encrypted)
+        # over HTTP the library would give up after a minute, whatever is allowed here
+        options = {"conn_timeout": timeout_s} if address.protocol == "http" else {}
+        client = exchange.library.InferenceServerClient(address.host, ssl=address.encrypted, **options)
         server = cls(exchange, client)
         try:
             await server._carry(exchange.open())
