@@ -206,6 +206,68 @@ def test_a_stage_called_on_its_own_checks_its_rows(wire):
         wire.client.infer("icgan_condition", inputs)
 
 
+# What a stage takes that batches. The server lets a request pass that says 0 rows and brings the data of one.
+NO_ROWS: dict[str, dict[str, tuple[str, list[int], bytes]]] = {
+    "icgan_preprocess": {"IMAGE": ("BYTES", [1], struct.pack("<I", len(PHOTO)) + PHOTO)},
+    "icgan_encoder": {"image": ("UINT8", [8, 8, 3], bytes(192))},
+    "icgan_lookup": {"embedding": ("FP32", [12], np.eye(12, dtype=np.float32)[0].tobytes())},
+    "icgan_generator": {"noise": ("FP32", [6], bytes(24)), "embedding": ("FP32", [12], bytes(48))},
+    "icgan_picture": {
+        "GENERATED": ("UINT8", [8, 8, 3], bytes(range(192))),
+        "FORMAT": ("BYTES", [1], struct.pack("<I", 9) + b"image/png"),
+    },
+}
+
+
+def test_requests_without_rows_do_not_disturb_the_good_ones_that_share_their_batches(server, pipe):
+    grpc = pytest.importorskip("grpc")
+    from tritonclient.grpc import service_pb2 as pb
+    from tritonclient.grpc import service_pb2_grpc
+
+    def ask(number: int) -> str:
+        if number % 2:
+            stage = list(NO_ROWS)[number // 2 % len(NO_ROWS)]
+            request = pb.ModelInferRequest(model_name=stage)
+            for name, (kind, shape, data) in NO_ROWS[stage].items():
+                request.inputs.add(name=name, datatype=kind, shape=[0, *shape])
+                request.raw_input_contents.append(data)
+            with pytest.raises(grpc.RpcError):
+                stranger.ModelInfer(request)
+            return "refused"
+        with Wire(server, "grpc") as wire:
+            wire.ask("icgan_file", {"IMAGE": [PHOTO], **rows(1), "FORMAT": [b"image/png"]})
+            return "good"
+
+    with grpc.insecure_channel(server.grpc_url.removeprefix("grpc://")) as channel:
+        stranger = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with ThreadPoolExecutor(16) as pool:
+            answered = list(pool.map(ask, range(320)))
+    assert answered == ["good", "refused"] * 160
+
+
+def test_a_label_that_only_the_generator_sees_does_not_disturb_the_good_ones_in_its_batches(labelled_server):
+    stage = {
+        "noise": ("FP32", np.zeros((1, 6), np.float32)),
+        "embedding": ("FP32", np.eye(1, 12, dtype=np.float32)),
+    }
+
+    def ask(number: int) -> str:
+        with Wire(labelled_server, "grpc") as wire:
+            if number % 2:
+                inputs = []
+                for name, (kind, array) in {**stage, "label": ("INT64", np.array([[999]]))}.items():
+                    inputs.append(wire.library.InferInput(name, list(array.shape), kind))
+                    inputs[-1].set_data_from_numpy(array)
+                with pytest.raises(RefusedError):
+                    wire.infer("icgan_generator", inputs)
+                return "refused"
+            wire.ask("icgan", {"IMAGE": [PHOTO], **rows(1, LABEL=[0])})
+            return "good"
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, range(128))) == ["good", "refused"] * 64
+
+
 def test_bad_requests_do_not_disturb_the_good_ones_that_share_their_batches(server, pipe):
     expected = pipe.generate(PHOTO, truncation=0.7).images.astype(int)
 

@@ -5,6 +5,7 @@ whose config says `backend: "onnxruntime"` is served unchanged; a stock server i
 Requests that the dynamic batcher put together run as one batch.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -34,10 +35,19 @@ class TritonPythonModel:
             {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
             for request in requests
         ]
-        if not self.batching:
-            return [self._answer(self.session.run(self.outputs, feed)) for feed in feeds]
-        if len(feeds) == 1:
-            return [self._answer(self.session.run(self.outputs, feeds[0]))]
+        if self.batching and len(feeds) > 1:
+            # a stranger's bad request must not take those beside it along: each has its own run then
+            with contextlib.suppress(Exception):
+                return self._together(feeds)
+        return [self._alone(feed) for feed in feeds]
+
+    def _alone(self, feed):
+        try:
+            return self._answer(self.session.run(self.outputs, feed))
+        except Exception as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+
+    def _together(self, feeds):
         joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
         results = self.session.run(self.outputs, joined)
         ends = np.cumsum([len(feed[self.inputs[0]]) for feed in feeds])[:-1]

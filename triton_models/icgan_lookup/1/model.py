@@ -38,6 +38,8 @@ class TritonPythonModel:
 def _refusal(embedding):
     """Of one request alone: a search with a stranger's NaN in it would fail those beside it."""
     try:
+        if embedding.ndim != 2:  # the server takes away the row axis of a request that says 0 rows
+            raise RequestError("embedding", f"{list(embedding.shape)}, expected rows")
         check_embedding(embedding)
     except RequestError as error:
         message = f"{error.field.upper()}: {error.problem}"

@@ -31,8 +31,11 @@ class TritonPythonModel:
         pixels = pb_utils.get_input_tensor_by_name(request, "PIXELS")
         if (files is None) == (pixels is None):
             return _refusal("IMAGE: give either IMAGE or PIXELS")
-        name = "PIXELS" if files is None else "IMAGE"
-        rows = pixels.as_numpy() if files is None else [_raw(file) for file in files.as_numpy()[:, 0]]
+        name, array = ("PIXELS", pixels.as_numpy()) if files is None else ("IMAGE", files.as_numpy())
+        if array.ndim != (4 if files is None else 2):
+            # the server takes away the row axis of a request that says 0 rows
+            return _refusal(f"{name}: {list(array.shape)}, expected rows")
+        rows = array if files is None else [_raw(file) for file in array[:, 0]]
         first = {}  # picture -> its position among the distinct ones
         row = [first.setdefault(picture if files else picture.tobytes(), len(first)) for picture in rows]
         distinct = [rows[row.index(position)] for position in range(len(first))]
