@@ -92,6 +92,11 @@ def test_the_autoscaler_follows_the_queue_time_that_the_page_teaches_the_adapter
     [rule] = yaml.safe_load(rule)
     assert rule["name"]["as"] == name
     assert "nv_inference_queue_duration_us" in rule["metricsQuery"]
+    # per request, whichever ensemble it asks: Pipeline sends most pictures to icgan_from_pixels
+    [counted] = re.findall(
+        r'nv_inference_request_success\{<<.LabelMatchers>>,model=~"([^"]*)"', rule["metricsQuery"]
+    )
+    assert set(counted.split("|")) == {ensemble.name for ensemble in ENSEMBLES}
 
 
 def test_probes_send_the_canary_that_the_exporter_writes():
