@@ -15,7 +15,7 @@ from icgan_runtime.backends.base import Session
 from icgan_runtime.backends.select import Choice, choose_backend, choose_graph, open_session
 from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
-from icgan_runtime.errors import NumericsError
+from icgan_runtime.errors import NumericsError, RequestError
 from icgan_runtime.manifest import Manifest, Model
 from icgan_runtime.request import Neighbours, Request, Result
 from icgan_runtime.search import Search, choose_search
@@ -88,6 +88,8 @@ class LocalChain:
         max_batch: int = MAX_BATCH,
     ) -> LocalChain:
         """Open a bundle: every file that is used is hashed and matched first. Raises BundleError."""
+        if max_batch < 1:
+            raise RequestError("max_batch", f"{max_batch}, expected at least 1")
         bundle = Bundle.open(path)
         choice = choose_backend(backend, bundle.manifest.engines)
         bank = Bank.of_bundle(bundle)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import types
 import typing
@@ -415,7 +416,9 @@ def show_specs(specs: tuple[TensorSpec, ...]) -> str:
 def parse(kind: Any, data: bytes, file: str, name: str, version: int) -> Any:
     """The dataclass `kind` from JSON text that says `"format": name` and `"schema_version": version`."""
     try:
-        value = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_no_duplicates)
+        value = json.loads(
+            data, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_no_duplicates
+        )
     except (ValueError, RecursionError) as error:
         raise BundleError(file, f"not valid JSON ({error})") from None
     if not isinstance(value, dict) or value.get("format") != name:
@@ -513,6 +516,13 @@ def _expect(true: bool, where: str, expected: str, value: Any) -> None:
 def _brief(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
 
 
 def _refuse_constant(text: str) -> float:

@@ -356,6 +356,7 @@ def test_a_canned_session_keeps_its_feeds_and_checks_like_the_others():
 def test_a_closed_session_does_not_run(tiny_bundle, backend):
     session = open_graph(tiny_bundle, "lookup", backend)
     session.close()
+    session.close()
     with pytest.raises((BackendError, AttributeError)):
         session.run({"embedding": np.zeros((1, 12), np.float32)})
 

@@ -220,6 +220,14 @@ def test_what_is_not_a_json_object_is_refused(text):
         Manifest.from_bytes(text)
 
 
+def test_a_number_that_reads_as_infinity_is_refused(tiny_bundle):
+    """It could not be written again, into a model repository for one."""
+    value = json.loads(Manifest.read(tiny_bundle).to_bytes())
+    text = json.dumps({**value, "metrics": {"fid": "?"}}).replace('"?"', "-1e999")
+    with pytest.raises(BundleError, match=r"manifest\.json: not valid JSON \(-1e999 is too large a number\)"):
+        Manifest.from_bytes(text.encode())
+
+
 def test_a_manifest_without_an_end_is_not_read(tiny_bundle, copy_bundle):
     bundle = copy_bundle(tiny_bundle)
     with (bundle / MANIFEST_NAME).open("r+b") as file:

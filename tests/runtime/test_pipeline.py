@@ -92,6 +92,12 @@ def test_loading_keeps_what_was_chosen(tiny_bundle):
         assert (usual.chain.max_batch, own.chain.max_batch) == (32, 3)
 
 
+@pytest.mark.parametrize("max_batch", [0, -1])
+def test_batches_without_rows_are_refused(tiny_bundle, max_batch):
+    with pytest.raises(RequestError, match=rf"^max_batch: {max_batch}, expected at least 1$"):
+        Pipeline.load(tiny_bundle, max_batch=max_batch)
+
+
 def test_the_seed_decides_the_pictures(pipe):
     a, again, other = (pipe.generate(PHOTO, n=2, seed=seed).images for seed in (1, 1, 2))
     np.testing.assert_array_equal(a, again)

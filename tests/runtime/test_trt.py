@@ -228,6 +228,7 @@ def test_closing_gives_everything_back(open_plan, cuda):
     assert len(cuda.memory) == 9, "four tensors, on both sides, and scratch memory"
     assert session.inputs[0] == TensorSpec("noise", "float32", ("N", 6))
     session.close()
+    session.close()
     assert not cuda.memory
     assert not cuda.streams
     assert cuda.graphs == 0

@@ -49,7 +49,7 @@ class OpenVinoSession(ClosesOnExit):
         return outputs
 
     def close(self) -> None:
-        del self._compiled
+        self.__dict__.pop("_compiled", None)  # a second close does nothing
 
 
 def _spec(port: ov.ConstOutput) -> TensorSpec:

@@ -96,7 +96,7 @@ class OrtSession(ClosesOnExit):
         return {spec.name: value for spec, value in zip(self.outputs, binding.get_outputs(), strict=True)}
 
     def close(self) -> None:
-        del self._session
+        self.__dict__.pop("_session", None)  # a second close does nothing
 
 
 def available_backends() -> list[str]:

@@ -131,6 +131,8 @@ class TrtSession(ClosesOnExit):
         return {name: self._device_tensor(self._buffers[name], count) for name in self._outputs}
 
     def close(self) -> None:
+        if not hasattr(self, "_engine"):  # closed before: what is freed now may be another's
+            return
         for graph in self._graphs.values():
             cudart.cudaGraphExecDestroy(graph)
         self._graphs, self._contexts = {}, {}
