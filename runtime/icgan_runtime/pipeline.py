@@ -65,9 +65,8 @@ class Pipeline:
     ) -> Pipeline:
         """Talk to a server: `grpc://host:8001` or `http://host:8000` (also grpcs and https).
 
-        Results are those of `load`. A request takes `timeout_s` at most, DeadlineError after that (over http
-        twice that, should the last retry be waited for to the end); while the server is unreachable or
-        overloaded it is tried again up to `retries` times, UnavailableError then.
+        Results are those of `load`. A request takes `timeout_s` at most, DeadlineError after that; while the
+        server is unreachable or overloaded it is tried again up to `retries` times, UnavailableError then.
         `shared_memory="system"` passes pictures through memory that a server on this machine maps too,
         `"cuda"` through its GPU's; ServiceError when the server cannot or may not.
         """

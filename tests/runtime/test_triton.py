@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -209,10 +211,32 @@ def test_threads_that_follow_each_other_may_share_a_connection(protocol, stand_i
     """A new thread often gets the number of one that has ended."""
     expected = local.generate(PICTURE).images
     with Pipeline.connect(stand_in.url(protocol)) as pipe:
+        open_before = polls()
         for _ in range(3):
             with ThreadPoolExecutor(1) as pool:
                 found = pool.submit(pipe.generate, PICTURE).result()
             np.testing.assert_array_equal(found.images, expected)
+        assert polls() == open_before, "each left its event loop behind"
+
+
+def polls() -> int:
+    """Event loops of this process that hold a file open."""
+    count = 0
+    for file in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):  # closed since
+            count += "eventpoll" in os.readlink(file)
+    return count
+
+
+def test_a_last_try_ends_in_time_too(protocol, stand_in):
+    with Pipeline.connect(stand_in.url(protocol), timeout_s=2, retries=4) as pipe:
+        stand_in.refusals.extend([("UNAVAILABLE", "full")] * 4)
+        stand_in.patience.clear()
+        started = time.monotonic()
+        with pytest.raises(DeadlineError):
+            pipe.generate(PICTURE)  # 1.5 seconds of pauses, then an answer that does not come
+        assert time.monotonic() - started < 3
+        stand_in.patience.set()
 
 
 def test_what_stays_on_the_server_says_so(protocol, stand_in, local):

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import os
 import secrets
 import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -43,6 +46,7 @@ T = TypeVar("T")
 
 SCHEMES = ("grpc", "grpcs", "http", "https")
 SHARED = ("system", "cuda")
+HTTP_THREADS = 64  # requests that blocking HTTP clients have under way at most; more wait their turn
 _TRANSPORTS = ("aiohttp", "geventhttpclient")
 
 
@@ -192,8 +196,7 @@ class TritonChain:
     def __init__(self, url: str, timeout_s: float, retries: int, shared_memory: str | None = None) -> None:
         self._exchange = Exchange(url, timeout_s, retries, shared_memory, asynchronous=False)
         self._timeout_s = timeout_s
-        # an HTTP client belongs to the thread that made it, and ends with it; not looked up by the thread's
-        # number, which the next thread may get
+        # an HTTP client belongs to the thread that made it
         self._held: Any = (
             threading.local() if self._exchange.address.protocol == "http" else SimpleNamespace()
         )
@@ -257,10 +260,16 @@ class TritonChain:
     def _perform(self, step: Step | Pause) -> Any:
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
-        # over HTTP the client itself has the limit
-        limit = {}
+        limit = _seconds_until(step.deadline)
         if self._exchange.address.protocol == "grpc":
-            limit = {"client_timeout": _seconds_until(step.deadline)}
+            return self._call(step, {"client_timeout": limit})
+        under_way = _http_threads(os.getpid()).submit(self._call, step, {})
+        try:
+            return under_way.result(limit)
+        finally:
+            under_way.cancel()  # if it has not even begun
+
+    def _call(self, step: Step, limit: Mapping[str, float]) -> Any:
         return getattr(self._client(), step.method)(*step.arguments, **step.options, **limit)
 
     def _client(self) -> Any:
@@ -335,6 +344,15 @@ class AsyncTriton:
             return await asyncio.sleep(step.seconds)
         call = getattr(self._client, step.method)(*step.arguments, **step.options)
         return await asyncio.wait_for(call, _seconds_until(step.deadline))
+
+
+@functools.cache
+def _http_threads(process: int) -> ThreadPoolExecutor:
+    """Threads that HTTP clients live in, of this process: a fork takes none along.
+
+    Not the callers' own: a client works in one thread only, and leaves files open when that has ended.
+    """
+    return ThreadPoolExecutor(HTTP_THREADS, thread_name_prefix=f"icgan http {process}")
 
 
 def _seconds_until(deadline: float) -> float:
