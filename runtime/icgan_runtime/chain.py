@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,23 +92,26 @@ class LocalChain:
         if max_batch < 1:
             raise RequestError("max_batch", f"{max_batch}, expected at least 1")
         bundle = Bundle.open(path)
-        choice = choose_backend(backend, bundle.manifest.engines)
+        choice = choose_backend(backend, bundle.manifest.engines, precision)
         bank = Bank.of_bundle(bundle)
 
         def open_graph(role: str) -> Session:
             entry = choose_graph(bundle.manifest, role, precision, choice.backend)
             return open_session(bundle, entry, choice.backend, threads)
 
-        encoder, generator = open_graph("encoder"), open_graph("generator")
-        limits = [session.max_batch for session in (encoder, generator) if session.max_batch is not None]
-        return cls(
-            bundle.manifest,
-            encoder,
-            generator,
-            choose_search(bank, search),
-            choice,
-            min([max_batch, *limits]),
-        )
+        with ExitStack() as opened:  # what is open is closed again should the rest fail
+            encoder, generator = (opened.enter_context(open_graph(role)) for role in ("encoder", "generator"))
+            limits = [session.max_batch for session in (encoder, generator) if session.max_batch is not None]
+            chain = cls(
+                bundle.manifest,
+                encoder,
+                generator,
+                choose_search(bank, search),
+                choice,
+                min([max_batch, *limits]),
+            )
+            opened.pop_all()
+            return chain
 
     @property
     def model(self) -> Model:

@@ -175,18 +175,22 @@ def test_only_a_plan_of_this_gpu_and_this_tensorrt_fits(monkeypatch):
     here = SimpleNamespace(capability="sm90", libraries={"tensorrt": "10.14.1"})
     monkeypatch.setitem(sys.modules, "icgan_runtime.backends.trt", SimpleNamespace(machine=lambda: here))
 
-    def plan(capability: str, version: str) -> EngineEntry:
-        return EngineEntry("generator", "fp16", f"{capability}-{version}.plan", capability, version, 8, "")
+    def plan(capability: str, version: str, role: str = "generator") -> EngineEntry:
+        return EngineEntry(role, "fp16", f"{capability}-{version}.plan", capability, version, 8, "")
 
     others = [plan("sm80", "10.14.1"), plan("sm90", "10.13.0")]
     assert select.fitting_plan([*others, plan("sm90", "10.14.1")], "generator").file == "sm90-10.14.1.plan"
-    assert select.choose_backend("auto", [plan("sm90", "10.14.1")]).backend == "tensorrt"
     with pytest.raises(BackendError) as caught:
         select.fitting_plan(others, "generator")
     remedy = "run `icgan-export engine` on this machine"
     assert str(caught.value) == f"no plan of the generator for sm90 and tensorrt 10.14.1: {remedy}"
-    chosen = select.choose_backend("auto", [plan("sm90", "10.14.1")])
-    assert chosen.reason == "sm90-10.14.1.plan was built for this GPU"
+    both = [plan("sm90", "10.14.1", "encoder"), plan("sm90", "10.14.1")]
+    chosen = select.Choice("tensorrt", "sm90-10.14.1.plan was built for this GPU")
+    assert select.choose_backend("auto", both) == select.choose_backend("auto", both, "fp16") == chosen
+    # else the graphs run without plans
+    assert select.choose_backend("auto", both, "fp32").backend.startswith("ort-")
+    for alone in both:
+        assert select.choose_backend("auto", [alone]).backend.startswith("ort-")
     here.libraries = {}
     with pytest.raises(BackendError, match="no plan of the generator int8 for sm90 and no TensorRT: run"):
         select.fitting_plan([plan("sm90", "10.14.1")], "generator", "int8")

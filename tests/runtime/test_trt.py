@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from icgan_runtime import Pipeline
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.backends.select import choose_graph, open_session
 from icgan_runtime.bundle import Bundle
@@ -253,3 +254,19 @@ def test_a_plan_of_a_bundle_is_opened_at_its_precision_with_the_library_that_bui
     with open_session(opened, graph, "tensorrt") as session:
         assert session.name == "tensorrt engines/fp32.plan"
         assert session.run(feeds(2))["image"].shape == (2, 8, 8, 3)
+
+
+def test_a_bundle_that_cannot_be_loaded_whole_leaves_nothing_on_the_gpu(cuda, labelled_bundle, copy_bundle):
+    bundle = copy_bundle(labelled_bundle)
+    (bundle / "engines").mkdir()
+    (bundle / "engines/encoder.plan").write_bytes(plan_of(bundle, "encoder"))
+    manifest = Manifest.read(bundle)
+    space = manifest.model.encoder_id
+    entry = EngineEntry("encoder", "fp32", "engines/encoder.plan", "sm90", "0.0.fake", 8, space)
+    replace(manifest, engines=(entry,), files=describe_files(bundle)).write(bundle)
+    with pytest.raises(BackendError, match="no plan of the generator"):
+        Pipeline.load(bundle, backend="tensorrt")
+    assert not cuda.memory
+    assert not cuda.streams
+    with Pipeline.load(bundle) as pipe:
+        assert pipe.generate(np.zeros((8, 8, 3), np.uint8), label=0).images.shape == (1, 8, 8, 3)

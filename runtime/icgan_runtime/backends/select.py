@@ -22,18 +22,23 @@ class Choice:
     reason: str
 
 
-def choose_backend(wanted: str = "auto", engines: Sequence[EngineEntry] = ()) -> Choice:
+def choose_backend(
+    wanted: str = "auto", engines: Sequence[EngineEntry] = (), precision: str | None = None
+) -> Choice:
     """Resolve "auto" to the best that this machine can run; any other name is taken at its word.
 
-    `engines` are the bundle's TensorRT plans: where one fits the GPU at hand, "auto" takes them.
+    `engines` are the bundle's TensorRT plans: where those of encoder and generator, at `precision` if it is
+    given, fit the GPU at hand, "auto" takes them.
     """
     if wanted not in BACKENDS:
         raise RequestError("backend", f"{wanted!r}, expected one of {', '.join(BACKENDS)}")
     if wanted == "auto" and engines:
         try:
-            return Choice("tensorrt", f"{fitting_plan(engines, 'generator').file} was built for this GPU")
+            fitting_plan(engines, "encoder", precision)
+            plan = fitting_plan(engines, "generator", precision)
+            return Choice("tensorrt", f"{plan.file} was built for this GPU")
         except BackendError:
-            pass  # no GPU, no TensorRT, or plans of another machine
+            pass  # no GPU, no TensorRT, plans of another machine or precision, or of one graph only
     if wanted in ("openvino", "openvino-bf16", "tensorrt"):
         return Choice(wanted, "asked for")
     try:
