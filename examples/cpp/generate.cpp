@@ -22,6 +22,7 @@ constexpr float kTruncation = 0.7f;
 template <typename Number>
 std::vector<Number> stored(const std::string& path, std::size_t row, std::size_t width) {
   std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error(path + " cannot be read");
   const std::string bytes{std::istreambuf_iterator<char>(file), {}};
   if (bytes.size() < 10 || bytes.compare(0, 8, std::string("\x93NUMPY\x01\0", 8)) != 0) {
     throw std::runtime_error(path + " is no .npy 1.0 file");

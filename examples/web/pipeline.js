@@ -51,6 +51,12 @@ export class Pipeline {
     return new Pipeline(ort, bundle, encoder, generator, held);
   }
 
+  /** Free what both graphs hold; the pipeline cannot be used any more. */
+  async release() {
+    await this.encoder.release();
+    await this.generator.release();
+  }
+
   /**
    * The embedding of a picture that `toInput` of picture.js made.
    * @param {Uint8Array} picture [S, S, 3] RGB

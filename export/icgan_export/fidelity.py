@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from icgan_export.compare import BOUNDS, Check
 from icgan_export.errors import ExportError
+from icgan_export.source import told_clusters
 from icgan_export.verify import entries_of, exact_session, in_batches
 from icgan_runtime import latents
 from icgan_runtime.bundle import Bundle
@@ -26,7 +27,8 @@ def fid_of_each(
 ) -> dict[str, float]:
     """FID of `samples` pictures by precision, from the same untruncated noise and the data set's instances.
 
-    Raises ExportError for a data set of another encoder or size, or without the labels that the model takes.
+    Raises ExportError for a data set of another encoder or size, or without the labels that the model takes:
+    of clusters no data set has them.
     """
     model = bundle.manifest.model
     if data.meta.encoder.sha256 != model.encoder.sha256:
@@ -44,6 +46,11 @@ def fid_of_each(
         "embedding": np.asarray(data.embeddings)[rows],
     }
     if model.classes:
+        if told_clusters(model, bundle.manifest.provenance):
+            raise ExportError(
+                "--fid: the generator takes clusters of its run, which a bundle does not hold: "
+                "score the run with `icgan-train evaluate`"
+            )
         if data.labels is None:
             raise ExportError("--fid: the generator takes classes, the data set has no labels")
         feeds["label"] = np.asarray(data.labels)[rows].astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,13 @@ class Run:
 
     @property
     def labels_are_clusters(self) -> bool:
-        """Whether the model was told clusters of the embeddings, whatever classes its data set has."""
-        return self.model.classes > 0 and self.provenance.get("train", {}).get("label_source") == "clusters"
+        return told_clusters(self.model, self.provenance)
+
+
+def told_clusters(model: Model, provenance: Mapping[str, Any]) -> bool:
+    """Whether the model was told clusters of the embeddings, whatever classes its data set has."""
+    train = provenance.get("train")
+    return model.classes > 0 and isinstance(train, dict) and train.get("label_source") == "clusters"
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,7 @@ MAX_FILE_BYTES = 16 << 30
 MAX_RESOLUTION = 2048
 MAX_WIDTH = 1 << 16  # of noise, embedding and class tables
 MAX_NEIGHBOURS = 1024
+MAX_NESTING = 32  # of a report: deeper ones end programs that show or write them
 _CONTROLS = re.compile(
     r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
 )  # all but newline; and halves of characters
@@ -461,6 +462,7 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
         return {key: from_json(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is Any:
         _expect(not any(map(_CONTROLS.search, _texts(value))), where, "no control characters", value)
+        _expect(not _deeper(value, MAX_NESTING), where, f"at most {MAX_NESTING} levels", "more")
         return value
     # bool is an int to Python, but not to a file format
     _expect(
@@ -493,6 +495,14 @@ def _union_from_json(choices: tuple[Any, ...], value: Any, where: str) -> Any:
             return from_json(choice, value, where)
     expected = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
     raise ValueError(f"{where}: expected {expected}, got {_brief(value)}")
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested more than so many levels deep."""
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(item, levels - 1) for item in inner)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -45,7 +46,13 @@ def faiss_gpu_search(bank: Bank, reason: str) -> Search:
     index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), bank.embeddings.shape[1])
     for start in range(0, len(bank), ROWS_AT_ONCE):
         index.add(np.ascontiguousarray(bank.embeddings[start : start + ROWS_AT_ONCE]))
-    return Search("faiss-gpu", reason, bank, exactly(index, len(bank)))
+    propose, turn = exactly(index, len(bank)), threading.Lock()
+
+    def one_at_a_time(embedding: F32, count: int) -> list[I64]:
+        with turn:  # the memory of one StandardGpuResources serves one thread
+            return propose(embedding, count)
+
+    return Search("faiss-gpu", reason, bank, one_at_a_time)
 
 
 def exactly(index: faiss.Index, total: int) -> Propose:

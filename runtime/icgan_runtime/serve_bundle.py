@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from icgan_runtime.errors import BundleError
+from icgan_runtime.errors import BackendError, BundleError
 from icgan_runtime.serve import ORDINARY_LINE, Options, Server, find_environment
 from icgan_runtime.watchdog import Watchdog
 
@@ -37,11 +37,14 @@ def serve_bundle(
     """Serve `bundle` while the block runs.
 
     `report` gets the lines of the server's log from `log_level` up, and the watchdog's. The repository is
-    written into the cache folder and removed afterwards.
+    written into the cache folder and removed afterwards. Raises BackendError where it cannot be.
     """
     environment = find_environment()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "icgan"
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendError(f"{cache} cannot be made ({error.strerror}): set XDG_CACHE_HOME") from None
 
     def forward(line: str) -> None:
         if worth_showing(line, log_level):

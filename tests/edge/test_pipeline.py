@@ -19,7 +19,12 @@ import { Pipeline } from "%(web)s/pipeline.js";
 const ort = {
   drawn: new Uint8Array([0, 0, 1]),
   Tensor: class { constructor(type, data, dims) { Object.assign(this, { type, data, dims }); } },
-  InferenceSession: { create: async () => ({ run: async () => ({ image: { data: ort.drawn } }) }) },
+  InferenceSession: {
+    create: async () => ({
+      run: async () => ({ image: { data: ort.drawn } }),
+      release: async () => said.push("released"),
+    }),
+  },
 };
 const load = () => Pipeline.load(ort, async (name) => new Uint8Array(await readFile(`%(bundle)s/${name}`)));
 const REQUEST = { n: 1, seed: 0n, truncation: 0.7, condition: "query" };
@@ -108,3 +113,7 @@ def test_a_picture_computed_from_nan_is_an_error_as_in_python(tiny_bundle, tmp_p
     """
     black = "A picture is black throughout, the mark of NaN: try a higher precision."
     assert run(tiny_bundle, program, tmp_path) == [black, black]
+
+
+def test_an_app_gets_the_memory_of_both_graphs_back(tiny_bundle, tmp_path):
+    assert run(tiny_bundle, "await (await load()).release();", tmp_path) == ["released", "released"]

@@ -216,6 +216,16 @@ def test_pictures_of_another_encoder_or_size_give_no_fid(tiny_bundle, encoder, r
         fid_of_each(bundle, SimpleNamespace(path=Path("data"), meta=meta), 4, print)  # type: ignore[arg-type]
 
 
+def test_clusters_of_a_run_give_no_fid_for_no_data_set_knows_them(tiny_bundle):
+    bundle = Bundle.open(tiny_bundle)
+    model = replace(bundle.manifest.model, classes=10)
+    of_clusters = replace(bundle.manifest, model=model, provenance={"train": {"label_source": "clusters"}})
+    meta = SimpleNamespace(encoder=model.encoder, resolution=model.resolution, count=8)
+    labelled = SimpleNamespace(path=Path("data"), meta=meta, embeddings=np.zeros((8, 4)), labels=np.zeros(8))
+    with pytest.raises(ExportError, match="the generator takes clusters of its run"):
+        fid_of_each(replace(bundle, manifest=of_clusters), labelled, 4, print)  # type: ignore[arg-type]
+
+
 def test_a_change_of_the_fid_is_held_to_the_contract():
     checks = check_fid({"fp32": 30.0, "fp16": 30.2, "int8": 30.9})
     changes = {check.precision: check.passed for check in checks if check.what == "FID, change"}

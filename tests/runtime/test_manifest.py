@@ -228,6 +228,19 @@ def test_a_number_that_reads_as_infinity_is_refused(tiny_bundle):
         Manifest.from_bytes(text.encode())
 
 
+@pytest.mark.parametrize(("levels", "is_read"), [(32, True), (33, False), (400, False)])
+def test_a_report_is_as_deep_as_it_can_be_shown_and_written_again(tiny_bundle, levels, is_read):
+    value = json.loads(Manifest.read(tiny_bundle).to_bytes())
+    nested = json.dumps({**value, "metrics": {"fid": "?"}}).replace('"?"', "[" * levels + "]" * levels)
+    if is_read:
+        assert Manifest.from_bytes(nested.encode()).to_bytes()
+        return
+    with pytest.raises(
+        BundleError, match=r"manifest\.json: manifest\.metrics\.fid: expected at most 32 levels"
+    ):
+        Manifest.from_bytes(nested.encode())
+
+
 def test_a_manifest_without_an_end_is_not_read(tiny_bundle, copy_bundle):
     bundle = copy_bundle(tiny_bundle)
     with (bundle / MANIFEST_NAME).open("r+b") as file:

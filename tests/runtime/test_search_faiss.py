@@ -1,6 +1,9 @@
 """What faiss is asked to do, beside the results that test_search.py compares."""
 
+import contextlib
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +54,24 @@ def test_a_gpu_gets_the_bank_in_parts_and_finds_the_same(gpu, monkeypatch):
     assert (search.name, search.reason, search.bank) == ("faiss-gpu", "asked for", bank)
     assert gpu == [("resources", 12)]
     assert_found(search, bank)
+
+
+def test_threads_take_turns_on_a_gpu(gpu, monkeypatch):
+    """The memory of its resources is for one thread."""
+    bank, company, met = bank_of(30), threading.Barrier(2), []
+    search = faiss.IndexFlatIP.search
+
+    def search_in_company(self, embedding, wanted):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.append(company.wait(0.2))
+        return search(self, embedding, wanted)
+
+    monkeypatch.setattr(faiss.IndexFlatIP, "search", search_in_company)
+    on_gpu = choose_search(bank, "faiss-gpu")
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: on_gpu(bank.embeddings[:1], 3), range(2)))
+    assert len(found) == 2
+    assert met == []
 
 
 @pytest.mark.parametrize("lacking", ["StandardGpuResources", "get_num_gpus"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from icgan_runtime import serve_bundle
-from icgan_runtime.errors import BundleError
+from icgan_runtime.errors import BackendError, BundleError
 from icgan_runtime.serve import Options
 from icgan_runtime.serve_bundle import Choices, worth_showing, write_repository
 
@@ -77,6 +77,15 @@ def test_what_the_exporter_complains_of_is_an_error_of_the_bundle(tmp_path):
     assert caught.value.file == str(tmp_path / "absent")
     expected = "no such folder; expected a bundle written by `icgan-export bundle`"
     assert str(caught.value) == f"{tmp_path / 'absent'}: {expected}"
+
+
+def test_where_there_can_be_no_cache_the_variable_that_moves_it_is_named(tiny_bundle, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(serve_bundle, "find_environment", lambda: None)
+    served = serve_bundle.serve_bundle(tiny_bundle, Options(), Choices(), "warning", print)
+    with pytest.raises(BackendError, match=r"file/icgan cannot be made .*: set XDG_CACHE_HOME"), served:
+        pass
 
 
 def test_a_served_bundle_lies_in_the_cache_while_it_is_served(tiny_bundle, tmp_path, monkeypatch):
