@@ -1,8 +1,10 @@
 import argparse
 import errno
 import json
+import socket
 
 import pytest
+import torch.distributed as dist
 
 from icgan_training import cli
 from icgan_training.errors import DataError
@@ -97,6 +99,43 @@ def test_checkpoints_are_scored_on_the_neighbourhoods_that_are_trained_on(
     command += ["--images", "8", "--fid-samples", "8", "--set", "neighbours=2"]
     assert cli.main(command) == 0
     assert scored == [2]
+
+
+@pytest.fixture
+def as_torchrun_starts_it(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for name, value in {
+        "WORLD_SIZE": "1",
+        "RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("command", ["prepare", "fit"])
+def test_a_process_that_fails_does_not_wait_for_the_others_to_leave(
+    command, as_torchrun_starts_it, make_prepared, tmp_path, capsys
+):
+    # with nccl, leaving waits for processes that wait for this one: the error was never told
+    arguments = {
+        "prepare": ["--resolution", "8", "--encoder", "resnet50", "--out", str(tmp_path)],
+        "fit": ["--preset", "tiny", "--set", "neighbours=9", "--out", str(tmp_path / "run")],
+    }[command]
+    assert cli.main([command, str(make_prepared()), *arguments]) == 1
+    assert capsys.readouterr().err.startswith("icgan-train: ")
+    assert dist.is_initialized()
+
+
+def test_a_process_that_ends_well_leaves(as_torchrun_starts_it, make_prepared, tmp_path):
+    arguments = ["--preset", "tiny", "--precision", "float32", "--out", str(tmp_path / "run")]
+    assert cli.main(["fit", str(make_prepared()), *arguments]) == 0
+    assert not dist.is_initialized()
 
 
 def test_a_missing_file_that_nobody_expected_is_a_bug(monkeypatch):

@@ -1,8 +1,13 @@
 import dataclasses
+import subprocess
+import sys
+from datetime import timedelta
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 
+from icgan_training import metrics
 from icgan_training.errors import DataError
 from icgan_training.metrics import (
     coverage,
@@ -55,6 +60,12 @@ def test_fid_agrees_with_an_independent_implementation():
 
 def test_fid_of_fewer_pictures_than_features_agrees_too():
     real, fake = features(30, dim=60), features(25, dim=60, shift=0.2, seed=1)
+    assert frechet_distance(real, fake) == pytest.approx(independent_fid(real, fake), abs=1e-3)
+
+
+def test_fid_of_many_pictures_is_taken_in_parts_and_agrees_too(monkeypatch):
+    monkeypatch.setattr(metrics, "ROWS_PER_UPDATE", 256)
+    real, fake = features(600), features(500, shift=0.1, scale=1.2, seed=1)
     assert frechet_distance(real, fake) == pytest.approx(independent_fid(real, fake), abs=1e-3)
 
 
@@ -120,6 +131,32 @@ def test_inception_score_is_one_for_flat_and_the_class_count_for_perfect_logits(
     perfect, _ = inception_score(np.eye(10, dtype=np.float32)[np.arange(1000) % 10] * 50)
     assert flat == pytest.approx(1)
     assert perfect == pytest.approx(10, rel=0.05)  # splits are small and a little uneven
+
+
+OTHER_PROCESS = """
+import sys
+import torch.distributed as dist
+
+dist.init_process_group("gloo", init_method=sys.argv[1], rank=1, world_size=2)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def first_of_two(tmp_path):
+    """This process as the one that writes files; the other is busy with something else."""
+    meeting = f"file://{tmp_path}/rendezvous"
+    other = subprocess.Popen([sys.executable, "-c", OTHER_PROCESS, meeting], stdin=subprocess.PIPE)
+    dist.init_process_group("gloo", init_method=meeting, rank=0, world_size=2, timeout=timedelta(seconds=20))
+    yield
+    dist.destroy_process_group()
+    other.communicate(timeout=60)
+
+
+def test_one_of_several_processes_scores_without_asking_the_others(first_of_two):
+    assert frechet_distance(features(300), features(300)) == pytest.approx(0, abs=1e-4)
+    assert abs(kernel_distance(features(500), features(500, seed=1))[0]) < 0.02
+    assert inception_score(np.zeros((100, 10), np.float32))[0] == pytest.approx(1)
 
 
 def test_features_with_nan_are_refused():

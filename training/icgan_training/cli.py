@@ -118,20 +118,18 @@ def _prepare(args: argparse.Namespace) -> None:
     from icgan_training.prepare import prepare
 
     processes = join(local_device())
-    try:
-        prepare(
-            args.source,
-            args.out,
-            resolution=args.resolution,
-            encoder=args.encoder,
-            input_size=args.input_size,
-            neighbours=args.neighbours,
-            exact_up_to=args.exact_up_to,
-            use_labels=not args.no_labels,
-            processes=processes,
-        )
-    finally:
-        leave()
+    prepare(
+        args.source,
+        args.out,
+        resolution=args.resolution,
+        encoder=args.encoder,
+        input_size=args.input_size,
+        neighbours=args.neighbours,
+        exact_up_to=args.exact_up_to,
+        use_labels=not args.no_labels,
+        processes=processes,
+    )
+    leave()
     if processes.first:
         print(f"{args.out} is ready")
 
@@ -216,26 +214,24 @@ def _fit(args: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     processes = join(device)
-    try:
-        if processes.first:
-            data.verify()
-            why = f" ({reason})" if automatically else ""
-            print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
-            if note := neighbourhood_note(chosen, model, train, data):
-                print(note, file=sys.stderr)
-        score = None
-        if args.fid_samples is not None:
-            from icgan_training.evaluate import fid_scorer, inception_network
-            from icgan_training.fetch import find_weights
+    if processes.first:
+        data.verify()
+        why = f" ({reason})" if automatically else ""
+        print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
+        if note := neighbourhood_note(chosen, model, train, data):
+            print(note, file=sys.stderr)
+    score = None
+    if args.fid_samples is not None:
+        from icgan_training.evaluate import fid_scorer, inception_network
+        from icgan_training.fetch import find_weights
 
-            inception = inception_network(find_weights("inception"), device)
-            score = fid_scorer(data.nearest(train.neighbours), args.fid_samples, inception)
-        complete = fit(model, train, data, args.out, device=device, processes=processes, evaluate=score)
-        if processes.first:
-            end = "is complete" if complete else "is stopped; the same command goes on from here"
-            print(f"{args.out} {end}", file=sys.stderr)
-    finally:
-        leave()
+        inception = inception_network(find_weights("inception"), device)
+        score = fid_scorer(data.nearest(train.neighbours), args.fid_samples, inception)
+    complete = fit(model, train, data, args.out, device=device, processes=processes, evaluate=score)
+    if processes.first:
+        end = "is complete" if complete else "is stopped; the same command goes on from here"
+        print(f"{args.out} {end}", file=sys.stderr)
+    leave()
 
 
 def _add_evaluate(commands: Subparsers) -> None:

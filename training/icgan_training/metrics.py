@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -30,6 +31,9 @@ ROWS_PER_CALL = 1024
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 IS_SPLITS = 10
+ROWS_PER_UPDATE = 8192
+ALONE: dict[str, Any] = {"sync_on_compute": False}
+"""For torchmetrics: in a training of several processes one scores while the others wait for it elsewhere."""
 
 
 class _Given(nn.Module):
@@ -46,10 +50,11 @@ class _Given(nn.Module):
 def frechet_distance(real: Features, fake: Features) -> float:
     """FID (Heusel et al. 2017): distance of two Gaussians fitted to the features; lower is better."""
     _check(real, fake)
-    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
+    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), **ALONE)
     with _quiet():
-        metric.update(torch.from_numpy(real), real=True)
-        metric.update(torch.from_numpy(fake), real=False)
+        for features, is_real in ((real, True), (fake, False)):
+            for part in torch.from_numpy(features).split(ROWS_PER_UPDATE):  # it doubles what it is given
+                metric.update(part, real=is_real)
         return float(metric.compute())
 
 
@@ -59,7 +64,9 @@ def kernel_distance(real: Features, fake: Features, seed: int = 0) -> tuple[floa
     size = min(KID_SUBSET_SIZE, len(real), len(fake))
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=KID_SUBSETS, subset_size=size)
+        metric = KernelInceptionDistance(
+            feature=_Given(real.shape[1]), subsets=KID_SUBSETS, subset_size=size, **ALONE
+        )
         metric.update(torch.from_numpy(real), real=True)
         metric.update(torch.from_numpy(fake), real=False)
         mean, deviation = metric.compute()
@@ -70,7 +77,7 @@ def inception_score(logits: Features, seed: int = 0) -> tuple[float, float]:
     """IS (Salimans et al. 2016) of logits [N, classes], mean and deviation over splits; higher is better."""
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        metric = InceptionScore(feature=_Given(logits.shape[1]), splits=IS_SPLITS)
+        metric = InceptionScore(feature=_Given(logits.shape[1]), splits=IS_SPLITS, **ALONE)
         metric.update(torch.from_numpy(logits))
         mean, deviation = metric.compute()
     return float(mean), float(deviation)

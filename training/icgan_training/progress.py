@@ -16,15 +16,16 @@ class Progress:
     """
 
     def __init__(
-        self, total: int, description: str, unit: str, done: int = 0, stream: TextIO = sys.stderr
+        self, total: int, description: str, unit: str, done: int = 0, stream: TextIO | None = None
     ) -> None:
-        self.total, self.description, self.unit, self.stream = total, description, unit, stream
+        self.total, self.description, self.unit = total, description, unit
+        self.stream = sys.stderr if stream is None else stream
         self.started_at_count = self.done = done
         self.printed = done
         self.started = self.last_line = time.monotonic()
         self.bar = (
-            tqdm(total=total, initial=done, desc=description, unit=f" {unit}", file=stream)
-            if stream.isatty()
+            tqdm(total=total, initial=done, desc=description, unit=f" {unit}", file=self.stream)
+            if self.stream.isatty()
             else None
         )
 
