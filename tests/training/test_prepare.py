@@ -100,6 +100,35 @@ def test_labels_follow_their_pictures_when_holes_are_filled(photo, encoder_file,
         )
 
 
+def test_pictures_that_come_back_are_read_by_the_same_command(photo, encoder_file, tmp_path):
+    paths = write_pictures(tmp_path / "in", photo, 8)
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    (tmp_path / "list.csv").write_text("path\n" + "".join(f"{path}\n" for path in paths))
+    refused("none of the 8 pictures can be read", tmp_path / "list.csv", tmp_path / "out", encoder_file)
+    (tmp_path / "elsewhere").rename(tmp_path / "in")
+    data = run(tmp_path / "list.csv", tmp_path / "out", encoder_file)
+    assert data.meta.count == 8
+    assert np.array_equal(data.images[7], read_picture(paths[7], 16))
+
+
+def test_a_disk_that_was_gone_for_some_shards_is_read_when_it_is_back(
+    photo, encoder_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(prepare_module, "SHARD_PICTURES", 4)
+    paths = write_pictures(tmp_path / "in", photo, 10)
+    straight = run(tmp_path / "in", tmp_path / "straight", encoder_file)
+    contents = [path.read_bytes() for path in paths]
+    for path in (paths[1], *paths[4:]):
+        path.write_bytes(b"")
+    refused("use --neighbours 2 or less", tmp_path / "in", tmp_path / "out", encoder_file)
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    data = run(tmp_path / "in", tmp_path / "out", encoder_file)
+    assert data.meta.unreadable == 1  # only shards without any picture are read again
+    assert np.array_equal(data.images, straight.images[[0, 9, *range(2, 9)]])
+    assert np.array_equal(data.embeddings, straight.embeddings[[0, 9, *range(2, 9)]])
+
+
 def start(source: Path, out: Path, encoder: Path, **environment: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "icgan_training", "prepare", str(source), "--out", str(out)]
     command += ["--resolution", "8", "--neighbours", "3", "--encoder", str(encoder)]
@@ -163,6 +192,26 @@ def test_holes_are_filled_the_same_when_filling_was_interrupted(photo, encoder_f
     assert np.array_equal(resumed.images, straight.images)
     assert np.array_equal(resumed.embeddings, straight.embeddings)
     assert resumed.meta == straight.meta
+
+
+def test_pictures_that_come_back_when_holes_are_filled_already_stay_out(
+    photo, encoder_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(prepare_module, "SHARD_PICTURES", 4)
+    paths = write_pictures(tmp_path / "in", photo, 10)
+    straight = run(tmp_path / "in", tmp_path / "straight", encoder_file)
+    contents = [path.read_bytes() for path in paths]
+    for path in paths[4:8]:
+        path.write_bytes(b"")
+    found = prepare_module.nearest_neighbours
+    monkeypatch.setattr(prepare_module, "nearest_neighbours", lambda *_: 1 / 0)
+    refused("division by zero", tmp_path / "in", tmp_path / "out", encoder_file, ZeroDivisionError)
+    monkeypatch.setattr(prepare_module, "nearest_neighbours", found)
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    data = run(tmp_path / "in", tmp_path / "out", encoder_file)
+    assert data.meta.unreadable == 4
+    assert np.array_equal(data.images, straight.images[[0, 1, 2, 3, 8, 9]])
 
 
 def test_two_processes_share_the_shards(many, many_prepared, encoder_file, tmp_path):

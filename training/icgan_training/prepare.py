@@ -170,6 +170,21 @@ def shard_marker(partial: Path, shard: int) -> Path:
     return partial / "shards" / f"{shard:06d}.json"
 
 
+def is_done(partial: Path, shard: int, rows: slice, settings: Settings) -> bool:
+    """Whether a shard need not be read again. One without a single readable picture is: a list with wrong
+    paths or a disk that was not there are mended, and the same command goes on."""
+    marker = shard_marker(partial, shard)
+    if not marker.exists():
+        return False
+    unreadable = json.loads(marker.read_text())["unreadable"]
+    return len(unreadable) < rows.stop - rows.start or is_cut(partial, settings)
+
+
+def is_cut(partial: Path, settings: Settings) -> bool:
+    """Whether `fill_holes` has begun to cut the arrays, which then have no place for unreadable pictures."""
+    return len(np.load(partial / "images.npy", mmap_mode="r", allow_pickle=False)) < settings.count
+
+
 class Rows:
     """Writes and moves rows of a `.npy` file in place with plain file calls, which keep memory small."""
 
@@ -226,7 +241,7 @@ def fill_shards(
 ) -> None:
     """Decode and embed this process's unfinished shards; decoding runs one shard ahead, in threads."""
     shards = list(enumerate(chunks(len(source), SHARD_PICTURES)))[processes.rank :: processes.world]
-    todo = [(number, rows) for number, rows in shards if not shard_marker(partial, number).exists()]
+    todo = [(number, rows) for number, rows in shards if not is_done(partial, number, rows, settings)]
     total = sum(rows.stop - rows.start for _, rows in shards)
     done = total - sum(rows.stop - rows.start for _, rows in todo)
     if done:
@@ -300,7 +315,7 @@ def check_embeddings(plain: NDArray[np.float32], flipped: NDArray[np.float32], n
 
 def write_atomically(path: Path, text: str) -> None:
     sibling = path.with_name(path.name + ".partial")
-    sibling.write_text(text)
+    sibling.write_text(text, encoding="utf-8")
     sibling.replace(path)
 
 

@@ -36,7 +36,7 @@ class SourceNote:
 
     def write(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        (folder / "source.json").write_text(text)
+        (folder / "source.json").write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,22 @@ def open_source(path: Path, *, use_labels: bool = True) -> Source:
 def _read_note(folder: Path) -> SourceNote:
     file = folder / "source.json"
     if not file.exists():
-        return SourceNote(folder.resolve().name)
+        return SourceNote(_printable(folder.resolve().name))
     try:
-        return SourceNote(**json.loads(file.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
+        note = SourceNote(**json.loads(file.read_bytes()))  # bytes may begin with a byte-order mark
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
+    for field, value in asdict(note).items():
+        texts = (value or []) if field == "class_names" else [value]
+        if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+            wanted = "a list of names" if field == "class_names" else "text"
+            raise DataError(f"{file}: {field} is {value!r}, expected {wanted}")
+    return note
+
+
+def _printable(name: str) -> str:
+    """A file's name as JSON can hold it, whatever bytes it is made of."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _pictures_below(folder: Path, prefix: str = "") -> Iterator[str]:
@@ -113,10 +124,7 @@ def _from_folder(folder: Path) -> Source:
     folders = sorted({file.split("/", 1)[0] for file in files})
     index = {name: label for label, name in enumerate(folders)}
     labels = np.array([index[file.split("/", 1)[0]] for file in files], np.int64)
-    class_names = [
-        os.fsencode(name).decode(errors="replace") for name in folders
-    ]  # JSON holds no other bytes
-    return Source(note, labels, class_names, folder, files)
+    return Source(note, labels, [_printable(name) for name in folders], folder, files)
 
 
 def _from_arrays(folder: Path) -> Source:
@@ -145,7 +153,7 @@ def _from_arrays(folder: Path) -> Source:
 def _from_list(path: Path) -> Source:
     """A table with the columns `path` (relative to the table, or absolute) and, optionally, `label`."""
     files, labels = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
-    note = SourceNote(path.stem, str(path.name))
+    note = SourceNote(_printable(path.stem), _printable(path.name))
     where, first = ("line", 2) if path.suffix == ".csv" else ("row", 0)
     for number, file in enumerate(files, start=first):
         if not isinstance(file, str) or not file:
