@@ -1,7 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
+from icgan_training import features
 from icgan_training.dataset import PreparedDataset
 from icgan_training.errors import DataError
 from icgan_training.features import FeatureNetwork, in_bfloat16, picture_order, real_features
@@ -43,6 +46,30 @@ def test_features_are_extracted_once(data, network, colours):
     assert np.array_equal(real_features(data, network, 40), first)
     assert np.array_equal(real_features(data, network, 25), first[:25])
     assert colours.seen == 40
+
+
+@pytest.mark.parametrize("left", [0, 100, 150], ids=["nothing", "a part of the header", "a part of the rows"])
+def test_a_piece_that_a_crash_left_unfinished_is_extracted_again(left, data, network, colours):
+    first = real_features(data, network, 40)
+    (piece,) = data.path.rglob("000000.npy")
+    piece.write_bytes(piece.read_bytes()[:left])
+    assert np.array_equal(real_features(data, network, 40), first)
+    assert colours.seen == 80
+
+
+def test_features_are_held_in_memory_once(data, monkeypatch):
+    monkeypatch.setattr(features, "PIECE", 4)
+
+    def wide(pictures):
+        return torch.zeros(len(pictures), 50_000)
+
+    network = FeatureNetwork("wide", "0" * 64, wide, torch.device("cpu"))
+    real_features(data, network, 40)
+    tracemalloc.start()
+    found = real_features(data, network, 40)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * found.nbytes
 
 
 def test_another_network_has_its_own_store(data, network, colours):

@@ -1,8 +1,11 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from icgan_training.errors import DataError
 from icgan_training.neighbours import (
+    Neighbourhoods,
     kmeans_centroids,
     kmeans_instances,
     nearest_centroids,
@@ -84,6 +87,19 @@ def test_statistics_count_agreement_and_hubs():
     assert 0 <= statistics.never_wanted < 0.5
     assert neighbour_statistics(nearest_neighbours(rows, 5), None).label_agreement is None
     assert "label agreement 1.000" in str(statistics)
+
+
+def test_the_summary_takes_less_memory_than_the_neighbourhoods():
+    indices = np.random.default_rng(0).integers(0, 40_000, (40_000, 100), np.int32)
+    neighbourhoods = Neighbourhoods(indices, np.ones(40_000, np.float32), exact=True)
+    labels = np.arange(40_000) % 10
+    tracemalloc.start()
+    statistics = neighbour_statistics(neighbourhoods, labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < indices.nbytes
+    assert statistics.most_wanted == np.bincount(indices.ravel()).max()
+    assert statistics.label_agreement == (indices % 10 == labels[:, None]).mean()
 
 
 def test_kmeans_instances_cover_the_data_better_than_random_ones():

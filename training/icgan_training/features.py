@@ -8,6 +8,7 @@ extracts only the rest. Any prefix of the order is a fair sample.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -65,12 +66,12 @@ def real_features(data: PreparedDataset, network: FeatureNetwork, count: int) ->
     store = data.path / "features" / f"{network.name}-{network.sha256[:12]}"
     store.mkdir(parents=True, exist_ok=True)
     order = picture_order(data.meta.count)
-    pieces = []
+    found = np.empty((0, 0), np.float32)
     with Progress(count, f"{network.name} features of {data.meta.name}", "pictures") as progress:
         for start in range(0, count, PIECE):
             file = store / f"{start // PIECE:06d}.npy"
             wanted = min(PIECE, count - start)
-            piece = np.load(file, allow_pickle=False) if file.exists() else None
+            piece = _stored(file)
             if piece is None or len(piece) < wanted:
                 rows = order[start : min(start + PIECE, count)]
                 piece = network(data.images[rows])
@@ -78,6 +79,17 @@ def real_features(data: PreparedDataset, network: FeatureNetwork, count: int) ->
                 partial = file.with_suffix(f".{os.getpid()}.partial.npy")
                 np.save(partial, piece)
                 partial.replace(file)
-            pieces.append(piece[:wanted])
+            if not len(found):  # filled as it grows: joining the pieces would hold all of them twice
+                found = np.empty((count, piece.shape[1]), np.float32)
+            found[start : start + wanted] = piece[:wanted]
             progress.advance(wanted)
-    return np.concatenate(pieces)
+    return found
+
+
+def _stored(file: Path) -> NDArray[np.float32] | None:
+    """A piece of the store; None where there is none, or only what a crash of the machine left of it."""
+    try:
+        piece: NDArray[np.float32] = np.load(file, allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return piece if piece.ndim == 2 else None

@@ -149,14 +149,19 @@ def _without_self(
 def neighbour_statistics(
     neighbourhoods: Neighbourhoods, labels: NDArray[np.int64] | None
 ) -> NeighbourStatistics:
-    """Summary of the neighbourhoods of one data set."""
+    """Summary of the neighbourhoods of one data set, in blocks of small memory."""
     indices = neighbourhoods.indices
-    wanted = np.bincount(indices.ravel(), minlength=len(indices))
+    wanted = np.zeros(len(indices), np.int64)
+    agreeing = 0
+    for rows in chunks(len(indices), ROWS_PER_CALL):
+        wanted += np.bincount(indices[rows].ravel(), minlength=len(indices))
+        if labels is not None:
+            agreeing += int((labels[indices[rows]] == labels[rows, None]).sum())
     return NeighbourStatistics(
         k=indices.shape[1],
         exact=neighbourhoods.exact,
         mean_radius=float(neighbourhoods.radii.mean()),
-        label_agreement=None if labels is None else float((labels[indices] == labels[:, None]).mean()),
+        label_agreement=None if labels is None else agreeing / indices.size,
         most_wanted=int(wanted.max()),
         never_wanted=float((wanted == 0).mean()),
     )
