@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -22,3 +24,23 @@ def test_each_library_of_plans_is_installed_when_it_is_first_asked_for(tmp_path)
 
     assert "pip install" not in steps("tensorrt-rtx")
     assert "tensorrt\n" in steps("tensorrt").partition("pip install")[2]
+
+
+@pytest.mark.parametrize(
+    ("target", "data"),
+    [("train-demo", "groceries"), ("train-cifar10", "cifar10"), ("transfer", "fluent-emoji")],
+)
+def test_a_target_that_was_stopped_does_not_fetch_again_what_is_there(target, data, tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv").mkdir()
+    for made in ("pyproject.toml", "requirements.lock", ".venv/.stamp"):
+        (tmp_path / made).touch()
+
+    def steps() -> list[str]:
+        command = ["make", "-n", target]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return [line for line in done.stdout.splitlines() if f"icgan-train fetch {data} " in line]
+
+    assert len(steps()) == 1
+    (tmp_path / "data" / data).mkdir(parents=True)
+    assert steps() == []
