@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from icgan_training import prepare as prepare_module
 from icgan_training.cli import main
@@ -87,6 +88,17 @@ def test_unreadable_pictures_are_left_out_and_named_at_the_end(photo, encoder_fi
     assert {image.tobytes() for image in np.array(data.images)} == pictures
     assert (tmp_path / "out" / "unreadable.txt").read_text() == f"{paths[2]}\n{paths[9]}\n"
     assert str(paths[9]) in capsys.readouterr().err
+
+
+def test_a_picture_that_is_only_too_large_is_named_with_that_reason(
+    photo, encoder_file, tmp_path, capsys, monkeypatch
+):
+    paths = write_pictures(tmp_path / "in", photo, 8)
+    photo.resize((100, 100)).save(paths[3])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    assert run(tmp_path / "in", tmp_path / "out", encoder_file).meta.unreadable == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if str(paths[3]) in line)
+    assert "exceeds limit" in line
 
 
 def test_labels_follow_their_pictures_when_holes_are_filled(photo, encoder_file, tmp_path):

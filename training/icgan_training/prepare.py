@@ -263,9 +263,11 @@ def fill_shards(
                 files["images"].write(places, images)
                 files["embeddings"].write(places, plain)
                 files["embeddings_flipped"].write(places, flipped)
-            unreadable = sorted(set(range(len(decoded))) - set(good))
-            progress.advance(len(unreadable))
-            marker = {"unreadable": [rows.start + index for index in unreadable]}
+            errors = {
+                rows.start + i: error for i, error in enumerate(decoded) if isinstance(error, DataError)
+            }
+            progress.advance(len(errors))
+            marker = {"unreadable": list(errors), "reasons": [str(error) for error in errors.values()]}
             write_atomically(shard_marker(partial, number), json.dumps(marker))
 
 
@@ -327,18 +329,19 @@ def finish(
 ) -> None:
     """Close the holes, find neighbourhoods, write `dataset.json`; can be repeated after a kill."""
     shards = range(-(-settings.count // SHARD_PICTURES))
-    unreadable = [
-        row for shard in shards for row in json.loads(shard_marker(partial, shard).read_text())["unreadable"]
-    ]
+    markers = [json.loads(shard_marker(partial, shard).read_text()) for shard in shards]
+    unreadable = [row for marker in markers for row in marker["unreadable"]]
+    # markers of an older version have no reasons
+    reasons = [why for m in markers for why in m.get("reasons", map(source.name, m["unreadable"]))]
     kept = settings.count - len(unreadable)
     if kept == 0:
-        raise DataError(f"none of the {settings.count} pictures can be read, the first is {source.name(0)}")
+        raise DataError(f"none of the {settings.count} pictures can be read; {reasons[0]}")
     if unreadable:
         names = "".join(f"{source.name(row)}\n" for row in unreadable)
         (partial / "unreadable.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
         print(f"{len(unreadable)} pictures could not be read and are left out:", file=sys.stderr)
-        for row in unreadable:
-            print(f"  {source.name(row)}", file=sys.stderr)
+        for reason in reasons:  # a picture may be sound, but too large for Pillow, or of a kind it lacks
+            print(f"  {' '.join(reason.split())}", file=sys.stderr)
     check_count(kept, k)
     order = fill_holes(partial, settings, unreadable)
     labels = None if source.labels is None else source.labels[order]
