@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,54 @@ def test_a_file_imports_only_what_its_folder_may(path):
     assert not found & NEVER.get(folder, set())
     if path.name not in RESTRICTED_UNPICKLERS:
         assert not found & {"pickle", "cPickle", "dill", "shelve", "marshal"}
+
+
+def needed(module: str) -> tuple[set[str], set[str]]:
+    """What a module of training or export imports: libraries when it is imported itself, and ours ever."""
+    folder = module.partition(".")[0].removeprefix("icgan_")
+    tree = ast.parse((ROOT / folder / f"{module.replace('.', '/')}.py").read_text("utf-8"))
+    libraries: set[str] = set()
+    ours: set[str] = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names = {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            names = (
+                {f"{node.module}.{name}" for name in names} if node.module in OURS else {node.module or ""}
+            )
+        for name in names:
+            top = name.partition(".")[0]
+            if top in OURS:
+                ours.add(name)
+            elif node in tree.body:
+                libraries.add(top)
+    return libraries, ours
+
+
+def reachable(module: str, seen: set[str]) -> Iterator[str]:
+    """A module of training or export and all of theirs that it imports, and those import."""
+    if module not in seen and not module.startswith("icgan_runtime"):
+        seen.add(module)
+        yield module
+        for name in needed(module)[1]:
+            yield from reachable(name, seen)
+
+
+@pytest.mark.parametrize("extra", ["train", "export"])
+def test_an_extra_installs_all_that_its_package_imports(extra):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    installed = {re.split(r"[<>=\[ ;]", item)[0] for item in wanted}
+    names = {"pillow": "PIL", "faiss-cpu": "faiss", "onnx": "ml_dtypes"}  # a dependency of onnx
+    present = installed | {names[name] for name in installed & names.keys()} | set(sys.stdlib_module_names)
+    folder = {"train": "training", "export": "export"}[extra]
+    seen: set[str] = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        if path.name != "__init__.py":
+            for module in reachable(f"icgan_{folder}.{path.stem}", seen):
+                missing = needed(module)[0] - present
+                assert not missing, f"{module} is imported without {missing}"
 
 
 @pytest.mark.parametrize(("library", "home"), ONE_FILE.items())

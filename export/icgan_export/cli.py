@@ -16,7 +16,7 @@ from icgan_runtime import files
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import IcganError
 from icgan_runtime.manifest import MAX_NEIGHBOURS
-from icgan_training.errors import REFUSED_BY_THE_MACHINE, TrainingError
+from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
     except (ExportError, IcganError, TrainingError) as error:
         print(f"icgan-export: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name not in {*LIBRARIES, "onnx", "onnxscript"}:
+            raise
+        print(f"icgan-export: {error.name} is not installed: pip install 'icgan[export]'", file=sys.stderr)
         return 1
     except OSError as error:
         if error.errno not in REFUSED_BY_THE_MACHINE:

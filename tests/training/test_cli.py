@@ -1,7 +1,10 @@
 import argparse
 import errno
 import json
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch.distributed as dist
@@ -136,6 +139,22 @@ def test_a_process_that_ends_well_leaves(as_torchrun_starts_it, make_prepared, t
     arguments = ["--preset", "tiny", "--precision", "float32", "--out", str(tmp_path / "run")]
     assert cli.main(["fit", str(make_prepared()), *arguments]) == 0
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize("library", ["torch", "safetensors", "tqdm"])
+def test_a_library_that_is_not_installed_is_one_line_with_the_command(library):
+    code = f"""
+import sys
+sys.modules[{library!r}] = None
+from icgan_training.cli import main
+sys.exit(main(["prepare", "photos", "--resolution", "64", "--encoder", "resnet50", "--out", "data"]))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"icgan-train: {library} is not installed: pip install 'icgan[train]'\n"
 
 
 def test_a_missing_file_that_nobody_expected_is_a_bug(monkeypatch):

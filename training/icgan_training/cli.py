@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from icgan_training.catalogue import ITEMS
-from icgan_training.errors import REFUSED_BY_THE_MACHINE, TrainingError
+from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"
 Command = Callable[[argparse.Namespace], None]
@@ -394,6 +394,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(args)
     except TrainingError as error:
         print(f"icgan-train: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name not in LIBRARIES:
+            raise
+        print(f"icgan-train: {error.name} is not installed: pip install 'icgan[train]'", file=sys.stderr)
         return 1
     except OSError as error:
         if error.errno not in REFUSED_BY_THE_MACHINE:

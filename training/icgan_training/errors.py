@@ -21,6 +21,10 @@ REFUSED_BY_THE_MACHINE = {
 }  # fmt: skip
 
 
+# Without these nothing of the package runs: whoever installed less is told, and has not met a bug.
+LIBRARIES = {"torch", "safetensors", "tqdm"}
+
+
 class TrainingError(Exception):
     """Base of every error a user can cause and fix."""
 
