@@ -204,6 +204,17 @@ def test_a_complete_run_can_be_trained_further(make_prepared, tmp_path):
     )
 
 
+def test_a_name_and_a_licence_written_into_the_config_stay_when_the_run_goes_on(make_prepared, tmp_path):
+    data, run = PreparedDataset.open(make_prepared()), tmp_path / "run"
+    fit(TINY.model, settings(total_images=8), data, run, device=CPU)
+    written = {"name": "mine", "version": "2", "licence": {"weights": "MIT", "notice": ""}}
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | written))
+    fit(TINY.model, settings(total_images=16), data, run, device=CPU)
+    config["train"]["total_images"] = 16
+    assert json.loads((run / "config.json").read_text()) == config | written
+
+
 def test_two_processes_train_as_one_with_the_same_batch(make_prepared, tmp_path):
     data = make_prepared()
     # Adam divides by the gradient's own size; a larger epsilon keeps it from magnifying float noise.
