@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -86,6 +87,18 @@ def test_a_set_from_a_later_program_is_refused(prepared):
 def test_a_damaged_description_is_refused(prepared, text):
     (prepared / "dataset.json").write_text(text)
     refused(prepared, r"dataset\.json cannot be used")
+
+
+def test_reading_many_rows_holds_them_once(tmp_path):
+    np.save(tmp_path / "rows.npy", np.ones((4000, 200), np.float32))
+    rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    tracemalloc.start()
+    copy = read_rows(rows, np.arange(0, 4000, 2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert type(copy) is np.ndarray
+    assert copy.flags.writeable
+    assert peak < 1.5 * copy.nbytes
 
 
 def test_reading_rows_gives_a_copy_in_memory(prepared):

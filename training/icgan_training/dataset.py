@@ -238,7 +238,8 @@ def chunks(count: int, size: int = ROWS_PER_CHECK) -> Iterator[slice]:
 def read_rows(array: NDArray[Any], rows: slice | NDArray[np.int64]) -> NDArray[Any]:
     """A copy of some rows. The pages of a memory-mapped file are given back, so that reading a file of any
     size piece by piece stays small in memory."""
-    copy = np.array(array[rows])
+    taken = array[rows]  # of a slice a view, of numbers a copy already
+    copy = np.asarray(taken) if isinstance(rows, np.ndarray) else np.array(taken)
     if isinstance(array.base, mmap.mmap):
         array.base.madvise(mmap.MADV_DONTNEED)
     return copy

@@ -28,7 +28,8 @@ def open_run(run_dir: Path, model: ModelConfig, train: TrainConfig, data: Prepar
     """Make a run directory, or check that the one there is of the same model, data and encoder.
 
     Training settings may change between runs (a lower learning rate, more pictures); config.json then
-    says the newest, and keeps what its reader wrote there (a name, a licence). Raises ConfigError naming the first difference that would make it another model.
+    says the newest, and keeps what its reader wrote there (a name, a licence). Raises ConfigError naming the
+    first difference that would make it another model.
     """
     described = describe(model, train, data)
     path = run_dir / CONFIG
