@@ -74,11 +74,17 @@ def test_a_folder_may_be_called_by_any_bytes(photo, tmp_path):
         note.source.encode()
 
 
-def test_names_with_an_underscore_or_a_dot_are_skipped(photo, tmp_path):
-    write_pictures(tmp_path / "a", photo, 2)
+def test_folders_with_an_underscore_and_names_with_a_dot_are_skipped(photo, tmp_path):
+    write_pictures(tmp_path / "a", photo, 2)[0].rename(tmp_path / "a" / ".000.png")
     write_pictures(tmp_path / "_heldout", photo, 2)
     write_pictures(tmp_path / ".cache", photo, 2)
-    assert len(open_source(tmp_path)) == 2
+    assert open_source(tmp_path).files == ["a/001.png"]
+
+
+def test_photos_that_a_camera_names_with_an_underscore_are_read(photo, tmp_path):
+    (picture,) = write_pictures(tmp_path / "a", photo, 1)
+    picture.rename(tmp_path / "a" / "_MG_1234.png")
+    assert open_source(tmp_path).files == ["a/_MG_1234.png"]
 
 
 def test_a_csv_list_gives_paths_and_named_labels(photo, tmp_path):

@@ -67,7 +67,8 @@ def open_source(path: Path, *, use_labels: bool = True) -> Source:
     """Find out what `path` is and list its pictures.
 
     A folder with pictures at its top is a set without labels; a folder with pictures only in sub-folders has
-    one class per sub-folder (`use_labels=False` ignores them). Names that start with `_` or `.` are skipped.
+    one class per sub-folder (`use_labels=False` ignores them). Sub-folders that start with `_`, and names that
+    start with `.`, are skipped.
     """
     if path.is_file() and path.suffix in {".csv", ".parquet"}:
         source = _from_list(path)
@@ -108,9 +109,11 @@ def _printable(name: str) -> str:
 def _pictures_below(folder: Path, prefix: str = "") -> Iterator[str]:
     """Relative paths of all pictures, each folder in name order."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith(("_", ".")):
+        if entry.name.startswith("."):
             continue
         if entry.is_dir():
+            if entry.name.startswith("_"):  # of files cameras write it, for photos in Adobe RGB
+                continue
             yield from _pictures_below(Path(entry.path), f"{prefix}{entry.name}/")
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
             yield prefix + entry.name
