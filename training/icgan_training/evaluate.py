@@ -185,6 +185,11 @@ def check_fit(
         raise ConfigError(
             f"the generator makes {model.resolution} px, {data.path} has {data.meta.resolution} px"
         )
+    if model.takes_embedding and model.embedding_dim != data.meta.embedding_dim:  # of a run without encoder
+        raise ConfigError(
+            f"the generator takes embeddings of {model.embedding_dim} columns, {data.path} has "
+            f"{data.meta.embedding_dim}: prepare it with the encoder that the generator was trained with"
+        )
     embedded = model.takes_embedding or (model.takes_label and source == "clusters")
     if embedded and encoder_sha256 not in (None, data.meta.encoder.sha256):
         raise ConfigError(

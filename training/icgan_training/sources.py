@@ -67,8 +67,8 @@ def open_source(path: Path, *, use_labels: bool = True) -> Source:
     """Find out what `path` is and list its pictures.
 
     A folder with pictures at its top is a set without labels; a folder with pictures only in sub-folders has
-    one class per sub-folder (`use_labels=False` ignores them). Sub-folders that start with `_`, and names that
-    start with `.`, are skipped.
+    one class per sub-folder (`use_labels=False` ignores them). Sub-folders that start with `_` and all names
+    that start with `.` are skipped.
     """
     if path.is_file() and path.suffix in {".csv", ".parquet"}:
         source = _from_list(path)
