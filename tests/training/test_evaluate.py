@@ -376,7 +376,7 @@ def run_dir(subject, tmp_path):
 def test_a_run_without_encoder_is_shown_no_embeddings_of_another_width(run_dir, make_prepared):
     other = make_prepared("other", count=60, resolution=TINY.resolution, embedding_dim=24)
     (run_dir / "config.json").write_text('{"encoder": {"sha256": null}}')
-    with pytest.raises(ConfigError, match="takes embeddings of 16 columns, .*other has 24"):
+    with pytest.raises(ConfigError, match=r"takes embeddings of 16 columns, .*other has 24"):
         load_subject(run_dir, other, FEW, CPU)
 
 

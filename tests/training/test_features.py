@@ -1,4 +1,6 @@
+import dataclasses
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +57,14 @@ def test_a_piece_that_a_crash_left_unfinished_is_extracted_again(left, data, net
     piece.write_bytes(piece.read_bytes()[:left])
     assert np.array_equal(real_features(data, network, 40), first)
     assert colours.seen == 80
+
+
+def test_a_data_set_that_may_not_be_written_is_compared_with_all_the_same(data, network, colours, capsys):
+    expected = real_features(data, network, 40)
+    fixed = dataclasses.replace(data, path=Path("/sys"))  # where not even root makes a folder
+    assert np.array_equal(real_features(fixed, network, 40), expected)
+    assert colours.seen == 80
+    assert "note: features are extracted anew each time" in capsys.readouterr().err
 
 
 def test_features_are_held_in_memory_once(data, monkeypatch):

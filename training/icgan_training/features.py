@@ -5,7 +5,9 @@ thousand pictures, in one fixed random order: a killed run continues, and a late
 extracts only the rest. Any prefix of the order is a fair sample.
 """
 
+import errno
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +66,7 @@ def real_features(data: PreparedDataset, network: FeatureNetwork, count: int) ->
     if count > data.meta.count:
         raise DataError(f"{data.path} has {data.meta.count} pictures, {count} were asked for as reference")
     store = data.path / "features" / f"{network.name}-{network.sha256[:12]}"
-    store.mkdir(parents=True, exist_ok=True)
+    keep = _made(store)
     order = picture_order(data.meta.count)
     found = np.empty((0, 0), np.float32)
     with Progress(count, f"{network.name} features of {data.meta.name}", "pictures") as progress:
@@ -75,15 +77,27 @@ def real_features(data: PreparedDataset, network: FeatureNetwork, count: int) ->
             if piece is None or len(piece) < wanted:
                 rows = order[start : min(start + PIECE, count)]
                 piece = network(data.images[rows])
-                # two evaluations may fill one store at the same time
-                partial = file.with_suffix(f".{os.getpid()}.partial.npy")
-                np.save(partial, piece)
-                partial.replace(file)
+                if keep:  # two evaluations may fill one store at the same time
+                    partial = file.with_suffix(f".{os.getpid()}.partial.npy")
+                    np.save(partial, piece)
+                    partial.replace(file)
             if not len(found):  # filled as it grows: joining the pieces would hold all of them twice
                 found = np.empty((count, piece.shape[1]), np.float32)
             found[start : start + wanted] = piece[:wanted]
             progress.advance(wanted)
     return found
+
+
+def _made(store: Path) -> bool:
+    """Make the folder of a store; whether that is allowed. A data set may lie where nobody writes."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        print(f"note: features are extracted anew each time, {error}", file=sys.stderr)
+        return False
+    return os.access(store, os.W_OK)
 
 
 def _stored(file: Path) -> NDArray[np.float32] | None:
