@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from icgan_training.dataset import chunks
 from icgan_training.errors import DataError, MissingExtraError
 
 Features = NDArray[np.float32]
@@ -53,8 +54,8 @@ def frechet_distance(real: Features, fake: Features) -> float:
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), **ALONE)
     with _quiet():
         for features, is_real in ((real, True), (fake, False)):
-            for part in torch.from_numpy(features).split(ROWS_PER_UPDATE):  # it doubles what it is given
-                metric.update(part, real=is_real)
+            for rows in chunks(len(features), ROWS_PER_UPDATE):  # it doubles what it is given
+                metric.update(torch.from_numpy(features[rows]), real=is_real)
         return float(metric.compute())
 
 
