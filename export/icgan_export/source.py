@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from icgan_export.errors import ExportError
-from icgan_runtime import images
-from icgan_runtime.errors import DecodeError
 from icgan_runtime.manifest import EncoderIdentity, Licence, Model, Preprocessing
 from icgan_training.checkpoint import load_generator
 from icgan_training.dataset import PreparedDataset
 from icgan_training.encoder import Encoder, load_encoder
+from icgan_training.errors import DataError
 from icgan_training.generator import Generator
 from icgan_training.integrity import file_sha256, inside
 from icgan_training.labels import check_classes, cluster_labels
 from icgan_training.neighbours import kmeans_instances
 from icgan_training.run import check_encoder, read_config
+from icgan_training.sources import SourceNote, open_source
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 ENCODER_BATCH = 32
 UNSTATED_LICENCE = "LicenseRef-unstated"
 EVALUATION_NAME = "evaluation.json"
@@ -141,7 +141,7 @@ def choose_instances(run: Run, folder: Path | None, count: int, queries: int) ->
         )
     if (folder / "dataset.json").exists():
         return _from_prepared(run, folder, count, queries)
-    return _from_folder(run, folder, count, queries)
+    return _from_pictures(run, folder, count, queries)
 
 
 def embed(encoder: Encoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -191,34 +191,34 @@ def _from_prepared(run: Run, path: Path, count: int, queries: int) -> Instances:
     )
 
 
-def _from_folder(run: Run, folder: Path, count: int, queries: int) -> Instances:
-    """Pictures of a folder; its sub-folders, if every picture lies in one, are classes."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
-    if not files:
-        raise ExportError(f"--bank {folder}: no pictures there ({', '.join(sorted(PICTURE_SUFFIXES))})")
-    pictures, kept = [], []
-    for file in files:
+def _from_pictures(run: Run, path: Path, count: int, queries: int) -> Instances:
+    """Whatever `icgan-train prepare` reads. Pictures that cannot be read are left out, and said to be."""
+    found = open_source(path)
+    kept, stack = [], []
+    for row in range(len(found)):
         try:
-            pictures.append(images.load(file, run.model.preprocessing.size))
-            kept.append(file)
-        except DecodeError as error:
-            raise ExportError(f"--bank {file}: {error}") from None
-    stack = np.stack(pictures)
-    embeddings = embed(run.encoder, stack)
+            stack.append(found.read(row, run.model.preprocessing.size))
+            kept.append(row)
+        except DataError as error:
+            print(f"left out of the bank: {error}", file=sys.stderr)
+    if not kept:
+        raise ExportError(f"--bank {path}: none of its {len(found)} pictures can be read")
+    pictures = np.stack(stack)
+    embeddings = embed(run.encoder, pictures)
     chosen = _choose(embeddings, count)
     labels, names = _clusters(run, embeddings[chosen])
-    if labels is None and (found := _folder_labels(run.model, folder, kept)) is not None:
-        labels, names = found[0][chosen], found[1]
-    others = np.setdiff1d(np.arange(len(stack)), chosen)[:queries]
+    if labels is None and found.labels is not None and found.class_names is not None:
+        labels, names = _as_trained(run.model, path, found.labels[kept][chosen], found.class_names)
+    others = np.setdiff1d(np.arange(len(pictures)), chosen)[:queries]
     return Instances(
         ids=chosen,
-        pictures=stack[chosen],
+        pictures=pictures[chosen],
         embeddings=embeddings[chosen],
         labels=labels,
         class_names=names,
-        queries=stack[others] if len(others) else _mirrored(stack[chosen], queries),
-        source=folder.resolve().name,
-        licence=_licence_beside(folder),
+        queries=pictures[others] if len(others) else _mirrored(pictures[chosen], queries),
+        source=found.note.source or found.note.name,
+        licence=_licence(found.note, path),
     )
 
 
@@ -232,37 +232,28 @@ def _clusters(run: Run, embeddings: NDArray[np.float32]) -> Labels:
     return cluster_labels(embeddings, run.path, run.model.classes), None
 
 
-def _folder_labels(
-    model: Model, folder: Path, files: list[Path]
-) -> tuple[NDArray[np.int64], tuple[str, ...]] | None:
-    """Class of every picture by its first sub-folder: the model's of that name, else the folder's rank.
-
-    With the names of the classes; None where not every picture lies in a sub-folder.
-    """
-    parts = [file.relative_to(folder).parts for file in files]
-    if any(len(part) == 1 for part in parts):
-        return None
-    names = sorted({part[0] for part in parts})
+def _as_trained(model: Model, path: Path, labels: NDArray[np.int64], names: Sequence[str]) -> Labels:
+    """Labels of classes `names` as the model knows the classes of those names, and the names."""
     known = list(model.class_names or names)
     if model.classes and (
         unknown := [name for name in names if name not in known or len(known) > model.classes]
     ):
-        raise ExportError(f"--bank {folder}: the model has no class {unknown[0]!r}; rename the folder")
-    labels = np.array([known.index(part[0]) for part in parts], np.int64)
-    # a folder's name may hold what no manifest does
-    return labels, tuple(name if name.isprintable() else ascii(name) for name in known)
+        raise ExportError(f"--bank {path}: the model has no class {unknown[0]!r}; rename it")
+    number = np.array([known.index(name) for name in names], np.int64)
+    # the name of a folder may hold what no manifest does
+    return number[labels], tuple(name if name.isprintable() else ascii(name) for name in known)
 
 
-def _licence_beside(folder: Path) -> str:
-    """The first line of the licence file in the folder or beside it, as text that a manifest may hold."""
-    for name in ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md"):
-        for place in (folder, folder.parent):
-            if (place / name).is_file():
-                text = (place / name).read_text("utf-8-sig", errors="replace")
-                for line in text.splitlines():
-                    words = "".join(c if c.isprintable() else " " for c in line).split()
-                    if words:
-                        return " ".join(words)[:200]
+def _licence(note: SourceNote, path: Path) -> str:
+    """What is noted, or the first line of the licence file in the folder or beside it, in printable text."""
+    names = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md")
+    files = [place / name for name in names for place in (path, path.parent)]
+    texts = [] if note.licence == SourceNote("").licence else [note.licence]
+    texts += [file.read_text("utf-8-sig", errors="replace") for file in files if file.is_file()]
+    for line in (line for text in texts for line in text.splitlines()):
+        words = "".join(c if c.isprintable() else " " for c in line).split()
+        if words:
+            return " ".join(words)[:200]
     return UNSTATED_LICENCE
 
 

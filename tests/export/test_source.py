@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from icgan_export.card import model_card
 from icgan_export.errors import ExportError
@@ -121,4 +123,26 @@ def test_a_prepared_data_set_whose_labels_are_other_classes_is_no_bank(known, ma
 
 def test_a_folder_whose_name_is_no_text_still_names_a_class(run, tmp_path):
     shutil.copytree(run / "instances" / "warm", tmp_path / "bank" / "caf\udce9")
-    assert choose_instances(read_run(run), tmp_path / "bank", 2, 1).class_names == ("'caf\\udce9'",)
+    assert choose_instances(read_run(run), tmp_path / "bank", 2, 1).class_names == ("caf\ufffd",)
+
+
+def test_a_bank_takes_the_pictures_that_prepare_takes_and_names_those_it_cannot_read(run, tmp_path, capsys):
+    """As an album has them: one broken, a hidden copy that a Mac left, another format."""
+    pictures = tmp_path / "album"
+    shutil.copytree(run / "instances" / "warm", pictures)
+    count = len(list(pictures.iterdir()))
+    (pictures / "broken.jpg").write_bytes(b"\xff\xd8\xff no more")
+    (pictures / "._hidden.jpg").write_bytes(b"a Mac's")
+    Image.new("RGB", (8, 8), "red").save(pictures / "red.ppm")
+    found = choose_instances(read_run(run), pictures, 100, 1)
+    assert len(found.pictures) == count + 1
+    assert re.fullmatch(r"left out of the bank: .*/broken\.jpg: .*\n", capsys.readouterr().err)
+    (tmp_path / "list.csv").write_text("path,label\nalbum/red.ppm,warm\n")
+    assert choose_instances(read_run(run), tmp_path / "list.csv", 100, 1).class_names == ("warm",)
+
+
+def test_a_bank_without_one_picture_that_can_be_read_is_refused(run, tmp_path):
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "broken.jpg").write_bytes(b"")
+    with pytest.raises(ExportError, match="none of its 1 pictures can be read"):
+        choose_instances(read_run(run), tmp_path / "album", 100, 1)
