@@ -297,6 +297,8 @@ def picture(lines: list[dict[str, Any]], path: Path) -> None:
         learnt = sorted(
             (n, fids) for (group, name, n), fids in scores.items() if (group, name) == ("models", model)
         )
+        if not learnt:
+            continue
         axes[0, 0].plot(
             [n for n, _ in learnt], [statistics.mean(fids) for _, fids in learnt], color=colour, label=model
         )

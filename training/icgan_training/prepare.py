@@ -311,7 +311,8 @@ def check_embeddings(plain: NDArray[np.float32], flipped: NDArray[np.float32], n
         bad = np.flatnonzero(~(np.abs(np.linalg.norm(embeddings, axis=1) - 1) <= UNIT_TOLERANCE))
         if len(bad):
             raise DataError(
-                f"{names[bad[0]]}: the encoder gave no unit embedding (NaN or zero), its file is broken"
+                f"{names[bad[0]]}: the encoder gave no unit embedding (NaN or zero): its file is broken, or"
+                " its input size too small"
             )
 
 
