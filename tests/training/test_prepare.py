@@ -215,10 +215,9 @@ def test_pictures_that_come_back_when_holes_are_filled_already_stay_out(
     contents = [path.read_bytes() for path in paths]
     for path in paths[4:8]:
         path.write_bytes(b"")
-    found = prepare_module.nearest_neighbours
-    monkeypatch.setattr(prepare_module, "nearest_neighbours", lambda *_: 1 / 0)
-    refused("division by zero", tmp_path / "in", tmp_path / "out", encoder_file, ZeroDivisionError)
-    monkeypatch.setattr(prepare_module, "nearest_neighbours", found)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(prepare_module, "nearest_neighbours", lambda *_: 1 / 0)
+        refused("division by zero", tmp_path / "in", tmp_path / "out", encoder_file, ZeroDivisionError)
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
     data = run(tmp_path / "in", tmp_path / "out", encoder_file)
