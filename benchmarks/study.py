@@ -10,7 +10,7 @@ number of pictures that the budget names. A row that has its line is skipped and
 on, so a study that is killed continues when it is started again, and two studies of other --groups, --names
 or --seeds may write to one OUT side by side. Rows come seed by seed: after every five the comparison is
 complete for one more seed. At the end (or with --report alone) OUT/results.md and OUT/results.png are
-made from the lines, and OUT/samples.png from the first run of every model.
+made from the lines, and OUT/samples.png from the first run of every model that has one.
 
 DATA prepared with another encoder or input size adds the rows of that encoder, IC-GAN alone, to the same OUT.
 
@@ -328,20 +328,22 @@ def report(out: Path) -> None:
         return
     (out / "results.md").write_text(table(lines))
     picture(lines, out / "results.png")
-    if all((out / f"{name}-seed0" / "generator.safetensors").exists() for name in MODELS.values()):
-        sheet(out)
+    sheet(out)
     print(table(lines), end="")
 
 
 def sheet(out: Path) -> None:
-    """Samples of the first seed of every model, in the order of the table; nothing selected."""
+    """Samples of the first seed of every model there is, in the order of the table; nothing selected."""
     strips = []
-    for name in MODELS.values():
+    for folder in [out / f"{name}-seed0" for name in MODELS.values()]:
+        if not (folder / "generator.safetensors").exists():
+            continue
         settings = Settings(samples=SHEET[0] * SHEET[1], instances=0)
-        subject = load_subject(out / f"{name}-seed0", None, settings, torch.device("cpu"))
+        subject = load_subject(folder, None, settings, torch.device("cpu"))
         strip = plain_grid(subject, settings, SHEET[1]).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
         strips += [strip, np.full((BETWEEN, *strip.shape[1:]), 255, np.uint8)]
-    write_grid(out / "samples.png", np.concatenate(strips[:-1]))
+    if strips:
+        write_grid(out / "samples.png", np.concatenate(strips[:-1]))
 
 
 def main() -> None:
