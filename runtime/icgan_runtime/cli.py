@@ -202,11 +202,11 @@ def time_routes(options: argparse.Namespace) -> int:
 
 def _report(out: Path | None, table: str, report: Mapping[str, Any]) -> int:
     """Print a benchmark's table and, as the last line, its JSON; both also into a folder."""
-    print(table)
+    _print(table)
     if out is not None:
         _write(out / "bench.json", (json.dumps(report, indent=1) + "\n").encode())
         _write(out / "bench.txt", (table + "\n").encode())
-    print(json.dumps(report))
+    _print(json.dumps(report))
     return 0
 
 
@@ -459,9 +459,17 @@ def _tame(text: str) -> str:
 
 def _say(options: argparse.Namespace, text: str) -> None:
     if not options.json:
-        print(_tame(text), flush=True)
+        _print(_tame(text))
 
 
 def _data(options: argparse.Namespace, value: object) -> None:
     if options.json:
-        print(json.dumps(value))
+        _print(json.dumps(value))
+
+
+def _print(text: str) -> None:
+    """A line for whoever reads; when that has seen enough, as `head` has, the work still goes on."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -597,3 +598,21 @@ def test_the_log_goes_to_stderr_and_a_full_disk_costs_lines_only(capfd, monkeypa
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stderr", full)
         cli._log("lost")
+
+
+def test_a_reader_that_has_seen_enough_does_not_cost_the_pictures(tiny_bundle, tmp_path):
+    """`icgan generate … | head -1`: nobody reads on, and the sheet is written all the same."""
+    photo, sheet = tmp_path / "photo.png", tmp_path / "sheet.png"
+    Image.new("RGB", (40, 40), "red").save(photo)
+    command = ["generate", tiny_bundle, photo, photo, "-n", "1", "--out", sheet]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "icgan_runtime", *command],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        cwd=Path(icgan_runtime.__file__).parents[1],
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert sheet.exists()
