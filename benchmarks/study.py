@@ -123,7 +123,6 @@ class Row:
     preset: str = "cifar10"
     train: dict[str, Any] = field(default_factory=dict)
     at: int | None = -1  # which of the budget's numbers of pictures it is scored at; None: all of them
-    encoder: str = ENCODER  # that the data is prepared with
 
     def key(self, images: int) -> str:
         """What no other line of the study is called."""
@@ -132,7 +131,7 @@ class Row:
     @property
     def run(self) -> str:
         """The folder of the run."""
-        encoder = "" if self.encoder == ENCODER else f"-{self.encoder.replace(' ', '-')}"
+        encoder = f"-{self.name.replace(' ', '-')}" if self.group == "encoder" else ""
         changes = "".join(f"-{name}={value}" for name, value in self.train.items())
         return f"{self.preset}{encoder}{changes}-seed{self.seed}"
 
@@ -141,7 +140,7 @@ def rows(encoder: str = ENCODER) -> Iterator[Row]:
     """The runs of the study with data of that encoder."""
     if encoder != ENCODER:
         for seed in range(SEEDS):
-            yield Row("encoder", encoder, seed, encoder=encoder)
+            yield Row("encoder", encoder, seed)
         return
     for seed in range(SEEDS):
         for name, preset_name in MODELS.items():

@@ -44,10 +44,6 @@ class Run:
     metrics: dict[str, Any]  # of these weights; empty where none were measured
     data_path: Path | None  # the prepared data set, where it still exists
 
-    @property
-    def labels_are_clusters(self) -> bool:
-        return told_clusters(self.model, self.provenance)
-
 
 def told_clusters(model: Model, provenance: Mapping[str, Any]) -> bool:
     """Whether the model was told clusters of the embeddings, whatever classes its data set has."""
@@ -227,7 +223,7 @@ Labels = tuple[NDArray[np.int64] | None, tuple[str, ...] | None]  # [M], and the
 
 def _clusters(run: Run, embeddings: NDArray[np.float32]) -> Labels:
     """What a model of clusters is told about instances [M, D]; nothing of another model."""
-    if not run.labels_are_clusters:
+    if not told_clusters(run.model, run.provenance):
         return None, None
     return cluster_labels(embeddings, run.path, run.model.classes), None
 
@@ -248,7 +244,7 @@ def _licence(note: SourceNote, path: Path) -> str:
     """What is noted, or the first line of the licence file in the folder or beside it, in printable text."""
     names = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md")
     files = [place / name for name in names for place in (path, path.parent)]
-    texts = [] if note.licence == SourceNote("").licence else [note.licence]
+    texts = [] if note.licence == SourceNote.licence else [note.licence]
     texts += [file.read_text("utf-8-sig", errors="replace") for file in files if file.is_file()]
     for line in (line for text in texts for line in text.splitlines()):
         words = "".join(c if c.isprintable() else " " for c in line).split()

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import signal
@@ -49,6 +50,17 @@ def many_prepared(many, encoder_file, tmp_path_factory):
 def run(source, out, encoder, **options):
     prepare(source, out, **{"resolution": 16, "encoder": str(encoder), "neighbours": 3, **options})
     return PreparedDataset.open(out)
+
+
+@contextlib.contextmanager
+def unreadable(*paths):
+    """Pictures that are empty for a while, and then what they were."""
+    contents = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.write_bytes(b"")
+    yield
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
 
 
 def test_a_prepared_set_holds_pictures_embeddings_labels_and_neighbours(photos, encoder_file, tmp_path):
@@ -129,12 +141,8 @@ def test_a_disk_that_was_gone_for_some_shards_is_read_when_it_is_back(
     monkeypatch.setattr(prepare_module, "SHARD_PICTURES", 4)
     paths = write_pictures(tmp_path / "in", photo, 10)
     straight = run(tmp_path / "in", tmp_path / "straight", encoder_file)
-    contents = [path.read_bytes() for path in paths]
-    for path in (paths[1], *paths[4:]):
-        path.write_bytes(b"")
-    refused("use --neighbours 2 or less", tmp_path / "in", tmp_path / "out", encoder_file)
-    for path, content in zip(paths, contents, strict=True):
-        path.write_bytes(content)
+    with unreadable(paths[1], *paths[4:]):
+        refused("use --neighbours 2 or less", tmp_path / "in", tmp_path / "out", encoder_file)
     data = run(tmp_path / "in", tmp_path / "out", encoder_file)
     assert data.meta.unreadable == 1  # only shards without any picture are read again
     assert np.array_equal(data.images, straight.images[[0, 9, *range(2, 9)]])
@@ -212,14 +220,9 @@ def test_pictures_that_come_back_when_holes_are_filled_already_stay_out(
     monkeypatch.setattr(prepare_module, "SHARD_PICTURES", 4)
     paths = write_pictures(tmp_path / "in", photo, 10)
     straight = run(tmp_path / "in", tmp_path / "straight", encoder_file)
-    contents = [path.read_bytes() for path in paths]
-    for path in paths[4:8]:
-        path.write_bytes(b"")
-    with monkeypatch.context() as stopped:
+    with unreadable(*paths[4:8]), monkeypatch.context() as stopped:
         stopped.setattr(prepare_module, "nearest_neighbours", lambda *_: 1 / 0)
         refused("division by zero", tmp_path / "in", tmp_path / "out", encoder_file, ZeroDivisionError)
-    for path, content in zip(paths, contents, strict=True):
-        path.write_bytes(content)
     data = run(tmp_path / "in", tmp_path / "out", encoder_file)
     assert data.meta.unreadable == 4
     assert np.array_equal(data.images, straight.images[[0, 1, 2, 3, 8, 9]])
