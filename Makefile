@@ -61,8 +61,10 @@ lint: .venv/.stamp ## style and types
 	$(BIN)/mypy
 
 test-python: .venv/.stamp .venv-serve/.stamp
-	# real servers on a busy machine: what failed gets one second try, and fails for good if it fails again
-	$(BIN)/pytest -q -m 'not gpu' || $(BIN)/pytest -q -m 'not gpu' --last-failed --last-failed-no-failures none
+	# a file stays in one process, as its models and servers do; the long ones come first. Real servers on a busy
+	# machine: what failed gets one second try, alone, and fails for good if it fails again
+	$(BIN)/pytest -q -m 'not gpu' -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	    || $(BIN)/pytest -q -m 'not gpu' --last-failed --last-failed-no-failures none
 
 # the library of the plans: tensorrt, or tensorrt-rtx
 TENSORRT ?= tensorrt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -25,7 +26,10 @@ def mapped(name: str) -> bool:
 def test_a_region_holds_an_array_until_it_is_closed():
     region, other = SystemRegion(48), SystemRegion(48)
     assert region.name != other.name
-    assert re.fullmatch("icgan-[0-9a-f]{16}", region.name), "names of macOS have at most 31 letters"
+    assert re.fullmatch(f"icgan-{os.getpid()}-[0-9a-f]{{10}}", region.name), (
+        "what is left behind names its owner"
+    )
+    assert len(region.name) <= 31, "longer names are refused on macOS"
     assert region.registration == (region.name, f"/{region.name}", 48)
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     region.write(array)

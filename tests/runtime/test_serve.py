@@ -158,12 +158,15 @@ def test_the_backends_lie_in_a_folder_of_the_server_alone(start):
     assert (folder / "onnxruntime" / "model.py").read_bytes() == source.read_bytes()
 
 
-def test_a_python_without_a_server_part_is_named_and_nothing_is_left(environment, repository, tmp_path):
-    before = set(Path(tempfile.gettempdir()).glob("icgan-serve-*"))
+def test_a_python_without_a_server_part_is_named_and_nothing_is_left(
+    environment, repository, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = set(tmp_path.iterdir())
     other = Environment(environment.python, environment.package, environment.library, "3.99")
     with pytest.raises(BackendError, match=r"^nvidia-pytriton has no server part for Python 3\.99$"):
         Server(repository, other)
-    assert set(Path(tempfile.gettempdir()).glob("icgan-serve-*")) == before
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_the_servers_python_processes_find_their_packages_and_libraries(environment, monkeypatch):

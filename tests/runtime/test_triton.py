@@ -410,8 +410,8 @@ def test_a_stream_keeps_two_batches_under_way_besides_the_one_that_is_read(stand
 
 
 def memory() -> set[str]:
-    """Shared memory of clients on this machine."""
-    return {path.name for path in Path("/dev/shm").glob("icgan-*") if not path.name.startswith("icgan-serve")}
+    """Shared memory of this process."""
+    return {path.name for path in Path("/dev/shm").glob(f"icgan-{os.getpid()}-*")}
 
 
 def test_pictures_pass_through_memory_that_is_given_back(connect, local, stand_in):

@@ -7,6 +7,7 @@ Triton refuses that while a request is using it.
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Callable
@@ -44,11 +45,16 @@ class Region(Protocol):
         """Unmap it here; what the server has mapped stays until it is told to forget it."""
 
 
+def region_name() -> str:
+    """A name nobody has: whose it is, should its process be killed, and no longer than macOS allows (31)."""
+    return f"icgan-{os.getpid()}-{secrets.token_hex(5)}"
+
+
 class SystemRegion:
     """POSIX shared memory. Pages that are never written take no memory."""
 
     def __init__(self, size: int) -> None:
-        self._memory = SharedMemory(f"icgan-{secrets.token_hex(8)}", create=True, size=size)
+        self._memory = SharedMemory(region_name(), create=True, size=size)
         self.size = size
 
     @property

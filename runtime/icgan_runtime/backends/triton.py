@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import secrets
 import threading
 import time
 import weakref
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
 from icgan_runtime import images
-from icgan_runtime.backends.regions import Pool, Region, SystemRegion
+from icgan_runtime.backends.regions import Pool, Region, SystemRegion, region_name
 from icgan_runtime.bank import Bank
 from icgan_runtime.errors import (
     DeadlineError,
@@ -441,7 +440,7 @@ class CudaRegion:
         except (ImportError, RuntimeError):  # which it is depends on the version of tritonclient
             raise RequestError("shared_memory", "'cuda' needs pip install 'tritonclient[cuda]'") from None
         self._library, self._device, self.size = cuda_shared_memory, device, size
-        self.name = f"icgan-{secrets.token_hex(8)}"
+        self.name = region_name()
         try:
             self._handle = cuda_shared_memory.create_shared_memory_region(self.name, size, device)
         except cuda_shared_memory.CudaSharedMemoryException as error:
