@@ -66,9 +66,15 @@ def test_what_helm_makes_of_the_chart_is_what_kubernetes_accepts(values):
 def test_the_operators_values_reach_the_pods():
     manifests = rendered(VALUES["changed"])
     pod = manifests["Deployment"]["spec"]["template"]["spec"]
-    assert manifests["Deployment"]["spec"]["replicas"] == 3
+    assert manifests["HorizontalPodAutoscaler"]["spec"]["minReplicas"] == 3
     assert pod["containers"][0]["image"] == "registry.example:5000/icgan@sha256:0123"
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 4
+
+
+def test_an_upgrade_of_the_chart_leaves_the_number_of_pods_to_the_autoscaler():
+    manifests = rendered()
+    assert manifests["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["kind"] == "Deployment"
+    assert "replicas" not in manifests["Deployment"]["spec"], "Helm would set it back to this under load"
 
 
 def test_every_value_of_the_chart_is_used():
@@ -97,6 +103,19 @@ def test_the_autoscaler_follows_the_queue_time_that_the_page_teaches_the_adapter
         r'nv_inference_request_success\{<<.LabelMatchers>>,model=~"([^"]*)"', rule["metricsQuery"]
     )
     assert set(counted.split("|")) == {ensemble.name for ensemble in ENSEMBLES}
+
+
+def test_every_rate_has_two_scrapes_to_be_taken_from():
+    rule = (ROOT / "docs" / "serving.md").read_text()
+    minutes = [int(window) for window in re.findall(r"rate\(nv_\w+\{.*?\}\[(\d+)m\]", rule)]
+    assert len(minutes) == 2
+    assert min(minutes) > 2, "Prometheus scrapes once a minute unless told otherwise"
+    dashboard = json.loads((DEPLOY / "grafana" / "icgan.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert set(re.findall(r"\[(.+?)\]", " ".join(queries))) == {"$__rate_interval", "5m"}
+    [source] = yaml.safe_load((DEPLOY / "grafana" / "datasource.yaml").read_text())["datasources"]
+    scrapes = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())["global"]
+    assert source["jsonData"]["timeInterval"] == scrapes["scrape_interval"], "what Grafana takes its rates by"
 
 
 def test_probes_send_the_canary_that_the_exporter_writes():
@@ -172,6 +191,19 @@ def test_a_pod_finishes_the_requests_of_every_ensemble_before_it_goes():
     script = container["lifecycle"]["preStop"]["exec"]["command"][-1]
     assert all(f" {ensemble.name}" in script for ensemble in ENSEMBLES)
     assert CONTROL_HEADER in script
+
+
+def test_the_dashboard_says_that_the_server_counts_a_refused_request_twice(start, tiny_bundle):
+    server = start(tiny_bundle)
+    with Wire(server, "grpc") as wire, pytest.raises(RefusedError):
+        wire.ask("icgan", {"IMAGE": [b""], **rows(1)})
+    with urllib.request.urlopen(server.metrics_url) as response:
+        page = response.read().decode()
+    counts = re.findall(r'^nv_inference_request_failure\{model="icgan",.*\} (\d+)$', page, re.MULTILINE)
+    assert sum(map(int, counts)) == 2
+    dashboard = json.loads((DEPLOY / "grafana" / "icgan.json").read_text())
+    [panel] = [panel for panel in dashboard["panels"] if panel["title"] == "Failures per second"]
+    assert "twice" in panel["description"]
 
 
 def test_every_metric_of_the_dashboard_exists_on_a_live_server(server):
