@@ -109,8 +109,7 @@ def summary(latencies: Sequence[float], seconds: float, n: int, errors: int = 0)
     """
     ordered = sorted(latencies)
     seen = {
-        f"p{p}_ms": 1e3 * ordered[min(len(ordered) - 1, p * len(ordered) // 100)] if ordered else 0.0
-        for p in PERCENTILES
+        f"p{p}_ms": 1e3 * ordered[(p * len(ordered) + 99) // 100 - 1] if ordered else 0.0 for p in PERCENTILES
     }
     rate = len(ordered) / seconds
     return {
