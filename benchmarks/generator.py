@@ -131,7 +131,7 @@ def open_route(subject: Subject, route: str, threads: int) -> Run:
 def torch_route(generator: Generator, *, compiled: bool, threads: int) -> Run:
     module: Callable[..., torch.Tensor] = GraphGenerator(generator, generator.config, as_bytes=True).eval()
     if compiled:
-        module = torch.compile(module)
+        module = torch.compile(module, dynamic=False)  # for each batch anew, not the second for any
 
     def run(feeds: Feeds) -> NDArray[np.uint8]:
         torch.set_num_threads(threads)

@@ -67,7 +67,7 @@ def torch_call(subject: Subject, compiled: bool) -> Call:
     generator = copy.deepcopy(subject.generator).half().cuda().to(memory_format=torch.channels_last)
     module: Callable[..., Tensor] = GraphGenerator(generator, generator.config, as_bytes=True).eval()
     if compiled:
-        module = torch.compile(module, mode="max-autotune")
+        module = torch.compile(module, mode="max-autotune", dynamic=False)  # for each batch anew
 
     def call(feeds: dict[str, Tensor]) -> Tensor:
         with torch.inference_mode():
@@ -118,6 +118,7 @@ def open_calls(
     opened, memory, failed = {}, {}, {}
     for route in routes:
         say(f"preparing {route}")
+        torch.cuda.empty_cache()  # what torch keeps of the route before would not be counted
         free, _ = torch.cuda.mem_get_info()
         try:
             call = open_call(subject, route, largest, out)

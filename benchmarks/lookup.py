@@ -155,6 +155,8 @@ def main() -> None:
     parser.add_argument("--pause", action="store_true", help="wait for a line on stdin before timing")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if "faiss" not in options.forms:
+        parser.error("--forms: faiss must be among them, the others are compared with it")
     embeddings = np.load(options.data / "embeddings.npy", mmap_mode="r")
     neighbours = np.load(options.data / "neighbours.npy", mmap_mode="r")[:, :50]
     if options.out:

@@ -153,13 +153,15 @@ def test_the_benchmark_runs_through(cuda, tiny_run, all_precisions, tmp_path, mo
     monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
     monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
 
-    def compile_nothing(module, mode):
-        compiled.append(mode)
+    def compile_nothing(module, mode, dynamic):
+        compiled.append((mode, dynamic))
         return module
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 30, 1 << 31))
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "no GPU")
     out = tmp_path / "report"
     command = ["gpu", "--weights", str(tiny_run), "--batch", "1", "2", "--rounds", "2", "--out", str(out)]
@@ -169,7 +171,10 @@ def test_the_benchmark_runs_through(cuda, tiny_run, all_precisions, tmp_path, mo
     assert [row["route"] for row in report["rows"]] == [*gpu.ROUTES.values()][:4] * 2
     assert set(report["failed"]) == {"ort cuda", "ort tensorrt"}  # not in this ONNX Runtime
     assert all(row["psnr"] > 40 for row in report["rows"])
-    assert compiled == ["max-autotune"]
+    assert compiled == [("max-autotune", False)]
+    assert len(emptied) == len(gpu.ROUTES), (
+        "what one route leaves in torch's cache, the next would not be counted for"
+    )
     assert "| ours, TensorRT |" in (out / "gpu.md").read_text()
     assert (out / "tensorrt.layers.json").exists()
 
