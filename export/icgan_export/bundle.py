@@ -66,6 +66,7 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
     if not run.metrics and (run_path / EVALUATION_NAME).exists():
         step(f"{EVALUATION_NAME} is not of these weights: left out")
     instances = choose_instances(run, options.bank, options.instances, query_count(run.model.resolution))
+    _refuse_too_many(len(instances.ids), run.model.embedding_dim)
     neighbours = min(options.neighbours, len(instances.ids))
     step(f"{len(instances.ids)} instances, {len(instances.queries)} pictures to test with")
     samples = make_samples(run, instances, neighbours)
@@ -108,6 +109,13 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
         parity = report.to_json() | {"largest_activations": largest}
         replace(manifest, files=describe_files(folder), parity=parity).write(folder)
     return report
+
+
+def _refuse_too_many(instances: int, width: int) -> None:
+    """Before any work is done on more instances than the lookup graph can hold, which every bundle has."""
+    most = int(0.999 * onnx_export.MAX_PROTOBUF_BYTES) // (4 * width + 8)  # a row and its id
+    if instances > most:
+        raise ExportError(f"{instances} instances are more than one ONNX file holds: --instances {most}")
 
 
 def check_precisions(precisions: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from icgan_export import bundle as bundle_module
+from icgan_export import onnx_export
 from icgan_export import samples as samples_module
 from icgan_export.cli import main
 from icgan_export.onnx_export import count_operators
@@ -44,6 +45,16 @@ def test_the_instances_are_found_by_their_own_embeddings(tiny_bundle: Path) -> N
 def test_the_licence_of_the_weights_is_shown_by_info_and_the_model_card(tiny_bundle: Path) -> None:
     assert "licence    CC0-1.0" in render(describe(Bundle.open(tiny_bundle)))
     assert "Weights: CC0-1.0" in (tiny_bundle / "README.md").read_text()
+
+
+def test_more_instances_than_a_lookup_graph_holds_are_refused_with_the_number_that_fits(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    row = 4 * read_run(tiny_run).model.embedding_dim + 8
+    monkeypatch.setattr(onnx_export, "MAX_PROTOBUF_BYTES", 5 * row + row // 2)
+    assert main(["bundle", str(tiny_run), "--out", str(tmp_path / "bundle")]) == 1
+    assert "12 instances are more than one ONNX file holds: --instances 5\n" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_sub_folders_become_labels(tiny_bundle: Path) -> None:
