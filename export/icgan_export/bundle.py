@@ -19,7 +19,7 @@ from icgan_export.compare import to_levels
 from icgan_export.errors import ExportError, ParityError
 from icgan_export.fold import Rewrites, Target
 from icgan_export.graphs import encoder_graph, generator_graph
-from icgan_export.index import lookup_graph
+from icgan_export.index import fits_graph, lookup_graph
 from icgan_export.onnx_export import Step
 from icgan_export.precision import Lowered, activation_ranges
 from icgan_export.samples import Samples, make_samples, query_count
@@ -66,7 +66,6 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
     if not run.metrics and (run_path / EVALUATION_NAME).exists():
         step(f"{EVALUATION_NAME} is not of these weights: left out")
     instances = choose_instances(run, options.bank, options.instances, query_count(run.model.resolution))
-    _refuse_too_many(len(instances.ids), run.model.embedding_dim)
     neighbours = min(options.neighbours, len(instances.ids))
     step(f"{len(instances.ids)} instances, {len(instances.queries)} pictures to test with")
     samples = make_samples(run, instances, neighbours)
@@ -111,13 +110,6 @@ def write_bundle(run_path: Path, out: Path, options: Options, step: Step) -> Rep
     return report
 
 
-def _refuse_too_many(instances: int, width: int) -> None:
-    """Before any work is done on more instances than the lookup graph can hold, which every bundle has."""
-    most = int(0.999 * onnx_export.MAX_PROTOBUF_BYTES) // (4 * width + 8)  # a row and its id
-    if instances > most:
-        raise ExportError(f"{instances} instances are more than one ONNX file holds: --instances {most}")
-
-
 def check_precisions(precisions: Sequence[str]) -> None:
     """Refuse what cannot be exported before any work is done."""
     for precision in precisions:
@@ -147,7 +139,10 @@ def write_graphs(
         held = f", {len(kept)} in float32" if precision != "fp32" else ""
         step(f"{file}: {sum(operators.values())} operators, {graph.ByteSize() / 2**20:.1f} MiB{held}")
 
-    add("lookup", "fp32", lookup_graph(bank.embeddings, bank.ids, neighbours, {}))
+    if fits_graph(bank.embeddings):
+        add("lookup", "fp32", lookup_graph(bank.embeddings, bank.ids, neighbours, {}))
+    else:
+        step(f"no lookup.onnx: {len(bank)} instances are more than one ONNX file holds; faiss finds them")
     step("tracing the encoder")
     encoder = encoder_graph(run.encoder, model.preprocessing.size, {}, step=step)
     add("encoder", "fp32", encoder)

@@ -9,9 +9,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from icgan_export import onnx_export
 from icgan_export.onnx_export import BATCH_AXIS, OPSET, finish
 
 IR_VERSION = 10
+_QUERIES_AT_ONCE = 16  # one score for each and every instance of a million: 64 MB
+
+
+def fits_graph(embeddings: NDArray[np.float32]) -> bool:
+    """Whether one ONNX file holds a bank of [M, D] embeddings and their ids: 250,000 × 2048 fit."""
+    return embeddings.nbytes + 8 * len(embeddings) <= 0.999 * onnx_export.MAX_PROTOBUF_BYTES
 
 
 def lookup_graph(
@@ -53,6 +60,12 @@ def nearest(
     bank: NDArray[np.float32], ids: NDArray[np.int64], queries: NDArray[np.float32], neighbours: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The same in numpy, the reference for the graph: ids and scores [Q, k], ties to the smaller id."""
-    scores = queries @ bank.T
-    order = np.lexsort((np.broadcast_to(ids, scores.shape), -scores))[:, :neighbours]
-    return ids[order], np.take_along_axis(scores, order, axis=1)
+    found_ids = np.empty((len(queries), neighbours), np.int64)
+    found_scores = np.empty((len(queries), neighbours), np.float32)
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        for row, scores in enumerate(queries[start : start + _QUERIES_AT_ONCE] @ bank.T, start):
+            last = np.partition(scores, len(scores) - neighbours)[len(scores) - neighbours]
+            best = np.flatnonzero(scores >= last)  # with all that tie for the last place
+            best = best[np.lexsort((ids[best], -scores[best]))[:neighbours]]
+            found_ids[row], found_scores[row] = ids[best], scores[best]
+    return found_ids, found_scores

@@ -162,6 +162,10 @@ def describe(bundle: Bundle, choices: Choices, say: Say = print) -> Service:
     if choices.cpu_precision == "bf16":
         raise ExportError("--cpu-precision bf16: ONNX Runtime has no such kernels on a CPU")
     manifest = bundle.manifest
+    if choices.lookup == "graph" and not any(entry.role == "lookup" for entry in manifest.graphs):
+        raise ExportError(
+            f"--lookup graph: {bundle.root} has no lookup.onnx, its bank is too large: faiss-ivf or faiss"
+        )
     plans, gpu_files = {}, {}
     for role in ("encoder", "generator", "lookup") if choices.lookup == "graph" else ("encoder", "generator"):
         engines = _engines(bundle, role, choices.precision)

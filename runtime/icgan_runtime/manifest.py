@@ -273,7 +273,7 @@ class Manifest:
                     f"{where}: computes {show_specs(graph.inputs)} -> {show_specs(graph.outputs)}, "
                     f"the contract says {show_specs(expected[0])} -> {show_specs(expected[1])}",
                 )
-        for role in ROLES:
+        for role in ("encoder", "generator"):  # a large bank has no lookup graph
             self.graph(role)
         for engine in self.engines:
             where = f"engines[{engine.file}]"

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from icgan_export import bundle as bundle_module
-from icgan_export import onnx_export
 from icgan_export import samples as samples_module
 from icgan_export.cli import main
 from icgan_export.onnx_export import count_operators
 from icgan_export.source import choose_instances, read_run
 from icgan_runtime import Pipeline
 from icgan_runtime.bundle import Bundle
+from icgan_runtime.cli import main as icgan
 from icgan_runtime.info import describe, render
 
 
@@ -47,14 +47,24 @@ def test_the_licence_of_the_weights_is_shown_by_info_and_the_model_card(tiny_bun
     assert "Weights: CC0-1.0" in (tiny_bundle / "README.md").read_text()
 
 
-def test_more_instances_than_a_lookup_graph_holds_are_refused_with_the_number_that_fits(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+def test_a_bank_too_large_for_a_graph_is_bundled_without_one_and_found_by_the_others(
+    tiny_run: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    row = 4 * read_run(tiny_run).model.embedding_dim + 8
-    monkeypatch.setattr(onnx_export, "MAX_PROTOBUF_BYTES", 5 * row + row // 2)
-    assert main(["bundle", str(tiny_run), "--out", str(tmp_path / "bundle")]) == 1
-    assert "12 instances are more than one ONNX file holds: --instances 5\n" in capsys.readouterr().err
-    assert not (tmp_path / "bundle").exists()
+    monkeypatch.setattr(bundle_module, "fits_graph", lambda embeddings: False)
+    large = tmp_path / "bundle"
+    assert main(["bundle", str(tiny_run), "--out", str(large), "--neighbours", "4"]) == 0
+    said = capsys.readouterr()
+    assert "no lookup.onnx: 12 instances are more than one ONNX file holds; faiss finds them" in said.err
+    assert not (large / "lookup.onnx").exists()
+    assert icgan(["info", "--verify", str(large)]) == 0
+    with Pipeline.load(tiny_bundle) as usual, Pipeline.load(large) as pipe:
+        bank = np.load(tiny_bundle / "bank" / "embeddings.npy")
+        np.testing.assert_array_equal(pipe.search(bank, k=4)[0], usual.search(bank, k=4)[0])
+    assert main(["triton", str(large), "--out", str(tmp_path / "faiss"), "--lookup", "faiss-ivf"]) == 0
+    capsys.readouterr()
+    assert main(["triton", str(large), "--out", str(tmp_path / "graph"), "--lookup", "graph"]) == 1
+    expected = f"--lookup graph: {large} has no lookup.onnx, its bank is too large: faiss-ivf or faiss\n"
+    assert capsys.readouterr().err.endswith(expected)
 
 
 def test_sub_folders_become_labels(tiny_bundle: Path) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from icgan_export.index import lookup_graph, nearest
+from icgan_export.index import fits_graph, lookup_graph, nearest
 from icgan_runtime.bank import Bank
 from icgan_runtime.search import choose_search
 
@@ -18,6 +18,11 @@ def unit_rows(count: int, dim: int, seed: int) -> NDArray[np.float32]:
 def run(graph, queries):
     session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(["ids", "scores"], {"embedding": queries})
+
+
+def test_a_graph_holds_a_quarter_of_a_million_instances_of_2048_components():
+    assert fits_graph(np.broadcast_to(np.float32(0), (250_000, 2048)))
+    assert not fits_graph(np.broadcast_to(np.float32(0), (265_000, 2048)))
 
 
 def test_the_graph_finds_what_numpy_finds() -> None:
@@ -38,7 +43,7 @@ def test_graph_and_runtime_agree_with_sorting_everything(seed: int, count: int, 
     ids = np.sort(rng.permutation(1000)[:count]).astype(np.int64)
     products = queries @ bank.T
     expected = [sorted(range(count), key=lambda i: (-row[i], ids[i]))[:k] for row in products]
-    searches = [run(lookup_graph(bank, ids, k, {}), queries)]
+    searches = [run(lookup_graph(bank, ids, k, {}), queries), nearest(bank, ids, queries, k)]
     stored = Bank("space", bank, ids, None, None)
     searches += [choose_search(stored, name)(queries, k) for name in ("numpy", "faiss")]
     for found, scores in searches:
