@@ -142,6 +142,25 @@ def test_tensors_on_the_gpu_are_read_and_left_there(open_plan, cuda):
     assert (np.from_dlpack(other) != expected).any()
 
 
+def test_the_stream_waits_for_arrays_only_while_no_other_call_records_it(open_plan):
+    """CUDA ends the recording of a stream that is told to wait for something outside."""
+    session, alone = open_plan(), []
+
+    class Feed:
+        def __init__(self, array: np.ndarray) -> None:
+            self.array = array
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return self.array.__dlpack_device__()
+
+        def __dlpack__(self) -> Any:
+            alone.append(session._lock.locked())
+            return self.array.__dlpack__()
+
+    session.run_on_device({name: Feed(array) for name, array in feeds(2).items()})
+    assert alone == [True] * 3
+
+
 @pytest.mark.parametrize("method", ["run", "run_on_device"])
 def test_what_does_not_fit_is_refused_by_name(open_plan, method):
     session = open_plan()

@@ -117,13 +117,13 @@ class TrtSession(ClosesOnExit):
         for NaN. Raises BackendError for what does not fit `inputs`.
         """
         stream = int(self._stream)
-        held = {
-            name: dlpack.view(f"{self.name}: {name}", value, dlpack.CUDA, stream)
-            for name, value in feeds.items()
-        }
-        check_feeds(self.name, self.inputs, {name: _shadow(view) for name, view in held.items()})
-        count = self._count(next(iter(held.values())).shape[0])
-        with self._lock:
+        with self._lock:  # whose stream waits for the arrays: not while another call records it
+            held = {
+                name: dlpack.view(f"{self.name}: {name}", value, dlpack.CUDA, stream)
+                for name, value in feeds.items()
+            }
+            check_feeds(self.name, self.inputs, {name: _shadow(view) for name, view in held.items()})
+            count = self._count(next(iter(held.values())).shape[0])
             for name, view in held.items():
                 buffer = self._buffers[name]
                 self._copy(buffer.device, view.address, count * buffer.row_bytes, "DeviceToDevice")
