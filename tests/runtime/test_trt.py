@@ -19,7 +19,7 @@ from icgan_runtime.backends.select import choose_graph, open_session
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import BackendError, BundleError, NumericsError
 from icgan_runtime.manifest import EngineEntry, Manifest, TensorSpec, describe_files
-from tests.gpu.fakes import Context, Cuda, Engine, machine_with_gpu
+from tests.gpu.fakes import Context, Cuda, Engine, RuntimeConfig, fake_tensorrt, machine_with_gpu
 
 PROFILES = [(1, 1, 2), (1, 4, 8)]
 Open = Callable[..., Any]
@@ -118,6 +118,26 @@ def test_few_rows_take_the_first_profile_that_has_room(open_plan):
     for rows, profiles in ((2, [0]), (1, [0, 0]), (3, [0, 0, 1]), (8, [0, 0, 1, 1]), (3, [0, 0, 1, 1])):
         session.run(feeds(rows))
         assert [context.profile for context in engine.contexts] == profiles
+
+
+def test_a_graph_holds_the_kernels_that_tensorrt_rtx_compiles_for_its_batch_size(
+    cuda, labelled_bundle, monkeypatch
+):
+    """And not those for any size, with which it starts unless told."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(cuda, "tensorrt_rtx"))
+    trt = importlib.import_module("icgan_runtime.backends.trt")
+    plan = plan_of(labelled_bundle, "generator")
+    with trt.TrtSession(plan, "generator.plan", "tensorrt_rtx") as session:
+        assert session.run(feeds(3))["image"].shape == (3, 8, 8, 3)
+        assert session._settings == RuntimeConfig("user managed", "eager")
+
+
+def test_tensorrt_rtx_has_the_settings_that_it_is_given():
+    rtx = pytest.importorskip("tensorrt_rtx")
+    assert rtx.ICudaEngine.create_runtime_config
+    assert rtx.IRuntimeConfig.set_execution_context_allocation_strategy
+    assert hasattr(rtx.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
+    assert rtx.DynamicShapesKernelSpecializationStrategy.EAGER
 
 
 def test_answers_belong_to_the_caller(open_plan):
