@@ -97,8 +97,7 @@ def provider_call(model: onnx.ModelProto, backend: str) -> Call:
     if backend not in available_backends():
         raise BackendError(f"{backend} is not in this onnxruntime: pip install onnxruntime-gpu in its place")
     session = OrtSession(half(model).SerializeToString(), "generator.onnx", backend)
-    if session.device != "cuda":
-        raise BackendError(f"{backend} found no CUDA libraries it could load")
+    session.require(backend)
     return lambda feeds: from_dlpack(session.run_on_device(feeds)["image"])
 
 

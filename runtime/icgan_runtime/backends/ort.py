@@ -54,7 +54,10 @@ class OrtSession(ClosesOnExit):
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise BundleError(file, f"ONNX Runtime cannot load it ({_reason(error)})") from None
         held = self._session.get_providers()
-        self.device = "cuda" if "CUDAExecutionProvider" in held else "cpu"  # it falls back without a word
+        self.provider: str = held[
+            0
+        ]  # where its libraries or the GPU are missing it falls back without a word
+        self.device = "cuda" if "CUDAExecutionProvider" in held else "cpu"
         self.inputs = _specs(self._session.get_inputs())
         self.outputs = _specs(self._session.get_outputs())
 
@@ -62,6 +65,16 @@ class OrtSession(ClosesOnExit):
     def metadata(self) -> dict[str, str]:
         """The graph's string metadata."""
         return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def require(self, backend: str) -> None:
+        """Raise BackendError unless the session runs on the provider that `backend` stands for."""
+        wanted = PROVIDERS[backend][0]
+        if self.provider != wanted:
+            raise BackendError(
+                f"{self.name}: ONNX Runtime could not load {wanted}, it would run on {self.provider}: "
+                "see to the GPU's driver, CUDA and cuDNN"
+                + (", and the TensorRT that this onnxruntime wants" if backend == "ort-tensorrt" else "")
+            )
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         check_feeds(self.name, self.inputs, feeds)
