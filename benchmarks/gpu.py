@@ -67,7 +67,7 @@ def torch_call(subject: Subject, compiled: bool) -> Call:
     generator = copy.deepcopy(subject.generator).half().cuda().to(memory_format=torch.channels_last)
     module: Callable[..., Tensor] = GraphGenerator(generator, generator.config, as_bytes=True).eval()
     if compiled:
-        module = torch.compile(module, mode="max-autotune")
+        module = torch.compile(module, mode="max-autotune", dynamic=False)  # each batch size gets its own
 
     def call(feeds: dict[str, Tensor]) -> Tensor:
         with torch.inference_mode():

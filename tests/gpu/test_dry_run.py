@@ -154,8 +154,8 @@ def test_the_benchmark_runs_through(cuda, tiny_run, all_precisions, tmp_path, mo
     monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
     monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
 
-    def compile_nothing(module, mode):
-        compiled.append(mode)
+    def compile_nothing(module, mode, dynamic):
+        compiled.append((mode, dynamic))
         return module
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
@@ -170,7 +170,7 @@ def test_the_benchmark_runs_through(cuda, tiny_run, all_precisions, tmp_path, mo
     assert [row["route"] for row in report["rows"]] == [*gpu.ROUTES.values()][:4] * 2
     assert set(report["failed"]) == {"ort cuda", "ort tensorrt"}  # not in this ONNX Runtime
     assert all(row["psnr"] > 40 for row in report["rows"])
-    assert compiled == ["max-autotune"]
+    assert compiled == [("max-autotune", False)]
     assert "| ours, TensorRT |" in (out / "gpu.md").read_text()
     assert (out / "tensorrt.layers.json").exists()
 
