@@ -308,6 +308,18 @@ def test_a_provider_that_is_asked_for_and_cannot_be_loaded_is_not_replaced_by_an
         assert pipe.generate(np.zeros((8, 8, 3), np.uint8), label=0).images.shape == (1, 8, 8, 3)
 
 
+def test_what_onnx_runtime_says_of_missing_libraries_is_not_among_the_answers(
+    labelled_bundle, monkeypatch, capsys
+):
+    start = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession", lambda model, options, providers: start(model, options)
+    )
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
+    OrtSession((labelled_bundle / "generator.onnx").read_bytes(), "generator.onnx", "ort-cuda").close()
+    assert capsys.readouterr() == ("", "Failed to load libcudnn.so.9\n")
+
+
 def test_float32_is_not_shortened_on_a_gpu(monkeypatch):
     asked = {}
 

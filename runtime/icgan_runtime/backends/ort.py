@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +47,9 @@ class OrtSession(ClosesOnExit):
         # would lose accuracy on older processors. Where there is VNNI this changes nothing.
         options.add_session_config_entry("session.x64quantprecision", "1")
         if backend != "ort-cpu":
-            ort.preload_dlls()  # CUDA's libraries from torch's or NVIDIA's packages, where they are
+            # CUDA's libraries from torch's or NVIDIA's packages, where they are; what it misses it prints
+            with contextlib.redirect_stdout(sys.stderr):
+                ort.preload_dlls()
         self.name = f"{backend} {file}"
         self._finite = finite
         providers = [(name, _OPTIONS.get(name, {})) for name in PROVIDERS[backend]]
