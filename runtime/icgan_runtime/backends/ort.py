@@ -77,7 +77,7 @@ class OrtSession(ClosesOnExit):
             raise BackendError(
                 f"{self.name}: ONNX Runtime could not load {wanted}, it would run on {self.provider}: "
                 "see to the GPU's driver, CUDA and cuDNN"
-                + (", and the TensorRT that this onnxruntime wants" if backend == "ort-tensorrt" else "")
+                + (", and a TensorRT that fits it, on LD_LIBRARY_PATH" if backend == "ort-tensorrt" else "")
             )
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
