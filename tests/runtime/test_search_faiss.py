@@ -76,16 +76,20 @@ def test_threads_take_turns_on_a_gpu(gpu, monkeypatch):
 
 def test_ties_of_more_instances_than_a_gpu_selects_are_found_all_the_same(gpu, monkeypatch):
     """Anybody can send an embedding that is orthogonal to the whole bank, beside those of others."""
-    asked = []
+    asked: list[int] = []
 
-    class Index(faiss.IndexFlatIP):
-        def search(self, embedding, wanted):
+    def index(resources, width):
+        flat = faiss.IndexFlatIP(width)
+
+        def search(embedding, wanted):
             asked.append(wanted)
             if wanted > 2048:
                 raise RuntimeError("GPU index only supports min/max-K selection up to 2048")
-            return super().search(embedding, wanted)
+            return flat.search(embedding, wanted)
 
-    monkeypatch.setattr(faiss, "GpuIndexFlatIP", lambda resources, width: Index(width))
+        return SimpleNamespace(d=width, add=flat.add, search=search)
+
+    monkeypatch.setattr(faiss, "GpuIndexFlatIP", index)
     bank = bank_of(3000)
     bank.embeddings[:, 11] = 0
     bank.embeddings[:] /= np.linalg.norm(bank.embeddings, axis=1, keepdims=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,9 +262,10 @@ def test_embeddings_are_not_shortened_on_a_gpu():
         shortened.append(torch.backends.cudnn.allow_tf32)
         return torch.ones(len(images), 4)
 
+    encoder: Any = network
     images, cpu = np.zeros((3, 8, 8, 3), np.uint8), torch.device("cpu")
     with Progress(3, "prepare", "pictures") as progress:
-        plain, flipped = prepare_module.embed(network, images, cpu, progress)
+        plain, flipped = prepare_module.embed(encoder, images, cpu, progress)
     assert plain.shape == flipped.shape == (3, 4)
     assert shortened == [False, False]
 
