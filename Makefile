@@ -69,7 +69,7 @@ test-python: .venv/.stamp .venv-serve/.stamp
 # the library of the plans: tensorrt, or tensorrt-rtx
 TENSORRT ?= tensorrt
 
-test-gpu: .venv/.gpu-$(TENSORRT) ## the tests that need a GPU (TENSORRT=tensorrt-rtx: with that library)
+test-gpu: .venv/.gpu-$(TENSORRT) .venv-serve/.stamp ## the tests that need a GPU (TENSORRT=tensorrt-rtx: with that library)
 	ICGAN_TRT_LIBRARY=$(subst -,_,$(TENSORRT)) $(BIN)/pytest -q -m gpu
 
 .venv/.gpu-$(TENSORRT): .venv/.bench

@@ -97,7 +97,7 @@ class LocalChain:
 
         def open_graph(role: str) -> Session:
             entry = choose_graph(bundle.manifest, role, precision, choice.backend)
-            return open_session(bundle, entry, choice.backend, threads)
+            return open_session(bundle, entry, choice.backend, threads, fall_back=backend == "auto")
 
         with ExitStack() as opened:  # what is open is closed again should the rest fail
             encoder, generator = (opened.enter_context(open_graph(role)) for role in ("encoder", "generator"))

@@ -12,7 +12,7 @@ import numpy as np
 
 from icgan_runtime.bank import Bank
 from icgan_runtime.errors import MissingExtraError
-from icgan_runtime.search import F32, I64, ROUNDING, Propose, Search
+from icgan_runtime.search import F32, I64, ROUNDING, Propose, Search, numpy_search
 
 # The approximate index (Sivic and Zisserman, 2003; Jégou et al., 2011): the principal components of the
 # instances, one byte each, in lists around centroids, of which a query reads the nearest few. Every component
@@ -27,6 +27,7 @@ CANDIDATES = 64  # rescored exactly, so that neither projection nor bytes decide
 # Of a flat index: below this a second thread costs more than it saves, above all beside other programs.
 ONE_THREAD_BELOW_BYTES = 16 << 20
 ROWS_AT_ONCE = 65_536  # of a bank that may be mapped from disk
+GPU_CANDIDATES = 2048  # faiss's kernels refuse to select more; twice MAX_NEIGHBOURS
 
 
 def faiss_search(bank: Bank, reason: str) -> Search:
@@ -46,7 +47,8 @@ def faiss_gpu_search(bank: Bank, reason: str) -> Search:
     index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), bank.embeddings.shape[1])
     for start in range(0, len(bank), ROWS_AT_ONCE):
         index.add(np.ascontiguousarray(bank.embeddings[start : start + ROWS_AT_ONCE]))
-    propose, turn = exactly(index, len(bank)), threading.Lock()
+    propose = exactly(index, len(bank), GPU_CANDIDATES, numpy_search(bank, reason).propose)
+    turn = threading.Lock()
 
     def one_at_a_time(embedding: F32, count: int) -> list[I64]:
         with turn:  # the memory of one StandardGpuResources serves one thread
@@ -55,13 +57,17 @@ def faiss_gpu_search(bank: Bank, reason: str) -> Search:
     return Search("faiss-gpu", reason, bank, one_at_a_time)
 
 
-def exactly(index: faiss.Index, total: int) -> Propose:
-    """Candidates from an exact index, with everything that might tie with the last one wanted."""
+def exactly(index: faiss.Index, total: int, most: int | None = None, rest: Propose | None = None) -> Propose:
+    """Candidates from an exact index, with everything that might tie with the last one wanted.
+
+    An index that gives at most `most` of them leaves embeddings with more ties to `rest`.
+    """
 
     small = 4 * total * index.d < ONE_THREAD_BELOW_BYTES
 
     def propose(embedding: F32, count: int) -> list[I64]:
-        wanted = min(2 * count, total)
+        limit = total if most is None else min(most, total)
+        wanted = min(2 * count, limit)
         while True:
             with one_thread() if small else nullcontext():
                 scores, rows = index.search(np.ascontiguousarray(embedding), wanted)
@@ -69,7 +75,10 @@ def exactly(index: faiss.Index, total: int) -> Propose:
             enough = scores[:, -1] < scores[:, count - 1] - 2 * ROUNDING
             if wanted == total or enough.all():
                 return list(rows)
-            wanted = min(4 * wanted, total)
+            if rest is not None and wanted == limit:
+                others = iter(rest(embedding[~enough], count))
+                return [row if good else next(others) for row, good in zip(rows, enough, strict=True)]
+            wanted = min(4 * wanted, limit)
 
     return propose
 

@@ -13,6 +13,7 @@ import json
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum, IntEnum
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -28,7 +29,7 @@ from icgan_runtime.backends.ort import OrtSession
 
 Work = Callable[[], object]
 STREAM = 7  # the first one's handle
-USER_MANAGED = "user managed"
+USER_MANAGED, EAGER = "user managed", "eager"
 
 
 class Cuda:
@@ -149,10 +150,22 @@ class Cuda:
         return (0 if graph and stream in self.streams else 1,)
 
 
+@dataclass
+class RuntimeConfig:
+    """How TensorRT-RTX is to make a context."""
+
+    allocation: str = "static"
+    dynamic_shapes_kernel_specialization_strategy: str = "lazy"
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.allocation = strategy
+
+
 class Engine:
     """A plan of `TensorRt.Builder`: profiles and an ONNX graph, run by ONNX Runtime."""
 
-    def __init__(self, cuda: Cuda, plan: bytes) -> None:
+    def __init__(self, cuda: Cuda, plan: bytes, rtx: bool = False) -> None:
+        self.rtx = rtx
         head, _, graph = plan.partition(b"\n")
         self.cuda, self.profiles = cuda, json.loads(head)["profiles"]
         self.contexts: list[Context] = []
@@ -183,8 +196,11 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
         return [(batch, *self.row(name)) for batch in self.profiles[index]]
 
-    def create_execution_context(self, strategy: str) -> Context:
-        assert strategy == USER_MANAGED
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig()
+
+    def create_execution_context(self, how: str | RuntimeConfig) -> Context:
+        assert how == (RuntimeConfig(USER_MANAGED, EAGER) if self.rtx else USER_MANAGED)
         return Context(self)
 
     def create_engine_inspector(self) -> SimpleNamespace:
@@ -271,9 +287,9 @@ def _forget_session() -> None:
     vars(backends).pop("trt", None)
 
 
-def fake_tensorrt(cuda: Cuda) -> Any:
-    """The module `tensorrt`: builder, parser and runtime."""
-    trt: Any = ModuleType("tensorrt")
+def fake_tensorrt(cuda: Cuda, name: str = "tensorrt") -> Any:
+    """The module `tensorrt`, or `tensorrt_rtx`: builder, parser and runtime."""
+    trt: Any = ModuleType(name)
     trt.__version__ = "0.0.fake"
 
     class Network:
@@ -362,12 +378,14 @@ def fake_tensorrt(cuda: Cuda) -> Any:
             if brings_code and not self.engine_host_code_allowed:
                 self.logger.log(1, "the plan brings code")
                 return None
-            return Engine(cuda, plan)
+            return Engine(cuda, plan, rtx=name == "tensorrt_rtx")
 
     trt.Builder, trt.OnnxParser, trt.Runtime = Builder, Parser, Runtime
     flags = ("TF32", "VERSION_COMPATIBLE", "REFIT", "STRIP_PLAN")
     trt.BuilderFlag = SimpleNamespace(**{flag: flag for flag in flags})
     trt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED=USER_MANAGED)
+    if name == "tensorrt_rtx":
+        trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=EAGER)
     trt.TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
     trt.ILogger = type("ILogger", (), {"Severity": SimpleNamespace(ERROR=1)})
     trt.IProgressMonitor = type("IProgressMonitor", (), {})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch.utils.dlpack import from_dlpack
@@ -177,6 +178,19 @@ def test_the_benchmark_runs_through(cuda, tiny_run, all_precisions, tmp_path, mo
     )
     assert "| ours, TensorRT |" in (out / "gpu.md").read_text()
     assert (out / "tensorrt.layers.json").exists()
+
+
+def test_the_benchmark_measures_no_provider_in_the_name_of_another(tiny_bundle, monkeypatch):
+    """ONNX Runtime takes CUDA without a word where it finds no TensorRT that it can load."""
+    gpu = importlib.import_module("benchmarks.gpu")
+    start, held = onnxruntime.InferenceSession, ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession", lambda model, options, providers: start(model, options)
+    )
+    monkeypatch.setattr(start, "get_providers", lambda session: held)
+    monkeypatch.setattr("icgan_runtime.backends.ort.available_backends", lambda: ["ort-tensorrt"])
+    with pytest.raises(BackendError, match="it would run on CUDAExecutionProvider"):
+        gpu.provider_call(onnx.load(tiny_bundle / "generator.onnx"), "ort-tensorrt")
 
 
 def test_without_a_gpu_the_benchmark_says_where_to_run_it(monkeypatch):

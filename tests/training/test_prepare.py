@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from icgan_training.encoder import load_encoder
 from icgan_training.errors import DataError, WeightsError
 from icgan_training.integrity import file_sha256
 from icgan_training.prepare import prepare
+from icgan_training.progress import Progress
 from icgan_training.transforms import read_picture
 from tests.training.pictures import write_pictures
 
@@ -254,6 +256,21 @@ def test_a_partial_folder_of_other_settings_is_not_continued(many, encoder_file,
     process.wait()
     with pytest.raises(DataError, match=r"other settings \(resolution was 8, is 16\): remove it"):
         run(many, tmp_path / "out", encoder_file)
+
+
+def test_embeddings_are_not_shortened_on_a_gpu():
+    shortened = []
+
+    def network(images):
+        shortened.append(torch.backends.cudnn.allow_tf32)
+        return torch.ones(len(images), 4)
+
+    encoder: Any = network
+    images, cpu = np.zeros((3, 8, 8, 3), np.uint8), torch.device("cpu")
+    with Progress(3, "prepare", "pictures") as progress:
+        plain, flipped = prepare_module.embed(encoder, images, cpu, progress)
+    assert plain.shape == flipped.shape == (3, 4)
+    assert shortened == [False, False]
 
 
 def test_a_set_too_small_for_k_is_finished_with_a_smaller_k_without_embedding_again(

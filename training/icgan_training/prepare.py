@@ -298,11 +298,13 @@ def embed(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Embeddings of the pictures and of their mirror images, [n, D] each."""
     plain, flipped = [], []
-    for rows in chunks(len(images), ENCODER_BATCH[device.type]):
-        batch = torch.from_numpy(images[rows]).to(device)
-        plain.append(network(batch).cpu().numpy())
-        flipped.append(network(batch.flip(2)).cpu().numpy())
-        progress.advance(len(batch))
+    # a GPU's cuDNN shortens float32 to TF32 unless told: neighbours would not be those of a CPU
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for rows in chunks(len(images), ENCODER_BATCH[device.type]):
+            batch = torch.from_numpy(images[rows]).to(device)
+            plain.append(network(batch).cpu().numpy())
+            flipped.append(network(batch.flip(2)).cpu().numpy())
+            progress.advance(len(batch))
     return np.concatenate(plain), np.concatenate(flipped)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +47,9 @@ class OrtSession(ClosesOnExit):
         # would lose accuracy on older processors. Where there is VNNI this changes nothing.
         options.add_session_config_entry("session.x64quantprecision", "1")
         if backend != "ort-cpu":
-            ort.preload_dlls()  # CUDA's libraries from torch's or NVIDIA's packages, where they are
+            # CUDA's libraries from torch's or NVIDIA's packages, where they are; what it misses it prints
+            with contextlib.redirect_stdout(sys.stderr):
+                ort.preload_dlls()
         self.name = f"{backend} {file}"
         self._finite = finite
         providers = [(name, _OPTIONS.get(name, {})) for name in PROVIDERS[backend]]
@@ -54,7 +58,10 @@ class OrtSession(ClosesOnExit):
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise BundleError(file, f"ONNX Runtime cannot load it ({_reason(error)})") from None
         held = self._session.get_providers()
-        self.device = "cuda" if "CUDAExecutionProvider" in held else "cpu"  # it falls back without a word
+        self.provider: str = held[
+            0
+        ]  # where its libraries or the GPU are missing it falls back without a word
+        self.device = "cuda" if "CUDAExecutionProvider" in held else "cpu"
         self.inputs = _specs(self._session.get_inputs())
         self.outputs = _specs(self._session.get_outputs())
 
@@ -62,6 +69,16 @@ class OrtSession(ClosesOnExit):
     def metadata(self) -> dict[str, str]:
         """The graph's string metadata."""
         return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def require(self, backend: str) -> None:
+        """Raise BackendError unless the session runs on the provider that `backend` stands for."""
+        wanted = PROVIDERS[backend][0]
+        if self.provider != wanted:
+            raise BackendError(
+                f"{self.name}: ONNX Runtime could not load {wanted}, it would run on {self.provider}: "
+                "see to the GPU's driver, CUDA and cuDNN"
+                + (", and a TensorRT that fits it, on LD_LIBRARY_PATH" if backend == "ort-tensorrt" else "")
+            )
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         check_feeds(self.name, self.inputs, feeds)

@@ -2,7 +2,8 @@
 
 A region holds one tensor of one request. Nobody may use it again before the server has answered: after a
 time-out the server may still be writing. Such a region is lost, and the server is told to forget it later;
-Triton refuses that while a request is using it.
+Triton refuses that while a request is using it. Only then is it freed: CUDA does not say what becomes of a
+GPU's memory that goes while another process has it mapped.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Region(Protocol):
         """A copy of the array at its beginning."""
 
     def close(self) -> None:
-        """Unmap it here; what the server has mapped stays until it is told to forget it."""
+        """Free it; what the server has mapped of the host's memory stays until it is told to forget it."""
 
 
 def region_name() -> str:
@@ -87,7 +88,7 @@ class Pool:
         self._make = make
         self._lock = threading.Lock()
         self._free: list[Region] = []
-        self._forgotten: list[str] = []  # names that the server may let go of
+        self._lost: list[Region] = []  # that the server may let go of
 
     def take(self) -> Region | None:
         """A region the server knows and nobody uses; None when a new one has to be made and registered."""
@@ -105,25 +106,17 @@ class Pool:
 
     def lose(self, *regions: Region) -> None:
         """From requests whose end is not known: never lent again."""
-        for region in regions:
-            region.close()
         with self._lock:
-            self._forgotten += [region.name for region in regions]
+            self._lost += regions
 
-    def lost(self) -> list[str]:
-        """Names to unregister now; the caller brings back with `still_lost` what the server keeps."""
+    def lost(self) -> list[Region]:
+        """To unregister now; the caller closes what the server lets go of, and loses again what it keeps."""
         with self._lock:
-            names, self._forgotten = self._forgotten, []
-            return names
+            regions, self._lost = self._lost, []
+            return regions
 
-    def still_lost(self, name: str) -> None:
-        """The server is not done with it."""
-        with self._lock:
-            self._forgotten.append(name)
-
-    def close(self) -> list[str]:
-        """Unmap everything; returns all names that the server should forget."""
+    def close(self) -> list[Region]:
+        """All there are, to unregister and then to close."""
         with self._lock:
             free, self._free = self._free, []
-        self.lose(*free)
-        return self.lost()
+        return free + self.lost()

@@ -84,10 +84,17 @@ def fitting_plan(engines: Sequence[EngineEntry], role: str, precision: str | Non
     )
 
 
-def open_session(bundle: Bundle, entry: GraphEntry, backend: str, threads: int = 0) -> Session:
-    """A session for one graph of a bundle, after its bytes, metadata and tensors have been checked."""
+def open_session(
+    bundle: Bundle, entry: GraphEntry, backend: str, threads: int = 0, fall_back: bool = False
+) -> Session:
+    """A session for one graph of a bundle, after its bytes, metadata and tensors have been checked.
+
+    Raises BackendError where ONNX Runtime cannot load what `backend` needs, unless it may `fall_back`.
+    """
     session = (
-        _open_plan(bundle, entry) if backend == "tensorrt" else _open_graph(bundle, entry, backend, threads)
+        _open_plan(bundle, entry)
+        if backend == "tensorrt"
+        else _open_graph(bundle, entry, backend, threads, fall_back)
     )
     expected = bundle.manifest.specs(entry.role)
     if (session.inputs, session.outputs) != expected:
@@ -110,7 +117,7 @@ def read_graph(bundle: Bundle, entry: GraphEntry) -> bytes:
     return model
 
 
-def _open_graph(bundle: Bundle, entry: GraphEntry, backend: str, threads: int) -> Session:
+def _open_graph(bundle: Bundle, entry: GraphEntry, backend: str, threads: int, fall_back: bool) -> Session:
     model = read_graph(bundle, entry)
     if backend in ("openvino", "openvino-bf16"):
         try:
@@ -121,7 +128,10 @@ def _open_graph(bundle: Bundle, entry: GraphEntry, backend: str, threads: int) -
         return OpenVinoSession(model, entry.file, exact, threads)
     from icgan_runtime.backends.ort import OrtSession
 
-    return OrtSession(model, entry.file, backend, threads)
+    session = OrtSession(model, entry.file, backend, threads)
+    if not fall_back:
+        session.require(backend)
+    return session
 
 
 def _open_plan(bundle: Bundle, entry: GraphEntry) -> Session:

@@ -125,10 +125,15 @@ class Exchange:
 
     def close(self) -> Steps[None]:
         """Give back what the server holds for this connection."""
-        if self.pool is not None:
-            for name in self.pool.close():
+        if self.pool is None:
+            return
+        with contextlib.ExitStack() as unregistered:
+            regions = self.pool.close()
+            for region in regions:
+                unregistered.callback(region.close)
+            for region in regions:
                 with contextlib.suppress(IcganError):  # gone, or no longer ours to tidy
-                    yield from self._tell("unregister", (name,), time.monotonic() + self._timeout_s)
+                    yield from self._tell("unregister", (region.name,), time.monotonic() + self._timeout_s)
 
     def _config(self, deadline: float) -> Steps[dict[str, Any]]:
         options = {"as_json": True} if self.address.protocol == "grpc" else {}
@@ -156,11 +161,17 @@ class Exchange:
     def _registered(self, deadline: float) -> Steps[Region]:
         """A new region that the server knows; it forgets lost ones on this occasion."""
         assert self.pool is not None
-        for name in self.pool.lost():
-            try:
-                yield from self._tell("unregister", (name,), deadline)
-            except IcganError:
-                self.pool.still_lost(name)
+        lost, kept = self.pool.lost(), []
+        try:
+            while lost:
+                try:
+                    yield from self._tell("unregister", (lost[0].name,), deadline)
+                except IcganError:
+                    kept.append(lost.pop(0))
+                else:
+                    lost.pop(0).close()
+        finally:
+            self.pool.lose(*kept, *lost)
         region = self.pool.new()
         try:
             yield from self._tell("register", region.registration, deadline)

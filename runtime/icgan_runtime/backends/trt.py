@@ -76,6 +76,7 @@ class TrtSession(ClosesOnExit):
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise BundleError(file, f"{library} {self._trt.__version__} cannot load it: {logger.last_error}")
+        self._settings = self._context_settings()
         self._stream = _call(cudart.cudaStreamCreateWithFlags, cudart.cudaStreamNonBlocking)
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
@@ -117,13 +118,13 @@ class TrtSession(ClosesOnExit):
         for NaN. Raises BackendError for what does not fit `inputs`.
         """
         stream = int(self._stream)
-        held = {
-            name: dlpack.view(f"{self.name}: {name}", value, dlpack.CUDA, stream)
-            for name, value in feeds.items()
-        }
-        check_feeds(self.name, self.inputs, {name: _shadow(view) for name, view in held.items()})
-        count = self._count(next(iter(held.values())).shape[0])
-        with self._lock:
+        with self._lock:  # whose stream waits for the arrays: not while another call records it
+            held = {
+                name: dlpack.view(f"{self.name}: {name}", value, dlpack.CUDA, stream)
+                for name, value in feeds.items()
+            }
+            check_feeds(self.name, self.inputs, {name: _shadow(view) for name, view in held.items()})
+            count = self._count(next(iter(held.values())).shape[0])
             for name, view in held.items():
                 buffer = self._buffers[name]
                 self._copy(buffer.device, view.address, count * buffer.row_bytes, "DeviceToDevice")
@@ -142,7 +143,7 @@ class TrtSession(ClosesOnExit):
         self._buffers = {}
         cudart.cudaFree(self._scratch)
         cudart.cudaStreamDestroy(self._stream)
-        del self._engine, self._runtime
+        del self._settings, self._engine, self._runtime
 
     def _count(self, rows: int) -> int:
         if not 1 <= rows <= self.max_batch:
@@ -188,8 +189,7 @@ class TrtSession(ClosesOnExit):
         """
         if count not in self._contexts:
             index = next(i for i, (least, _, most) in enumerate(self._batches) if least <= count <= most)
-            strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            context = self._engine.create_execution_context(strategy)
+            context = self._engine.create_execution_context(self._settings)
             context.set_device_memory(self._scratch, self._scratch_bytes)
             context.set_optimization_profile_async(index, int(self._stream))
             for name, buffer in self._buffers.items():
@@ -198,6 +198,21 @@ class TrtSession(ClosesOnExit):
                 context.set_input_shape(name, (count, *self._row(name)))
             self._contexts[count] = context
         return self._contexts[count]
+
+    def _context_settings(self) -> Any:
+        """What every context is made with: memory of ours, and of TensorRT-RTX the kernels of its batch size.
+
+        Unless told, that library starts with kernels for any size and compiles those beside the first runs; a
+        captured graph would keep the slow ones.
+        """
+        ours = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self._trt.__name__ != "tensorrt_rtx":
+            return ours
+        settings = self._engine.create_runtime_config()
+        settings.set_execution_context_allocation_strategy(ours)
+        eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        settings.dynamic_shapes_kernel_specialization_strategy = eager
+        return settings
 
     def _buffer(self, name: str) -> Buffer:
         kind = self._engine.get_tensor_dtype(name).name
