@@ -51,7 +51,9 @@ class Session(Protocol):
 
 
 class ClosesOnExit:
-    """The context manager half of a session, which takes any number of rows unless it says otherwise."""
+    """What sessions share: they close once, and take any number of rows unless they say otherwise."""
+
+    _closed = False
 
     @property
     def max_batch(self) -> int | None:
@@ -59,7 +61,13 @@ class ClosesOnExit:
         return None
 
     def close(self) -> None:
-        """Release what the object holds."""
+        """Release what the session holds; a second close does nothing."""
+        if not self._closed:  # what is freed a second time may be another's by then
+            self._closed = True
+            self._release()
+
+    def _release(self) -> None:
+        """Let go of the graph and its memory; called once."""
 
     def __enter__(self) -> Self:
         return self
