@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from icgan_training.catalogue import ITEMS
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
+from icgan_training.output import say
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"
 Command = Callable[[argparse.Namespace], None]
@@ -77,7 +78,7 @@ def _fetch(args: argparse.Namespace) -> None:
     from icgan_training.fetch import fetch
 
     fetch(args.name, args.out, args.archive)
-    print(f"{args.name} is in {args.out}")
+    say(f"{args.name} is in {args.out}")
 
 
 def _add_prepare(commands: Subparsers) -> None:
@@ -131,7 +132,7 @@ def _prepare(args: argparse.Namespace) -> None:
     )
     leave()
     if processes.first:
-        print(f"{args.out} is ready")
+        say(f"{args.out} is ready")
 
 
 def _add_fit(commands: Subparsers) -> None:
@@ -184,7 +185,7 @@ def _fit(args: argparse.Namespace) -> None:
 
     if args.list:
         for row in PRESETS.values():
-            print(f"{row.name:28} {row.summary}" + (f" ({row.score})" if row.score else ""))
+            say(f"{row.name:28} {row.summary}" + (f" ({row.score})" if row.score else ""))
         return
     if args.data is None or args.preset is None or (args.out is None and not args.dry_run):
         args.parser.error("DATA, --preset and --out are needed")
@@ -209,7 +210,7 @@ def _fit(args: argparse.Namespace) -> None:
     data = PreparedDataset.open(args.data)
     model, train = resolve(chosen, data, overrides)
     if args.dry_run:
-        print(json.dumps({"model": model.to_dict(), "train": train.to_dict()}, indent=2))
+        say(json.dumps({"model": model.to_dict(), "train": train.to_dict()}, indent=2))
         return
     if device.type == "cpu":
         keep_freed_memory()
@@ -346,15 +347,15 @@ def _evaluate(args: argparse.Namespace) -> None:
         sheets["labels"] = labels
     write_report(result, str(args.run_dir), sheets, folder)
     if args.json:
-        print(result.to_json(), end="")
+        say(result.to_json().rstrip())
         return
     for name, value in score_lines(result):
-        print(f"{name:<44} {value}")
+        say(f"{name:<44} {value}")
     for name, value in result.parameters.items():
-        print(f"  {name}: {value}")
+        say(f"  {name}: {value}")
     for note in result.notes:
-        print(f"note: {note}")
-    print(f"report: {folder / 'evaluation.html'}")
+        say(f"note: {note}")
+    say(f"report: {folder / 'evaluation.html'}")
 
 
 def _add_convert(commands: Subparsers) -> None:
@@ -377,13 +378,11 @@ def _convert(args: argparse.Namespace) -> None:
 
     experiment = convert(args.folder, args.out, encoder=args.encoder)
     config = experiment.config
-    print(
+    say(
         f"{args.out}: {config.resolution} px, {config.conditioning}, weights under {LICENCE} (non-commercial)"
     )
     if config.takes_embedding and args.encoder is None:
-        print(
-            f"the model takes embeddings of the {experiment.encoder} ResNet-50; give its file with --encoder"
-        )
+        say(f"the model takes embeddings of the {experiment.encoder} ResNet-50; give its file with --encoder")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
