@@ -291,6 +291,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icgan_training.dataset import PreparedDataset
     from icgan_training.distributed import local_device
     from icgan_training.evaluate import (
+        OF_FEATURES,
         Settings,
         conditioning_network,
         encoder_network,
@@ -326,12 +327,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     second = None
     if args.second is not None:
         second = encoder_network(find_weights(args.second), device, subject.data.meta.encoder)
-    inception = inception_network(find_weights(args.inception), device)
+    inception = None
+    if OF_FEATURES & set(settings.metrics):  # what no metric asks for is not fetched
+        inception = inception_network(find_weights(args.inception), device)
+        inception = in_bfloat16(inception) if args.bfloat16 else inception
     result = evaluate(
         subject,
         reference,
         settings,
-        in_bfloat16(inception) if args.bfloat16 else inception,
+        inception,
         second=second,
         logits=None if args.logits is None else load_inception_with_logits(args.logits).to(device),
         lpips=load_lpips(find_weights("lpips-alexnet")).to(device) if "lpips" in settings.metrics else None,

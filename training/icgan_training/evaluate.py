@@ -46,6 +46,8 @@ from icgan_training.progress import Progress
 from icgan_training.run import read_config
 
 METRICS = ("fid", "kid", "prdc", "is", "lpips", "strata", "instance", "labels")
+OF_FEATURES = frozenset({"fid", "kid", "prdc", "strata"})
+"""Those that compare features of samples and real pictures, by Inception and perhaps a second network."""
 Choice = Literal["kmeans", "random"]
 STRATA = {"many": (100, None), "medium": (21, 99), "few": (1, 20)}
 """Classes by their number of training pictures, as the published long-tail evaluation groups them."""
@@ -238,7 +240,7 @@ def evaluate(
     subject: Subject,
     reference: PreparedDataset,
     settings: Settings,
-    inception: FeatureNetwork,
+    inception: FeatureNetwork | None,
     *,
     second: FeatureNetwork | None = None,
     logits: Inception | None = None,
@@ -247,17 +249,19 @@ def evaluate(
 ) -> Evaluation:
     """All the scores `settings.metrics` names.
 
-    inception: the network of FID, KID and precision/recall. second: another network for KID and
-    precision/recall, because encoder and Inception were both trained on ImageNet classes.
+    inception: the network of the metrics `OF_FEATURES`; None where none of them is wanted. second: another
+    network for KID and precision/recall, because encoder and Inception were both trained on ImageNet classes.
     logits: an Inception with a class layer, for the Inception Score. lpips: for the diversity score.
     encoder: the one that made the data set's embeddings, for how samples follow instance and label.
     """
     wanted = set(settings.metrics)
+    if inception is None and wanted & OF_FEATURES:
+        raise ValueError(f"no Inception network given for {', '.join(sorted(wanted & OF_FEATURES))}")
     check_following(subject.generator.config, settings)
     check_reference(subject.generator.config, reference, settings)
     count = settings.reference or reference.meta.count
-    networks = [inception] if second is None else [inception, second]
-    compared = networks if wanted & {"fid", "kid", "prdc", "strata"} else []
+    networks = [network for network in (inception, second) if network is not None]
+    compared = networks if wanted & OF_FEATURES else []
     scores: dict[str, float | None] = {}
     notes: list[str] = []
     strata = training_strata(subject.data, reference) if "strata" in wanted else {}
@@ -318,7 +322,7 @@ def evaluate(
         "reference": f"{reference.meta.name}, {count} pictures",
         "prdc_pictures": prdc_pictures(settings, count),
         "feature_networks": [f"{network.name} {network.sha256[:12]}" for network in networks],
-        "arithmetic": inception.arithmetic,
+        "arithmetic": "float32" if inception is None else inception.arithmetic,
         "device": str(subject.device),
     }
     return Evaluation(scores, parameters, notes)
