@@ -161,7 +161,7 @@ def load_subject(run_dir: Path, data_path: Path | None, settings: Settings, devi
     train = config.get("train", {})  # a converted checkpoint has none
     source: LabelSource = train.get("label_source", "dataset")
     check_fit(generator.config, data, config.get("encoder", {}).get("sha256"), source)
-    check_classes(generator.config, data, config.get("class_names"))
+    check_classes(data, config.get("class_names") if generator.config.takes_label else None)
     if train.get("neighbours") is not None:  # data to transfer to may have fewer
         data = data.nearest(min(train["neighbours"], data.meta.neighbours))
     labels = training_labels(
