@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from icgan_export.compare import BOUNDS, Bounds, Check, as_near, cosine, psnr, recall, to_levels
+from icgan_export.compare import BOUNDS, Bounds, Check, as_near, cosine, recall
 from icgan_export.half import LARGEST_HALF, TYPES, rounded
 from icgan_export.index import nearest
 from icgan_export.passes import float_pictures
@@ -30,6 +30,7 @@ from icgan_runtime.backends.select import read_graph
 from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import GraphEntry
+from icgan_runtime.verify import psnr, to_bytes
 
 BATCH = 16
 
@@ -104,9 +105,9 @@ def verify(path: Path) -> Report:
             embedding = embeddings.get(entry.precision, embeddings["fp32"])
             chained = _draw(session, samples, embedding[:count])
             checks += check_pictures(chained, samples.image, "chain", entry.precision)
-            drawn[entry.precision] = to_levels(chained)
+            drawn[entry.precision] = to_bytes(chained)
     seconds = time.perf_counter() - started
-    return Report(str(path), tuple(checks), seconds, to_levels(samples.image), drawn, activations)
+    return Report(str(path), tuple(checks), seconds, to_bytes(samples.image), drawn, activations)
 
 
 def half_activations(bundle: Bundle, entry: GraphEntry, samples: Samples) -> dict[str, float]:
@@ -166,7 +167,7 @@ def check_pictures(
     return [
         replace(check, what="max error", value=worst, bound=bounds.image if stage == "generator" else None),
         replace(check, what="mean error", value=float(error.mean())),
-        replace(check, what="PSNR, dB", value=psnr(to_levels(found), to_levels(reference)), bound=bounds.psnr,
+        replace(check, what="PSNR, dB", value=psnr(to_bytes(found), to_bytes(reference)), bound=bounds.psnr,
                 at_least=True),
     ]  # fmt: skip
 

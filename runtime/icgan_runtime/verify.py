@@ -95,7 +95,7 @@ def to_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB; infinity for equal pictures."""
+    """Peak signal-to-noise ratio in dB over all pictures [N, R, R, 3]; infinity for equal ones."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
