@@ -92,9 +92,9 @@ def more_noise(samples: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lacking, "samples.npz: holds no 'noise'"),
-        (narrow, "samples.npz: noise: holds float32[12, 119]"),
-        (more_noise, "samples.npz: holds 600 noises for 12 pictures"),
+        (lacking, "samples.npz: holds no array 'noise'"),
+        (narrow, "samples.npz noise: holds float32[12, 119]"),
+        (more_noise, "samples.npz: arrays of different lengths: {'image': 12, 'noise': 600}"),
     ],
 )
 def test_samples_that_do_not_fit_the_bundle_are_refused_by_name(
