@@ -24,7 +24,7 @@ from icgan_export.passes import float_pictures
 from icgan_export.precision import activation_ranges
 from icgan_export.samples import Samples
 from icgan_export.skeleton import with_shapes
-from icgan_runtime.backends.base import Session
+from icgan_runtime.backends.base import Session, run_in_batches
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.backends.select import read_graph
 from icgan_runtime.bank import Bank
@@ -174,12 +174,7 @@ def check_pictures(
 
 def in_batches(session: Session, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Run all rows, BATCH at a time."""
-    count = len(next(iter(feeds.values())))
-    parts = [
-        session.run({name: array[start : start + BATCH] for name, array in feeds.items()})
-        for start in range(0, count, BATCH)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return run_in_batches(session, feeds, BATCH)
 
 
 def _draw(session: Session, samples: Samples, embedding: NDArray[np.float32]) -> NDArray[np.float32]:

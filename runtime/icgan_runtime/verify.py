@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime import arrays, manifest
+from icgan_runtime.backends.base import run_in_batches
 from icgan_runtime.backends.select import open_session
 from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
@@ -134,13 +135,7 @@ def _not_run(bundle: Bundle, entry: GraphEntry, backend: str, samples: Samples) 
 def _rerun(bundle: Bundle, entry: GraphEntry, backend: str, samples: Samples) -> str:
     with open_session(bundle, entry, backend) as session:
         feeds = {spec.name: samples[_FED.get((entry.role, spec.name), spec.name)] for spec in entry.inputs}
-        count = len(next(iter(feeds.values())))
-        step = session.max_batch or count
-        parts = [
-            session.run({name: array[start : start + step] for name, array in feeds.items()})
-            for start in range(0, count, step)
-        ]
-    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        outputs = run_in_batches(session, feeds, session.max_batch or MAX_SAMPLE_ROWS)
     precision = "bf16" if backend == "openvino-bf16" and entry.precision == "fp32" else entry.precision
     if entry.role == "encoder":
         cosine = float((outputs["embedding"] * samples["embedding"]).sum(axis=1).min())

@@ -78,6 +78,16 @@ class ClosesOnExit:
         self.close()
 
 
+def run_in_batches(session: Session, feeds: Mapping[str, Array], batch: int) -> dict[str, Array]:
+    """Outputs by name for all rows of `feeds`, run `batch` rows at a time. Raises what `session.run` does."""
+    count = len(next(iter(feeds.values())))
+    parts = [
+        session.run({name: array[start : start + batch] for name, array in feeds.items()})
+        for start in range(0, count, batch)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def check_feeds(session: str, specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> None:
     """Raise BackendError unless `feeds` has the names, dtypes and shapes of `specs`, with one batch size."""
     if set(feeds) != {spec.name for spec in specs}:
