@@ -24,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from icgan_training.efficientnet import EMBEDDING_DIM as EFFICIENTNET_LITE0_DIM
 from icgan_training.efficientnet import EfficientNetLite0
 from icgan_training.errors import WeightsError
+from icgan_training.files import atomic_file
 from icgan_training.resnet import EMBEDDING_DIM as RESNET50_DIM
 from icgan_training.resnet import ResNet50, StridePlace
 
@@ -106,9 +107,8 @@ def save_encoder(encoder: Encoder, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     config = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(encoder.config)}
     tensors = {key: value.contiguous() for key, value in encoder.backbone.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(tensors, metadata={"config": json.dumps(config)}))
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_bytes(save(tensors, metadata={"config": json.dumps(config)}))
 
 
 def read_encoder_config(path: Path) -> EncoderConfig:

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from icgan_training.errors import WeightsError
+from icgan_training.files import atomic_file
 
 FEATURE_DIM = 2048
 INPUT_SIZE = 299
@@ -197,9 +198,8 @@ def _interpolation(old: int, new: int) -> Tensor:
 
 def save_inception(network: Inception, path: Path, *, source: str, licence: str) -> None:
     metadata = {"config": json.dumps({"kind": KIND, "source": source, "licence": licence})}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(network.state_dict(), metadata=metadata))
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_bytes(save(network.state_dict(), metadata=metadata))
 
 
 def load_inception(path: Path) -> Inception:

@@ -15,6 +15,7 @@ from icgan_training.config import LabelSource, ModelConfig
 from icgan_training.dataset import PreparedDataset
 from icgan_training.distributed import ALONE, Processes, wait
 from icgan_training.errors import ConfigError, DataError
+from icgan_training.files import atomic_file
 from icgan_training.integrity import file_sha256, inside
 from icgan_training.neighbours import kmeans_centroids, nearest_centroids
 
@@ -90,11 +91,10 @@ def check_classes(data: PreparedDataset, trained: Sequence[str] | None) -> None:
 
 def _write(path: Path, centroids: NDArray[np.float32]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, centroids)
-    path.with_name(CENTROIDS_HASH).write_text(file_sha256(temporary) + "\n")
-    temporary.replace(path)
+    with atomic_file(path) as partial:
+        with partial.open("wb") as file:
+            np.save(file, centroids)
+        path.with_name(CENTROIDS_HASH).write_text(file_sha256(partial) + "\n")
 
 
 def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:

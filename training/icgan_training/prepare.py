@@ -42,6 +42,7 @@ from icgan_training.encoder import (
 )
 from icgan_training.errors import DataError
 from icgan_training.fetch import find_weights
+from icgan_training.files import atomic_file
 from icgan_training.integrity import file_sha256
 from icgan_training.neighbours import EXACT_UP_TO, check_count, nearest_neighbours, neighbour_statistics
 from icgan_training.progress import Progress
@@ -317,9 +318,9 @@ def check_embeddings(plain: NDArray[np.float32], flipped: NDArray[np.float32], n
 
 
 def write_atomically(path: Path, text: str) -> None:
-    sibling = path.with_name(path.name + ".partial")
-    sibling.write_text(text, encoding="utf-8")
-    sibling.replace(path)
+    """Write a small file, all of it or nothing."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 # ---- the end ---------------------------------------------------------------------------------------------
