@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from icgan_training.errors import WeightsError
 from icgan_training.files import atomic_file
 
-FEATURE_DIM = 2048
 INPUT_SIZE = 299
 BN_EPS = 1e-3
 KIND = "fid-inception-v3"
