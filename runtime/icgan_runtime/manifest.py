@@ -46,9 +46,8 @@ MAX_RESOLUTION = 2048
 MAX_WIDTH = 1 << 16  # of noise, embedding and class tables
 MAX_NEIGHBOURS = 1024
 MAX_NESTING = 32  # of a report: deeper ones end programs that show or write them
-_CONTROLS = re.compile(
-    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
-)  # all but newline; and halves of characters
+# All but newline; and halves of characters.
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _VERSION = r"[0-9]+(\.[0-9A-Za-z]+)*"
 
 Json = dict[str, Any]

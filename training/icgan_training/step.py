@@ -139,7 +139,7 @@ class Trainer:
 
     def _discriminator_step(self, turn: list[tuple[Inputs, Inputs]]) -> Tensor:
         """One update of D. Real and generated pictures pass through it in one batch, as published."""
-        self._unfreeze_discriminator(True)
+        self._let_discriminator_learn(True)
         sums = torch.zeros(3, device=self.device)
         for real, fake in turn:
             with torch.no_grad(), self._autocast():
@@ -155,7 +155,7 @@ class Trainer:
 
     def _generator_step(self, micro_batches: list[Inputs]) -> Tensor:
         """One update of G through a frozen D."""
-        self._unfreeze_discriminator(False)
+        self._let_discriminator_learn(False)
         total = torch.zeros((), device=self.device)
         for fake in micro_batches:
             with self._autocast():
@@ -175,9 +175,10 @@ class Trainer:
             logits = self._judge(images.contiguous(memory_format=self.layout), embedding, label)
         return logits.float()
 
-    def _unfreeze_discriminator(self, trains: bool) -> None:
+    def _let_discriminator_learn(self, learns: bool) -> None:
+        """Give D's weights gradients or none; the frozen features of a projected D never have any."""
         for weight in self._trainable:
-            weight.requires_grad_(trains)
+            weight.requires_grad_(learns)
 
     def _update(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
         """Average the gradients over the processes, step, clear; returns the gradient's norm."""
