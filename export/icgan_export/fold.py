@@ -353,6 +353,7 @@ class BlockTensors:
 
     @classmethod
     def read(cls, weights: Weights, block: str) -> BlockTensors:
+        """Of the block whose tensors' names begin with `block`."""
         conv1, conv2, shortcut = (weights[f"{block}.{name}.weight"] for name in ("conv1", "conv2", "conv_sc"))
         return cls(conv1, conv2, shortcut, weights[f"{block}.conv2.bias"] + weights[f"{block}.conv_sc.bias"])
 

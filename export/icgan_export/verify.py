@@ -49,6 +49,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
+        """Whether no bound is missed."""
         return all(check.passed for check in self.checks)
 
     @property

@@ -17,7 +17,10 @@ SEARCHES = ("auto", "numpy", "faiss", "faiss-ivf", "faiss-gpu")
 
 
 def choose_search(bank: Bank, wanted: str = "auto") -> Search:
-    """The one of SEARCHES that is asked for; "auto" is faiss when it is installed, numpy otherwise."""
+    """The one of SEARCHES that is asked for; "auto" is faiss when it is installed, numpy otherwise.
+
+    Raises RequestError for an unknown name, MissingExtraError for what is not installed.
+    """
     if wanted not in SEARCHES:
         raise RequestError("search", f"{wanted!r}, expected one of {', '.join(SEARCHES)}")
     if wanted == "numpy":

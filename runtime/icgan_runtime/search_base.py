@@ -42,7 +42,10 @@ class Search:
     propose: Propose
 
     def __call__(self, embedding: F32, k: int) -> tuple[I64, F32]:
-        """ids and scores [N, k] of the k nearest to each unit row of `embedding` [N, D], best first."""
+        """ids and scores [N, k] of the k nearest to each unit row of `embedding` [N, D], best first.
+
+        Raises RequestError for a k that this bank does not have, or rows that are not of length 1.
+        """
         if not 1 <= k <= min(MAX_NEIGHBOURS, len(self.bank)):
             raise RequestError("k", f"{k}, expected 1..{min(MAX_NEIGHBOURS, len(self.bank))} for this bank")
         check_embedding(embedding)  # nothing is near NaN: engines find less than k, or search for ever

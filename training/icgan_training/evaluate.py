@@ -118,6 +118,7 @@ class Evaluation:
     notes: list[str]
 
     def to_json(self) -> str:
+        """The text of evaluation.json."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 

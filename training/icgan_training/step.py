@@ -82,6 +82,7 @@ class StepInputs:
     generator: list[Inputs]  # [accumulation]
 
     def to(self, device: torch.device) -> "StepInputs":
+        """All of it on the device, as `Inputs.to` puts it there."""
         return StepInputs(
             [[(real.to(device), fake.to(device)) for real, fake in turn] for turn in self.turns],
             [fake.to(device) for fake in self.generator],
