@@ -12,11 +12,14 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from icgan_training.catalogue import ITEMS
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
 from icgan_training.output import say
+
+if TYPE_CHECKING:
+    from icgan_training.evaluate import Evaluation
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"
 Command = Callable[[argparse.Namespace], None]
@@ -306,7 +309,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icgan_training.inception import load_inception_with_logits
     from icgan_training.integrity import file_sha256
     from icgan_training.lpips import load_lpips
-    from icgan_training.report import score_lines, write_report
+    from icgan_training.report import write_report
 
     settings = Settings(
         metrics=tuple(args.metrics.split(",")),
@@ -352,14 +355,21 @@ def _evaluate(args: argparse.Namespace) -> None:
     write_report(result, str(args.run_dir), sheets, folder)
     if args.json:
         say(result.to_json().rstrip())
-        return
+    else:
+        _say_evaluation(result)
+        say(f"report: {folder / 'evaluation.html'}")
+
+
+def _say_evaluation(result: Evaluation) -> None:
+    """Scores, what they depend on, and notes, for people."""
+    from icgan_training.report import score_lines
+
     for name, value in score_lines(result):
         say(f"{name:<44} {value}")
     for name, value in result.parameters.items():
         say(f"  {name}: {value}")
     for note in result.notes:
         say(f"note: {note}")
-    say(f"report: {folder / 'evaluation.html'}")
 
 
 def _add_convert(commands: Subparsers) -> None:
