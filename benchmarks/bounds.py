@@ -25,7 +25,7 @@ import onnx
 import torch
 
 from benchmarks.generator import processor, random_generator, versions
-from icgan_export.compare import BOUNDS, psnr, to_levels
+from icgan_export.compare import BOUNDS
 from icgan_export.fold import Rewrites
 from icgan_export.graphs import generator_graph
 from icgan_export.half import LARGEST_HALF, rounded
@@ -34,6 +34,7 @@ from icgan_export.precision import activation_ranges
 from icgan_export.trial import lower, picture_trial
 from icgan_runtime import latents
 from icgan_runtime.backends.ort import OrtSession
+from icgan_runtime.verify import psnr, to_bytes
 from icgan_training.config import ModelConfig
 from icgan_training.generator import Generator
 from icgan_training.heap import keep_freed_memory
@@ -111,7 +112,7 @@ def measure(resolution: int, ch: int, rows: int, precisions: list[str]) -> dict[
         lowered = lower(graph, precision, ranges, trial)
         found = drawn(lowered.model, judged)
         row[precision] = {
-            "psnr": psnr(to_levels(found), to_levels(reference)),
+            "psnr": psnr(to_bytes(found), to_bytes(reference)),
             "kept": len(lowered.kept),
             "megabytes": lowered.model.ByteSize() / 1e6,
         }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,27 @@ def reachable(module: str, seen: set[str]) -> Iterator[str]:
         yield module
         for name in needed(module)[1]:
             yield from reachable(name, seen)
+
+
+def modules_imported(path: Path, modules: set[str]) -> set[str]:
+    """Those of `modules` that a file imports anywhere, inside functions too."""
+    named = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            named |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return named & modules
+
+
+@pytest.mark.parametrize("folder", ["training", "export", "runtime"])
+def test_no_modules_of_a_package_import_each_other_in_a_circle(folder):
+    paths = {
+        ".".join(path.relative_to(ROOT / folder).with_suffix("").parts): path
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    TopologicalSorter({name: modules_imported(path, set(paths)) for name, path in paths.items()}).prepare()
 
 
 @pytest.mark.parametrize("extra", ["train", "export"])

@@ -15,7 +15,6 @@ from icgan_export import onnx_export
 from icgan_export.arithmetic import cost
 from icgan_export.bisect import worst_tensors
 from icgan_export.card import model_card
-from icgan_export.compare import to_levels
 from icgan_export.errors import ExportError, ParityError
 from icgan_export.fold import Rewrites, Target
 from icgan_export.graphs import encoder_graph, generator_graph
@@ -39,6 +38,7 @@ from icgan_runtime.manifest import (
     graph_specs,
     onnx_metadata,
 )
+from icgan_runtime.verify import to_bytes
 
 LARGEST_SHOWN = 20
 CARD_NAME = "README.md"
@@ -204,7 +204,7 @@ def make_thumbnails(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]
 def write_card(folder: Path, manifest: Manifest, samples: Samples, report: Report) -> None:
     """README.md and the picture in it: instances on the left, what torch drew from each on the right."""
     rows = min(GRID_ROWS, len(samples.noise))
-    drawn = to_levels(samples.image[:rows])
+    drawn = to_bytes(samples.image[:rows])
     pairs = np.stack([samples.picture[:rows], drawn], axis=1).reshape(-1, *drawn.shape[1:])
     (folder / GRID_NAME).write_bytes(images.encode(images.grid(pairs, columns=2)))
     (folder / CARD_NAME).write_text(model_card(manifest, report, GRID_NAME), "utf-8")

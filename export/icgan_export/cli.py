@@ -17,6 +17,7 @@ from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import IcganError
 from icgan_runtime.manifest import MAX_NEIGHBOURS
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
+from icgan_training.output import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,8 +141,8 @@ def _bundle(options: argparse.Namespace) -> int:
     )
     keep_freed_memory()  # every trial of a precision writes the whole graph anew
     report = write_bundle(options.source, out, settings, Steps())
-    print(report.table())
-    print(f"wrote {out}")
+    say(report.table())
+    say(f"wrote {out}")
     return 0
 
 
@@ -184,7 +185,7 @@ def _onnx(options: argparse.Namespace) -> int:
 
     operators = write_generator(options.source, options.out, options.image_dtype, choose, Steps())
     page = options.out.with_suffix(".md")
-    print(
+    say(
         f"wrote {options.out} and {page}: "
         + ", ".join(f"{count} {name}" for name, count in operators.items())
     )
@@ -248,7 +249,7 @@ def _engine(options: argparse.Namespace) -> int:
     )
     roles = tuple(options.roles.split(","))
     for line in add_engines(options.bundle, options.precision, roles, options.library, settings, Steps()):
-        print(line)
+        say(line)
     return 0
 
 
@@ -306,10 +307,10 @@ def _verify(options: argparse.Namespace) -> int:
 
         with files.atomic_file(options.html) as partial:
             partial.write_text(verification_page(report), "utf-8")
-    print(json.dumps(report.to_json(), indent=1) if options.json else report.table())
+    say(json.dumps(report.to_json(), indent=1) if options.json else report.table())
     if not report.passed:
         if not options.json:
-            print(f"\n{worst_tensors(options.bundle, report)}")
+            say(f"\n{worst_tensors(options.bundle, report)}")
         worst = report.failures[0]
         raise ExportError(
             f"{options.bundle}: {len(report.failures)} bounds missed, first: {worst.stage} "
@@ -322,7 +323,7 @@ def _bisect(options: argparse.Namespace) -> int:
     from icgan_export.bisect import bisect
 
     found = bisect(options.bundle, options.bisect, options.weights)
-    print(found.table())
+    say(found.table())
     return 0 if found.first_bad is None else 1
 
 
@@ -402,7 +403,7 @@ def _triton(options: argparse.Namespace) -> int:
         queue_delay_us=options.queue_delay_us,
     )
     triton_repo.write_repository(options.bundle, out, choices, Steps())
-    print(f"wrote {out}")
+    say(f"wrote {out}")
     return 0
 
 
@@ -416,7 +417,7 @@ def _require(flag: str, value: int, least: int, most: int | None = None) -> None
 def _say_loads(models: Sequence[str]) -> None:
     """What a running server has to be told, in the order that keeps it answering."""
     for model in models:
-        print(f"POST v2/repository/models/{model}/load")
+        say(f"POST v2/repository/models/{model}/load")
 
 
 class Steps:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
-LEVELS = 255.0
 # Instances whose inner products are this close are equally near: a picture that is stored twice, above all.
 # Which comes first is decided by the rounding of sums, and no graph can be asked for that.
 TIE = 1e-5
@@ -55,12 +54,6 @@ BOUNDS = {
 }
 
 
-def psnr(levels: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB of byte pictures over the whole batch; infinite for equal ones."""
-    error = float(np.mean((levels.astype(np.float64) - reference) ** 2))
-    return float("inf") if error == 0 else float(10 * np.log10(LEVELS**2 / error))
-
-
 def cosine(found: F32, reference: F32) -> float:
     """The smallest cosine between corresponding rows."""
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
@@ -79,9 +72,3 @@ def recall(found: NDArray[np.int64], reference: NDArray[np.int64], k: int) -> fl
 def as_near(found: F32, best: F32) -> float:
     """Share of rows whose instance, of the true inner product `found`, is as near as the best one."""
     return float(np.mean(found >= best - TIE))
-
-
-def to_levels(image: F32) -> NDArray[np.uint8]:
-    """float32 [N, 3, R, R] in [-1, 1] -> uint8 [N, R, R, 3], the graph's rule."""
-    levels = np.rint(np.clip((image.astype(np.float32) + 1) * np.float32(127.5), 0, LEVELS))
-    return np.ascontiguousarray(levels.astype(np.uint8).transpose(0, 2, 3, 1))

@@ -262,9 +262,8 @@ def inspect(trt: Any, plan: bytes, logger: Any) -> str | None:
 
 
 def _strongly_typed(trt: Any) -> int:
-    flag = getattr(
-        trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None
-    )  # TensorRT 11 knows no other kind
+    # TensorRT 11 knows no other kind, and has no flag for it
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from icgan_export.compare import BOUNDS, Check
 from icgan_export.errors import ExportError
-from icgan_export.source import told_clusters
+from icgan_export.source import check_prepared, told_clusters
 from icgan_export.verify import entries_of, exact_session, in_batches
 from icgan_runtime import latents
 from icgan_runtime.bundle import Bundle
@@ -27,19 +27,11 @@ def fid_of_each(
 ) -> dict[str, float]:
     """FID of `samples` pictures by precision, from the same untruncated noise and the data set's instances.
 
-    Raises ExportError for a data set of another encoder or size, or without the labels that the model takes:
-    of clusters no data set has them.
+    Raises ExportError for a data set of another encoder or size, or without the labels that the model takes
+    (of clusters no data set has them), ConfigError for one whose labels are other classes.
     """
     model = bundle.manifest.model
-    if data.meta.encoder.sha256 != model.encoder.sha256:
-        raise ExportError(
-            f"--fid: {data.path} was embedded by encoder {data.meta.encoder.sha256[:12]}, the bundle has "
-            f"{model.encoder.sha256[:12]}: prepare it with the bundle's encoder"
-        )
-    if data.meta.resolution != model.resolution:
-        raise ExportError(
-            f"--fid: {data.path} holds {data.meta.resolution} px pictures, the model {model.resolution} px"
-        )
+    check_prepared(model, data, "the encoder of the run that the bundle is from")
     rows = np.arange(samples) % data.meta.count
     feeds: dict[str, NDArray[Any]] = {
         "noise": latents.noise(0, np.arange(samples), float("inf"), model.dim_z),

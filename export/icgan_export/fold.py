@@ -49,9 +49,8 @@ BlockForm = Literal["plain", "transposed", "phases", "products"]
 Target = Literal["onnxruntime", "openvino", "tensorrt"]
 Weights = Mapping[str, Tensor]
 Affine = tuple[Tensor, Tensor]  # scale and shift of one norm, each [N, C]
-Phases = list[
-    list[Tensor]
-]  # [row parity][column parity] -> [N, r, r, C]: a [N, 2r, 2r, C] picture in quarters
+# A picture [N, 2r, 2r, C] in quarters: [row parity][column parity] -> [N, r, r, C].
+Phases = list[list[Tensor]]
 
 # Block input widths from which the matrix products beat a convolution, measured on a 2-core AVX-512 machine
 # (docs/performance.md): below, adding up the products costs more than the multiplications saved.
@@ -354,6 +353,7 @@ class BlockTensors:
 
     @classmethod
     def read(cls, weights: Weights, block: str) -> BlockTensors:
+        """Of the block whose tensors' names begin with `block`."""
         conv1, conv2, shortcut = (weights[f"{block}.{name}.weight"] for name in ("conv1", "conv2", "conv_sc"))
         return cls(conv1, conv2, shortcut, weights[f"{block}.conv2.bias"] + weights[f"{block}.conv_sc.bias"])
 

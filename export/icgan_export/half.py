@@ -21,9 +21,14 @@ from icgan_export.skeleton import with_shapes
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 NUMPY_TYPES: dict[int, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
 LARGEST_HALF = 65504.0
-BF16_OPSET = (
-    22  # the first whose convolutions take bfloat16; nothing else our graphs use has changed until then
-)
+# The first opset whose convolutions take bfloat16; nothing else our graphs use has changed until then.
+BF16_OPSET = 22
+# Type -> (Veltkamp's factor 2^s + 1, which splits off all but 24 - s of float32's 24 digits; the factor that
+# makes a number infinite when it is beyond the type's largest). BF16 ends where float32 does.
+ROUNDINGS = {
+    int(TensorProto.FLOAT16): (2.0**13 + 1, 2.0**112),
+    int(TensorProto.BFLOAT16): (2.0**16 + 1, 1.0),
+}
 # Inputs that ONNX defines as float32 (scales) or that are no tensors of the computation.
 FIXED_INPUTS = {"Resize": (1, 2, 3), "Cast": (0,)}
 
@@ -136,14 +141,6 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(nodes)
     del graph.value_info[:]
     return clean(copy, rename=False)
-
-
-# 2^s + 1 splits off all but 24 - s of float32's 24 digits; times the second, what is beyond the type's
-# largest number is infinite. BF16 ends where float32 does.
-ROUNDINGS = {
-    int(TensorProto.FLOAT16): (2.0**13 + 1, 2.0**112),
-    int(TensorProto.BFLOAT16): (2.0**16 + 1, 1.0),
-}
 
 
 def _constants(elem_type: int) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The instance bank: which pictures a bundle stores, and the graph that finds the nearest of them."""
+"""The lookup graph, which finds the nearest instances of a bank, and the same in numpy to hold it against."""
 
 from __future__ import annotations
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from icgan_export.errors import ExportError
 
-OPSET = (
-    18  # the dynamo exporter's native opset; TensorRT 10 and 11, OpenVINO and ONNX Runtime Web all read it
-)
+# The dynamo exporter's native opset; TensorRT 10 and 11, OpenVINO and ONNX Runtime Web all read it.
+OPSET = 18
 BATCH_AXIS = "N"  # as the contract and the manifest name it
 TRACED_BATCH = 2  # torch.export specialises sizes 0 and 1
 Step = Callable[[str], None]  # told about progress, a line at a time
@@ -64,7 +63,11 @@ def export_onnx(
 
 
 def finish(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """Drop what only the tracer needs, set the metadata, check the model and infer every shape."""
+    """Drop what only the tracer needs and set the metadata, in place; returned once it is checked.
+
+    The check includes strict shape inference, and raises onnx's own errors. Raises ExportError for a model
+    too large for one file.
+    """
     for node in model.graph.node:
         del node.metadata_props[:]  # stack traces of the machine that exported
         node.doc_string = ""

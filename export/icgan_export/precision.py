@@ -30,7 +30,6 @@ Loss = Callable[[onnx.ModelProto], float]  # against float32; 0 is perfect
 
 HEADROOM = 8.0  # FP16 is refused where a measured activation comes closer than this to its largest number
 BATCH = 8
-# Nodes whose arithmetic is float32 by definition, in the encoder (the norm) and after the generator's tanh.
 MARGIN = 0.7  # share of the allowed loss that a choice may use up: other inputs are a little worse
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from icgan_export.passes import clean
 
@@ -96,8 +96,3 @@ def quantise(model: onnx.ModelProto, nodes: Collection[str], ranges: Mapping[str
     del graph.node[:]
     graph.node.extend(body)
     return clean(copy, rename=False)
-
-
-def int8_weights(model: onnx.ModelProto) -> int:
-    """How many weights are stored as int8."""
-    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == TensorProto.INT8)

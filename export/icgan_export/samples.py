@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from icgan_export.index import nearest
 from icgan_export.source import Instances, Run, embed
 from icgan_runtime import latents
-from icgan_runtime.arrays import read_npz, require
 from icgan_runtime.bundle import Bundle
-from icgan_runtime.errors import BundleError
 from icgan_runtime.manifest import SAMPLES_NAME, GraphEntry
+from icgan_runtime.verify import read_samples
 
 IMAGES = 16  # generated pictures; noise of seed 0, samples 0 ..
 TRUNCATION = 0.9
@@ -39,28 +38,15 @@ class Samples:
     @classmethod
     def read(cls, bundle: Bundle) -> Samples:
         """The samples of a bundle, as its manifest has them. Raises BundleError."""
-        values = read_npz(bundle.read(SAMPLES_NAME), SAMPLES_NAME)
-        model, k = bundle.manifest.model, bundle.manifest.bank.neighbours
-        side, resolution = model.preprocessing.size, model.resolution
-
-        def array(name: str, dtype: str, *shape: int | None) -> NDArray[Any]:
-            if name not in values:
-                raise BundleError(SAMPLES_NAME, f"holds no {name!r}; export the bundle again")
-            return require(values[name], f"{SAMPLES_NAME}: {name}", dtype, shape)
-
-        picture = array("picture", "uint8", None, side, side, 3)
-        noise = array("noise", "float32", None, model.dim_z)
-        queries, count = len(picture), len(noise)
-        if not 1 <= count <= queries:
-            raise BundleError(SAMPLES_NAME, f"holds {count} noises for {queries} pictures")
+        found = read_samples(bundle)
         return cls(
-            picture=picture,
-            embedding=array("embedding", "float32", queries, model.embedding_dim),
-            ids=array("ids", "int64", queries, k),
-            scores=array("scores", "float32", queries, k),
-            noise=noise,
-            label=array("label", "int64", count) if model.classes else None,
-            image=array("image", "float32", count, 3, resolution, resolution),
+            picture=found["picture"],
+            embedding=found["embedding"],
+            ids=found["ids"],
+            scores=found["scores"],
+            noise=found["noise"],
+            label=found["label"] if bundle.manifest.model.classes else None,
+            image=found["image"],
         )
 
     def write(self, bundle: Path) -> None:

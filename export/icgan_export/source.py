@@ -140,6 +140,24 @@ def choose_instances(run: Run, folder: Path | None, count: int, queries: int) ->
     return _from_pictures(run, folder, count, queries)
 
 
+def check_prepared(model: Model, data: PreparedDataset, encoder: str) -> None:
+    """Raise ExportError unless the data set was prepared with the model's encoder, at its size.
+
+    encoder: where to find that one, for the message. Raises ConfigError where a label of the data set is
+    another class than the model knows by that number.
+    """
+    if data.meta.encoder.sha256 != model.encoder.sha256:
+        raise ExportError(
+            f"{data.path} was embedded by encoder {data.meta.encoder.sha256[:12]}, the model takes "
+            f"embeddings of {model.encoder.sha256[:12]}: prepare it with {encoder}"
+        )
+    if data.meta.resolution != model.resolution:
+        raise ExportError(
+            f"{data.path} holds {data.meta.resolution} px pictures, the model {model.resolution} px"
+        )
+    check_classes(data, model.class_names)
+
+
 def embed(encoder: Encoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Embeddings [N, D] of prepared pictures [N, S, S, 3], by torch in float32."""
     with torch.inference_mode():
@@ -152,19 +170,8 @@ def embed(encoder: Encoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _from_prepared(run: Run, path: Path, count: int, queries: int) -> Instances:
     data = PreparedDataset.open(path)
-    if data.meta.encoder.sha256 != run.model.encoder.sha256:
-        raise ExportError(
-            f"{data.path} was embedded by encoder {data.meta.encoder.sha256[:12]}, the generator was trained "
-            f"with {run.model.encoder.sha256[:12]}: prepare it with {run.path}/encoder.safetensors"
-        )
-    if data.meta.resolution != run.model.preprocessing.size:
-        raise ExportError(
-            f"{data.path} holds {data.meta.resolution} px pictures, "
-            f"the model {run.model.preprocessing.size} px"
-        )
+    check_prepared(run.model, data, f"{run.path}/encoder.safetensors")
     data.verify()
-    trained = run.model.class_names
-    check_classes(run.generator.config, data, None if trained is None else list(trained))
     chosen = _choose(data.embeddings, count)
     others = np.setdiff1d(np.arange(data.meta.count), chosen)
     held_out = np.sort(np.random.default_rng(0).permutation(others)[:queries])

@@ -33,9 +33,10 @@ from icgan_runtime import arrays, files, images
 from icgan_runtime.backends.select import read_graph
 from icgan_runtime.bank import FOLDER
 from icgan_runtime.bundle import Bundle
-from icgan_runtime.manifest import MANIFEST_NAME, SAMPLES_NAME, EngineEntry, Model, from_json, to_json
+from icgan_runtime.manifest import MANIFEST_NAME, SAMPLES_NAME, EngineEntry, Model
 from icgan_runtime.rows import CONDITIONS
 from icgan_runtime.serve import model_sources
+from icgan_runtime.strict_json import from_json, to_json
 from icgan_runtime.watchdog import CANARY_NAME
 
 RELEASES_NAME = "icgan.json"

@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from icgan_export import triton_config as tc
-from icgan_runtime.manifest import Model, to_json
+from icgan_runtime.manifest import Model
+from icgan_runtime.strict_json import to_json
 
 LOOKUPS = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
 PLAN_PROFILES = ("0", "1")  # one row, and up to the largest batch (engine.Settings.profiles)

@@ -17,19 +17,20 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from icgan_export.compare import BOUNDS, Bounds, Check, as_near, cosine, psnr, recall, to_levels
+from icgan_export.compare import BOUNDS, Bounds, Check, as_near, cosine, recall
 from icgan_export.half import LARGEST_HALF, TYPES, rounded
 from icgan_export.index import nearest
 from icgan_export.passes import float_pictures
 from icgan_export.precision import activation_ranges
 from icgan_export.samples import Samples
 from icgan_export.skeleton import with_shapes
-from icgan_runtime.backends.base import Session
+from icgan_runtime.backends.base import Session, run_in_batches
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.backends.select import read_graph
 from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import GraphEntry
+from icgan_runtime.verify import psnr, to_bytes
 
 BATCH = 16
 
@@ -48,6 +49,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
+        """Whether no bound is missed."""
         return all(check.passed for check in self.checks)
 
     @property
@@ -104,9 +106,9 @@ def verify(path: Path) -> Report:
             embedding = embeddings.get(entry.precision, embeddings["fp32"])
             chained = _draw(session, samples, embedding[:count])
             checks += check_pictures(chained, samples.image, "chain", entry.precision)
-            drawn[entry.precision] = to_levels(chained)
+            drawn[entry.precision] = to_bytes(chained)
     seconds = time.perf_counter() - started
-    return Report(str(path), tuple(checks), seconds, to_levels(samples.image), drawn, activations)
+    return Report(str(path), tuple(checks), seconds, to_bytes(samples.image), drawn, activations)
 
 
 def half_activations(bundle: Bundle, entry: GraphEntry, samples: Samples) -> dict[str, float]:
@@ -166,19 +168,14 @@ def check_pictures(
     return [
         replace(check, what="max error", value=worst, bound=bounds.image if stage == "generator" else None),
         replace(check, what="mean error", value=float(error.mean())),
-        replace(check, what="PSNR, dB", value=psnr(to_levels(found), to_levels(reference)), bound=bounds.psnr,
+        replace(check, what="PSNR, dB", value=psnr(to_bytes(found), to_bytes(reference)), bound=bounds.psnr,
                 at_least=True),
     ]  # fmt: skip
 
 
 def in_batches(session: Session, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Run all rows, BATCH at a time."""
-    count = len(next(iter(feeds.values())))
-    parts = [
-        session.run({name: array[start : start + BATCH] for name, array in feeds.items()})
-        for start in range(0, count, BATCH)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return run_in_batches(session, feeds, BATCH)
 
 
 def _draw(session: Session, samples: Samples, embedding: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from icgan_export.compare import Check, psnr
+from icgan_export.compare import Check
 from icgan_export.half import LARGEST_HALF
 from icgan_export.verify import Report
 from icgan_runtime import images
+from icgan_runtime.verify import psnr
 
 SHOWN = 8  # pictures of each precision
 GAIN = 16  # of the differences, which are invisible otherwise

@@ -61,9 +61,8 @@ def read_npz(data: bytes, name: str) -> dict[str, Array]:
             }
     except BundleError:
         raise
-    except (
-        Exception
-    ) as error:  # zipfile lets out many kinds: BadZipFile, zlib.error, ValueError, RuntimeError, ...
+    # zipfile lets out many kinds: BadZipFile, zlib.error, ValueError, RuntimeError, ...
+    except Exception as error:
         raise BundleError(name, f"not a readable .npz ({error})") from None
 
 

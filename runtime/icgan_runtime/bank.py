@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from icgan_runtime import arrays, files, manifest
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import BindingError, BundleError
+from icgan_runtime.strict_json import parse, to_json
 
 FORMAT = "icgan-bank"
 SCHEMA_VERSION = 1
@@ -132,7 +133,7 @@ class Bank:
             arrays.write_npy(folder / "labels.npy", self.labels)
         if self.thumbnails is not None:
             arrays.write_npy(folder / "thumbnails.npy", self.thumbnails)
-        about = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **manifest.to_json(self.about)}
+        about = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **to_json(self.about)}
         (folder / ABOUT_NAME).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
     def require_space(self, model: manifest.Model) -> None:
@@ -181,5 +182,5 @@ def _read(read: Callable[[str], bytes], path: Callable[[str], Path]) -> Bank:
 
 
 def _about(data: bytes) -> About:
-    about: About = manifest.parse(About, data, f"{FOLDER}/{ABOUT_NAME}", FORMAT, SCHEMA_VERSION)
+    about: About = parse(About, data, f"{FOLDER}/{ABOUT_NAME}", FORMAT, SCHEMA_VERSION)
     return about

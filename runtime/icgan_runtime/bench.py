@@ -74,6 +74,7 @@ class Timing:
 
     @property
     def median(self) -> float:
+        """Seconds of the middle round."""
         return statistics.median(self.seconds)
 
     @property

@@ -19,7 +19,8 @@ from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import NumericsError, RequestError
 from icgan_runtime.manifest import Manifest, Model
 from icgan_runtime.request import Neighbours, Request, Result
-from icgan_runtime.search import Search, choose_search
+from icgan_runtime.search import choose_search
+from icgan_runtime.search_base import Search
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -160,7 +160,7 @@ def _log(line: str) -> None:
 def show(options: argparse.Namespace) -> int:
     """What a bundle holds; with --verify, whether it is what it says."""
     if not options.verify:
-        _refuse_given(options, {"backend": "ort-cpu"}, "is for --verify, which runs the graphs")
+        _refuse_given(options, ("backend",), "is for --verify, which runs the graphs")
     bundle = Bundle.open(options.bundle)
     if not options.verify:
         facts = info.describe(bundle)
@@ -211,6 +211,7 @@ def _report(out: Path | None, table: str, report: Mapping[str, Any]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command line; `options.command(options)` runs the chosen command."""
     parser = argparse.ArgumentParser(
         prog="icgan",
         description="example: icgan generate bundles/demo photo.jpg -n 8 --seed 0 --out grid.png\n\n"
@@ -219,7 +220,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"icgan {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_generate(commands)
+    _add_embed(commands)
+    _add_search(commands)
+    _add_serve(commands)
+    _add_info(commands)
+    _add_bench(commands)
+    return parser
 
+
+def _add_generate(commands: Any) -> None:
     command = _command(
         commands,
         generate,
@@ -248,10 +258,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("grid.png"), help="sheet to write (default %(default)s)"
     )
 
+
+def _add_embed(commands: Any) -> None:
     command = _command(commands, embed, "embed", "icgan embed bundles/demo a.jpg b.jpg --out embeddings.npy")
     _add_pipeline(command)
     command.add_argument("--out", type=Path, help="write float32 [N, D] as .npy")
 
+
+def _add_search(commands: Any) -> None:
     command = _command(
         commands, search, "search", "icgan search bundles/demo photo.jpg -k 5 --out neighbours.png"
     )
@@ -259,6 +273,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("-k", type=int, help="how many (default: the bundle's k)")
     command.add_argument("--out", type=Path, help="draw the instances' thumbnails on a sheet")
 
+
+def _add_serve(commands: Any) -> None:
     command = _command(commands, serve, "serve", "icgan serve bundles/demo --http-port 8000 --grpc-port 8001")
     command.add_argument("bundle", type=Path, help="folder written by icgan-export bundle")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
@@ -286,6 +302,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="what of the server's log to show (default %(default)s)",
     )
 
+
+def _add_info(commands: Any) -> None:
     command = _command(commands, show, "info", "icgan info --verify bundles/demo")
     command.add_argument("bundle", help="folder written by icgan-export bundle")
     command.add_argument(
@@ -294,8 +312,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--backend", choices=BACKENDS[1:], default="ort-cpu", help="for --verify (default %(default)s)"
     )
-    command.set_defaults(refuse=command.error)
 
+
+def _add_bench(commands: Any) -> None:
     command = _command(
         commands,
         time_routes,
@@ -322,8 +341,6 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--rounds", type=int, default=20, help="timed rounds (default %(default)s)")
     command.add_argument("--threads", type=int, default=0, help="per graph; 0: one per core")
     command.add_argument("--out", type=Path, help="folder for bench.json and bench.txt")
-    command.set_defaults(refuse=command.error)
-    return parser
 
 
 def _command(commands: Any, run: Any, name: str, example: str) -> argparse.ArgumentParser:
@@ -333,7 +350,7 @@ def _command(commands: Any, run: Any, name: str, example: str) -> argparse.Argum
         description=f"example: {example}\n\n{run.__doc__}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(command=run)
+    command.set_defaults(command=run, parser=command)
     if run is not time_routes:  # which always ends in a JSON line
         command.add_argument(
             "--json", action="store_true", help="print data as one JSON line instead of text"
@@ -346,7 +363,6 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
         "bundle", metavar="BUNDLE", help="folder written by icgan-export bundle; left out with --url"
     )
     command.add_argument("pictures", nargs="*", metavar="PICTURE", help="JPEG, PNG, WEBP, GIF, BMP or TIFF")
-    command.set_defaults(refuse=command.error)
     group = command.add_argument_group("where it runs (all but --url: in this process)")
     group.add_argument("--url", help="on a server instead: grpc://localhost:8001 or http://localhost:8000")
     group.add_argument("--backend", choices=BACKENDS, default="auto", help="(default %(default)s)")
@@ -357,18 +373,18 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, default=0, help="per graph; 0: one per core")
 
 
-_IN_PROCESS: Mapping[str, object] = {"backend": "auto", "precision": None, "search": "auto", "threads": 0}
-"""Options of `_add_pipeline` that a server has chosen already, with their defaults."""
-_OF_ROUTES: Mapping[str, object] = {"against": "onnxruntime", "batches": "1,8", "rounds": 20, "threads": 0}
-_OF_SERVERS: Mapping[str, object] = {"seconds": 10}
-"""Options of `bench` that only one of its two uses heeds, with their defaults."""
+# Options of `_add_pipeline` that a server has chosen already.
+_IN_PROCESS = ("backend", "precision", "search", "threads")
+# Options of `bench` that only one of its two uses heeds.
+_OF_ROUTES = ("against", "batches", "rounds", "threads")
+_OF_SERVERS = ("seconds",)
 
 
-def _refuse_given(options: argparse.Namespace, defaults: Mapping[str, object], why: str) -> None:
+def _refuse_given(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
     """Refuse options that this use of a command would ignore, unless they are at their defaults."""
-    for name, default in defaults.items():
-        if getattr(options, name) != default:
-            options.refuse(f"--{name} {why}")
+    for name in names:
+        if getattr(options, name) != options.parser.get_default(name):
+            options.parser.error(f"--{name} {why}")
 
 
 def _open(options: argparse.Namespace) -> Pipeline:
@@ -376,7 +392,7 @@ def _open(options: argparse.Namespace) -> Pipeline:
     if options.url:
         options.pictures = [options.bundle, *options.pictures]
     if not options.pictures:
-        options.refuse("the following arguments are required: PICTURE")
+        options.parser.error("the following arguments are required: PICTURE")
     if options.url:
         _refuse_given(options, _IN_PROCESS, "is the server's choice: leave it out beside --url")
         return Pipeline.connect(options.url)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from icgan_runtime.bundle import Bundle
-from icgan_runtime.manifest import to_json
 from icgan_runtime.onnx_file import describe_onnx
+from icgan_runtime.strict_json import to_json
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:

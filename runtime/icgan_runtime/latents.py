@@ -77,9 +77,8 @@ def normal_quantile(p: NDArray[Any]) -> F64:
     r = 0.180625 - q * q
     central = q * _ratio(r, _A, _B)
     distance = np.sqrt(-np.log(np.minimum(p, 1.0 - p)))  # from the nearer end
-    tail = np.where(
-        distance <= 5.0, _ratio(distance - 1.6, _C, _D), _ratio(distance - 5.0, _E, _F)
-    )  # both are finite everywhere
+    # `where` computes both; they are finite everywhere
+    tail = np.where(distance <= 5.0, _ratio(distance - 1.6, _C, _D), _ratio(distance - 5.0, _E, _F))
     result: F64 = np.where(np.abs(q) <= 0.425, central, np.copysign(tail, q))
     return result
 

@@ -1,8 +1,8 @@
 """The bundle's table of contents: what `manifest.json` says, as frozen dataclasses.
 
 `docs/format.md` states the format for other programs. The reader owns it: export writes bundles through these
-classes, so the schema exists once. Reading is strict: an unknown key, a missing key, a wrong type or a value
-out of range is refused with its place in the file.
+classes, so the schema exists once. Reading is strict: an unknown key, a missing key, a wrong type
+(`strict_json.py`) or a value out of range is refused with its place in the file.
 
 How the parts are bound together:
 
@@ -17,19 +17,15 @@ How the parts are bound together:
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import math
 import re
-import types
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from icgan_runtime import files
 from icgan_runtime.errors import BindingError, BundleError
+from icgan_runtime.strict_json import Json, digest, parse, to_json
 
 FORMAT = "icgan-bundle"
 SCHEMA_VERSION = 1
@@ -45,13 +41,7 @@ MAX_FILE_BYTES = 16 << 30
 MAX_RESOLUTION = 2048
 MAX_WIDTH = 1 << 16  # of noise, embedding and class tables
 MAX_NEIGHBOURS = 1024
-MAX_NESTING = 32  # of a report: deeper ones end programs that show or write them
-_CONTROLS = re.compile(
-    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
-)  # all but newline; and halves of characters
 _VERSION = r"[0-9]+(\.[0-9A-Za-z]+)*"
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -119,12 +109,12 @@ class Model:
     @property
     def encoder_id(self) -> str:
         """SHA-256 of encoder and preprocessing: the name of the embedding space."""
-        return _digest({"encoder": to_json(self.encoder), "preprocessing": to_json(self.preprocessing)})
+        return digest({"encoder": to_json(self.encoder), "preprocessing": to_json(self.preprocessing)})
 
     @property
     def identity(self) -> str:
         """SHA-256 of this whole section."""
-        return _digest(to_json(self))
+        return digest(to_json(self))
 
 
 @dataclass(frozen=True)
@@ -409,144 +399,3 @@ def _hex(where: str, value: str) -> None:
 def show_specs(specs: tuple[TensorSpec, ...]) -> str:
     """Tensors as people write them: "noise float32[N, 120], ..."."""
     return ", ".join(f"{spec.name} {spec.dtype}[{', '.join(map(str, spec.shape))}]" for spec in specs)
-
-
-# --- dataclasses <-> JSON -------------------------------------------------------------------------------
-
-
-def parse(kind: Any, data: bytes, file: str, name: str, version: int) -> Any:
-    """The dataclass `kind` from JSON text that says `"format": name` and `"schema_version": version`."""
-    try:
-        value = json.loads(
-            data, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_no_duplicates
-        )
-    except (ValueError, RecursionError) as error:
-        raise BundleError(file, f"not valid JSON ({error})") from None
-    if not isinstance(value, dict) or value.get("format") != name:
-        raise BundleError(file, f'format is not "{name}"')
-    found = value.get("schema_version")
-    if found != version or isinstance(found, bool):
-        raise BundleError(file, f"schema_version {found!r}, this runtime reads {version}; export it again")
-    body = {key: item for key, item in value.items() if key not in ("format", "schema_version")}
-    try:
-        return from_json(kind, body, file.rpartition("/")[2].removesuffix(".json"))
-    except ValueError as error:
-        raise BundleError(file, str(error)) from None
-
-
-def to_json(value: Any) -> Any:
-    """Dataclasses, tuples and mappings as plain JSON values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: to_json(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [to_json(item) for item in value]
-    return value
-
-
-def from_json(kind: Any, value: Any, where: str) -> Any:
-    """The inverse of `to_json` for the type `kind`; ValueError names the place of anything unexpected."""
-    if dataclasses.is_dataclass(kind):
-        return _dataclass_from_json(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return _union_from_json(arguments, value, where)
-    if origin is tuple:
-        _expect(isinstance(value, list), where, "a list", value)
-        return tuple(from_json(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        _expect(isinstance(value, dict), where, "an object", value)
-        if arguments[1] is Any:
-            from_json(Any, list(value), where)  # keys of a report are free, too
-        return {key: from_json(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is Any:
-        _expect(not any(map(_CONTROLS.search, _texts(value))), where, "no control characters", value)
-        _expect(not _deeper(value, MAX_NESTING), where, f"at most {MAX_NESTING} levels", "more")
-        return value
-    # bool is an int to Python, but not to a file format
-    _expect(
-        isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), where, kind.__name__, value
-    )
-    if kind is str:  # strings reach terminals and hashes: no escape sequences, no lone surrogates
-        _expect(value.replace("\n", "").isprintable(), where, "printable text", value)
-    return value
-
-
-def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
-    _expect(isinstance(value, dict), where, "an object", value)
-    names = [item.name for item in dataclasses.fields(kind)]
-    # every key is written, so every key is required: a default serves the code that builds, not the file
-    for key in value:
-        if key not in names:
-            raise ValueError(f"{where}: unknown key {key!r}")
-    for name in names:
-        if name not in value:
-            raise ValueError(f"{where}: key {name!r} is missing")
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: from_json(hints[name], value[name], f"{where}.{name}") for name in names})
-
-
-def _union_from_json(choices: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in choices:
-        return None
-    for choice in choices:
-        if choice is not type(None) and (not isinstance(choice, type) or isinstance(value, choice)):
-            return from_json(choice, value, where)
-    expected = " or ".join(getattr(choice, "__name__", str(choice)) for choice in choices)
-    raise ValueError(f"{where}: expected {expected}, got {_brief(value)}")
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are nested more than so many levels deep."""
-    if not isinstance(value, (dict, list)):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_deeper(item, levels - 1) for item in inner)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every string of a JSON value, keys included, however deep it is."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, dict):
-            waiting += [*item, *item.values()]
-        elif isinstance(item, list):
-            waiting += item
-
-
-def _expect(true: bool, where: str, expected: str, value: Any) -> None:
-    if not true:
-        raise ValueError(f"{where}: expected {expected}, got {_brief(value)}")
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"{text} is too large a number")
-    return value
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> Json:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key occurs twice in one object")
-    return value
-
-
-def _digest(value: Any) -> str:
-    """SHA-256 of the canonical text: sorted keys, no spaces, UTF-8."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -27,8 +27,9 @@ from icgan_runtime.errors import (
     ServiceError,
     UnavailableError,
 )
-from icgan_runtime.manifest import Model, from_json
+from icgan_runtime.manifest import Model
 from icgan_runtime.request import Neighbours, Request, Result
+from icgan_runtime.strict_json import from_json
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -12,7 +12,8 @@ import numpy as np
 
 from icgan_runtime.bank import Bank
 from icgan_runtime.errors import MissingExtraError
-from icgan_runtime.search import F32, I64, ROUNDING, Propose, Search, numpy_search
+from icgan_runtime.search_base import F32, I64, ROUNDING, Propose, Search
+from icgan_runtime.search_numpy import numpy_search
 
 # The approximate index (Sivic and Zisserman, 2003; Jégou et al., 2011): the principal components of the
 # instances, one byte each, in lists around centroids, of which a query reads the nearest few. Every component

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime import arrays, manifest
+from icgan_runtime.backends.base import run_in_batches
 from icgan_runtime.backends.select import open_session
 from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import BundleError, IcganError
 from icgan_runtime.manifest import GraphEntry, Manifest
 from icgan_runtime.onnx_file import describe_onnx
-from icgan_runtime.search import numpy_search
+from icgan_runtime.search_numpy import numpy_search
 
 Samples = dict[str, arrays.Array]
 
@@ -95,7 +96,7 @@ def to_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB; infinity for equal pictures."""
+    """Peak signal-to-noise ratio in dB over all pictures [N, R, R, 3]; infinity for equal ones."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
@@ -134,13 +135,7 @@ def _not_run(bundle: Bundle, entry: GraphEntry, backend: str, samples: Samples) 
 def _rerun(bundle: Bundle, entry: GraphEntry, backend: str, samples: Samples) -> str:
     with open_session(bundle, entry, backend) as session:
         feeds = {spec.name: samples[_FED.get((entry.role, spec.name), spec.name)] for spec in entry.inputs}
-        count = len(next(iter(feeds.values())))
-        step = session.max_batch or count
-        parts = [
-            session.run({name: array[start : start + step] for name, array in feeds.items()})
-            for start in range(0, count, step)
-        ]
-    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        outputs = run_in_batches(session, feeds, session.max_batch or MAX_SAMPLE_ROWS)
     precision = "bf16" if backend == "openvino-bf16" and entry.precision == "fp32" else entry.precision
     if entry.role == "encoder":
         cosine = float((outputs["embedding"] * samples["embedding"]).sum(axis=1).min())

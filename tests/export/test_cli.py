@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from tests.models.make_models import make_bundle
+
 
 @pytest.mark.parametrize("library", ["torch", "safetensors", "tqdm", "onnx"])
 def test_a_library_that_is_not_installed_is_one_line_with_the_command(library):
@@ -19,3 +21,21 @@ sys.exit(main(["bundle", "runs/mine", "--out", "bundles/mine"]))
     )
     assert done.returncode == 1
     assert done.stderr == f"icgan-export: {library} is not installed: pip install 'icgan[export]'\n"
+
+
+def test_a_reader_that_has_seen_enough_ends_nothing(tmp_path):
+    """`icgan-export triton … | head -1`, but with nobody there from the beginning."""
+    bundle, repository = make_bundle(tmp_path / "tiny"), tmp_path / "repository"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "icgan_export", "triton", bundle, "--out", repository],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    os.close(write)
+    assert done.returncode == 0
+    assert "Error" not in done.stderr
+    assert (repository / "icgan.json").exists()

@@ -24,6 +24,7 @@ from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.manifest import ONNX_IDENTITY_KEY, GraphEntry, describe_files
 from icgan_training.config import ModelConfig
+from icgan_training.errors import ConfigError
 
 
 @pytest.fixture
@@ -91,9 +92,9 @@ def more_noise(samples: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lacking, "samples.npz: holds no 'noise'"),
-        (narrow, "samples.npz: noise: holds float32[12, 119]"),
-        (more_noise, "samples.npz: holds 600 noises for 12 pictures"),
+        (lacking, "samples.npz: holds no array 'noise'"),
+        (narrow, "samples.npz noise: holds float32[12, 119]"),
+        (more_noise, "samples.npz: arrays of different lengths: {'image': 12, 'noise': 600}"),
     ],
 )
 def test_samples_that_do_not_fit_the_bundle_are_refused_by_name(
@@ -203,7 +204,7 @@ def test_a_graph_that_cannot_be_bisected_is_said_so(arguments, message, all_prec
 @pytest.mark.parametrize(
     ("encoder", "resolution", "message"),
     [
-        ("0" * 64, 32, "embedded by encoder 000000000000, the bundle has"),
+        ("0" * 64, 32, "embedded by encoder 000000000000, the model takes"),
         (None, 64, "holds 64 px pictures, the model 32 px"),
     ],
 )
@@ -214,6 +215,16 @@ def test_pictures_of_another_encoder_or_size_give_no_fid(tiny_bundle, encoder, r
     meta = SimpleNamespace(encoder=identity, embedding_dim=1280, resolution=resolution)
     with pytest.raises(ExportError, match=message):
         fid_of_each(bundle, SimpleNamespace(path=Path("data"), meta=meta), 4, print)  # type: ignore[arg-type]
+
+
+def test_pictures_whose_labels_are_other_classes_give_no_fid(tiny_bundle):
+    bundle = Bundle.open(tiny_bundle)
+    model = replace(bundle.manifest.model, classes=2, class_names=("cat", "dog"))
+    labelled = replace(bundle, manifest=replace(bundle.manifest, model=model))
+    meta = SimpleNamespace(encoder=model.encoder, resolution=model.resolution, class_names=["dog", "cat"])
+    data = SimpleNamespace(path=Path("data"), meta=meta)
+    with pytest.raises(ConfigError, match="label 0 is 'dog' in data and was 'cat' in training"):
+        fid_of_each(labelled, data, 4, print)  # type: ignore[arg-type]
 
 
 def test_clusters_of_a_run_give_no_fid_for_no_data_set_knows_them(tiny_bundle):

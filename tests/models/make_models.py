@@ -34,8 +34,8 @@ from icgan_runtime.manifest import (
     describe_files,
     graph_specs,
     onnx_metadata,
-    to_json,
 )
+from icgan_runtime.strict_json import to_json
 
 OPSET = 18
 GRID = 4  # cells per side that the tiny encoder averages

@@ -261,7 +261,7 @@ PLACE = {
 def test_what_is_not_said_is_as_the_help_says(command, defaults):
     options = vars(build_parser().parse_args(command.split()))
     run = options.pop("command")
-    options.pop("refuse", None)
+    options.pop("parser")
     assert options == defaults
     assert callable(run)
 

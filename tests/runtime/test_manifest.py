@@ -24,11 +24,10 @@ from icgan_runtime.manifest import (
     Preprocessing,
     check_onnx_metadata,
     describe_files,
-    from_json,
     graph_specs,
     onnx_metadata,
-    to_json,
 )
+from icgan_runtime.strict_json import from_json, to_json
 from tests.models.make_models import tiny_model
 
 

@@ -17,9 +17,9 @@ from icgan_runtime.errors import (
     ServiceError,
     UnavailableError,
 )
-from icgan_runtime.manifest import to_json
 from icgan_runtime.remote import Call, Service, back_off, error_of
 from icgan_runtime.request import Request, make_request
+from icgan_runtime.strict_json import to_json
 from tests.models.make_models import tiny_model
 
 SERVICE = Service("grpc://here:1", tiny_model(classes=3), neighbours=5, labelled=True, max_batch=4)

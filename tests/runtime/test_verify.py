@@ -10,7 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 from icgan_runtime.bundle import Bundle
-from icgan_runtime.manifest import MANIFEST_NAME, SAMPLES_NAME, describe_file, to_json
+from icgan_runtime.manifest import MANIFEST_NAME, SAMPLES_NAME, describe_file
+from icgan_runtime.strict_json import to_json
 from icgan_runtime.verify import psnr, to_bytes, verify_bundle
 
 

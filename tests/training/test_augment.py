@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from icgan_training.augment import POLICIES, UNIFORMS, augment, cut_out, shift_colors, translate
+from icgan_training.augment import UNIFORMS, augment, cut_out, shift_colors, translate
+from icgan_training.config import DIFFAUGMENT_POLICIES
 
 
 def pictures(count=6, size=16):
@@ -68,8 +69,8 @@ def test_a_policy_does_the_same_alone_and_among_others():
 
 def test_each_picture_depends_on_its_own_numbers_only():
     images, numbers = pictures(), uniforms()
-    whole = augment(images, POLICIES, numbers)
-    torch.testing.assert_close(augment(images[2:4], POLICIES, numbers[2:4]), whole[2:4])
+    whole = augment(images, DIFFAUGMENT_POLICIES, numbers)
+    torch.testing.assert_close(augment(images[2:4], DIFFAUGMENT_POLICIES, numbers[2:4]), whole[2:4])
 
 
 def test_the_gradient_flows_to_every_pixel_that_stays_in_view():

@@ -32,6 +32,16 @@ def test_the_help_of_every_command_has_an_example_that_parses(name):
     assert callable(cli.build_parser().parse_args(arguments).run)
 
 
+def test_a_reader_that_has_seen_enough_ends_nothing():
+    """`icgan-train fit --list | head -1`, but with nobody there from the beginning."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "icgan_training", "fit", "--list"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_users_mistake_is_one_line_and_status_1(monkeypatch, capsys):
     def mistake(_):
         raise DataError("there are no pictures in nowhere")

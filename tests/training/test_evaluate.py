@@ -469,6 +469,20 @@ def test_the_command_writes_json_and_a_page(run_dir, tmp_path, capsys):
     assert not (run_dir / "labels.png").exists()
 
 
+def test_weights_that_no_metric_asks_for_are_not_fetched(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("ICGAN_CACHE", str(tmp_path / "nothing"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # nothing could be
+    assert main(["evaluate", str(run_dir), "--metrics", "is", "--samples", "4"]) == 0
+    result = json.loads((run_dir / "evaluation.json").read_text())
+    assert result["scores"] == {"is": None}
+    assert result["parameters"]["feature_networks"] == []
+
+
+def test_a_metric_of_features_without_its_network_is_a_bug(subject):
+    with pytest.raises(ValueError, match="no Inception network given for fid, kid, prdc"):
+        evaluate(subject, subject.data, FEW, None)
+
+
 def test_the_page_escapes_what_it_shows(subject, colours):
     result = evaluate(subject, subject.data, FEW, colours)
     page = to_html(result, "<script>", {"samples": np.zeros((4, 4, 3), np.uint8)})

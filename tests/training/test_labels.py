@@ -38,7 +38,7 @@ def test_clusters_of_a_run_stay_what_they_were(make_prepared, tmp_path):
     assert again is not None
     assert first.tolist() == again.tolist()
     assert len(set(first)) > 1
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_run_that_has_lost_its_clusters_gets_no_others(make_prepared, tmp_path):

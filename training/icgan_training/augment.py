@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-POLICIES = ("color", "translation", "cutout")
-"""In the order they are applied."""
+from icgan_training.config import DIFFAUGMENT_POLICIES
 
 UNIFORMS = 7
 """Random numbers per picture: brightness, saturation, contrast, two of translation, two of cutout."""
@@ -21,8 +20,9 @@ def augment(images: Tensor, policy: tuple[str, ...], uniforms: Tensor) -> Tensor
 
     `uniforms` is float32 [N, UNIFORMS] in [0, 1). A policy keeps its numbers whichever others are on.
     """
-    if unknown := set(policy) - set(POLICIES):
-        raise ValueError(f"augmentation {sorted(unknown)} is unknown: choose from {', '.join(POLICIES)}")
+    if unknown := set(policy) - set(DIFFAUGMENT_POLICIES):
+        known = ", ".join(DIFFAUGMENT_POLICIES)
+        raise ValueError(f"augmentation {sorted(unknown)} is unknown: choose from {known}")
     if "color" in policy:
         images = shift_colors(images, uniforms[:, 0:3])
     if "translation" in policy:

@@ -12,10 +12,14 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from icgan_training.catalogue import ITEMS
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
+from icgan_training.output import say
+
+if TYPE_CHECKING:
+    from icgan_training.evaluate import Evaluation
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"
 Command = Callable[[argparse.Namespace], None]
@@ -77,7 +81,7 @@ def _fetch(args: argparse.Namespace) -> None:
     from icgan_training.fetch import fetch
 
     fetch(args.name, args.out, args.archive)
-    print(f"{args.name} is in {args.out}")
+    say(f"{args.name} is in {args.out}")
 
 
 def _add_prepare(commands: Subparsers) -> None:
@@ -131,7 +135,7 @@ def _prepare(args: argparse.Namespace) -> None:
     )
     leave()
     if processes.first:
-        print(f"{args.out} is ready")
+        say(f"{args.out} is ready")
 
 
 def _add_fit(commands: Subparsers) -> None:
@@ -184,7 +188,7 @@ def _fit(args: argparse.Namespace) -> None:
 
     if args.list:
         for row in PRESETS.values():
-            print(f"{row.name:28} {row.summary}" + (f" ({row.score})" if row.score else ""))
+            say(f"{row.name:28} {row.summary}" + (f" ({row.score})" if row.score else ""))
         return
     if args.data is None or args.preset is None or (args.out is None and not args.dry_run):
         args.parser.error("DATA, --preset and --out are needed")
@@ -209,7 +213,7 @@ def _fit(args: argparse.Namespace) -> None:
     data = PreparedDataset.open(args.data)
     model, train = resolve(chosen, data, overrides)
     if args.dry_run:
-        print(json.dumps({"model": model.to_dict(), "train": train.to_dict()}, indent=2))
+        say(json.dumps({"model": model.to_dict(), "train": train.to_dict()}, indent=2))
         return
     if device.type == "cpu":
         keep_freed_memory()
@@ -290,6 +294,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icgan_training.dataset import PreparedDataset
     from icgan_training.distributed import local_device
     from icgan_training.evaluate import (
+        OF_FEATURES,
         Settings,
         conditioning_network,
         encoder_network,
@@ -304,7 +309,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icgan_training.inception import load_inception_with_logits
     from icgan_training.integrity import file_sha256
     from icgan_training.lpips import load_lpips
-    from icgan_training.report import score_lines, write_report
+    from icgan_training.report import write_report
 
     settings = Settings(
         metrics=tuple(args.metrics.split(",")),
@@ -325,12 +330,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     second = None
     if args.second is not None:
         second = encoder_network(find_weights(args.second), device, subject.data.meta.encoder)
-    inception = inception_network(find_weights(args.inception), device)
+    inception = None
+    if OF_FEATURES & set(settings.metrics):  # what no metric asks for is not fetched
+        inception = inception_network(find_weights(args.inception), device)
+        inception = in_bfloat16(inception) if args.bfloat16 else inception
     result = evaluate(
         subject,
         reference,
         settings,
-        in_bfloat16(inception) if args.bfloat16 else inception,
+        inception,
         second=second,
         logits=None if args.logits is None else load_inception_with_logits(args.logits).to(device),
         lpips=load_lpips(find_weights("lpips-alexnet")).to(device) if "lpips" in settings.metrics else None,
@@ -346,15 +354,22 @@ def _evaluate(args: argparse.Namespace) -> None:
         sheets["labels"] = labels
     write_report(result, str(args.run_dir), sheets, folder)
     if args.json:
-        print(result.to_json(), end="")
-        return
+        say(result.to_json().rstrip())
+    else:
+        _say_evaluation(result)
+        say(f"report: {folder / 'evaluation.html'}")
+
+
+def _say_evaluation(result: Evaluation) -> None:
+    """Scores, what they depend on, and notes, for people."""
+    from icgan_training.report import score_lines
+
     for name, value in score_lines(result):
-        print(f"{name:<44} {value}")
+        say(f"{name:<44} {value}")
     for name, value in result.parameters.items():
-        print(f"  {name}: {value}")
+        say(f"  {name}: {value}")
     for note in result.notes:
-        print(f"note: {note}")
-    print(f"report: {folder / 'evaluation.html'}")
+        say(f"note: {note}")
 
 
 def _add_convert(commands: Subparsers) -> None:
@@ -377,13 +392,11 @@ def _convert(args: argparse.Namespace) -> None:
 
     experiment = convert(args.folder, args.out, encoder=args.encoder)
     config = experiment.config
-    print(
+    say(
         f"{args.out}: {config.resolution} px, {config.conditioning}, weights under {LICENCE} (non-commercial)"
     )
     if config.takes_embedding and args.encoder is None:
-        print(
-            f"the model takes embeddings of the {experiment.encoder} ResNet-50; give its file with --encoder"
-        )
+        say(f"the model takes embeddings of the {experiment.encoder} ResNet-50; give its file with --encoder")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

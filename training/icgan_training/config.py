@@ -20,7 +20,7 @@ LabelSource = Literal["dataset", "clusters"]
 DiscriminatorKind = Literal["pixels", "projected"]
 Precision = Literal["float32", "bfloat16"]
 
-DIFFAUGMENT_POLICIES = ("color", "translation", "cutout")
+DIFFAUGMENT_POLICIES = ("color", "translation", "cutout")  # in the order in which they are applied
 
 # Width of the generator, in units of `ch`: the 4x4 input, then every block's output (BigGAN appendix B).
 GENERATOR_MULTIPLIERS = {

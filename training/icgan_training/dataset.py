@@ -56,6 +56,7 @@ class DatasetMeta:
     files: dict[str, FileEntry] | None = None  # all the others; None: prepared before they were hashed
 
     def to_json(self) -> str:
+        """The text of `dataset.json`; `from_json` reads it back to an equal value."""
         fields = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
@@ -92,10 +93,12 @@ class PreparedDataset:
 
     @property
     def encoder_path(self) -> Path:
+        """The weights file of the encoder that made the embeddings."""
         return self.path / ENCODER
 
     @property
     def class_count(self) -> int | None:
+        """How many classes the labels are indices into; None without labels."""
         return None if self.meta.class_names is None else len(self.meta.class_names)
 
     @classmethod
@@ -176,7 +179,7 @@ class PreparedDataset:
 
 
 def read_meta(path: Path) -> DatasetMeta:
-    """`dataset.json` of a prepared directory."""
+    """`dataset.json` of a prepared directory. Raises `DataError` when there is none or it cannot be used."""
     file = path / DESCRIPTION
     if not file.exists():
         raise DataError(

@@ -24,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from icgan_training.efficientnet import EMBEDDING_DIM as EFFICIENTNET_LITE0_DIM
 from icgan_training.efficientnet import EfficientNetLite0
 from icgan_training.errors import WeightsError
+from icgan_training.files import atomic_file
 from icgan_training.resnet import EMBEDDING_DIM as RESNET50_DIM
 from icgan_training.resnet import ResNet50, StridePlace
 
@@ -106,13 +107,12 @@ def save_encoder(encoder: Encoder, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     config = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(encoder.config)}
     tensors = {key: value.contiguous() for key, value in encoder.backbone.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(tensors, metadata={"config": json.dumps(config)}))
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_bytes(save(tensors, metadata={"config": json.dumps(config)}))
 
 
 def read_encoder_config(path: Path) -> EncoderConfig:
-    """The config of an encoder file, without reading its tensors."""
+    """The config of an encoder file, without reading its tensors. Raises WeightsError."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -138,7 +138,7 @@ def read_encoder_config(path: Path) -> EncoderConfig:
 
 
 def load_encoder(path: Path | str) -> Encoder:
-    """Read an encoder file strictly; the result is in eval mode, float32."""
+    """Read an encoder file strictly; the result is in eval mode, float32. Raises WeightsError."""
     path = Path(path)
     encoder = Encoder(read_encoder_config(path))
     with safe_open(path, framework="pt") as file:
@@ -148,7 +148,10 @@ def load_encoder(path: Path | str) -> Encoder:
 
 
 def load_backbone(encoder: Encoder, state: Mapping[str, Tensor], origin: Path) -> None:
-    """Load `state` strictly: every tensor used, none missing; batch norm's counters do not matter."""
+    """Load `state` strictly: every tensor used, none missing; batch norm's counters do not matter.
+
+    Raises WeightsError, which names `origin`, for one that does not fit.
+    """
     wanted = {key for key in encoder.backbone.state_dict() if not key.endswith("num_batches_tracked")}
     given = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     missing, unexpected = sorted(wanted - given.keys()), sorted(given.keys() - wanted)
@@ -177,7 +180,7 @@ def resnet50_from_torch(path: Path, *, source: str, licence: str) -> Encoder:
     * classifier-balancing: the network under `["state_dict_best"]["feat_model"]`, keys behind `module.`,
       sometimes with a further `_feature_blocks.`.
 
-    The file is opened with `weights_only=True`: code inside it never runs.
+    The file is opened with `weights_only=True`: code inside it never runs. Raises WeightsError.
     """
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)

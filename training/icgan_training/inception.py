@@ -17,8 +17,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from icgan_training.errors import WeightsError
+from icgan_training.files import atomic_file
 
-FEATURE_DIM = 2048
 INPUT_SIZE = 299
 BN_EPS = 1e-3
 KIND = "fid-inception-v3"
@@ -196,14 +196,14 @@ def _interpolation(old: int, new: int) -> Tensor:
 
 
 def save_inception(network: Inception, path: Path, *, source: str, licence: str) -> None:
+    """Write the weights, and where they come from, to one safetensors file, whole or not at all."""
     metadata = {"config": json.dumps({"kind": KIND, "source": source, "licence": licence})}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(network.state_dict(), metadata=metadata))
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_bytes(save(network.state_dict(), metadata=metadata))
 
 
 def load_inception(path: Path) -> Inception:
-    """Read a file `save_inception` wrote; eval mode, channels last in memory."""
+    """Read a file `save_inception` wrote; eval mode, channels last in memory. Raises WeightsError."""
     try:
         with safe_open(path, framework="pt") as file:
             kind = json.loads((file.metadata() or {}).get("config", "{}")).get("kind")
@@ -220,7 +220,10 @@ def load_inception(path: Path) -> Inception:
 
 
 def load_inception_with_logits(path: Path) -> Inception:
-    """Read the widely used PyTorch file of the FID Inception: torchvision's names, `fc` of 1008 classes."""
+    """Read the widely used PyTorch file of the FID Inception: torchvision's names, `fc` of 1008 classes.
+
+    Raises WeightsError for a file that is missing, damaged or another network's.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from icgan_training.errors import REFUSED_BY_THE_MACHINE
+from icgan_training.files import atomic_file
 from icgan_training.grid import write_grid
 
 try:
@@ -96,9 +97,8 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_text(errors="replace").splitlines(keepends=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line for line in lines if 0 <= _step_of(line) <= step))
-    temporary.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_text("".join(line for line in lines if 0 <= _step_of(line) <= step))
 
 
 def _step_of(line: str) -> int:

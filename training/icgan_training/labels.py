@@ -5,6 +5,7 @@ computed once, stay in the run directory as `centroids.npy`, and every process, 
 reads them there: k-means need not repeat itself to the last bit on another machine.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from icgan_training.config import LabelSource, ModelConfig
 from icgan_training.dataset import PreparedDataset
 from icgan_training.distributed import ALONE, Processes, wait
 from icgan_training.errors import ConfigError, DataError
+from icgan_training.files import atomic_file
 from icgan_training.integrity import file_sha256, inside
 from icgan_training.neighbours import kmeans_centroids, nearest_centroids
 
@@ -71,12 +73,13 @@ def cluster_labels(embeddings: NDArray[np.float32], run_dir: Path, clusters: int
     return nearest_centroids(embeddings, _read(path, (clusters, embeddings.shape[1])))
 
 
-def check_classes(model: ModelConfig, data: PreparedDataset, trained: list[str] | None) -> None:
+def check_classes(data: PreparedDataset, trained: Sequence[str] | None) -> None:
     """Raise `ConfigError` where a label of the data set is another class than the one it was in training.
 
-    trained: the names in the run's config.json; None where labels have none (clusters, converted runs).
+    trained: the names of the classes that the model takes; None where there are none (a model without labels,
+    clusters, converted runs).
     """
-    if not model.takes_label or trained is None:
+    if trained is None:
         return
     for label, (there, here) in enumerate(zip(trained, data.meta.class_names or [], strict=False)):
         if there != here:
@@ -88,11 +91,10 @@ def check_classes(model: ModelConfig, data: PreparedDataset, trained: list[str] 
 
 def _write(path: Path, centroids: NDArray[np.float32]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, centroids)
-    path.with_name(CENTROIDS_HASH).write_text(file_sha256(temporary) + "\n")
-    temporary.replace(path)
+    with atomic_file(path) as partial:
+        with partial.open("wb") as file:
+            np.save(file, centroids)
+        path.with_name(CENTROIDS_HASH).write_text(file_sha256(partial) + "\n")
 
 
 def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -83,12 +83,7 @@ def fit(
     Raises ConfigError for settings that do not fit the data or an existing run, CheckpointError when the
     disk refuses, CollapseError when the losses stop being numbers or the logits run away.
     """
-    per_process = train.batch_size // (train.accumulation * processes.world)
-    if per_process * train.accumulation * processes.world != train.batch_size:
-        raise ConfigError(
-            f"batch_size {train.batch_size} cannot be split over {processes.world} processes"
-            f" with accumulation {train.accumulation}: choose a multiple of their product"
-        )
+    rows_at_once = _rows_at_once(train, processes)
     data = data.nearest(train.neighbours)
     if processes.first:
         open_run(run_dir, model, train, data)
@@ -116,19 +111,7 @@ def fit(
         flip_instances=train.instance_flip,
         balance=data.labels if train.long_tail else None,
     )
-
-    def draw(step: int) -> StepInputs:
-        def part(name: Part, turn: int, cut: int) -> Inputs:
-            start = (cut * processes.world + processes.rank) * per_process
-            batch = sampler.draw(step, name, turn, train.batch_size, slice(start, start + per_process))
-            return Inputs.of(batch, model, pin=device.type == "cuda")
-
-        turns, cuts = range(train.discriminator_steps), range(train.accumulation)
-        return StepInputs(
-            [[(part("real", turn, cut), part("fake", turn, cut)) for cut in cuts] for turn in turns],
-            [part("generator", 0, cut) for cut in cuts],
-        )
-
+    draw = _drawing(sampler, model, train, processes, rows_at_once, pin=device.type == "cuda")
     images_per_step = train.batch_size * train.discriminator_steps
     left = math.ceil(max(0, train.total_images - position.images) / images_per_step)
     steps = range(position.step + 1, position.step + left + 1)
@@ -214,6 +197,43 @@ class SampleSheet:
         """The instances, and what the averaged generator makes of them now [M, C, R, R, 3]."""
         samples = trainer.samples(self.inputs.to(trainer.device))
         return self.instances, samples.reshape(len(self.instances), GRID_COLUMNS, *samples.shape[1:])
+
+
+def _rows_at_once(train: TrainConfig, processes: Processes) -> int:
+    """Rows of a batch in one backward pass of one process. Raises ConfigError where they do not divide."""
+    parts = train.accumulation * processes.world
+    if train.batch_size % parts:
+        raise ConfigError(
+            f"batch_size {train.batch_size} cannot be split over {processes.world} processes"
+            f" with accumulation {train.accumulation}: choose a multiple of their product"
+        )
+    return train.batch_size // parts
+
+
+def _drawing(
+    sampler: Sampler,
+    model: ModelConfig,
+    train: TrainConfig,
+    processes: Processes,
+    rows_at_once: int,
+    *,
+    pin: bool,
+) -> Callable[[int], StepInputs]:
+    """The function from a step's number to what this process trains on: its rows of every part of it."""
+
+    def draw(step: int) -> StepInputs:
+        def part(name: Part, turn: int, cut: int) -> Inputs:
+            start = (cut * processes.world + processes.rank) * rows_at_once
+            batch = sampler.draw(step, name, turn, train.batch_size, slice(start, start + rows_at_once))
+            return Inputs.of(batch, model, pin=pin)
+
+        turns, cuts = range(train.discriminator_steps), range(train.accumulation)
+        return StepInputs(
+            [[(part("real", turn, cut), part("fake", turn, cut)) for cut in cuts] for turn in turns],
+            [part("generator", 0, cut) for cut in cuts],
+        )
+
+    return draw
 
 
 def _resume(trainer: Trainer, checkpoints: Path) -> Position:

@@ -99,12 +99,13 @@ def lpips_from_pickle(content: bytes) -> Lpips:
 
 
 def save_lpips(network: Lpips, path: Path, *, source: str, licence: str) -> None:
+    """Write the weights, and where they come from, to one safetensors file."""
     metadata = {"config": json.dumps({"kind": "lpips-alexnet", "source": source, "licence": licence})}
     path.write_bytes(save(network.state_dict(), metadata=metadata))
 
 
 def load_lpips(path: Path) -> Lpips:
-    """Read a file `save_lpips` wrote; eval mode."""
+    """Read a file `save_lpips` wrote; eval mode. Raises WeightsError."""
     network = Lpips()
     try:
         network.load_state_dict(load_file(path))

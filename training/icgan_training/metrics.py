@@ -1,7 +1,8 @@
 """Scores of generated pictures, from features: FID, KID, Inception Score, precision/recall, density/coverage.
 
 Every function takes float32 features [N, D] of one network and returns plain numbers; which network, which
-pictures and how many belong beside the number, and `evaluate` puts them there.
+pictures and how many belong beside the number, and `evaluate` puts them there. What compares two sets raises
+`DataError` for sets that are too small, and for NaN and infinity.
 """
 
 import warnings

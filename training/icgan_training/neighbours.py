@@ -168,7 +168,10 @@ def neighbour_statistics(
 
 
 def kmeans_centroids(embeddings: NDArray[np.float32], count: int, seed: int = 0) -> NDArray[np.float32]:
-    """Centroids [count, D] of plain (not spherical) k-means on at most 200 points each, as published."""
+    """Centroids [count, D] of plain (not spherical) k-means on at most 200 points each, as published.
+
+    Raises `DataError` for more centroids than pictures.
+    """
     if not 1 <= count <= len(embeddings):
         raise DataError(f"cannot choose {count} instances or clusters from {len(embeddings)} pictures")
     points = min(len(embeddings), count * KMEANS_POINTS_PER_CENTROID)
@@ -211,7 +214,7 @@ def kmeans_instances(embeddings: NDArray[np.float32], count: int, seed: int = 0)
 
 
 def random_instances(total: int, count: int, seed: int = 0) -> NDArray[np.int64]:
-    """`count` different instances out of `total`, uniformly, ascending ids."""
+    """`count` different instances out of `total`, uniformly, ascending: int64 [count]. Raises `DataError`."""
     if not 1 <= count <= total:
         raise DataError(f"cannot choose {count} instances from {total} pictures")
     return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))

@@ -42,6 +42,7 @@ from icgan_training.encoder import (
 )
 from icgan_training.errors import DataError
 from icgan_training.fetch import find_weights
+from icgan_training.files import atomic_file
 from icgan_training.integrity import file_sha256
 from icgan_training.neighbours import EXACT_UP_TO, check_count, nearest_neighbours, neighbour_statistics
 from icgan_training.progress import Progress
@@ -167,6 +168,7 @@ def begin_or_continue(partial: Path, settings: Settings) -> None:
 
 
 def shard_marker(partial: Path, shard: int) -> Path:
+    """The file that says a shard is finished, and which of its pictures are unreadable."""
     return partial / "shards" / f"{shard:06d}.json"
 
 
@@ -214,6 +216,7 @@ class Rows:
             ) from error
 
     def move(self, row: int, to: int) -> None:
+        """Copy a row to another place."""
         self._put(os.pread(self.file.fileno(), self.row_bytes, self.offset + row * self.row_bytes), to)
 
     def _put(self, content: bytes, row: int) -> None:
@@ -309,6 +312,7 @@ def embed(
 
 
 def check_embeddings(plain: NDArray[np.float32], flipped: NDArray[np.float32], names: list[str]) -> None:
+    """Raise `DataError` with the name of the first picture whose embedding, of [n, D], is no unit row."""
     for embeddings in (plain, flipped):
         bad = np.flatnonzero(~(np.abs(np.linalg.norm(embeddings, axis=1) - 1) <= UNIT_TOLERANCE))
         if len(bad):
@@ -319,9 +323,9 @@ def check_embeddings(plain: NDArray[np.float32], flipped: NDArray[np.float32], n
 
 
 def write_atomically(path: Path, text: str) -> None:
-    sibling = path.with_name(path.name + ".partial")
-    sibling.write_text(text, encoding="utf-8")
-    sibling.replace(path)
+    """Write a small file, whole or not at all."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 # ---- the end ---------------------------------------------------------------------------------------------

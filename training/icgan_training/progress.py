@@ -39,6 +39,7 @@ class Progress:
             self._line()
 
     def advance(self, count: int = 1) -> None:
+        """Count `count` more items as finished."""
         self.done += count
         if self.bar is not None:
             self.bar.update(count)

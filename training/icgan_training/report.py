@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from icgan_training.evaluate import Evaluation
+from icgan_training.files import atomic_file
 from icgan_training.grid import write_grid
 
 NAMES = {
@@ -105,8 +106,7 @@ def write_report(
         ("evaluation.json", evaluation.to_json()),
         ("evaluation.html", to_html(evaluation, title, sheets)),
     ):
-        partial = folder / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
+        with atomic_file(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
     for name, sheet in sheets.items():
         write_grid(folder / f"{name}.png", sheet)

@@ -16,6 +16,7 @@ from icgan_training.checkpoint import save_weights
 from icgan_training.config import ModelConfig, TrainConfig
 from icgan_training.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
+from icgan_training.files import atomic_file
 from icgan_training.generator import Generator
 from icgan_training.integrity import file_sha256, inside, read_json
 from icgan_training.projected import AnyDiscriminator
@@ -48,11 +49,10 @@ def open_run(run_dir: Path, model: ModelConfig, train: TrainConfig, data: Prepar
     run_dir.mkdir(parents=True, exist_ok=True)
     copy = run_dir / "encoder.safetensors"
     if not copy.exists():
-        shutil.copyfile(data.encoder_path, copy.with_suffix(".tmp"))
-        copy.with_suffix(".tmp").replace(copy)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(described, indent=2) + "\n")
-    temporary.replace(path)
+        with atomic_file(copy) as partial:
+            shutil.copyfile(data.encoder_path, partial)
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(described, indent=2) + "\n")
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:

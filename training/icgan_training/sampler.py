@@ -62,6 +62,7 @@ class Classes:
 
     @classmethod
     def of(cls, labels: Indices) -> "Classes":
+        """From the class of every picture [N]."""
         _, counts = np.unique(labels, return_counts=True)
         return cls(np.argsort(labels, kind="stable"), np.cumsum(counts) - counts, counts)
 

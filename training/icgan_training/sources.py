@@ -35,6 +35,7 @@ class SourceNote:
     class_names: list[str] | None = None  # for arrays; class folders name themselves
 
     def write(self, folder: Path) -> None:
+        """Write `source.json` into a folder of pictures."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
         (folder / "source.json").write_text(text, encoding="utf-8")
 
@@ -54,6 +55,7 @@ class Source:
         return len(self.files) if self.array is None else len(self.array)
 
     def name(self, row: int) -> str:
+        """What a message calls a picture: its file, or its row in the array."""
         return f"row {row}" if self.array is not None else str(self.root / self.files[row])
 
     def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
@@ -68,7 +70,8 @@ def open_source(path: Path, *, use_labels: bool = True) -> Source:
 
     A folder with pictures at its top is a set without labels; a folder with pictures only in sub-folders has
     one class per sub-folder (`use_labels=False` ignores them). Sub-folders that start with `_` and all names
-    that start with `.` are skipped.
+    that start with `.` are skipped. Raises `DataError` for what is none of these, is damaged or holds no
+    pictures.
     """
     if path.is_file() and path.suffix in {".csv", ".parquet"}:
         source = _from_list(path)

@@ -82,6 +82,7 @@ class StepInputs:
     generator: list[Inputs]  # [accumulation]
 
     def to(self, device: torch.device) -> "StepInputs":
+        """All of it on the device, as `Inputs.to` puts it there."""
         return StepInputs(
             [[(real.to(device), fake.to(device)) for real, fake in turn] for turn in self.turns],
             [fake.to(device) for fake in self.generator],
@@ -139,7 +140,7 @@ class Trainer:
 
     def _discriminator_step(self, turn: list[tuple[Inputs, Inputs]]) -> Tensor:
         """One update of D. Real and generated pictures pass through it in one batch, as published."""
-        self._unfreeze_discriminator(True)
+        self._let_discriminator_learn(True)
         sums = torch.zeros(3, device=self.device)
         for real, fake in turn:
             with torch.no_grad(), self._autocast():
@@ -155,7 +156,7 @@ class Trainer:
 
     def _generator_step(self, micro_batches: list[Inputs]) -> Tensor:
         """One update of G through a frozen D."""
-        self._unfreeze_discriminator(False)
+        self._let_discriminator_learn(False)
         total = torch.zeros((), device=self.device)
         for fake in micro_batches:
             with self._autocast():
@@ -175,9 +176,10 @@ class Trainer:
             logits = self._judge(images.contiguous(memory_format=self.layout), embedding, label)
         return logits.float()
 
-    def _unfreeze_discriminator(self, trains: bool) -> None:
+    def _let_discriminator_learn(self, learns: bool) -> None:
+        """Give D's weights gradients or none; the frozen features of a projected D never have any."""
         for weight in self._trainable:
-            weight.requires_grad_(trains)
+            weight.requires_grad_(learns)
 
     def _update(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
         """Average the gradients over the processes, step, clear; returns the gradient's norm."""

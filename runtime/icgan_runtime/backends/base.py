@@ -51,7 +51,9 @@ class Session(Protocol):
 
 
 class ClosesOnExit:
-    """The context manager half of a session, which takes any number of rows unless it says otherwise."""
+    """What sessions share: they close once, and take any number of rows unless they say otherwise."""
+
+    _closed = False
 
     @property
     def max_batch(self) -> int | None:
@@ -59,7 +61,13 @@ class ClosesOnExit:
         return None
 
     def close(self) -> None:
-        """Release what the object holds."""
+        """Release what the session holds; a second close does nothing."""
+        if not self._closed:  # what is freed a second time may be another's by then
+            self._closed = True
+            self._release()
+
+    def _release(self) -> None:
+        """Let go of the graph and its memory; called once."""
 
     def __enter__(self) -> Self:
         return self
@@ -68,6 +76,16 @@ class ClosesOnExit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def run_in_batches(session: Session, feeds: Mapping[str, Array], batch: int) -> dict[str, Array]:
+    """Outputs by name for all rows of `feeds`, run `batch` rows at a time. Raises what `session.run` does."""
+    count = len(next(iter(feeds.values())))
+    parts = [
+        session.run({name: array[start : start + batch] for name, array in feeds.items()})
+        for start in range(0, count, batch)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def check_feeds(session: str, specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> None:

@@ -48,8 +48,8 @@ class OpenVinoSession(ClosesOnExit):
         check_finite(self.name, outputs)
         return outputs
 
-    def close(self) -> None:
-        self.__dict__.pop("_compiled", None)  # a second close does nothing
+    def _release(self) -> None:
+        del self._compiled
 
 
 def _spec(port: ov.ConstOutput) -> TensorSpec:

@@ -112,8 +112,8 @@ class OrtSession(ClosesOnExit):
             raise BackendError(f"{self.name}: {_reason(error)}") from None
         return {spec.name: value for spec, value in zip(self.outputs, binding.get_outputs(), strict=True)}
 
-    def close(self) -> None:
-        self.__dict__.pop("_session", None)  # a second close does nothing
+    def _release(self) -> None:
+        del self._session
 
 
 def available_backends() -> list[str]:

@@ -28,7 +28,8 @@ def choose_backend(
     """Resolve "auto" to the best that this machine can run; any other name is taken at its word.
 
     `engines` are the bundle's TensorRT plans: where those of encoder and generator, at `precision` if it is
-    given, fit the GPU at hand, "auto" takes them.
+    given, fit the GPU at hand, "auto" takes them. Raises RequestError for an unknown name, BackendError for a
+    backend that is not here.
     """
     if wanted not in BACKENDS:
         raise RequestError("backend", f"{wanted!r}, expected one of {', '.join(BACKENDS)}")
@@ -56,7 +57,10 @@ def choose_backend(
 
 
 def choose_graph(manifest: Manifest, role: str, precision: str | None, backend: str) -> GraphEntry:
-    """The graph of a role: at `precision`, or at that of the plan that fits this GPU, or the highest."""
+    """The graph of a role: at `precision`, or at that of the plan that fits this GPU, or the highest.
+
+    Raises BundleError where the bundle has no such graph, BackendError where no plan fits.
+    """
     if backend == "tensorrt":
         precision = fitting_plan(manifest.engines, role, precision).precision
     return manifest.graph(role, precision)
@@ -89,7 +93,8 @@ def open_session(
 ) -> Session:
     """A session for one graph of a bundle, after its bytes, metadata and tensors have been checked.
 
-    Raises BackendError where ONNX Runtime cannot load what `backend` needs, unless it may `fall_back`.
+    Raises BundleError for a graph that cannot be trusted or loaded, BackendError for a missing backend, and
+    where ONNX Runtime cannot load what `backend` needs, unless it may `fall_back`.
     """
     session = (
         _open_plan(bundle, entry)

@@ -131,9 +131,7 @@ class TrtSession(ClosesOnExit):
             self._launch(count, copies=False)
         return {name: self._device_tensor(self._buffers[name], count) for name in self._outputs}
 
-    def close(self) -> None:
-        if not hasattr(self, "_engine"):  # closed before: what is freed now may be another's
-            return
+    def _release(self) -> None:
         for graph in self._graphs.values():
             cudart.cudaGraphExecDestroy(graph)
         self._graphs, self._contexts = {}, {}
