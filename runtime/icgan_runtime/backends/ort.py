@@ -58,9 +58,8 @@ class OrtSession(ClosesOnExit):
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise BundleError(file, f"ONNX Runtime cannot load it ({_reason(error)})") from None
         held = self._session.get_providers()
-        self.provider: str = held[
-            0
-        ]  # where its libraries or the GPU are missing it falls back without a word
+        # where a provider's libraries or the GPU are missing it falls back without a word
+        self.provider: str = held[0]
         self.device = "cuda" if "CUDAExecutionProvider" in held else "cpu"
         self.inputs = _specs(self._session.get_inputs())
         self.outputs = _specs(self._session.get_outputs())
