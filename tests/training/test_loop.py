@@ -342,6 +342,16 @@ def test_every_member_of_the_family_trains(make_prepared, tmp_path, changes, tra
     assert named == (data.meta.class_names if model.class_count == 4 else None)
 
 
+def test_an_average_from_the_first_step_on_starts_centred_on_the_instances_too(make_prepared, tmp_path):
+    model, run = dataclasses.replace(TINY.model, instance_gain=5.0), tmp_path / "run"
+    train = settings(total_images=4, ema_start=0, ema_decay=0.999)
+    fit(model, train, PreparedDataset.open(make_prepared()), run, device=CPU)
+    state = load_file(list_checkpoints(run / "checkpoints")[-1])
+    trained, average = (state[f"{network}.shared_feat.bias"] for network in ("generator", "average"))
+    assert trained.abs().max() > 0.1
+    torch.testing.assert_close(average, trained, atol=1e-3, rtol=0)
+
+
 def test_a_run_whose_description_is_damaged_is_not_continued(make_prepared, tmp_path):
     run = tmp_path / "run"
     run.mkdir()

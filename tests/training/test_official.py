@@ -105,6 +105,8 @@ def test_the_run_says_where_it_came_from_and_under_which_licence(experiment, tmp
     [
         ({"feature_extractor": "selfsupervised"}, "SwAV"),
         ({"feature_extractor": "classification"}, "torchvision"),
+        ({"feature_extractor": "classification", "longtail": True}, "classifier-balancing"),
+        ({"feature_extractor": "classification", "longtail": False}, "torchvision"),
         ({"feature_extractor": "classification", "which_dataset": "imagenet_lt"}, "classifier-balancing"),
     ],
 )

@@ -101,6 +101,7 @@ def fit(
     position = _resume(trainer, checkpoints)
     if position.step == 0:
         _start(trainer.generator, trainer.discriminator, data)
+        trainer.average.module.load_state_dict(trainer.generator.state_dict())
     sampler = Sampler(
         data,
         labels,

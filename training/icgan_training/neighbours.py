@@ -168,7 +168,7 @@ def neighbour_statistics(
 
 
 def kmeans_centroids(embeddings: NDArray[np.float32], count: int, seed: int = 0) -> NDArray[np.float32]:
-    """Centroids [count, D] of plain (not spherical) k-means on at most 200 points each, as published.
+    """Centroids [count, D] of plain (not spherical) k-means on at most 200 points each.
 
     Raises `DataError` for more centroids than pictures.
     """

@@ -87,7 +87,8 @@ class Experiment:
         """Whose ResNet-50 embeddings the model was trained on."""
         if self.settings.get("feature_extractor") == "selfsupervised":
             return "SwAV"
-        return "classifier-balancing" if "_lt" in str(self.settings.get("which_dataset")) else "torchvision"
+        long_tailed = self.settings.get("longtail") or "_lt" in str(self.settings.get("which_dataset"))
+        return "classifier-balancing" if long_tailed else "torchvision"
 
     @property
     def generator_file(self) -> Path:

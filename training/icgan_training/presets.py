@@ -34,11 +34,11 @@ class _Published:
     classes: int  # 1 where there are no labels
     neighbours: int
     diffaugment: tuple[str, ...] = ()
-    long_tail: bool = False
+    classifier: str = "classification"  # whose embeddings a model with classes takes
 
 
 _IMAGENET = _Published("ImageNet", 1_281_167, 1000, 50)
-_IMAGENET_LT = _Published("ImageNet-LT", 115_846, 1000, 5, ("translation",), long_tail=True)
+_IMAGENET_LT = _Published("ImageNet-LT", 115_846, 1000, 5, ("translation",), "classifier-balancing")
 _COCO = _Published("COCO-Stuff", 75_777, 1, 5, ("translation",))
 _EPOCHS = 3_000  # the published cap
 
@@ -76,13 +76,10 @@ def _published(
         diffaugment=data.diffaugment,
         picture_flip=picture_flip,
         instance_flip=instance_flip,
-        long_tail=data.long_tail,
     )
     encoder = None
     if takes_instance:
-        encoder = (
-            "SwAV" if not takes_label else "classifier-balancing" if data.long_tail else "classification"
-        )
+        encoder = data.classifier if takes_label else "SwAV"
     summary = f"{data.title}, {resolution} px, {model.conditioning}"
     return Preset(name, summary, model, train, data.neighbours if takes_instance else 0, encoder, score)
 
