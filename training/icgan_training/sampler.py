@@ -72,9 +72,9 @@ class Sampler:
 
     `labels` [N] are what the model is told about the pictures, None for nothing. `neighbourhoods` is off for
     models without an instance: their pictures are drawn uniformly, where the neighbours of uniform instances
-    would show popular pictures more often and some never. `balance` [N] are the
-    classes of balanced sampling: first a class, uniformly, then a picture of it, then an instance that has
-    this picture among its neighbours; None draws instances uniformly.
+    would show popular pictures more often and some never. `balance` [N] are the classes of balanced sampling:
+    first a class, uniformly, then a picture of it, then an instance that has this picture among its
+    neighbours; None draws instances uniformly.
     """
 
     def __init__(
