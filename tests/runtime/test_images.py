@@ -296,6 +296,54 @@ def test_a_bmp_in_run_length_encoding_is_refused_with_advice(photo):
     assert images.decode(encoded(photo, "TIFF", compression="tiff_lzw"), SIZE).shape == (SIZE, SIZE, 3)
 
 
+def passes(side: int, more: int) -> bytes:
+    """A progressive JPEG with its last scan, of 16 bytes, over and over again."""
+    data = encoded(Image.new("L", (side, side), 200), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert len(last) == 16
+    return data[:-2] + last * more + data[-2:]
+
+
+def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused():
+    assert images.decode(passes(2048, 5), SIZE).shape == (SIZE, SIZE, 3)
+    with pytest.raises(DecodeError) as caught:
+        images.decode(passes(2048, 300), SIZE)
+    assert str(caught.value) == "image: a JPEG of 306 scans; save it again"
+
+
+def test_what_stands_behind_a_jpeg_is_not_counted_among_its_scans():
+    picture = passes(2048, 0)
+    film = b"\xff\xda film " * 300
+    np.testing.assert_array_equal(images.decode(picture + film, SIZE), images.decode(picture, SIZE))
+
+
+def in_pieces(kind: str, count: int) -> bytes:
+    """A picture of 8 x 8 with so many empty parts that say nothing of it."""
+    data = encoded(Image.new("L", (8, 8)), kind)
+    part, place = {
+        "JPEG": (b"\xff\xfe\0\2", 2),
+        "PNG": (struct.pack(">I4sI", 0, b"prVt", zlib.crc32(b"prVt")), 33),
+        "GIF": (b"\x21\xfe\1a\0", data.find(b",\0\0\0\0\x08\0\x08\0")),
+    }[kind]
+    return data[:place] + part * count + data[place:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_a_picture_in_very_many_tiny_pieces_is_refused(kind):
+    assert images.decode(in_pieces(kind, 1000), SIZE).shape == (SIZE, SIZE, 3)
+    with pytest.raises(DecodeError) as caught:
+        images.decode(in_pieces(kind, 70_000), SIZE)
+    assert str(caught.value) == "image: made of too many tiny pieces; save it again"
+
+
+def test_exif_in_very_many_segments_is_refused():
+    data = encoded(Image.new("L", (8, 8)), "JPEG")
+    segment = b"\xff\xe1\0\x0aExif\0\0ab"
+    assert images.decode(data[:2] + segment * 2 + data[2:], SIZE).shape == (SIZE, SIZE, 3)
+    with pytest.raises(DecodeError, match="EXIF in too many pieces"):
+        images.decode(data[:2] + segment * 4000 + data[2:], SIZE)
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
