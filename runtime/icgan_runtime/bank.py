@@ -62,7 +62,8 @@ class Bank:
         # `not <=` rather than `>`, so that NaN fails too
         if not bool(np.all(np.abs(norms - 1) <= UNIT_TOLERANCE)):
             raise BundleError(f"{FOLDER}/embeddings.npy", "holds rows that are not of unit length")
-        if count == 0 or self.ids[0] < 0 or bool(np.any(np.diff(self.ids) <= 0)):
+        # compared, not subtracted: a difference may overflow
+        if count == 0 or self.ids[0] < 0 or bool(np.any(self.ids[1:] <= self.ids[:-1])):
             raise BundleError(f"{FOLDER}/ids.npy", "ids must be non-negative and strictly increasing")
         if self.labels is not None and bool(np.any(self.labels < 0)):
             raise BundleError(f"{FOLDER}/labels.npy", "holds a negative label")

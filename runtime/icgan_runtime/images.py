@@ -46,13 +46,13 @@ _PLUGINS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
 }
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _EXIF_ORIENTATION = 0x0112
-# What follows bounds the work of files whose size in bytes and pixels says nothing of it. Chunks, segments and
-# blocks are read in Python; the largest ordinary files take some 30,000 reads.
+# What follows bounds the work of files whose bytes and pixels say nothing of it. Chunks, segments and blocks are
+# read in Python; the largest ordinary files take some 30,000 reads.
 MAX_READS = 100_000
 # A JPEG goes over all its pixels once for each scan, and a scan may be 16 bytes: a megabyte would take an hour.
-# Progressive files have about ten; of smaller pictures more are accepted.
+# Progressive files have about ten; smaller pictures may have more.
 MAX_SCANNED_PIXELS = 16 * MAX_PIXELS
-_SCAN, _END = b"\xff\xda", b"\xff\xd9"  # within the data of a scan neither occurs
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"  # neither occurs within the data of a scan
 # Pillow copies all EXIF so far for each segment more of it; one or two are usual.
 MAX_EXIF_SEGMENTS = 256
 _EXIF_HEAD = b"Exif\0\0"

@@ -74,6 +74,8 @@ def test_rows_are_found_by_id():
         ("ids.npy", np.arange(20)[::-1].copy(), "strictly increasing"),
         ("ids.npy", np.arange(20) - 1, "non-negative"),
         ("ids.npy", np.zeros(20, np.int64), "strictly increasing"),
+        # the step from the largest number to the smallest is 1 if it may overflow
+        ("ids.npy", np.array([*range(18), 2**63 - 1, -(2**63)]), "strictly increasing"),
         ("labels.npy", np.full(20, -1), "holds a negative label"),
         ("thumbnails.npy", np.zeros((20, 4, 4), np.uint8), r"says uint8\[20, 4, 4, 3\]"),
     ],
