@@ -46,11 +46,11 @@ _PLUGINS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
 }
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _EXIF_ORIENTATION = 0x0112
-# What follows bounds the work of files whose bytes and pixels say nothing of it. Chunks, segments and blocks are
-# read in Python; the largest ordinary files take some 30,000 reads.
+# What follows bounds the work of files whose bytes and pixels say nothing of it. Chunks, segments and blocks
+# are read in Python; the largest ordinary files take some 30,000 reads.
 MAX_READS = 100_000
-# A JPEG goes over all its pixels once for each scan, and a scan may be 16 bytes: a megabyte would take an hour.
-# Progressive files have about ten; smaller pictures may have more.
+# A JPEG goes over all its pixels once for each scan, and a scan may be 16 bytes: a megabyte would take an
+# hour. Progressive files have about ten; smaller pictures may have more.
 MAX_SCANNED_PIXELS = 16 * MAX_PIXELS
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"  # neither occurs within the data of a scan
 # Pillow copies all EXIF so far for each segment more of it; one or two are usual.
