@@ -344,6 +344,46 @@ def test_exif_in_very_many_segments_is_refused():
         images.decode(data[:2] + segment * 4000 + data[2:], SIZE)
 
 
+def directory(order: str, *tags: tuple[int, int, int, int]) -> bytes:
+    """A TIFF that ends with its directory: (tag, kind, how many values, value or place)."""
+    entries = b"".join(struct.pack(f"{order}HHII", *tag) for tag in sorted(tags))
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    return head + struct.pack(f"{order}IH", 8, len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_of_very_many_strips_is_refused(order):
+    strips = 300_000
+    size = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 4, 1, 8), (259, 4, 1, 1), (262, 4, 1, 1), (278, 4, 1, 1)]
+    data = directory(order, *size, (273, 4, strips, 8), (279, 4, strips, 8)) + bytes(4 * strips)
+    with pytest.raises(DecodeError) as caught:
+        images.decode(data, SIZE)
+    assert str(caught.value) == "image: a tag of 300000 numbers; save it again"
+
+
+def test_a_tiff_may_have_a_tag_of_very_many_bytes(photo):
+    data = encoded(photo, "TIFF", icc_profile=bytes(300_000))
+    np.testing.assert_array_equal(images.decode(data, SIZE), reference(photo))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_exif_of_very_many_numbers_is_not_read(kind, monkeypatch):
+    few, many = (
+        directory("<", (0x0112, 3, count, 6 if count == 1 else 30)) + struct.pack("<H", 6) * count
+        for count in (1, 300_000)
+    )
+    picture = Image.new("RGB", (20, 10), "white")
+    picture.putpixel((10, 0), (0, 0, 0))
+    plain = images.decode(encoded(picture, kind, lossless=True), SIZE)
+    turned = images.decode(encoded(picture, kind, lossless=True, exif=few), SIZE)
+    assert not np.array_equal(turned, plain)
+
+    monkeypatch.setattr(Image.Image, "getexif", lambda picture: pytest.fail("read"))
+    np.testing.assert_array_equal(
+        images.decode(encoded(picture, kind, lossless=True, exif=b"Exif\0\0" + many), SIZE), plain
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
