@@ -27,8 +27,8 @@ PACKAGES = ("runtime/icgan_runtime", "export/icgan_export", "training/icgan_trai
 FILES = (
     *("latents", "rows", "request", "search", "bank", "novelty", "arrays", "files", "bundle", "manifest"),
     *("images", "onnx_file", "chain", "pipeline", "info", "bench", "verify", "errors", "cli", "load"),
-    *("remote", "async_pipeline", "search_base", "search_faiss", "serve", "serve_bundle"),
-    *("strict_json", "watchdog"),
+    *("remote", "async_pipeline", "search_base", "search_faiss", "search_numpy", "serve"),
+    *("serve_bundle", "strict_json", "watchdog"),
     *("backends/base", "backends/canned", "backends/dlpack", "backends/openvino", "backends/ort"),
     *("backends/regions", "backends/select", "backends/triton", "backends/trt"),
 )

@@ -17,7 +17,7 @@ from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import IcganError
 from icgan_runtime.manifest import MAX_NEIGHBOURS
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
-from icgan_training.output import say
+from icgan_training.output import say, tell
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except (ExportError, IcganError, TrainingError) as error:
-        print(f"icgan-export: {error}", file=sys.stderr)
+        tell(f"icgan-export: {error}")
         return 1
     except ModuleNotFoundError as error:
         if error.name not in {*LIBRARIES, "onnx", "onnxscript"}:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in REFUSED_BY_THE_MACHINE:
             raise
-        print(f"icgan-export: {error}: mend that and run the same command again", file=sys.stderr)
+        tell(f"icgan-export: {error}: mend that and run the same command again")
         return 1
     except KeyboardInterrupt:
         print("icgan-export: interrupted", file=sys.stderr)
@@ -427,4 +427,4 @@ class Steps:
         self.started = time.monotonic()
 
     def __call__(self, text: str) -> None:
-        print(f"[{time.monotonic() - self.started:6.1f} s] {text}", file=sys.stderr, flush=True)
+        tell(f"[{time.monotonic() - self.started:6.1f} s] {text}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from icgan_training.generator import Generator
 from icgan_training.integrity import file_sha256, inside
 from icgan_training.labels import check_classes, cluster_labels
 from icgan_training.neighbours import kmeans_instances
+from icgan_training.output import tell
 from icgan_training.run import check_encoder, read_config
 from icgan_training.sources import SourceNote, open_source
 
@@ -203,7 +203,7 @@ def _from_pictures(run: Run, path: Path, count: int, queries: int) -> Instances:
             stack.append(found.read(row, run.model.preprocessing.size))
             kept.append(row)
         except DataError as error:
-            print(f"left out of the bank: {error}", file=sys.stderr)
+            tell(f"left out of the bank: {error}")
     if not kept:
         raise ExportError(f"--bank {path}: none of its {len(found)} pictures can be read")
     pictures = np.stack(stack)

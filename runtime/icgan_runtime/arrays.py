@@ -29,6 +29,8 @@ _HEADER = re.compile(
 MAX_HEADER_BYTES = 4096
 MAX_NPZ_BYTES = 1 << 30  # of all members together, uncompressed
 MAX_NPZ_MEMBERS = 64
+# numpy's own. Of the others zipfile unpacks all there is, whatever size the member is said to have.
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 Array = NDArray[Any]
 
@@ -55,6 +57,8 @@ def read_npz(data: bytes, name: str) -> dict[str, Array]:
             size = sum(member.file_size for member in members)
             if len(members) > MAX_NPZ_MEMBERS or size > MAX_NPZ_BYTES:
                 raise BundleError(name, f"{len(members)} members of {size} bytes together are too many")
+            if not all(member.compress_type in _PACKINGS for member in members):
+                raise BundleError(name, "packed in another way than numpy packs a .npz")
             return {
                 member.filename.removesuffix(".npy"): read_npy(_inflate(archive, member), name)
                 for member in members

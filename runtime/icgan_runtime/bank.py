@@ -62,7 +62,8 @@ class Bank:
         # `not <=` rather than `>`, so that NaN fails too
         if not bool(np.all(np.abs(norms - 1) <= UNIT_TOLERANCE)):
             raise BundleError(f"{FOLDER}/embeddings.npy", "holds rows that are not of unit length")
-        if count == 0 or self.ids[0] < 0 or bool(np.any(np.diff(self.ids) <= 0)):
+        # compared, not subtracted: a difference may overflow
+        if count == 0 or self.ids[0] < 0 or bool(np.any(self.ids[1:] <= self.ids[:-1])):
             raise BundleError(f"{FOLDER}/ids.npy", "ids must be non-negative and strictly increasing")
         if self.labels is not None and bool(np.any(self.labels < 0)):
             raise BundleError(f"{FOLDER}/labels.npy", "holds a negative label")
@@ -92,7 +93,8 @@ class Bank:
     def of_bundle(cls, bundle: Bundle) -> Bank:
         """The bank of an opened bundle, every file verified. Raises BundleError."""
         bank = _read(
-            lambda name: bundle.read(f"{FOLDER}/{name}"), lambda name: bundle.path(f"{FOLDER}/{name}")
+            lambda name, *limit: bundle.read(f"{FOLDER}/{name}", *limit),
+            lambda name: bundle.path(f"{FOLDER}/{name}"),
         )
         entry = bundle.manifest.bank
         said = About(
@@ -121,7 +123,9 @@ class Bank:
         """A bank folder on its own, which has no manifest to verify its bytes. Raises BundleError."""
         root = Path(folder)
         return _read(
-            lambda name: files.read_bounded(files.locate(root, name), manifest.MAX_FILE_BYTES, name),
+            lambda name, limit=manifest.MAX_FILE_BYTES: files.read_bounded(
+                files.locate(root, name), limit, name
+            ),
             lambda name: files.locate(root, name),
         )
 
@@ -160,8 +164,8 @@ class Bank:
             )
 
 
-def _read(read: Callable[[str], bytes], path: Callable[[str], Path]) -> Bank:
-    about = _about(read(ABOUT_NAME))
+def _read(read: Callable[..., bytes], path: Callable[[str], Path]) -> Bank:
+    about = _about(read(ABOUT_NAME, manifest.MAX_MANIFEST_BYTES))
     count, side = about.count, about.thumbnail_size
     large = count * about.embedding_dim * 4 > _MAP_ABOVE_BYTES
 

@@ -25,10 +25,10 @@ class Bundle:
         """Read and validate the manifest. Raises BundleError."""
         return cls(Path(path), Manifest.read(path))
 
-    def read(self, name: str) -> bytes:
-        """The verified bytes of a listed file: what was hashed is what the caller gets."""
+    def read(self, name: str, limit: int = MAX_READ_BYTES) -> bytes:
+        """The verified bytes of a listed file of at most `limit`: what was hashed is what the caller gets."""
         path, entry = self._locate(name)
-        data = files.read_bounded(path, MAX_READ_BYTES, name)
+        data = files.read_bounded(path, limit, name)
         _compare(name, entry, len(data), files.sha256(data))
         return data
 

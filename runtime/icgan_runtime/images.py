@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -46,6 +47,20 @@ _PLUGINS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
 }
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _EXIF_ORIENTATION = 0x0112
+# What follows bounds the work of files whose bytes and pixels say nothing of it. Chunks, segments and blocks
+# are read in Python; the largest ordinary files take some 30,000 reads.
+MAX_READS = 100_000
+# A JPEG goes over all its pixels once for each scan, and a scan may be 16 bytes: a megabyte would take an
+# hour. Progressive files have about ten; smaller pictures may have more.
+MAX_SCANNED_PIXELS = 16 * MAX_PIXELS
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"  # neither occurs within the data of a scan
+# Pillow copies all EXIF so far for each segment more of it; one or two are usual.
+MAX_EXIF_SEGMENTS = 64
+_EXIF_HEAD = b"Exif\0\0"
+# Of a tag of TIFF or EXIF: Pillow makes an object of each number, and of each strip several. 8,192 lines in
+# strips of one have as many. Bytes and text stay as they are.
+MAX_TAG_VALUES = 100_000
+_BYTE_KINDS = (1, 2, 7)
 # RLE8 and RLE4, which Pillow decodes in Python: 64 MiB of them would keep a core busy for half a minute
 _BMP_RUN_LENGTHS = (1, 2)
 _UPRIGHT = {
@@ -144,8 +159,7 @@ def _from_array(array: U8) -> Image.Image:
 def _guarded(picture: Image.Image | bytes, kind: str = "") -> Image.Image:
     """Decode and convert to RGB, turning whatever the decoder raises into DecodeError."""
     try:
-        # The class itself, not Image.open: that would consult other formats and its table of plugins.
-        opened = picture if isinstance(picture, Image.Image) else _PLUGINS[kind](io.BytesIO(picture))
+        opened = picture if isinstance(picture, Image.Image) else _open(picture, kind)
         _check_size(*opened.size)
         if kind == "BMP" and opened.info.get("compression") in _BMP_RUN_LENGTHS:
             raise DecodeError("a BMP in run-length encoding; save it as PNG")
@@ -159,6 +173,57 @@ def _guarded(picture: Image.Image | bytes, kind: str = "") -> Image.Image:
         raise DecodeError(f"cannot be decoded ({reason})") from None
 
 
+class _Pieces(io.BytesIO):
+    """Bytes for a decoder that may not ask for them in too many pieces."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise DecodeError("made of too many tiny pieces; save it again")
+        return super().read(size)
+
+
+def _open(data: bytes, kind: str) -> Image.Image:
+    """The picture with its header read, unless it would keep the decoder busy for long."""
+    # The class itself, not Image.open: that would consult other formats and its table of plugins.
+    plugin, pieces = _PLUGINS[kind], _Pieces(data)
+    if kind == "TIFF":
+        _check_tags(data)
+    if kind != "JPEG":
+        return plugin(pieces)
+    if data.count(_EXIF_HEAD) > MAX_EXIF_SEGMENTS:
+        raise DecodeError("EXIF in too many pieces; save it again")
+    opened = plugin(pieces)
+    pixels = opened.width * opened.height
+    if data.count(_SCAN) * pixels <= MAX_SCANNED_PIXELS:
+        return opened
+    # Phones put a film behind the picture, in which the mark of a scan stands by chance: without it then.
+    end = data.find(_END, pieces.tell())
+    alone = data[: end + len(_END)] if end >= 0 else data
+    scans = alone.count(_SCAN)
+    if scans * pixels > MAX_SCANNED_PIXELS:
+        raise DecodeError(f"a JPEG of {scans} scans; save it again")
+    return plugin(_Pieces(alone))
+
+
+def _check_tags(data: bytes, start: int = 0) -> None:
+    """Raise DecodeError for a tag of very many numbers in the first directory of a TIFF; EXIF is one, too."""
+    order = ">" if data[start : start + 1] == b"M" else "<"
+    try:
+        (place,) = struct.unpack_from(f"{order}I", data, start + 4)
+        (count,) = struct.unpack_from(f"{order}H", data, start + place)
+        for entry in range(count):
+            _, kind, values = struct.unpack_from(f"{order}HHI", data, start + place + 2 + 12 * entry)
+            if values > MAX_TAG_VALUES and kind not in _BYTE_KINDS:
+                raise DecodeError(f"a tag of {values} numbers; save it again")
+    except struct.error:  # it ends too early, which Pillow says better
+        return
+
+
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise DecodeError(f"{width} × {height} pixels, at most {MAX_PIXELS} are accepted")
@@ -167,6 +232,8 @@ def _check_size(width: int, height: int) -> None:
 def _upright(picture: Image.Image) -> Image.Image:
     picture.load()  # first: a TIFF turns itself while loading, and a PNG may carry its EXIF after its pixels
     try:
+        exif = picture.info.get("exif", b"")
+        _check_tags(exif, sum(len(_EXIF_HEAD) for place in (0, 6) if exif.startswith(_EXIF_HEAD, place)))
         orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # damaged EXIF around sound pixels: show the pixels
         orientation = 1

@@ -26,6 +26,8 @@ _KEY, _VALUE = 1, 2  # of a metadata entry; an opset's domain and version have t
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 16  # of graphs inside attributes of nodes
+# Of one tensor, far more than a file holds: the product of millions of dimensions would take hours.
+_MAX_ELEMENTS = 1 << 40
 
 Field = tuple[int, int, "int | memoryview"]
 
@@ -128,16 +130,20 @@ def _walk_tensor(data: memoryview) -> int:
     elements = 1
     for number, wire, value in _fields(data):
         if number == _TENSOR_DIMS:
-            if isinstance(value, int):
-                elements *= value
-            else:  # packed
-                position = 0
-                while position < len(value):
-                    side, position = _varint(value, position)
-                    elements *= side
+            for side in (value,) if isinstance(value, int) else _packed(value):
+                elements *= side
+                if elements > _MAX_ELEMENTS:
+                    raise ValueError("a tensor is too large")
         elif number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and wire == _VARINT and value != 0):
             raise ValueError("it keeps tensors in other files")
     return elements
+
+
+def _packed(data: memoryview) -> Iterator[int]:
+    position = 0
+    while position < len(data):
+        value, position = _varint(data, position)
+        yield value
 
 
 def _fields(data: memoryview) -> Iterator[Field]:

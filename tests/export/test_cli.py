@@ -1,9 +1,11 @@
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from icgan_export import cli
 from tests.models.make_models import make_bundle
 
 
@@ -21,6 +23,15 @@ sys.exit(main(["bundle", "runs/mine", "--out", "bundles/mine"]))
     )
     assert done.returncode == 1
     assert done.stderr == f"icgan-export: {library} is not installed: pip install 'icgan[export]'\n"
+
+
+def test_a_strangers_text_does_not_reach_the_terminal_as_commands(tmp_path, capsys):
+    bundle = make_bundle(tmp_path / "tiny")
+    manifest = json.loads((bundle / "manifest.json").read_bytes())
+    manifest["files"]["\x1b[2J"] = "no entry"
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert cli.main(["triton", str(bundle), "--out", str(tmp_path / "repository")]) == 1
+    assert "manifest.files.\\u001b[2J: expected an object" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_ends_nothing(tmp_path):

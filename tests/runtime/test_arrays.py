@@ -1,4 +1,6 @@
 import io
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -113,6 +115,21 @@ def test_an_npz_that_would_unpack_to_more_than_the_limit_is_refused(monkeypatch)
     monkeypatch.setattr(arrays, "MAX_NPZ_BYTES", 1000)
     with pytest.raises(BundleError, match="1 members of 8128 bytes together are too many"):
         arrays.read_npz(npz(a=np.zeros(1000)), "x.npz")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_npz_that_unpacks_to_more_than_its_members_say_is_refused_before_it_does(packing):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", packing) as archive:
+        archive.writestr("a.npy", bytes(8 << 20))
+    data = stream.getvalue().replace((8 << 20).to_bytes(4, "little"), (100).to_bytes(4, "little"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match=r"^x\.npz: packed in another way than numpy packs a \.npz$"):
+            arrays.read_npz(data, "x.npz")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_npz_may_hold_as_much_as_the_limits_say(monkeypatch):

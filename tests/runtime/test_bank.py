@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from icgan_runtime.bank import ABOUT_NAME, Bank
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import BindingError, BundleError, IntegrityError
+from icgan_runtime.manifest import Manifest, describe_file
 
 
 @pytest.fixture
@@ -74,6 +76,8 @@ def test_rows_are_found_by_id():
         ("ids.npy", np.arange(20)[::-1].copy(), "strictly increasing"),
         ("ids.npy", np.arange(20) - 1, "non-negative"),
         ("ids.npy", np.zeros(20, np.int64), "strictly increasing"),
+        # the step from the largest number to the smallest is 1 if it may overflow
+        ("ids.npy", np.array([*range(18), 2**63 - 1, -(2**63)]), "strictly increasing"),
         ("labels.npy", np.full(20, -1), "holds a negative label"),
         ("thumbnails.npy", np.zeros((20, 4, 4), np.uint8), r"says uint8\[20, 4, 4, 3\]"),
     ],
@@ -82,6 +86,18 @@ def test_an_array_that_breaks_the_format_is_refused_by_name(folder, file, array,
     np.save(folder / file, array)
     with pytest.raises(BundleError, match=rf"bank/{file}: .*{message}"):
         Bank.read(folder)
+
+
+def test_a_description_of_absurd_size_is_refused_before_it_is_parsed(tiny_bundle, copy_bundle):
+    root = copy_bundle(tiny_bundle)
+    with (root / "bank" / "bank.json").open("ab") as file:
+        file.write(b" " * (8 << 20))
+    book = Manifest.read(root)
+    signed = {**book.files, "bank/bank.json": describe_file(root / "bank" / "bank.json")}
+    dataclasses.replace(book, files=signed).write(root)
+    for read in (lambda: Bank.of_bundle(Bundle.open(root)), lambda: Bank.read(root / "bank")):
+        with pytest.raises(BundleError, match=r"bank\.json: \d+ bytes, at most 8388608 are accepted"):
+            read()
 
 
 def test_a_pickle_in_place_of_an_array_is_refused(folder):

@@ -296,6 +296,94 @@ def test_a_bmp_in_run_length_encoding_is_refused_with_advice(photo):
     assert images.decode(encoded(photo, "TIFF", compression="tiff_lzw"), SIZE).shape == (SIZE, SIZE, 3)
 
 
+def passes(side: int, more: int) -> bytes:
+    """A progressive JPEG with its last scan, of 16 bytes, over and over again."""
+    data = encoded(Image.new("L", (side, side), 200), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert len(last) == 16
+    return data[:-2] + last * more + data[-2:]
+
+
+def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused():
+    assert images.decode(passes(2048, 5), SIZE).shape == (SIZE, SIZE, 3)
+    with pytest.raises(DecodeError) as caught:
+        images.decode(passes(2048, 300), SIZE)
+    assert str(caught.value) == "image: a JPEG of 306 scans; save it again"
+
+
+def test_what_stands_behind_a_jpeg_is_not_counted_among_its_scans():
+    picture = passes(2048, 0)
+    film = b"\xff\xda film " * 300
+    np.testing.assert_array_equal(images.decode(picture + film, SIZE), images.decode(picture, SIZE))
+
+
+def in_pieces(kind: str, count: int) -> bytes:
+    """A picture of 8 x 8 with so many empty parts that say nothing of it."""
+    data = encoded(Image.new("L", (8, 8)), kind)
+    part, place = {
+        "JPEG": (b"\xff\xfe\0\2", 2),
+        "PNG": (struct.pack(">I4sI", 0, b"prVt", zlib.crc32(b"prVt")), 33),
+        "GIF": (b"\x21\xfe\1a\0", data.find(b",\0\0\0\0\x08\0\x08\0")),
+    }[kind]
+    return data[:place] + part * count + data[place:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_a_picture_in_very_many_tiny_pieces_is_refused(kind):
+    assert images.decode(in_pieces(kind, 1000), SIZE).shape == (SIZE, SIZE, 3)
+    with pytest.raises(DecodeError) as caught:
+        images.decode(in_pieces(kind, 70_000), SIZE)
+    assert str(caught.value) == "image: made of too many tiny pieces; save it again"
+
+
+def test_exif_in_very_many_segments_is_refused():
+    data = encoded(Image.new("L", (8, 8)), "JPEG")
+    segment = b"\xff\xe1\0\x0aExif\0\0ab"
+    assert images.decode(data[:2] + segment * 2 + data[2:], SIZE).shape == (SIZE, SIZE, 3)
+    with pytest.raises(DecodeError, match="EXIF in too many pieces"):
+        images.decode(data[:2] + segment * 4000 + data[2:], SIZE)
+
+
+def directory(order: str, *tags: tuple[int, int, int, int]) -> bytes:
+    """A TIFF that ends with its directory: (tag, kind, how many values, value or place)."""
+    entries = b"".join(struct.pack(f"{order}HHII", *tag) for tag in sorted(tags))
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    return head + struct.pack(f"{order}IH", 8, len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_of_very_many_strips_is_refused(order):
+    strips = 300_000
+    size = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 4, 1, 8), (259, 4, 1, 1), (262, 4, 1, 1), (278, 4, 1, 1)]
+    data = directory(order, *size, (273, 4, strips, 8), (279, 4, strips, 8)) + bytes(4 * strips)
+    with pytest.raises(DecodeError) as caught:
+        images.decode(data, SIZE)
+    assert str(caught.value) == "image: a tag of 300000 numbers; save it again"
+
+
+def test_a_tiff_may_have_a_tag_of_very_many_bytes(photo):
+    data = encoded(photo, "TIFF", icc_profile=bytes(300_000))
+    np.testing.assert_array_equal(images.decode(data, SIZE), reference(photo))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_exif_of_very_many_numbers_is_not_read(kind, monkeypatch):
+    few, many = (
+        directory("<", (0x0112, 3, count, 6 if count == 1 else 30)) + struct.pack("<H", 6) * count
+        for count in (1, 300_000)
+    )
+    picture = Image.new("RGB", (20, 10), "white")
+    picture.putpixel((10, 0), (0, 0, 0))
+    plain = images.decode(encoded(picture, kind, lossless=True), SIZE)
+    turned = images.decode(encoded(picture, kind, lossless=True, exif=few), SIZE)
+    assert not np.array_equal(turned, plain)
+
+    monkeypatch.setattr(Image.Image, "getexif", lambda picture: pytest.fail("read"))
+    np.testing.assert_array_equal(
+        images.decode(encoded(picture, kind, lossless=True, exif=b"Exif\0\0" + many), SIZE), plain
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -120,6 +120,17 @@ def test_parameters_are_counted_however_the_dimensions_are_written():
     assert parameters(tensor.SerializeToString()) == 6
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_tensor_of_more_elements_than_any_file_holds_is_refused(packed):
+    def sides(*logarithms: int) -> bytes:
+        written = [b"\x80" * (n // 7) + bytes([1 << n % 7]) for n in logarithms]
+        return field(1, b"".join(written)) if packed else b"".join(b"\x08" + side for side in written)
+
+    assert parameters(sides(35, 5)) == 1 << 40
+    with pytest.raises(BundleError, match="a tensor is too large"):
+        parameters(sides(35, 5, 1))
+
+
 def test_a_tensor_may_say_that_it_is_here_but_not_that_it_is_elsewhere():
     assert parameters(b"\x70\x00") == 1
     with pytest.raises(BundleError, match="it keeps tensors in other files"):

@@ -42,6 +42,26 @@ def test_a_reader_that_has_seen_enough_ends_nothing():
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_a_strangers_text_does_not_reach_the_terminal_as_commands(encoder_file, tmp_path, capsys):
+    table = tmp_path / "list.csv"
+    table.write_text("a\x1b[2J\x9b2J,label\n")
+    command = [
+        "prepare",
+        str(table),
+        "--encoder",
+        str(encoder_file),
+        "--resolution",
+        "8",
+        "--neighbours",
+        "1",
+    ]
+    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 1
+    cli.say("\udcff\x1b[2J\tb")
+    said = capsys.readouterr()
+    assert "has the columns a\\u001b[2J\\u009b2J, label; a column `path` is needed" in said.err
+    assert said.out == "\\udcff\\u001b[2J\tb\n"
+
+
 def test_a_users_mistake_is_one_line_and_status_1(monkeypatch, capsys):
     def mistake(_):
         raise DataError("there are no pictures in nowhere")

@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import EpsImagePlugin, Image, features
 
 from icgan_runtime import images
 from icgan_training.errors import DataError
@@ -114,6 +114,18 @@ def test_a_file_that_is_not_a_whole_picture_is_named(photo, tmp_path, damage):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"bad\.jpg: not a readable picture"):
         read_picture(path, SIZE)
+
+
+def test_a_program_under_the_name_of_a_picture_is_not_run(photo, tmp_path, monkeypatch):
+    interpreter = tmp_path / "gs"
+    interpreter.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", str(interpreter))
+    path = tmp_path / "photo.jpg"
+    photo.save(path, "EPS")
+    with pytest.raises(DataError, match=r"photo\.jpg: not a readable picture \(EPS is a program"):
+        read_picture(path, SIZE)
+    assert not (tmp_path / "ran").exists()
 
 
 def turned(image):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from icgan_training.catalogue import ITEMS
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
-from icgan_training.output import say
+from icgan_training.output import say, tell
 
 if TYPE_CHECKING:
     from icgan_training.evaluate import Evaluation
@@ -406,7 +406,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(args)
     except TrainingError as error:
-        print(f"icgan-train: {error}", file=sys.stderr)
+        tell(f"icgan-train: {error}")
         return 1
     except ModuleNotFoundError as error:
         if error.name not in LIBRARIES:
@@ -416,7 +416,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in REFUSED_BY_THE_MACHINE:
             raise
-        print(f"icgan-train: {error}: mend that and run the same command again", file=sys.stderr)
+        tell(f"icgan-train: {error}: mend that and run the same command again")
         return 1
     except KeyboardInterrupt:
         print("icgan-train: interrupted", file=sys.stderr)

@@ -45,6 +45,7 @@ from icgan_training.fetch import find_weights
 from icgan_training.files import atomic_file
 from icgan_training.integrity import file_sha256
 from icgan_training.neighbours import EXACT_UP_TO, check_count, nearest_neighbours, neighbour_statistics
+from icgan_training.output import tell
 from icgan_training.progress import Progress
 from icgan_training.sources import Source, open_source
 
@@ -348,7 +349,7 @@ def finish(
         (partial / "unreadable.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
         print(f"{len(unreadable)} pictures could not be read and are left out:", file=sys.stderr)
         for reason in reasons:  # a picture may be sound, but too large for Pillow, or of a kind it lacks
-            print(f"  {' '.join(reason.split())}", file=sys.stderr)
+            tell(f"  {' '.join(reason.split())}")
     check_count(kept, k)
     order = fill_holes(partial, settings, unreadable)
     labels = None if source.labels is None else source.labels[order]

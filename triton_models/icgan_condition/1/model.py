@@ -42,19 +42,23 @@ class TritonPythonModel:
         label = _tensor(request, "LABEL")[:, 0] if self.model.classes else None
         rows = Rows(**scalars, label=label)
         rows.check(self.model)
-        embedding = _tensor(request, "embedding")
+        embedding, ids, scores = (_tensor(request, name) for name in ("embedding", "ids", "scores"))
         check_embedding(embedding)
-        self.metrics.observe(_tensor(request, "scores")[:, 0])
         row = self._row(request, len(embedding), len(rows.seed))
-        embedding, ids = embedding[row], _tensor(request, "ids")[row]
+        if not len(embedding) == len(ids) == len(scores):
+            raise RequestError("ids", f"{len(ids)} and {len(scores)} scores for {len(embedding)} pictures")
         if not np.isin(ids, self.bank.ids).all():
             raise RequestError("ids", "an instance that is not in the bank")
+        if not np.isfinite(scores).all():  # one would spoil the metric for good
+            raise RequestError("scores", "a number that is not finite")
+        self.metrics.observe(scores[:, 0])
+        embedding, ids = embedding[row], ids[row]
         outputs = {
             "noise": rows.noise(self.model),
             "conditioning": rows.conditioning(embedding, ids, self.bank),
             "EMBEDDING": embedding,
             "NEIGHBOUR_IDS": ids,
-            "NEIGHBOUR_SCORES": _tensor(request, "scores")[row],
+            "NEIGHBOUR_SCORES": scores[row],
         }
         if self.bank.labels is not None:
             outputs["NEIGHBOUR_LABELS"] = self.bank.labels[self.bank.rows(ids)]
@@ -66,10 +70,10 @@ class TritonPythonModel:
         """Which picture each row shows; checked, for this model can also be called on its own."""
         row = _tensor(request, "ROW")
         row = np.arange(pictures) if row is None else row[:, 0]
-        if len(row) != rows or rows > self.max_rows:
-            raise RequestError(
-                "seed", f"{rows} rows for {len(row)} pictures, at most {self.max_rows} are taken"
-            )
+        if len(row) != rows or not 1 <= rows <= self.max_rows:
+            raise RequestError("seed", f"{rows} rows for {len(row)} pictures, 1..{self.max_rows} are taken")
+        if pictures > self.max_rows:
+            raise RequestError("embedding", f"{pictures} rows, at most {self.max_rows} are taken")
         if row.min() < 0 or row.max() >= pictures:
             raise RequestError("row", f"{row.min()}..{row.max()}, expected 0..{pictures - 1}")
         return row

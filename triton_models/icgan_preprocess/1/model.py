@@ -3,12 +3,17 @@
 import base64
 import contextlib
 import json
+import warnings
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from icgan_runtime import images
 from icgan_runtime.errors import RequestError
+
+# Pillow warns of every odd value in a stranger's EXIF: thousands of lines of the log for one picture, each of
+# which Python would also keep for ever.
+warnings.filterwarnings("ignore", module="PIL")
 
 
 class TritonPythonModel:
