@@ -21,9 +21,7 @@ def read_picture(path: Path, resolution: int) -> NDArray[np.uint8]:
     """Decode a picture file to [R, R, 3]; raises `DataError` naming a file that is not a whole picture."""
     try:
         with Image.open(path) as image:
-            if (
-                image.format == "EPS"
-            ):  # Pillow gives it to Ghostscript, which runs it; whatever the file is called
+            if image.format == "EPS":  # whatever the file is called: Pillow has Ghostscript run it
                 raise ValueError("EPS is a program; save what it draws")
             return square(to_rgb(image), resolution)
     # Damaged files surface in Pillow as errors of any kind; one of a million must not end a day's work.
