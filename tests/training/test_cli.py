@@ -88,6 +88,37 @@ def test_what_is_no_number_of_pictures_is_a_usage_error(text, capsys):
     assert f"{text!r} is not a number as 400000, 400k or 2.5M" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["fit d --images", "prepare d --exact-up-to", "evaluate r --samples"])
+def test_a_negative_number_of_pictures_is_a_usage_error(option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*option.split(), "-3"])
+    assert f"argument {option.split()[-1]}: -3 is negative" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--images 0", "--images is 0, it must be at least 1"),
+        ("--fid-samples 1", "--fid-samples is 1, it must be at least 2"),
+        ("--images 8 --set total_images=9", "--set total_images says again what --images says"),
+        ("--precision float32 --set precision=bfloat16", "--set precision says again what --precision says"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_the_words_of_the_command(options, message, capsys):
+    assert cli.main(["fit", "data", "--preset", "tiny", "--dry-run", *options.split()]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_evaluation_is_asked_for_as_the_other_programs_are(tmp_path, capsys):
+    """A list may have spaces, and no truncation has a name."""
+    flags = ["--metrics", "fid, kid,", "--truncation", "none"]
+    assert cli.main(["evaluate", str(tmp_path), *flags]) == 1
+    assert "is not a run with a generator" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["evaluate", str(tmp_path), "--truncation", "much"])
+    assert "'much' is neither a number in (0, 1] nor none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("asked", ["float32", "bfloat16"])
 @pytest.mark.parametrize("way", ["--precision {}", "--set precision={}"])
 def test_a_precision_that_is_asked_for_is_used_whatever_the_hardware_has(asked, way, make_prepared, capsys):

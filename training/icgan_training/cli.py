@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from icgan_training.catalogue import ITEMS
-from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
+from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, ConfigError, TrainingError
 from icgan_training.output import say
 
 if TYPE_CHECKING:
@@ -178,9 +178,20 @@ def _count(text: str) -> int:
     """A number of pictures such as 400000, 400k or 2.5M."""
     factor = {"k": 1_000, "M": 1_000_000}.get(text[-1:], 1)
     try:
-        return round(float(text if factor == 1 else text[:-1]) * factor)
+        count = round(float(text if factor == 1 else text[:-1]) * factor)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number as 400000, 400k or 2.5M") from None
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return count
+
+
+def _truncation(text: str) -> float | None:
+    """A bound of the noise, or none."""
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number in (0, 1] nor none") from None
 
 
 def _fit(args: argparse.Namespace) -> None:
@@ -193,6 +204,10 @@ def _fit(args: argparse.Namespace) -> None:
     if args.data is None or args.preset is None or (args.out is None and not args.dry_run):
         args.parser.error("DATA, --preset and --out are needed")
     chosen = preset(args.preset)
+    if args.images == 0:
+        raise ConfigError("--images is 0, it must be at least 1")
+    if args.fid_samples is not None and args.fid_samples < 2:
+        raise ConfigError(f"--fid-samples is {args.fid_samples}, it must be at least 2")
 
     from icgan_training.dataset import PreparedDataset
     from icgan_training.distributed import join, leave, local_device
@@ -203,6 +218,12 @@ def _fit(args: argparse.Namespace) -> None:
     device = local_device()
     automatic, reason = choose_precision(device)
     overrides = parse_overrides(args.set)
+    for flag, name, given in (
+        ("--precision", "precision", args.precision != "auto"),
+        ("--images", "total_images", args.images is not None),
+    ):
+        if given and name in overrides:
+            raise ConfigError(f"--set {name} says again what {flag} says: leave one of them out")
     automatically = args.precision == "auto" and "precision" not in overrides
     if automatically:
         overrides["precision"] = automatic
@@ -276,7 +297,9 @@ def _add_evaluate(commands: Subparsers) -> None:
     parser.add_argument(
         "--choice", choices=("kmeans", "random"), default="kmeans", help="of the instances (default: kmeans)"
     )
-    parser.add_argument("--truncation", type=float, help="noise within ±2t, t in (0, 1] (default: none)")
+    parser.add_argument(
+        "--truncation", type=_truncation, help="noise within ±2t, t in (0, 1] (default: none)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--inception", default="inception", help="weights file (default: fetched once)")
     parser.add_argument(
@@ -312,7 +335,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icgan_training.report import write_report
 
     settings = Settings(
-        metrics=tuple(args.metrics.split(",")),
+        metrics=tuple(part.strip() for part in args.metrics.split(",") if part.strip()),
         samples=args.samples,
         instances=args.instances,
         choice=args.choice,

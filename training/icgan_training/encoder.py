@@ -7,7 +7,9 @@ encoder never changes code.
 
 import dataclasses
 import json
+import pickle
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -183,9 +185,15 @@ def resnet50_from_torch(path: Path, *, source: str, licence: str) -> Encoder:
     The file is opened with `weights_only=True`: code inside it never runs. Raises WeightsError.
     """
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on pickle protocols; the errors below say enough
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f"weights file {path} does not exist") from error
+    except pickle.UnpicklingError as error:  # torch's words would have the user run what is in the file
+        raise WeightsError(
+            f"{path} is not a plain torch state dict: it is damaged, of another kind, or carries code"
+        ) from error
     except Exception as error:  # torch reports broken files with many types, all of them the file's fault
         raise WeightsError(f"{path} is not a plain torch state dict: {str(error).splitlines()[0]}") from error
     for key in ("state_dict_best", "feat_model", "state_dict"):
