@@ -139,10 +139,14 @@ def bench(
     Every row: stage, batch, route, median and quartiles in milliseconds, images per second, how many times
     faster than the base, and how far its output is from the base's (grey levels, components of embeddings).
     """
-    if not names or min(batches, default=0) < 1 or rounds < 1:
-        raise RequestError(
-            "bench", f"{list(names)} at batches {list(batches)}, {rounds} rounds: none may be empty"
-        )
+    if not names:
+        raise RequestError("against", "no route given; `onnxruntime` is one")
+    if min(batches, default=0) < 1:
+        raise RequestError("batches", f"{list(batches)}, expected sizes of at least 1")
+    if rounds < 1:
+        raise RequestError("rounds", f"{rounds}, expected at least 1")
+    if threads < 0:
+        raise RequestError("threads", f"{threads}, expected at least 1, or 0 for one per core")
     routes = open_routes(path, names, threads)
     model = Bundle.open(path).manifest.model
     rows: list[dict[str, Any]] = []

@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"icgan: {_tame(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("icgan: interrupted", file=sys.stderr)
         return 130
 
 
@@ -67,6 +68,7 @@ def generate(options: argparse.Namespace) -> int:
     rows, report = [], []
     with _open(options) as pipe:
         for picture in options.pictures:
+            instance = images.load(picture, pipe.model.resolution)  # refused here, a picture is named
             result = pipe.generate(
                 picture,
                 n=options.n,
@@ -75,7 +77,7 @@ def generate(options: argparse.Namespace) -> int:
                 condition=options.condition,
                 label=options.label,
             )
-            rows.append(_strip(images.load(picture, pipe.model.resolution), result.images, options.columns))
+            rows.append(_strip(instance, result.images, options.columns))
             report.append({"picture": picture, "neighbours": _neighbours(result.neighbours)})
             _say(options, _line(picture, result.neighbours))
     _write(options.out, _encode(images.grid(np.stack(rows), columns=1), kind))
@@ -88,6 +90,8 @@ def embed(options: argparse.Namespace) -> int:
     """Embeddings of pictures, as a .npy file or as JSON."""
     if options.out is None and not options.json:
         raise RequestError("out", "say where to: --out FILE.npy, or --json")
+    if options.out is not None:
+        _refuse_folder(options.out)
     with _open(options) as pipe:
         embedding = pipe.embed(list(options.pictures))
     if options.out is not None:
@@ -181,9 +185,12 @@ def time_routes(options: argparse.Namespace) -> int:
     """How fast encoder and generator run, against other routes; with --url, what a server stands."""
     from icgan_runtime import bench, load
 
-    ignored, reason = (_OF_ROUTES, "beside --url") if options.url else (_OF_SERVERS, "without --url")
+    remote = options.url is not None
+    ignored, reason = (_OF_ROUTES, "beside --url") if remote else (_OF_SERVERS, "without --url")
     _refuse_given(options, ignored, f"means nothing {reason}: leave it out")
-    if options.url:
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise RequestError("out", f"{options.out} is no folder; name one for the report")
+    if remote:
         progress = functools.partial(print, file=sys.stderr, flush=True)
         images.load(options.bundle, 1)  # a bad picture is the caller's mistake, not the server's
         picture = images.read(options.bundle)
@@ -389,11 +396,11 @@ def _refuse_given(options: argparse.Namespace, names: Sequence[str], why: str) -
 
 def _open(options: argparse.Namespace) -> Pipeline:
     """The pipeline that the options ask for. With --url, what stands in the bundle's place is a picture."""
-    if options.url:
+    if options.url is not None:
         options.pictures = [options.bundle, *options.pictures]
     if not options.pictures:
         options.parser.error("the following arguments are required: PICTURE")
-    if options.url:
+    if options.url is not None:
         _refuse_given(options, _IN_PROCESS, "is the server's choice: leave it out beside --url")
         return Pipeline.connect(options.url)
     return Pipeline.load(
@@ -417,7 +424,10 @@ def _whole(field: str, text: str) -> int:
 
 
 def _truncation(text: str) -> float | None:
-    return None if text == "none" else float(text)
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number in (0, 1] nor none") from None
 
 
 def _strip(instance: images.U8, samples: images.U8, columns: int) -> images.U8:
@@ -430,7 +440,14 @@ def _strip(instance: images.U8, samples: images.U8, columns: int) -> images.U8:
     return np.concatenate([left, sheet], axis=1)
 
 
+def _refuse_folder(out: Path) -> None:
+    """Refuse, before any work is done, to write a file where a folder is."""
+    if out.is_dir():
+        raise RequestError("out", f"{out} is a folder; name a file in it")
+
+
 def _image_format(out: Path) -> str:
+    _refuse_folder(out)
     try:
         return FORMATS[out.suffix.lower()]
     except KeyError:

@@ -175,9 +175,11 @@ def test_the_command_prints_a_table_and_ends_in_json(tiny_bundle, tmp_path, caps
     ("names", "options", "message"),
     [
         (["tpu"], {}, "against: 'tpu', expected some of onnxruntime, onnxruntime-cuda, openvino"),
-        ([], {}, "none may be empty"),
-        (["onnxruntime"], {"batches": [0]}, "none may be empty"),
-        (["onnxruntime"], {"rounds": 0}, "none may be empty"),
+        ([], {}, "against: no route given"),
+        (["onnxruntime"], {"batches": [0]}, r"batches: \[0\], expected sizes of at least 1"),
+        (["onnxruntime"], {"batches": []}, r"batches: \[\], expected sizes of at least 1"),
+        (["onnxruntime"], {"rounds": 0}, "rounds: 0, expected at least 1"),
+        (["onnxruntime"], {"threads": -1}, "threads: -1, expected at least 1, or 0 for one per core"),
     ],
 )
 def test_a_comparison_of_nothing_is_refused(tiny_bundle, names, options, message):
