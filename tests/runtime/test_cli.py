@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,11 +184,11 @@ def test_a_usage_error_is_status_2(icgan, tiny_bundle, capsys):
     assert "argument --truncation: 'much' is neither a number in (0, 1] nor none\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "generate", "embed", "search", "info"])
-def test_help_shows_a_runnable_example(icgan, capsys, command):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_opens_with_a_runnable_example(icgan, capsys, command):
     with pytest.raises(SystemExit, match="0"):
         icgan(*[command][: bool(command)], "--help")
-    assert "example: icgan " in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("example: icgan ")
 
 
 def test_the_module_is_the_command(tiny_bundle):
@@ -337,6 +338,8 @@ def test_the_version_is_the_packages(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"icgan {icgan_runtime.__version__}\n"
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert icgan_runtime.__version__ == project["version"]
 
 
 def test_ctrl_c_ends_a_command_without_a_traceback(icgan, monkeypatch):

@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -24,12 +26,23 @@ def test_the_commands_are_those_of_the_contract():
 
 
 @pytest.mark.parametrize("name", ["fetch", "prepare", "fit", "evaluate", "convert"])
-def test_the_help_of_every_command_has_an_example_that_parses(name):
-    description = subcommands()[name].description
-    example = description.splitlines()[0].removeprefix("example: ")
-    program, *arguments = example.split()
+def test_the_help_of_every_command_opens_with_an_example_that_parses(name):
+    example = subcommands()[name].format_help().splitlines()[0]
+    program, *arguments = example.removeprefix("example: ").split()
     assert program == "icgan-train"
     assert callable(cli.build_parser().parse_args(arguments).run)
+
+
+@pytest.mark.parametrize("name", ["fetch", "prepare", "fit", "evaluate", "convert"])
+def test_every_argument_is_explained(name):
+    assert [action.dest for action in subcommands()[name]._actions if not action.help] == []
+
+
+def test_the_version_is_the_distributions(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"icgan-train {project['version']}\n"
 
 
 def test_a_reader_that_has_seen_enough_ends_nothing():

@@ -1,7 +1,23 @@
-"""What a command says on stdout. Standard library only; `icgan-export` says it the same way."""
+"""What a command says: its help, and lines on stdout. Standard library only; `icgan-export` uses it too."""
 
+import argparse
 import os
 import sys
+from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+    """Keeps the line breaks of a description and opens the help with its first part, the example.
+
+    Subcommands do too: argparse makes their parsers of their parent's class.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def format_help(self) -> str:
+        usage, example, rest = super().format_help().split("\n\n", 2)
+        return f"{example}\n\n{usage}\n\n{rest}"
 
 
 def say(text: str) -> None:
