@@ -7,7 +7,6 @@ encoder never changes code.
 
 import dataclasses
 import json
-import pickle
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -190,12 +189,11 @@ def resnet50_from_torch(path: Path, *, source: str, licence: str) -> Encoder:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f"weights file {path} does not exist") from error
-    except pickle.UnpicklingError as error:  # torch's words would have the user run what is in the file
+    # torch reports broken files with many types, all of them the file's fault, and would have code in it run
+    except Exception as error:
         raise WeightsError(
             f"{path} is not a plain torch state dict: it is damaged, of another kind, or carries code"
         ) from error
-    except Exception as error:  # torch reports broken files with many types, all of them the file's fault
-        raise WeightsError(f"{path} is not a plain torch state dict: {str(error).splitlines()[0]}") from error
     for key in ("state_dict_best", "feat_model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
