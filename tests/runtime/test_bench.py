@@ -1,5 +1,6 @@
 import itertools
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -190,3 +191,28 @@ def test_a_comparison_of_nothing_is_refused(tiny_bundle, names, options, message
 def test_a_precision_that_is_not_there_is_refused(tiny_bundle):
     with pytest.raises(BundleError, match="no encoder graph at int8"):
         bench.bench(tiny_bundle, ["onnxruntime:int8"])
+
+
+@pytest.mark.parametrize(
+    ("module", "route", "message"),
+    [
+        (
+            "icgan_runtime.backends.ort",
+            "onnxruntime",
+            "onnxruntime is not installed: pip install 'icgan[cpu]'",
+        ),
+        ("torch", "torch", "torch is not installed: pip install 'icgan[export]'"),
+    ],
+)
+def test_a_route_whose_library_is_not_installed_is_one_line(
+    tiny_bundle, monkeypatch, capsys, module, route, message
+):
+    def load() -> object:
+        import torch
+
+        return torch
+
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(bench, "entry_points", lambda group: [SimpleNamespace(name="torch", load=load)])
+    assert main(["bench", str(tiny_bundle), "--against", route]) == 1
+    assert capsys.readouterr().err == f"icgan: {message}\n"
