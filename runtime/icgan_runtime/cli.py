@@ -572,8 +572,12 @@ def _data(options: argparse.Namespace, value: object) -> None:
 
 
 def _print(text: str) -> None:
-    """A line for whoever reads; when that has seen enough, as `head` has, the work still goes on."""
+    """A line for whoever reads; when that has seen enough, as `head` has, the work still goes on.
+
+    What the terminal has no letters for is shown as escapes.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -160,6 +160,18 @@ def test_a_strangers_text_does_not_reach_the_terminal_as_commands(icgan, tiny_bu
     assert icgan("embed", tiny_bundle, "\x9b2J.jpg", "--json")[2].startswith("icgan: image: \\x9b2J.jpg: ")
 
 
+def test_a_terminal_without_our_signs_gets_escapes(tiny_bundle):
+    done = subprocess.run(
+        [sys.executable, "-m", "icgan_runtime", "info", tiny_bundle],
+        capture_output=True,
+        text=True,
+        cwd=Path(icgan_runtime.__file__).parents[1],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("tiny 1: 8 \\xd7 8 pictures")
+
+
 def test_a_sheet_that_cannot_be_written_is_reported(icgan, tiny_bundle, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     status, _, complaint = icgan("generate", tiny_bundle, PHOTO, "--out", tmp_path / "file" / "a.png")

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from icgan_training import cli
 from icgan_training.errors import DataError
+from icgan_training.output import say
 
 
 def subcommands():
@@ -53,6 +54,11 @@ def test_a_reader_that_has_seen_enough_ends_nothing():
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_name_that_is_no_text_is_said_in_escapes(capfd):
+    say(os.fsdecode(b"runs/\xff is ready"))
+    assert capfd.readouterr().out == "runs/\\udcff is ready\n"
 
 
 def test_a_users_mistake_is_one_line_and_status_1(monkeypatch, capsys):

@@ -21,9 +21,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(text: str) -> None:
-    """Print a line for whoever reads; when that has seen enough, as `head` has, the work still goes on."""
+    """Print a line for whoever reads; when that has seen enough, as `head` has, the work still goes on.
+
+    What the terminal has no letters for, or bytes of a file's name that are no text, are shown as escapes.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:
         # what is said from now on, and what Python writes out at its end, goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
