@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import icgan_runtime
 from icgan_export import cli
 from tests.models.make_models import make_bundle
 
@@ -32,7 +33,7 @@ def test_every_argument_is_explained(name):
 def test_the_version_is_the_packages(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
-    assert capsys.readouterr().out == f"icgan-export {cli.__version__}\n"
+    assert capsys.readouterr().out == f"icgan-export {icgan_runtime.__version__}\n"
 
 
 @pytest.mark.parametrize("library", ["torch", "safetensors", "tqdm", "onnx"])
