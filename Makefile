@@ -12,6 +12,7 @@ help: ## list the targets
 
 env: .venv/.stamp ## make .venv with everything but the server
 .venv/.stamp: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements.lock # whole, but for torch
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 # without a hash: see the lock

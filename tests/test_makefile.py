@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,17 @@ def test_a_target_that_was_stopped_does_not_fetch_again_what_is_there(target, da
     assert len(steps()) == 1
     (tmp_path / "data" / data).mkdir(parents=True)
     assert steps() == []
+
+
+def test_a_python_that_is_too_old_is_named_before_anything_is_made(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    old = tmp_path / "python3"
+    pretend = "import sys; sys.version_info = (3, 10); exec(sys.argv[2])"
+    old.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{pretend}" "$@"\n')
+    old.chmod(0o755)
+    command = ["make", "env", f"PYTHON={old}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.startswith("Python 3.11 or newer is needed: make PYTHON=python3.12")
+    assert not (tmp_path / ".venv").exists()

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from icgan_export.errors import ExportError
 from icgan_export.triton_service import LOOKUPS
-from icgan_runtime import files
+from icgan_runtime import __version__, files
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.errors import IcganError
-from icgan_runtime.manifest import MAX_NEIGHBOURS
+from icgan_runtime.manifest import MAX_NEIGHBOURS, PRECISIONS, ROLES
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
-from icgan_training.output import say, tell
+from icgan_training.output import Parser, say, tell
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,9 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = _Parser(
+    top = Parser(
         prog="icgan-export",
-        description="example: icgan-export bundle runs/cifar10 --precision fp32,fp16 --out bundles/cifar10",
+        description="example: icgan-export bundle runs/cifar10 --precision fp32,fp16 --out bundles/cifar10"
+        "\n\nMake bundles of trained weights, which icgan runs, and what servers and other programs take.",
+    )
+    top.add_argument(
+        "--version",
+        action="version",
+        version=f"icgan-export {__version__}",
+        help="print the version and exit",
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_bundle(commands)
@@ -59,65 +66,78 @@ def build_parser() -> argparse.ArgumentParser:
     return top
 
 
-class _Parser(argparse.ArgumentParser):
-    """Help opens with the example and keeps its line breaks."""
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)  # type: ignore[arg-type]
-
-    def format_help(self) -> str:
-        text = super().format_help()
-        usage, _, rest = text.partition("\n\n")
-        description, _, options = rest.partition("\n\n")
-        return f"{description}\n\n{usage}\n\n{options}"
-
-
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
+# What several commands say of the same argument.
+_RUN = "run directory of icgan-train fit or convert"
+_BUNDLE = "folder that icgan-export bundle wrote"
 
-def _add_bundle(commands: Commands[_Parser]) -> None:
-    command = commands.add_parser(
+
+def _add_command(commands: Commands[Parser], name: str, example: str, summary: str) -> Parser:
+    """A subcommand whose help opens with a runnable example."""
+    return commands.add_parser(name, help=summary, description=f"example: {example}\n\n{summary}")
+
+
+def _list(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated list, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _add_target(command: Parser) -> None:
+    command.add_argument(
+        "--target",
+        choices=("onnxruntime", "openvino", "tensorrt"),
+        default="onnxruntime",
+        help="whose fastest form the generator takes; every runtime reads each (default: %(default)s)",
+    )
+
+
+def _add_bundle(commands: Commands[Parser]) -> None:
+    command = _add_command(
+        commands,
         "bundle",
-        help="weights, pictures -> a verified bundle",
-        description="example: icgan-export bundle runs/cifar10 --instances 1000 --out bundles/cifar10",
+        "icgan-export bundle runs/cifar10 --instances 1000 --out bundles/cifar10",
+        "Weights and pictures become a bundle, compared with torch before it is written.",
     )
+    command.add_argument("source", type=Path, metavar="RUN", help=_RUN)
     command.add_argument(
-        "source", type=Path, metavar="RUN", help="run directory of icgan-train fit or convert"
-    )
-    command.add_argument(
-        "--out", type=Path, required=True, metavar="BUNDLE", help="replaced if it is a bundle"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="BUNDLE",
+        help="folder to write; a bundle that is there is replaced",
     )
     command.add_argument(
         "--bank",
         type=Path,
         metavar="FOLDER",
-        help="take the instances from these pictures or this prepared data set",
+        help="take the instances from these pictures or this prepared data set (default: from what the run "
+        "was trained on, or carries)",
     )
     command.add_argument(
-        "--instances", type=int, default=1000, metavar="M", help="at most this many (default 1000)"
+        "--instances",
+        type=int,
+        default=1000,
+        metavar="M",
+        help="store at most M instances (default: %(default)s)",
     )
     command.add_argument(
-        "--neighbours", type=int, default=10, metavar="K", help="of a search result (default 10)"
+        "--neighbours", type=int, default=10, metavar="K", help="of a search result (default: %(default)s)"
     )
     command.add_argument(
         "--precision",
         default="fp32",
         metavar="LIST",
-        help="of fp32, which must be among them, fp16, bf16, int8 (default fp32)",
+        help="of fp32, which must be among them, fp16, bf16, int8 (default: %(default)s)",
     )
     command.add_argument(
         "--thumbnails",
         type=int,
         default=64,
         metavar="PIXELS",
-        help="largest side kept of an instance; 0: none (default 64)",
+        help="largest side kept of an instance, 0 for no thumbnails (default: %(default)s)",
     )
-    command.add_argument(
-        "--target",
-        choices=("onnxruntime", "openvino", "tensorrt"),
-        default="onnxruntime",
-        help="whose fastest form the generator takes; every runtime reads each of them",
-    )
+    _add_target(command)
     command.set_defaults(run=_bundle)
 
 
@@ -132,7 +152,7 @@ def _bundle(options: argparse.Namespace) -> int:
     _require("--neighbours", options.neighbours, 1, MAX_NEIGHBOURS)
     _require("--thumbnails", options.thumbnails, 0)
     settings = Options(
-        precisions=tuple(dict.fromkeys(part.strip() for part in options.precision.split(","))),
+        precisions=_list(options.precision),
         instances=options.instances,
         neighbours=options.neighbours,
         bank=options.bank,
@@ -146,28 +166,36 @@ def _bundle(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_onnx(commands: Commands[_Parser]) -> None:
-    command = commands.add_parser(
+def _add_onnx(commands: Commands[Parser]) -> None:
+    command = _add_command(
+        commands,
         "onnx",
-        help="the generator alone, for other applications",
-        description="example: icgan-export onnx runs/cifar10 --image-dtype float32 --out generator.onnx",
+        "icgan-export onnx runs/cifar10 --image-dtype float32 --out generator.onnx",
+        "The generator alone as one ONNX file, for other applications.",
     )
-    command.add_argument("source", type=Path, metavar="RUN")
-    command.add_argument("--out", type=Path, required=True, metavar="FILE")
+    command.add_argument("source", type=Path, metavar="RUN", help=_RUN)
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".onnx file to write; a page that says how to use it comes beside it, as .md",
+    )
     command.add_argument(
         "--image-dtype",
         choices=("uint8", "float32"),
         default="uint8",
-        help="uint8 [N, R, R, 3], or float32 [N, 3, R, R] in [-1, 1] (default uint8)",
+        help="uint8 [N, R, R, 3], or float32 [N, 3, R, R] in [-1, 1] (default: %(default)s)",
     )
-    command.add_argument("--no-rewrite", action="store_true", help="without the speed rewrites, to compare")
+    command.add_argument("--no-rewrite", action="store_true", help="leave out the speed rewrites, to compare")
     command.add_argument(
         "--without",
         default="",
         metavar="LIST",
-        help="without some: of blocks, condition_product, early_shortcut, output_norm, attention_product",
+        help="leave out some of the speed rewrites: blocks, condition_product, early_shortcut, output_norm, "
+        "attention_product (default: none)",
     )
-    command.add_argument("--target", choices=("onnxruntime", "openvino", "tensorrt"), default="onnxruntime")
+    _add_target(command)
     command.set_defaults(run=_onnx)
 
 
@@ -179,10 +207,12 @@ def _onnx(options: argparse.Namespace) -> int:
     def choose(config: ModelConfig) -> Rewrites:
         if options.no_rewrite:
             return Rewrites.none(config)
-        return Rewrites.best(config, options.target).without(
-            [part for part in options.without.split(",") if part]
-        )
+        return Rewrites.best(config, options.target).without(_list(options.without))
 
+    if options.out.is_dir():
+        raise ExportError(f"--out {options.out} is a folder: name a file in it")
+    if options.out.suffix == ".md":
+        raise ExportError(f"--out {options.out}: a page of this name comes beside the graph: end it in .onnx")
     operators = write_generator(options.source, options.out, options.image_dtype, choose, Steps())
     page = options.out.with_suffix(".md")
     say(
@@ -192,30 +222,46 @@ def _onnx(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_engine(commands: Commands[_Parser]) -> None:
-    command = commands.add_parser(
+def _add_engine(commands: Commands[Parser]) -> None:
+    command = _add_command(
+        commands,
         "engine",
-        help="TensorRT plans for the machine at hand, into the bundle",
-        description="example: icgan-export engine bundles/cifar10 --precision fp16 --max-batch 32",
+        "icgan-export engine bundles/cifar10 --precision fp16 --max-batch 32",
+        "TensorRT plans for the machine at hand, added to the bundle.",
     )
-    command.add_argument("bundle", type=Path)
-    command.add_argument("--precision", default="fp16", help="of the graphs to build from (default fp16)")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help=_BUNDLE)
     command.add_argument(
-        "--roles", default="encoder,generator", metavar="LIST", help="(default encoder,generator)"
+        "--precision",
+        default="fp16",
+        metavar="P",
+        help="of the bundle's graphs to build from: fp32, fp16, bf16 or int8 (default: %(default)s)",
     )
-    command.add_argument("--best-batch", type=int, default=8, metavar="N", help="tuned for (default 8)")
-    command.add_argument("--max-batch", type=int, default=32, metavar="N", help="(default 32)")
-    command.add_argument("--level", type=int, default=3, metavar="0-5", help="optimisation level (default 3)")
+    command.add_argument(
+        "--roles",
+        default="encoder,generator",
+        metavar="LIST",
+        help="the graphs to build plans of: encoder, lookup, generator (default: %(default)s)",
+    )
+    command.add_argument(
+        "--best-batch", type=int, default=8, metavar="N", help="batch to tune for (default: %(default)s)"
+    )
+    command.add_argument(
+        "--max-batch", type=int, default=32, metavar="N", help="largest batch (default: %(default)s)"
+    )
+    command.add_argument(
+        "--level", type=int, default=3, metavar="0-5", help="optimisation level (default: %(default)s)"
+    )
     command.add_argument(
         "--library",
         choices=("auto", "tensorrt", "tensorrt_rtx"),
         default="auto",
-        help="tensorrt builds for the GPU at hand; tensorrt_rtx needs no GPU to build",
+        help="tensorrt builds for the GPU at hand; tensorrt_rtx needs no GPU to build (default: %(default)s, "
+        "the first that can)",
     )
     command.add_argument(
         "--compute-capability",
         metavar="X.Y",
-        help="the GPU to build for, tensorrt_rtx only (default: at hand, or 8.9)",
+        help="the GPU to build for, tensorrt_rtx only (default: that at hand, or 8.9)",
     )
     others = command.add_argument_group(
         "for programs of your own that load the plan",
@@ -247,28 +293,44 @@ def _engine(options: argparse.Namespace) -> int:
         strip=options.strip,
         compute_capability=options.compute_capability,
     )
-    roles = tuple(options.roles.split(","))
+    roles = _list(options.roles)
+    for role in roles:
+        if role not in ROLES:
+            raise ExportError(f"--roles {role}: choose from {', '.join(ROLES)}")
+    if options.precision not in PRECISIONS:
+        raise ExportError(f"--precision {options.precision}: choose from {', '.join(PRECISIONS)}")
     for line in add_engines(options.bundle, options.precision, roles, options.library, settings, Steps()):
         say(line)
     return 0
 
 
-def _add_verify(commands: Commands[_Parser]) -> None:
-    command = commands.add_parser(
+def _add_verify(commands: Commands[Parser]) -> None:
+    command = _add_command(
+        commands,
         "verify",
-        help="compare every graph of a bundle with torch's answers",
-        description="example: icgan-export verify bundles/cifar10 --html verify.html",
+        "icgan-export verify bundles/cifar10 --html verify.html",
+        "Compare every graph of a bundle with torch's answers.",
     )
-    command.add_argument("bundle", type=Path)
-    command.add_argument("--json", action="store_true", help="print the result as JSON")
-    command.add_argument("--html", type=Path, metavar="FILE", help="write a page with the pictures, too")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help=_BUNDLE)
+    command.add_argument("--json", action="store_true", help="print the result as JSON instead of text")
+    command.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write a page with the pictures (default: none)"
+    )
     score = command.add_argument_group("FID of every precision (needs the extra `evaluate`)")
     score.add_argument(
-        "--fid", type=Path, metavar="DATA", help="prepared data set: its pictures, its instances"
+        "--fid", type=Path, metavar="DATA", help="prepared data set to compare with, and of the instances"
     )
-    score.add_argument("--samples", type=int, default=5000, metavar="N", help="pictures drawn (default 5000)")
+    score.add_argument(
+        "--samples",
+        type=int,
+        default=5000,
+        metavar="N",
+        help="how many pictures to generate, with --fid (default: %(default)s)",
+    )
     layers = command.add_argument_group("one graph, layer by layer, instead of everything")
-    layers.add_argument("--bisect", metavar="FILE", help="for example generator.fp16.onnx")
+    layers.add_argument(
+        "--bisect", metavar="FILE", help="graph of the bundle, for example generator.fp16.onnx"
+    )
     layers.add_argument(
         "--run",
         dest="weights",
@@ -276,7 +338,7 @@ def _add_verify(commands: Commands[_Parser]) -> None:
         metavar="RUN",
         help="compare with a fresh export of these weights (default: the bundle's own float32 graph)",
     )
-    command.set_defaults(run=_verify)
+    command.set_defaults(run=_verify, samples_default=command.get_default("samples"))
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -292,7 +354,11 @@ def _verify(options: argparse.Namespace) -> int:
 
     if options.html is not None and not options.html.parent.is_dir():
         raise ExportError(f"--html {options.html}: there is no folder {options.html.parent}")
+    if options.html is not None and options.html.is_dir():
+        raise ExportError(f"--html {options.html} is a folder: name a file in it")
     _require("--samples", options.samples, 2)
+    if options.fid is None and options.samples != options.samples_default:
+        raise ExportError("--samples is of the FID: name a prepared data set with --fid")
     report = verify(options.bundle)
     if options.fid is not None:
         from icgan_export.fidelity import check_fid, fid_of_each
@@ -327,14 +393,23 @@ def _bisect(options: argparse.Namespace) -> int:
     return 0 if found.first_bad is None else 1
 
 
-def _add_triton(commands: Commands[_Parser]) -> None:
-    command = commands.add_parser(
+def _add_triton(commands: Commands[Parser]) -> None:
+    command = _add_command(
+        commands,
         "triton",
-        help="bundle -> a model repository for Triton",
-        description="example: icgan-export triton bundles/cifar10 --out model_repository",
+        "icgan-export triton bundles/cifar10 --out model_repository",
+        "A bundle becomes a model repository for Triton, or another release in one.",
     )
-    command.add_argument("bundle", type=Path, nargs="?", help="not needed with --release")
-    command.add_argument("--out", type=Path, required=True, metavar="REPOSITORY")
+    command.add_argument(
+        "bundle", type=Path, nargs="?", metavar="BUNDLE", help=f"{_BUNDLE}; leave it out with --release"
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="REPOSITORY",
+        help="folder to write; a repository of ours that is there is replaced, or changed as said below",
+    )
     release = command.add_argument_group(
         "releases: swap bank or weights of a running server (docs/serving.md)"
     )
@@ -347,25 +422,35 @@ def _add_triton(commands: Commands[_Parser]) -> None:
         "--lookup",
         choices=LOOKUPS,
         default="faiss",
-        help="faiss in Python, approximate, on a GPU, or MatMul-TopK in ONNX (default faiss)",
+        help="how neighbours are found; faiss-ivf is approximate, graph is ONNX (default: %(default)s)",
     )
-    choices.add_argument("--precision", metavar="P", help="what a GPU runs (default: plans, or the highest)")
-    choices.add_argument("--cpu-precision", metavar="P", help="what a CPU runs (default: the highest)")
+    choices.add_argument(
+        "--precision",
+        metavar="P",
+        help="of the graphs that a GPU runs (default: the plans', or the highest in the bundle)",
+    )
+    choices.add_argument(
+        "--cpu-precision",
+        metavar="P",
+        help="of the graphs that a CPU runs (default: the highest in the bundle)",
+    )
     choices.add_argument(
         "--cpu-generators",
         type=int,
         default=1,
         metavar="N",
-        help="on a CPU, this many side by side on one thread each: more pictures per second, each later "
-        "(default 1 on all cores)",
+        help="on a CPU, run N generators side by side, on one thread each: more pictures per second, each "
+        "later (default: 1, on all cores)",
     )
-    choices.add_argument("--max-batch", type=int, default=32, metavar="N", help="rows per batch (default 32)")
+    choices.add_argument(
+        "--max-batch", type=int, default=32, metavar="N", help="rows per batch (default: %(default)s)"
+    )
     choices.add_argument(
         "--queue-delay-us",
         type=int,
         default=0,
         metavar="US",
-        help="how long a lone request waits for company (default 0)",
+        help="microseconds that a lone request waits for company (default: %(default)s)",
     )
     made_with = ("lookup", "precision", "cpu_precision", "cpu_generators", "max_batch", "queue_delay_us")
     command.set_defaults(run=_triton, made_with={name: command.get_default(name) for name in made_with})
@@ -382,6 +467,10 @@ def _triton(options: argparse.Namespace) -> int:
                 flag = name.replace("_", "-")
                 raise ExportError(f"--{flag} is for a new repository: {out} keeps what it was made with")
     if options.release is not None:
+        if options.bundle is not None or options.add:
+            raise ExportError(
+                f"--release {options.release} goes to one that {out} holds: leave BUNDLE and --add out"
+            )
         _say_loads(triton_repo.set_release(out, options.release))
         return 0
     if options.bundle is None:

@@ -27,7 +27,7 @@ from icgan_runtime import latents
 from icgan_runtime.backends.base import Array, Session
 from icgan_runtime.backends.select import open_session
 from icgan_runtime.bundle import Bundle
-from icgan_runtime.errors import RequestError
+from icgan_runtime.errors import MissingExtraError, RequestError
 from icgan_runtime.manifest import Model
 
 BUILT_IN = {"onnxruntime": "ort-cpu", "onnxruntime-cuda": "ort-cuda", "openvino": "openvino"}
@@ -119,7 +119,11 @@ def open_routes(path: str | Path, names: Sequence[str], threads: int) -> dict[st
         if library in BUILT_IN:
             routes[name] = SessionRoute.open(bundle, BUILT_IN[library], threads, precision or None)
         elif library in offered:
-            routes[name] = offered[library].load()(Path(path), threads, precision)
+            try:
+                open_route = offered[library].load()
+            except ModuleNotFoundError as error:  # installed without the exporter's libraries
+                raise MissingExtraError(error.name or library, "export") from None
+            routes[name] = open_route(Path(path), threads, precision)
         else:
             raise RequestError("against", f"{name!r}, expected some of {', '.join([*BUILT_IN, *offered])}")
     return routes
@@ -139,10 +143,14 @@ def bench(
     Every row: stage, batch, route, median and quartiles in milliseconds, images per second, how many times
     faster than the base, and how far its output is from the base's (grey levels, components of embeddings).
     """
-    if not names or min(batches, default=0) < 1 or rounds < 1:
-        raise RequestError(
-            "bench", f"{list(names)} at batches {list(batches)}, {rounds} rounds: none may be empty"
-        )
+    if not names:
+        raise RequestError("against", "no route given; `onnxruntime` is one")
+    if min(batches, default=0) < 1:
+        raise RequestError("batches", f"{list(batches)}, expected sizes of at least 1")
+    if rounds < 1:
+        raise RequestError("rounds", f"{rounds}, expected at least 1")
+    if threads < 0:
+        raise RequestError("threads", f"{threads}, expected at least 1, or 0 for one per core")
     routes = open_routes(path, names, threads)
     model = Bundle.open(path).manifest.model
     rows: list[dict[str, Any]] = []

@@ -35,7 +35,10 @@ class Bundle:
     def path(self, name: str) -> Path:
         """The path of a listed file whose size and hash have just been verified, to map or to hand on."""
         path, entry = self._locate(name)
-        _compare(name, entry, path.stat().st_size, files.sha256_of_file(path))
+        try:
+            _compare(name, entry, path.stat().st_size, files.sha256_of_file(path))
+        except OSError as error:
+            raise IntegrityError(name, f"cannot be read ({error.strerror})") from None
         return path
 
     def verify_files(self) -> None:

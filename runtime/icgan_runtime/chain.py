@@ -92,6 +92,8 @@ class LocalChain:
         """Open a bundle: every file that is used is hashed and matched first. Raises BundleError."""
         if max_batch < 1:
             raise RequestError("max_batch", f"{max_batch}, expected at least 1")
+        if threads < 0:
+            raise RequestError("threads", f"{threads}, expected at least 1, or 0 for one per core")
         bundle = Bundle.open(path)
         choice = choose_backend(backend, bundle.manifest.engines, precision)
         bank = Bank.of_bundle(bundle)

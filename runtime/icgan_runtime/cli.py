@@ -28,6 +28,11 @@ from icgan_runtime.rows import CONDITIONS
 from icgan_runtime.search import SEARCHES
 from icgan_runtime.verify import verify_bundle
 
+# What several commands say of the same argument.
+_BUNDLE = "folder that icgan-export bundle wrote"
+_URL = "a server instead of a bundle: grpc://localhost:8001 or http://localhost:8000"
+_THREADS = "threads per graph, 0 for one per core (default: %(default)s)"
+
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 # All but newline and tab; and halves of characters, which bytes that are no UTF-8 become in file names.
@@ -44,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"icgan: {_tame(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("icgan: interrupted", file=sys.stderr)
         return 130
 
 
@@ -67,6 +73,7 @@ def generate(options: argparse.Namespace) -> int:
     rows, report = [], []
     with _open(options) as pipe:
         for picture in options.pictures:
+            instance = images.load(picture, pipe.model.resolution)  # refused here, a picture is named
             result = pipe.generate(
                 picture,
                 n=options.n,
@@ -75,7 +82,7 @@ def generate(options: argparse.Namespace) -> int:
                 condition=options.condition,
                 label=options.label,
             )
-            rows.append(_strip(images.load(picture, pipe.model.resolution), result.images, options.columns))
+            rows.append(_strip(instance, result.images, options.columns))
             report.append({"picture": picture, "neighbours": _neighbours(result.neighbours)})
             _say(options, _line(picture, result.neighbours))
     _write(options.out, _encode(images.grid(np.stack(rows), columns=1), kind))
@@ -88,6 +95,8 @@ def embed(options: argparse.Namespace) -> int:
     """Embeddings of pictures, as a .npy file or as JSON."""
     if options.out is None and not options.json:
         raise RequestError("out", "say where to: --out FILE.npy, or --json")
+    if options.out is not None:
+        _refuse_folder(options.out)
     with _open(options) as pipe:
         embedding = pipe.embed(list(options.pictures))
     if options.out is not None:
@@ -178,12 +187,15 @@ def show(options: argparse.Namespace) -> int:
 
 
 def time_routes(options: argparse.Namespace) -> int:
-    """How fast encoder and generator run, against other routes; with --url, what a server stands."""
+    """How fast encoder and generator run, beside other ways; with --url, what load a server takes."""
     from icgan_runtime import bench, load
 
-    ignored, reason = (_OF_ROUTES, "beside --url") if options.url else (_OF_SERVERS, "without --url")
+    remote = options.url is not None
+    ignored, reason = (_OF_ROUTES, "beside --url") if remote else (_OF_SERVERS, "without --url")
     _refuse_given(options, ignored, f"means nothing {reason}: leave it out")
-    if options.url:
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise RequestError("out", f"{options.out} is no folder; name one for the report")
+    if remote:
         progress = functools.partial(print, file=sys.stderr, flush=True)
         images.load(options.bundle, 1)  # a bad picture is the caller's mistake, not the server's
         picture = images.read(options.bundle)
@@ -210,15 +222,25 @@ def _report(out: Path | None, table: str, report: Mapping[str, Any]) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Help opens with the example, above the usage."""
+
+    def format_help(self) -> str:
+        usage, example, rest = super().format_help().split("\n\n", 2)
+        return f"{example}\n\n{usage}\n\n{rest}"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line; `options.command(options)` runs the chosen command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="icgan",
         description="example: icgan generate bundles/demo photo.jpg -n 8 --seed 0 --out grid.png\n\n"
         "Instance-conditioned image generation from an exported bundle, without torch.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"icgan {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"icgan {__version__}", help="print the version and exit"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands)
     _add_embed(commands)
@@ -237,32 +259,49 @@ def _add_generate(commands: Any) -> None:
         "icgan generate bundles/demo photo.jpg -n 16 --truncation 0.7 --out grid.png",
     )
     _add_pipeline(command)
-    command.add_argument("-n", type=int, default=8, help="pictures per instance (default %(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="same seed, same pictures (default %(default)s)")
     command.add_argument(
-        "--truncation", type=_truncation, default=1.0, metavar="T", help="0 < T <= 1, or none (default 1)"
+        "-n", type=int, default=8, help="pictures to generate for each given one (default: %(default)s)"
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="same seed, same pictures (default: %(default)s)"
+    )
+    command.add_argument(
+        "--truncation",
+        type=_truncation,
+        default=1.0,
+        metavar="T",
+        help="noise within ±2T, T in (0, 1]: less is more typical and less varied; or none (default: 1)",
     )
     command.add_argument(
         "--condition",
         choices=CONDITIONS,
         default="query",
-        help="condition on the picture itself, its nearest stored instance, or one drawn from the k nearest",
+        help="what is followed: the picture itself, its nearest stored instance, or one drawn from the k "
+        "nearest (default: %(default)s)",
     )
     command.add_argument(
-        "--label", type=int, help="class, for models with labels (default: the instance's own)"
+        "--label", type=int, metavar="N", help="class, for models with labels (default: the instance's own)"
     )
     command.add_argument(
-        "--columns", type=int, default=8, help="samples per row of the sheet (default %(default)s)"
+        "--columns",
+        type=int,
+        default=8,
+        metavar="N",
+        help="samples per row of the sheet (default: %(default)s)",
     )
     command.add_argument(
-        "--out", type=Path, default=Path("grid.png"), help="sheet to write (default %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("grid.png"),
+        metavar="FILE",
+        help="sheet to write, as .png, .jpg or .webp (default: %(default)s)",
     )
 
 
 def _add_embed(commands: Any) -> None:
     command = _command(commands, embed, "embed", "icgan embed bundles/demo a.jpg b.jpg --out embeddings.npy")
     _add_pipeline(command)
-    command.add_argument("--out", type=Path, help="write float32 [N, D] as .npy")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write float32 [N, D] as .npy")
 
 
 def _add_search(commands: Any) -> None:
@@ -270,47 +309,65 @@ def _add_search(commands: Any) -> None:
         commands, search, "search", "icgan search bundles/demo photo.jpg -k 5 --out neighbours.png"
     )
     _add_pipeline(command)
-    command.add_argument("-k", type=int, help="how many (default: the bundle's k)")
-    command.add_argument("--out", type=Path, help="draw the instances' thumbnails on a sheet")
+    command.add_argument("-k", type=int, help="how many instances (default: the bundle's k)")
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="draw the instances' thumbnails on a sheet, as .png, .jpg or .webp; not with --url",
+    )
 
 
 def _add_serve(commands: Any) -> None:
     command = _command(commands, serve, "serve", "icgan serve bundles/demo --http-port 8000 --grpc-port 8001")
-    command.add_argument("bundle", type=Path, help="folder written by icgan-export bundle")
-    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    command.add_argument("--http-port", type=int, default=8000, help="(default %(default)s)")
-    command.add_argument("--grpc-port", type=int, default=8001, help="(default %(default)s)")
-    command.add_argument("--metrics-port", type=int, default=8002, help="(default %(default)s)")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help=_BUNDLE)
+    command.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: %(default)s)"
+    )
+    for name, port in (("HTTP", 8000), ("gRPC", 8001), ("metrics", 8002)):
+        command.add_argument(
+            f"--{name.lower()}-port",
+            type=int,
+            default=port,
+            metavar="PORT",
+            help=f"port for {name} (default: %(default)s)",
+        )
     command.add_argument(
         "--lookup",
         choices=("faiss", "faiss-ivf", "graph"),
         default="faiss",
-        help="how neighbours are found (default faiss; faiss-ivf is approximate)",
+        help="how neighbours are found; faiss-ivf is approximate, graph is ONNX (default: %(default)s)",
     )
-    command.add_argument("--max-batch", type=int, default=32, help="rows per batch (default %(default)s)")
+    command.add_argument(
+        "--max-batch", type=int, default=32, metavar="N", help="rows per batch (default: %(default)s)"
+    )
     command.add_argument(
         "--generators",
         type=int,
         default=1,
-        help="this many side by side on one thread each: more pictures per second, each later "
-        "(default 1 on all cores)",
+        metavar="N",
+        help="run N generators side by side, on one thread each: more pictures per second, each later "
+        "(default: 1, on all cores)",
     )
     command.add_argument(
         "--log",
         choices=("error", "warning", "info"),
         default="warning",
-        help="what of the server's log to show (default %(default)s)",
+        help="show the server's log from this level up (default: %(default)s)",
     )
 
 
 def _add_info(commands: Any) -> None:
     command = _command(commands, show, "info", "icgan info --verify bundles/demo")
-    command.add_argument("bundle", help="folder written by icgan-export bundle")
+    command.add_argument("bundle", metavar="BUNDLE", help=_BUNDLE)
     command.add_argument(
         "--verify", action="store_true", help="check every hash and binding, and run the pinned samples"
     )
     command.add_argument(
-        "--backend", choices=BACKENDS[1:], default="ort-cpu", help="for --verify (default %(default)s)"
+        "--backend",
+        choices=BACKENDS[1:],
+        default="ort-cpu",
+        help="what runs the samples of --verify (default: %(default)s)",
     )
 
 
@@ -322,12 +379,14 @@ def _add_bench(commands: Any) -> None:
         "icgan bench bundles/demo --against onnxruntime,openvino --out report/\n"
         "         icgan bench --url grpc://localhost:8001 photo.jpg --out report/",
     )
+    command.add_argument("bundle", metavar="BUNDLE", help=f"{_BUNDLE}; with --url, a picture instead")
+    command.add_argument("--url", help=_URL)
     command.add_argument(
-        "bundle", metavar="BUNDLE", help="folder written by icgan-export bundle; with --url, a picture"
-    )
-    command.add_argument("--url", help="a server instead: grpc://localhost:8001 or http://localhost:8000")
-    command.add_argument(
-        "--seconds", type=float, default=10, help="of each load scenario, with --url (default %(default)s)"
+        "--seconds",
+        type=float,
+        default=10,
+        metavar="S",
+        help="of each load scenario, with --url (default: %(default)s)",
     )
     command.add_argument(
         "--against",
@@ -335,12 +394,18 @@ def _add_bench(commands: Any) -> None:
         metavar="ROUTES",
         help="comma-separated, the first is the base: onnxruntime, onnxruntime-cuda, openvino, each with "
         ":fp16 or :int8 for a precision; torch, or torch:RUN where the weights have moved "
-        "(default %(default)s)",
+        "(default: %(default)s)",
     )
-    command.add_argument("--batches", default="1,8", help="comma-separated sizes (default %(default)s)")
-    command.add_argument("--rounds", type=int, default=20, help="timed rounds (default %(default)s)")
-    command.add_argument("--threads", type=int, default=0, help="per graph; 0: one per core")
-    command.add_argument("--out", type=Path, help="folder for bench.json and bench.txt")
+    command.add_argument(
+        "--batches", default="1,8", metavar="LIST", help="comma-separated sizes (default: %(default)s)"
+    )
+    command.add_argument(
+        "--rounds", type=int, default=20, metavar="N", help="timed rounds (default: %(default)s)"
+    )
+    command.add_argument("--threads", type=int, default=0, metavar="N", help=_THREADS)
+    command.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="folder for bench.json and bench.txt (default: none)"
+    )
 
 
 def _command(commands: Any, run: Any, name: str, example: str) -> argparse.ArgumentParser:
@@ -353,24 +418,37 @@ def _command(commands: Any, run: Any, name: str, example: str) -> argparse.Argum
     command.set_defaults(command=run, parser=command)
     if run is not time_routes:  # which always ends in a JSON line
         command.add_argument(
-            "--json", action="store_true", help="print data as one JSON line instead of text"
+            "--json", action="store_true", help="print the result as one line of JSON instead of text"
         )
     return command
 
 
 def _add_pipeline(command: argparse.ArgumentParser) -> None:
+    command.add_argument("bundle", metavar="BUNDLE", help=f"{_BUNDLE}; leave it out with --url")
     command.add_argument(
-        "bundle", metavar="BUNDLE", help="folder written by icgan-export bundle; left out with --url"
+        "pictures", nargs="*", metavar="PICTURE", help="JPEG, PNG, WEBP, GIF, BMP or TIFF file"
     )
-    command.add_argument("pictures", nargs="*", metavar="PICTURE", help="JPEG, PNG, WEBP, GIF, BMP or TIFF")
-    group = command.add_argument_group("where it runs (all but --url: in this process)")
-    group.add_argument("--url", help="on a server instead: grpc://localhost:8001 or http://localhost:8000")
-    group.add_argument("--backend", choices=BACKENDS, default="auto", help="(default %(default)s)")
-    group.add_argument("--precision", choices=PRECISIONS, help="default: the highest in the bundle")
+    group = command.add_argument_group(
+        "where it runs (in this process without --url, which excludes the others)"
+    )
+    group.add_argument("--url", help=_URL)
     group.add_argument(
-        "--search", choices=SEARCHES, default="auto", help="(default %(default)s; faiss-ivf is approximate)"
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="what runs the graphs (default: %(default)s, the best that is here)",
     )
-    group.add_argument("--threads", type=int, default=0, help="per graph; 0: one per core")
+    group.add_argument(
+        "--precision", choices=PRECISIONS, help="of the graphs (default: the highest in the bundle)"
+    )
+    group.add_argument(
+        "--search",
+        choices=SEARCHES,
+        default="auto",
+        help="how neighbours are found; faiss-ivf is approximate (default: %(default)s, faiss where it is "
+        "installed)",
+    )
+    group.add_argument("--threads", type=int, default=0, metavar="N", help=_THREADS)
 
 
 # Options of `_add_pipeline` that a server has chosen already.
@@ -389,11 +467,11 @@ def _refuse_given(options: argparse.Namespace, names: Sequence[str], why: str) -
 
 def _open(options: argparse.Namespace) -> Pipeline:
     """The pipeline that the options ask for. With --url, what stands in the bundle's place is a picture."""
-    if options.url:
+    if options.url is not None:
         options.pictures = [options.bundle, *options.pictures]
     if not options.pictures:
         options.parser.error("the following arguments are required: PICTURE")
-    if options.url:
+    if options.url is not None:
         _refuse_given(options, _IN_PROCESS, "is the server's choice: leave it out beside --url")
         return Pipeline.connect(options.url)
     return Pipeline.load(
@@ -417,7 +495,10 @@ def _whole(field: str, text: str) -> int:
 
 
 def _truncation(text: str) -> float | None:
-    return None if text == "none" else float(text)
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number in (0, 1] nor none") from None
 
 
 def _strip(instance: images.U8, samples: images.U8, columns: int) -> images.U8:
@@ -430,7 +511,14 @@ def _strip(instance: images.U8, samples: images.U8, columns: int) -> images.U8:
     return np.concatenate([left, sheet], axis=1)
 
 
+def _refuse_folder(out: Path) -> None:
+    """Refuse, before any work is done, to write a file where a folder is."""
+    if out.is_dir():
+        raise RequestError("out", f"{out} is a folder; name a file in it")
+
+
 def _image_format(out: Path) -> str:
+    _refuse_folder(out)
     try:
         return FORMATS[out.suffix.lower()]
     except KeyError:
@@ -484,8 +572,12 @@ def _data(options: argparse.Namespace, value: object) -> None:
 
 
 def _print(text: str) -> None:
-    """A line for whoever reads; when that has seen enough, as `head` has, the work still goes on."""
+    """A line for whoever reads; when that has seen enough, as `head` has, the work still goes on.
+
+    What the terminal has no letters for is shown as escapes.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -80,7 +80,13 @@ def load(picture: Picture, size: int) -> U8:
         return to_input(_from_array(picture), size)
     if isinstance(picture, Image.Image):
         return to_input(_guarded(picture), size)
-    return decode(picture if isinstance(picture, bytes) else read(picture), size)
+    if isinstance(picture, bytes):
+        return decode(picture, size)
+    data = read(picture)
+    try:
+        return decode(data, size)
+    except DecodeError as error:  # among several pictures, which one?
+        raise DecodeError(f"{picture}: {error.problem}") from None
 
 
 def read(path: str | Path) -> bytes:

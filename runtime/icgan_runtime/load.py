@@ -8,6 +8,7 @@ carries the picture, so that each stage of the server works for it.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -36,8 +37,10 @@ def measure(
     Plain JSON: the model, and for each scenario requests and images per second, percentiles in milliseconds
     and the number of errors. Raises UnavailableError when there is no server at `url`.
     """
-    if seconds <= 0 or not shares or min(shares) <= 0:
-        raise RequestError("bench", f"{seconds:g} s at shares {list(shares)}: none may be empty or negative")
+    if not 0 < seconds < math.inf:
+        raise RequestError("seconds", f"{seconds:g}, expected more than 0")
+    if min(shares, default=0) <= 0:
+        raise RequestError("shares", f"{list(shares)}, expected some, each more than 0")
     return asyncio.run(_measure(url, picture, seconds, shares, progress))
 
 

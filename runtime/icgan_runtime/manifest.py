@@ -188,9 +188,8 @@ class Manifest:
         """Read and validate `bundle/manifest.json`. Raises BundleError naming the place in the file."""
         root = Path(bundle)
         if not root.is_dir():
-            raise BundleError(
-                str(bundle), "no such folder; expected a bundle written by `icgan-export bundle`"
-            )
+            found = "not a folder" if root.exists() else "no such folder"
+            raise BundleError(str(bundle), f"{found}; expected a bundle written by `icgan-export bundle`")
         if not (root / MANIFEST_NAME).exists():
             raise BundleError(
                 str(bundle), f"holds no {MANIFEST_NAME}; expected a bundle written by `icgan-export bundle`"

@@ -42,7 +42,10 @@ class Pipeline:
         threads: int = 0,
         max_batch: int = MAX_BATCH,
     ) -> Pipeline:
-        """Open a bundle in this process. Raises BundleError when any part of it cannot be trusted.
+        """Open a bundle in this process.
+
+        Raises BundleError when any part of it cannot be trusted, BackendError (MissingExtraError) for what
+        cannot run here, RequestError for an argument that means nothing.
 
         `backend` is a name in backends.select.BACKENDS, `precision` one in manifest.PRECISIONS (default: the
         highest the bundle has), `search` one of search.SEARCHES, `threads` per graph (0: one per core),

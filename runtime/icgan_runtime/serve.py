@@ -129,9 +129,17 @@ def _package() -> str:
 
 def model_sources() -> Path:
     """`triton_models/`: at the root of a checkout, or where a wheel installs its shared data."""
-    checkout = Path(__file__).parents[2] / "triton_models"
-    installed = Path(sysconfig.get_path("data")) / "share" / "icgan" / "triton_models"
-    return checkout if checkout.is_dir() else installed
+    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
+    places = [Path(__file__).parents[2] / "triton_models"]
+    places += [
+        Path(sysconfig.get_path("data", each)) / "share" / "icgan" / "triton_models" for each in schemes
+    ]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise BackendError(
+        f"this package's triton_models is in none of {', '.join(map(str, places))}: install it anew"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import subprocess
@@ -5,8 +6,35 @@ import sys
 
 import pytest
 
+import icgan_runtime
 from icgan_export import cli
 from tests.models.make_models import make_bundle
+
+COMMANDS = ["bundle", "onnx", "engine", "verify", "triton"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_opens_with_an_example_that_parses_and_says_what_the_command_does(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([name, "--help"])
+    example, usage, summary, _ = capsys.readouterr().out.split("\n\n", 3)
+    program, *arguments = example.removeprefix("example: ").split()
+    assert program == "icgan-export"
+    assert callable(cli.build_parser().parse_args(arguments).run)
+    assert usage.startswith(f"usage: icgan-export {name} ")
+    assert summary.endswith(".")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_argument_is_explained(name):
+    (commands,) = (a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert [action.dest for action in commands.choices[name]._actions if not action.help] == []
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"icgan-export {icgan_runtime.__version__}\n"
 
 
 @pytest.mark.parametrize("library", ["torch", "safetensors", "tqdm", "onnx"])

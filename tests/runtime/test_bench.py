@@ -1,5 +1,6 @@
 import itertools
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -175,9 +176,11 @@ def test_the_command_prints_a_table_and_ends_in_json(tiny_bundle, tmp_path, caps
     ("names", "options", "message"),
     [
         (["tpu"], {}, "against: 'tpu', expected some of onnxruntime, onnxruntime-cuda, openvino"),
-        ([], {}, "none may be empty"),
-        (["onnxruntime"], {"batches": [0]}, "none may be empty"),
-        (["onnxruntime"], {"rounds": 0}, "none may be empty"),
+        ([], {}, "against: no route given"),
+        (["onnxruntime"], {"batches": [0]}, r"batches: \[0\], expected sizes of at least 1"),
+        (["onnxruntime"], {"batches": []}, r"batches: \[\], expected sizes of at least 1"),
+        (["onnxruntime"], {"rounds": 0}, "rounds: 0, expected at least 1"),
+        (["onnxruntime"], {"threads": -1}, "threads: -1, expected at least 1, or 0 for one per core"),
     ],
 )
 def test_a_comparison_of_nothing_is_refused(tiny_bundle, names, options, message):
@@ -188,3 +191,28 @@ def test_a_comparison_of_nothing_is_refused(tiny_bundle, names, options, message
 def test_a_precision_that_is_not_there_is_refused(tiny_bundle):
     with pytest.raises(BundleError, match="no encoder graph at int8"):
         bench.bench(tiny_bundle, ["onnxruntime:int8"])
+
+
+@pytest.mark.parametrize(
+    ("module", "route", "message"),
+    [
+        (
+            "icgan_runtime.backends.ort",
+            "onnxruntime",
+            "onnxruntime is not installed: pip install 'icgan[cpu]'",
+        ),
+        ("torch", "torch", "torch is not installed: pip install 'icgan[export]'"),
+    ],
+)
+def test_a_route_whose_library_is_not_installed_is_one_line(
+    tiny_bundle, monkeypatch, capsys, module, route, message
+):
+    def load() -> object:
+        import torch
+
+        return torch
+
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(bench, "entry_points", lambda group: [SimpleNamespace(name="torch", load=load)])
+    assert main(["bench", str(tiny_bundle), "--against", route]) == 1
+    assert capsys.readouterr().err == f"icgan: {message}\n"

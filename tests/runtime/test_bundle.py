@@ -1,5 +1,6 @@
 """A damaged or malicious bundle is refused with the file's name before any of it is used."""
 
+import errno
 import json
 import os
 
@@ -42,6 +43,16 @@ def accept_new_hash(bundle, name) -> None:
     rewrite(
         bundle, lambda value: value["files"].update({name: {"bytes": entry.bytes, "sha256": entry.sha256}})
     )
+
+
+def test_a_file_that_the_disk_does_not_give_is_named(bundle, monkeypatch):
+    def refuse(path: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("icgan_runtime.files.sha256_of_file", refuse)
+    first = next(verify_bundle(Bundle.open(bundle)))
+    assert not first.passed
+    assert first.detail.endswith(": cannot be read (Permission denied)")
 
 
 def refusal(bundle, name):

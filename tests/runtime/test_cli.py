@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,13 +123,22 @@ def test_info_verify_passes_a_sound_bundle_and_fails_a_damaged_one(icgan, tiny_b
         ("generate BUNDLE PHOTO --precision int8", "no encoder graph at int8; the bundle has ['fp32']"),
         ("generate BUNDLE PHOTO --backend ort-tensorrt", "backend ort-tensorrt is not in this onnxruntime"),
         ("generate BUNDLE absent.jpg", "image: absent.jpg: cannot be read (No such file or directory)"),
-        ("generate BUNDLE BUNDLE/README.md", "image: not a JPEG, PNG, WEBP, GIF, BMP or TIFF picture"),
+        ("generate BUNDLE BUNDLE/README.md", "/README.md: not a JPEG, PNG, WEBP, GIF, BMP or TIFF picture"),
+        ("embed BUNDLE PHOTO BUNDLE/README.md --json", "/README.md: not a JPEG, PNG, WEBP, GIF, BMP or"),
         ("generate BUNDLE PHOTO --out a.txt", "out: a.txt, expected a name ending in .png"),
         ("generate BUNDLE/bank PHOTO", "holds no manifest.json; expected a bundle"),
+        ("generate BUNDLE PHOTO --threads -1", "threads: -1, expected at least 1, or 0 for one per core"),
+        ("generate BUNDLE PHOTO --out BUNDLE/bank", "/bank is a folder; name a file in it"),
+        ("embed BUNDLE PHOTO --out BUNDLE/bank", "/bank is a folder; name a file in it"),
         ("generate absent PHOTO", "absent: no such folder; expected a bundle"),
+        ("generate PHOTO BUNDLE", "photo.jpg: not a folder; expected a bundle"),
+        ("generate --url '' PHOTO", "url: '', expected one of grpc://, grpcs://, http://, https:// and then"),
         ("embed BUNDLE PHOTO", "out: say where to: --out FILE.npy, or --json"),
         ("search BUNDLE PHOTO -k 99", "k: 99, expected 1..20 for this bank"),
         ("info absent", "absent: no such folder"),
+        ("bench BUNDLE --against ,", "against: no route given"),
+        ("bench BUNDLE --out PHOTO", "photo.jpg is no folder; name one for the report"),
+        ("bench --url '' PHOTO", "url: '', expected one of"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_1(icgan, tiny_bundle, arguments, message):
@@ -148,6 +158,18 @@ def test_a_strangers_text_does_not_reach_the_terminal_as_commands(icgan, tiny_bu
     _, printed, _ = icgan("info", bundle)
     assert printed.endswith("never used: a\\x1b[2J\tb, c\\udcff\n")
     assert icgan("embed", tiny_bundle, "\x9b2J.jpg", "--json")[2].startswith("icgan: image: \\x9b2J.jpg: ")
+
+
+def test_a_terminal_without_our_signs_gets_escapes(tiny_bundle):
+    done = subprocess.run(
+        [sys.executable, "-m", "icgan_runtime", "info", tiny_bundle],
+        capture_output=True,
+        text=True,
+        cwd=Path(icgan_runtime.__file__).parents[1],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("tiny 1: 8 \\xd7 8 pictures")
 
 
 def test_a_sheet_that_cannot_be_written_is_reported(icgan, tiny_bundle, tmp_path):
@@ -171,13 +193,14 @@ def test_a_usage_error_is_status_2(icgan, tiny_bundle, capsys):
         icgan("generate", tiny_bundle)
     with pytest.raises(SystemExit, match="2"):
         icgan("generate", tiny_bundle, PHOTO, "--truncation", "much")
+    assert "argument --truncation: 'much' is neither a number in (0, 1] nor none\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "generate", "embed", "search", "info"])
-def test_help_shows_a_runnable_example(icgan, capsys, command):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_opens_with_a_runnable_example(icgan, capsys, command):
     with pytest.raises(SystemExit, match="0"):
         icgan(*[command][: bool(command)], "--help")
-    assert "example: icgan " in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("example: icgan ")
 
 
 def test_the_module_is_the_command(tiny_bundle):
@@ -327,14 +350,16 @@ def test_the_version_is_the_packages(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"icgan {icgan_runtime.__version__}\n"
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert icgan_runtime.__version__ == project["version"]
 
 
-def test_ctrl_c_ends_a_command_quietly(icgan, monkeypatch):
+def test_ctrl_c_ends_a_command_without_a_traceback(icgan, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("icgan_runtime.cli.Bundle.open", interrupted)
-    assert icgan("info", "B") == (130, "", "")
+    assert icgan("info", "B") == (130, "", "icgan: interrupted\n")
 
 
 # ---- reports ---------------------------------------------------------------------------------------------

@@ -156,6 +156,14 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path):
         images.load(path.read_bytes(), SIZE)
 
 
+def test_a_file_that_is_no_picture_is_named(tmp_path):
+    path = tmp_path / "letter.jpg"
+    path.write_text("Dear all")
+    with pytest.raises(DecodeError) as caught:
+        images.load(path, SIZE)
+    assert str(caught.value) == f"image: {path}: not a JPEG, PNG, WEBP, GIF, BMP or TIFF picture"
+
+
 def test_a_picture_may_have_as_many_pixels_and_bytes_as_the_limits_say(photo, monkeypatch):
     data = encoded(photo, "PNG")
     monkeypatch.setattr(images, "MAX_PIXELS", 60 * 40)

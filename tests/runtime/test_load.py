@@ -1,4 +1,5 @@
 import asyncio
+import math
 import random
 import re
 from pathlib import Path
@@ -146,13 +147,21 @@ def test_what_is_measured_is_asked_for_as_the_scenarios_say(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shares"), [(0, (0.5,)), (-1, (0.5,)), (1, ()), (1, (0.5, 0)), (1, (-0.5,))]
+    ("seconds", "shares", "message"),
+    [
+        (0, (0.5,), "seconds: 0, expected more than 0"),
+        (-1, (0.5,), "seconds: -1, expected more than 0"),
+        (math.nan, (0.5,), "seconds: nan, expected more than 0"),
+        (math.inf, (0.5,), "seconds: inf, expected more than 0"),
+        (1, (), "shares: [], expected some, each more than 0"),
+        (1, (0.5, 0), "shares: [0.5, 0], expected some, each more than 0"),
+        (1, (-0.5,), "shares: [-0.5], expected some, each more than 0"),
+    ],
 )
-def test_nothing_to_measure_is_refused(seconds, shares):
+def test_nothing_to_measure_is_refused(seconds, shares, message):
     with pytest.raises(RequestError) as caught:
         load.measure("grpc://localhost:1", b"", seconds=seconds, shares=shares)
-    expected = f"bench: {seconds} s at shares {list(shares)}: none may be empty or negative"
-    assert str(caught.value) == expected
+    assert str(caught.value) == message
 
 
 def test_requests_arrive_at_random_at_the_rate_and_one_by_one(monkeypatch):

@@ -438,7 +438,11 @@ def test_the_probe_answers_for_this_interpreter(monkeypatch):
 def test_the_models_come_from_the_checkout_or_from_where_a_wheel_puts_them(tmp_path, monkeypatch):
     checkout = tmp_path / "runtime" / "icgan_runtime" / "serve.py"
     monkeypatch.setattr(serve, "__file__", str(checkout))
-    monkeypatch.setattr(sysconfig, "get_path", {"data": str(tmp_path / "data")}.__getitem__)
-    assert serve.model_sources() == tmp_path / "data" / "share" / "icgan" / "triton_models"
-    (tmp_path / "triton_models").mkdir()
-    assert serve.model_sources() == tmp_path / "triton_models"
+    monkeypatch.setattr(sysconfig, "get_default_scheme", lambda: "everybody's")
+    monkeypatch.setattr(sysconfig, "get_preferred_scheme", lambda key: f"{key}'s")  # pip install --user
+    monkeypatch.setattr(sysconfig, "get_path", lambda key, scheme: str(tmp_path / key / scheme))
+    with pytest.raises(BackendError, match=r"triton_models is in none of .*: install it anew"):
+        serve.model_sources()
+    for installed in ("data/user's/share/icgan", "data/everybody's/share/icgan", ""):
+        (tmp_path / installed / "triton_models").mkdir(parents=True)
+        assert serve.model_sources() == tmp_path / installed / "triton_models"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import zipfile
 
 import numpy as np
@@ -256,3 +257,10 @@ def test_psnr_is_infinite_for_equal_pictures_and_falls_with_the_error():
     assert psnr(a, a) == float("inf")
     assert psnr(a, a + 1) == pytest.approx(48.13, abs=0.01)
     assert psnr(a, a + 255) == 0
+
+
+def test_graphs_that_cannot_be_run_here_say_what_to_install(tiny_bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "icgan_runtime.backends.ort", None)
+    failed = [check for check in verify_bundle(Bundle.open(tiny_bundle)) if not check.passed]
+    assert {check.detail for check in failed} == {"onnxruntime is not installed: pip install 'icgan[cpu]'"}
+    assert len(failed) == 3

@@ -5,12 +5,15 @@ import os
 import socket
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
 from icgan_training import cli
 from icgan_training.errors import DataError
+from icgan_training.output import say
 
 
 def subcommands():
@@ -24,12 +27,23 @@ def test_the_commands_are_those_of_the_contract():
 
 
 @pytest.mark.parametrize("name", ["fetch", "prepare", "fit", "evaluate", "convert"])
-def test_the_help_of_every_command_has_an_example_that_parses(name):
-    description = subcommands()[name].description
-    example = description.splitlines()[0].removeprefix("example: ")
-    program, *arguments = example.split()
+def test_the_help_of_every_command_opens_with_an_example_that_parses(name):
+    example = subcommands()[name].format_help().splitlines()[0]
+    program, *arguments = example.removeprefix("example: ").split()
     assert program == "icgan-train"
     assert callable(cli.build_parser().parse_args(arguments).run)
+
+
+@pytest.mark.parametrize("name", ["fetch", "prepare", "fit", "evaluate", "convert"])
+def test_every_argument_is_explained(name):
+    assert [action.dest for action in subcommands()[name]._actions if not action.help] == []
+
+
+def test_the_version_is_the_distributions(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"icgan-train {project['version']}\n"
 
 
 def test_a_reader_that_has_seen_enough_ends_nothing():
@@ -45,21 +59,17 @@ def test_a_reader_that_has_seen_enough_ends_nothing():
 def test_a_strangers_text_does_not_reach_the_terminal_as_commands(encoder_file, tmp_path, capsys):
     table = tmp_path / "list.csv"
     table.write_text("a\x1b[2J\x9b2J,label\n")
-    command = [
-        "prepare",
-        str(table),
-        "--encoder",
-        str(encoder_file),
-        "--resolution",
-        "8",
-        "--neighbours",
-        "1",
-    ]
-    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 1
+    command = ["prepare", str(table), "--encoder", str(encoder_file), "--resolution", "8"]
+    assert cli.main([*command, "--neighbours", "1", "--out", str(tmp_path / "out")]) == 1
     cli.say("\udcff\x1b[2J\tb")
     said = capsys.readouterr()
     assert "has the columns a\\u001b[2J\\u009b2J, label; a column `path` is needed" in said.err
     assert said.out == "\\udcff\\u001b[2J\tb\n"
+
+
+def test_a_name_that_is_no_text_is_said_in_escapes(capfd):
+    say(os.fsdecode(b"runs/\xff is ready"))
+    assert capfd.readouterr().out == "runs/\\udcff is ready\n"
 
 
 def test_a_users_mistake_is_one_line_and_status_1(monkeypatch, capsys):
@@ -106,6 +116,37 @@ def test_what_is_no_number_of_pictures_is_a_usage_error(text, capsys):
     with pytest.raises(SystemExit):
         cli.main(["fit", "data", "--preset", "tiny", "--images", text])
     assert f"{text!r} is not a number as 400000, 400k or 2.5M" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["fit d --images", "prepare d --exact-up-to", "evaluate r --samples"])
+def test_a_negative_number_of_pictures_is_a_usage_error(option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*option.split(), "-3"])
+    assert f"argument {option.split()[-1]}: -3 is negative" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--images 0", "--images is 0, it must be at least 1"),
+        ("--fid-samples 1", "--fid-samples is 1, it must be at least 2"),
+        ("--images 8 --set total_images=9", "--set total_images says again what --images says"),
+        ("--precision float32 --set precision=bfloat16", "--set precision says again what --precision says"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_the_words_of_the_command(options, message, capsys):
+    assert cli.main(["fit", "data", "--preset", "tiny", "--dry-run", *options.split()]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_evaluation_is_asked_for_as_the_other_programs_are(tmp_path, capsys):
+    """A list may have spaces, and no truncation has a name."""
+    flags = ["--metrics", "fid, kid,", "--truncation", "none"]
+    assert cli.main(["evaluate", str(tmp_path), *flags]) == 1
+    assert "is not a run with a generator" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["evaluate", str(tmp_path), "--truncation", "much"])
+    assert "'much' is neither a number in (0, 1] nor none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16"])

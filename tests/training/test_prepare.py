@@ -366,7 +366,22 @@ def test_an_input_size_below_what_encoders_can_halve_is_refused(photos, encoder_
 
 
 def test_an_unknown_encoder_is_refused_with_the_known_names(photos, tmp_path):
-    refused("efficientnet-lite0, resnet50", photos, tmp_path / "out", "vgg", error=WeightsError)
+    refused(
+        "--encoder vgg is neither a file nor one of resnet50, efficientnet-lite0$",
+        photos,
+        tmp_path / "out",
+        "vgg",
+        error=WeightsError,
+    )
+
+
+@pytest.mark.parametrize("encoder", ["inception", "no encoder.pth", "no encoder.safetensors"])
+def test_what_is_no_encoder_leaves_nothing_behind(encoder, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("no encoder.pth", "no encoder.safetensors"):
+        Path(name).write_bytes(b"text")
+    refused(encoder, photos, tmp_path / "below" / "out", encoder, error=WeightsError)
+    assert not (tmp_path / "below" / "out.partial").exists()
 
 
 def test_an_existing_folder_is_never_overwritten(photos, encoder_file, tmp_path):

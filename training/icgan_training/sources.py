@@ -73,7 +73,9 @@ def open_source(path: Path, *, use_labels: bool = True) -> Source:
     that start with `.` are skipped. Raises `DataError` for what is none of these, is damaged or holds no
     pictures.
     """
-    if path.is_file() and path.suffix in {".csv", ".parquet"}:
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if path.is_file() and path.suffix.lower() in {".csv", ".parquet"}:
         source = _from_list(path)
     elif path.is_dir() and (path / "images.npy").exists():
         source = _from_arrays(path)
@@ -82,7 +84,8 @@ def open_source(path: Path, *, use_labels: bool = True) -> Source:
     else:
         raise DataError(f"{path} is neither a folder nor a .csv or .parquet list")
     if len(source) == 0:
-        raise DataError(f"{path} holds no pictures (looked for {', '.join(sorted(SUFFIXES))})")
+        sought = f" (looked for {', '.join(sorted(SUFFIXES))})" if path.is_dir() else ""
+        raise DataError(f"{path} holds no pictures{sought}")
     if use_labels:
         return source
     return Source(source.note, None, None, source.root, source.files, source.array)
@@ -158,9 +161,9 @@ def _from_arrays(folder: Path) -> Source:
 
 def _from_list(path: Path) -> Source:
     """A table with the columns `path` (relative to the table, or absolute) and, optionally, `label`."""
-    files, labels = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
+    files, labels = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
     note = SourceNote(_printable(path.stem), _printable(path.name))
-    where, first = ("line", 2) if path.suffix == ".csv" else ("row", 0)
+    where, first = ("line", 2) if path.suffix.lower() == ".csv" else ("row", 0)
     for number, file in enumerate(files, start=first):
         if not isinstance(file, str) or not file:
             raise DataError(f"{path} {where} {number}: no path")

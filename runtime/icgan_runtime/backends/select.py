@@ -131,8 +131,10 @@ def _open_graph(bundle: Bundle, entry: GraphEntry, backend: str, threads: int, f
             raise MissingExtraError("openvino", "openvino") from None
         exact = "openvino" if entry.role == "lookup" else backend  # neighbours are found in float32
         return OpenVinoSession(model, entry.file, exact, threads)
-    from icgan_runtime.backends.ort import OrtSession
-
+    try:
+        from icgan_runtime.backends.ort import OrtSession
+    except ImportError:
+        raise MissingExtraError("onnxruntime", "cpu") from None
     session = OrtSession(model, entry.file, backend, threads)
     if not fall_back:
         session.require(backend)

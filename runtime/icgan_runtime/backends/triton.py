@@ -61,9 +61,14 @@ class Address:
     @classmethod
     def parse(cls, url: str) -> Address:
         """From `grpc://host:port`, `http://host:port`, or their encrypted forms. Raises RequestError."""
-        parts = urlsplit(url)
-        if parts.scheme not in SCHEMES or not parts.netloc:
-            raise RequestError("url", f"{url!r}, expected {', '.join(SCHEMES)} ://host:port")
+        try:
+            parts = urlsplit(url)
+            sound = parts.scheme in SCHEMES and parts.hostname and parts.port != 0
+        except ValueError:  # half an IPv6 address, or no number from 0 to 65535 for a port
+            sound = False
+        if not sound:
+            schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+            raise RequestError("url", f"{url!r}, expected one of {schemes} and then host:port")
         encrypted = parts.scheme in ("grpcs", "https")
         return cls(url, parts.scheme[:4], parts.netloc + parts.path.rstrip("/"), encrypted)
 
@@ -479,7 +484,10 @@ def _translated(url: str) -> Iterator[None]:
         yield
     except InferenceServerException as error:
         status = str(error.status()).removeprefix("StatusCode.")
-        raise error_of(status, str(error.message())) from None
+        words = str(error.message())
+        if status == "UNAVAILABLE" and url not in words:  # gRPC says numbers, and not whose
+            words = f"{url}: {words}"
+        raise error_of(status, words) from None
     except TimeoutError as error:
         raise DeadlineError(f"{url}: no answer in time") from error
     except Exception as error:
