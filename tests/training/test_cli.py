@@ -61,7 +61,7 @@ def test_a_strangers_text_does_not_reach_the_terminal_as_commands(encoder_file, 
     table.write_text("a\x1b[2J\x9b2J,label\n")
     command = ["prepare", str(table), "--encoder", str(encoder_file), "--resolution", "8"]
     assert cli.main([*command, "--neighbours", "1", "--out", str(tmp_path / "out")]) == 1
-    cli.say("\udcff\x1b[2J\tb")
+    say("\udcff\x1b[2J\tb")
     said = capsys.readouterr()
     assert "has the columns a\\u001b[2J\\u009b2J, label; a column `path` is needed" in said.err
     assert said.out == "\\udcff\\u001b[2J\tb\n"
