@@ -69,7 +69,9 @@ def needed(module: str) -> tuple[set[str], set[str]]:
         names = {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
             names = (
-                {f"{node.module}.{name}" for name in names} if node.module in OURS else {node.module or ""}
+                {f"{node.module}.{name}" for name in names if name != "__version__"}  # that is no module
+                if node.module in OURS
+                else {node.module or ""}
             )
         for name in names:
             top = name.partition(".")[0]
