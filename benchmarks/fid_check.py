@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from icgan_training.distributed import local_device
-from icgan_training.evaluate import inception_network
 from icgan_training.features import FeatureNetwork, picture_order
 from icgan_training.fetch import find_weights
 from icgan_training.metrics import coverage, frechet_distance, kernel_distance
+from icgan_training.networks import inception_network
 from icgan_training.progress import Progress
 
 PIECE = 50

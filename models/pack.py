@@ -19,9 +19,10 @@ from PIL import Image
 
 from icgan_training.checkpoint import load_generator, save_weights
 from icgan_training.dataset import PreparedDataset
-from icgan_training.evaluate import Settings, load_subject, plain_grid
 from icgan_training.grid import write_grid
 from icgan_training.neighbours import kmeans_instances
+from icgan_training.sheets import plain_grid
+from icgan_training.subject import Settings, load_subject
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ from icgan_export.verify import entries_of, exact_session, in_batches
 from icgan_runtime import latents
 from icgan_runtime.bundle import Bundle
 from icgan_training.dataset import PreparedDataset
-from icgan_training.evaluate import inception_network
 from icgan_training.features import real_features
 from icgan_training.fetch import find_weights
 from icgan_training.metrics import frechet_distance
+from icgan_training.networks import inception_network
 
 
 def fid_of_each(

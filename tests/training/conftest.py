@@ -1,15 +1,22 @@
 """Fixtures shared by the training tests."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from icgan_training.checkpoint import save_weights
+from icgan_training.dataset import PreparedDataset
 from icgan_training.encoder import random_encoder, save_encoder
+from icgan_training.generator import Generator
+from icgan_training.subject import Subject, instance_pool
 from tests.training.pictures import PHOTO, TINY_ENCODER
+from tests.training.subjects import CPU, FEW, TINY
 
 MakePrepared = Callable[..., Path]
 
@@ -93,3 +100,50 @@ def broken_encoder_file(tmp_path) -> Path:
     path = tmp_path / "broken.safetensors"
     save_encoder(encoder, path)
     return path
+
+
+@pytest.fixture
+def subject(make_prepared):
+    torch.manual_seed(0)
+    data = PreparedDataset.open(make_prepared(count=60, resolution=TINY.resolution))
+    return Subject(Generator(TINY).eval(), data, None, instance_pool(data, FEW), CPU)
+
+
+@pytest.fixture
+def labelled(make_prepared):
+    """A class- and instance-conditioned model whose classes have 40, 17 and 3 pictures; class 3 has none."""
+    torch.manual_seed(0)
+    labels = [0] * 40 + [1] * 17 + [2] * 3
+    data = PreparedDataset.open(
+        make_prepared("labelled", count=60, resolution=TINY.resolution, labels=labels)
+    )
+    generator = Generator(dataclasses.replace(TINY, class_count=4)).eval()
+    return Subject(generator, data, data.labels, instance_pool(data, FEW), CPU)
+
+
+@pytest.fixture
+def four_corners(labelled, tmp_path):
+    """Sixty pictures in four colours, fifteen each; label and embedding are those of the colour."""
+    corners = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]])
+    labels = np.arange(60) % 4
+    embeddings = np.zeros((60, 16), np.float32)
+    embeddings[:, :3] = corners[labels] / 255 - 0.5
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    same = labels[:, None] == labels
+    np.fill_diagonal(same, False)
+    neighbours = np.stack([np.flatnonzero(row)[:10] for row in same]).astype(np.int32)
+    meta = dataclasses.replace(labelled.data.meta, neighbours=10)
+    data = dataclasses.replace(
+        labelled.data, labels=labels, embeddings=embeddings, neighbours=neighbours, meta=meta
+    )
+    return dataclasses.replace(labelled, data=data, labels=labels, pool=np.arange(60))
+
+
+@pytest.fixture
+def run_dir(subject, tmp_path):
+    """A run directory of the untrained generator."""
+    folder = tmp_path / "run"
+    save_weights(subject.generator, folder / "generator.safetensors")
+    config = {"data": {"path": str(subject.data.path)}, "encoder": {"sha256": "a" * 64}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

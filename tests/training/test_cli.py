@@ -167,7 +167,7 @@ def test_checkpoints_are_scored_on_the_neighbourhoods_that_are_trained_on(
         return lambda generator, labels: 1.0
 
     monkeypatch.setattr("icgan_training.fetch.find_weights", lambda name: name)
-    monkeypatch.setattr("icgan_training.evaluate.inception_network", lambda path, device: path)
+    monkeypatch.setattr("icgan_training.networks.inception_network", lambda path, device: path)
     monkeypatch.setattr("icgan_training.evaluate.fid_scorer", scorer)
     command = ["fit", str(make_prepared(neighbours=5)), "--preset", "tiny", "--out", str(tmp_path / "run")]
     command += ["--images", "8", "--fid-samples", "8", "--set", "neighbours=2"]

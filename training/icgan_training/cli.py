@@ -272,8 +272,9 @@ def _fit(args: argparse.Namespace) -> None:
             print(note, file=sys.stderr)
     score = None
     if args.fid_samples is not None:
-        from icgan_training.evaluate import fid_scorer, inception_network
+        from icgan_training.evaluate import fid_scorer
         from icgan_training.fetch import find_weights
+        from icgan_training.networks import inception_network
 
         inception = inception_network(find_weights("inception"), device)
         score = fid_scorer(data.nearest(train.neighbours), args.fid_samples, inception)
@@ -375,23 +376,16 @@ def _add_evaluate(commands: Subparsers) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from icgan_training.dataset import PreparedDataset
     from icgan_training.distributed import local_device
-    from icgan_training.evaluate import (
-        OF_FEATURES,
-        Settings,
-        conditioning_network,
-        encoder_network,
-        evaluate,
-        example_grid,
-        inception_network,
-        label_grid,
-        load_subject,
-    )
+    from icgan_training.evaluate import OF_FEATURES, evaluate
     from icgan_training.features import in_bfloat16
     from icgan_training.fetch import find_weights
     from icgan_training.inception import load_inception_with_logits
     from icgan_training.integrity import file_sha256
     from icgan_training.lpips import load_lpips
+    from icgan_training.networks import conditioning_network, encoder_network, inception_network
     from icgan_training.report import write_report
+    from icgan_training.sheets import example_grid, label_grid
+    from icgan_training.subject import Settings, load_subject
 
     settings = Settings(
         metrics=tuple(part.strip() for part in args.metrics.split(",") if part.strip()),

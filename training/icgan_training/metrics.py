@@ -21,6 +21,7 @@ from icgan_training.dataset import chunks
 from icgan_training.errors import DataError, MissingExtraError
 
 Features = NDArray[np.float32]
+Scores = dict[str, float | None]  # by name; None: could not be computed, a note says why
 
 try:
     from torchmetrics.image.fid import FrechetInceptionDistance
