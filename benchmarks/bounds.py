@@ -1,4 +1,4 @@
-"""The numbers every export must meet, on random generators of the published sizes (contract: docs/format.md).
+"""The numbers every export must meet, on random generators of the published sizes (contract: docs/export.md).
 
     python -m benchmarks.bounds --resolution 64 128 256 --ch 64 96 --out bench/bounds
 
