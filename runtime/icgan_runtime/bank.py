@@ -93,7 +93,8 @@ class Bank:
     def of_bundle(cls, bundle: Bundle) -> Bank:
         """The bank of an opened bundle, every file verified. Raises BundleError."""
         bank = _read(
-            lambda name, *limit: bundle.read(f"{FOLDER}/{name}", *limit),
+            bundle.read(f"{FOLDER}/{ABOUT_NAME}", manifest.MAX_MANIFEST_BYTES),
+            lambda name: bundle.read(f"{FOLDER}/{name}"),
             lambda name: bundle.path(f"{FOLDER}/{name}"),
         )
         entry = bundle.manifest.bank
@@ -123,9 +124,8 @@ class Bank:
         """A bank folder on its own, which has no manifest to verify its bytes. Raises BundleError."""
         root = Path(folder)
         return _read(
-            lambda name, limit=manifest.MAX_FILE_BYTES: files.read_bounded(
-                files.locate(root, name), limit, name
-            ),
+            files.read_bounded(files.locate(root, ABOUT_NAME), manifest.MAX_MANIFEST_BYTES, ABOUT_NAME),
+            lambda name: files.read_bounded(files.locate(root, name), manifest.MAX_FILE_BYTES, name),
             lambda name: files.locate(root, name),
         )
 
@@ -164,8 +164,8 @@ class Bank:
             )
 
 
-def _read(read: Callable[..., bytes], path: Callable[[str], Path]) -> Bank:
-    about = _about(read(ABOUT_NAME, manifest.MAX_MANIFEST_BYTES))
+def _read(description: bytes, read: Callable[[str], bytes], path: Callable[[str], Path]) -> Bank:
+    about = _about(description)
     count, side = about.count, about.thumbnail_size
     large = count * about.embedding_dim * 4 > _MAP_ABOVE_BYTES
 
