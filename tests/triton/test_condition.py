@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.triton.conftest import ROOT
+from tests.triton.stages import Error, Family, load_stage
 
 Inputs = dict[str, Any]
 
 
-class Family:
-    """As pb_utils.MetricFamily."""
-
-    HISTOGRAM, COUNTER = "histogram", "counter"
-    observed: list[float]
-
-    def __init__(self, **_: Any) -> None:
-        self.Metric = lambda **_: SimpleNamespace(observe=Family.observed.append, increment=lambda by: None)
-
-
-class Error(Exception):
-    """As pb_utils.TritonError."""
-
-    INVALID_ARG = "invalid argument"
-
-
 @pytest.fixture
 def model(tiny_bundle, tmp_path, monkeypatch) -> Any:
-    Family.observed = []
-    utils = SimpleNamespace(
-        MetricFamily=Family,
-        get_input_tensor_by_name=lambda request, name: request.get(name),
-        Tensor=lambda name, array: (name, array),
-        InferenceResponse=lambda tensors=(), error=None: SimpleNamespace(found=dict(tensors), error=error),
-        TritonError=Error,
-    )
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
-    path = ROOT / "triton_models" / "icgan_condition" / "1" / "model.py"
-    spec = importlib.util.spec_from_file_location("icgan_condition", path)
-    assert spec is not None
-    assert spec.loader is not None
-    stage = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stage)
+    stage = load_stage("icgan_condition", monkeypatch)
     shutil.copytree(tiny_bundle, tmp_path / "1")
     config = json.dumps({"parameters": {"max_rows": {"string_value": "4"}}})
     found = stage.TritonPythonModel()
@@ -72,7 +39,7 @@ def inputs(model: Any, pictures: int, rows: int) -> Inputs:
 
 
 def answer(model: Any, request: Inputs) -> Any:
-    (found,) = model.execute([{name: SimpleNamespace(as_numpy=lambda a=a: a) for name, a in request.items()}])
+    (found,) = model.execute([request])
     return found
 
 

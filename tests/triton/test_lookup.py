@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,34 +13,14 @@ import pytest
 from icgan_runtime.bank import Bank
 from icgan_runtime.bundle import Bundle
 from icgan_runtime.search import choose_search
-from tests.triton.conftest import ROOT
+from tests.triton.stages import Error, load_stage
 
 pytest.importorskip("faiss")
 
 
-class Error(Exception):
-    """As pb_utils.TritonError."""
-
-    INVALID_ARG = "invalid argument"
-
-
 @pytest.fixture
 def stage(monkeypatch) -> ModuleType:
-    """The module, with what the server's python backend would give it."""
-    utils = SimpleNamespace(
-        get_input_tensor_by_name=lambda request, name: SimpleNamespace(as_numpy=lambda: request[name]),
-        Tensor=lambda name, array: (name, array),
-        InferenceResponse=lambda tensors=(), error=None: SimpleNamespace(found=dict(tensors), error=error),
-        TritonError=Error,
-    )
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
-    path = ROOT / "triton_models" / "icgan_lookup" / "1" / "model.py"
-    spec = importlib.util.spec_from_file_location("icgan_lookup", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_stage("icgan_lookup", monkeypatch)
 
 
 @pytest.mark.parametrize("search", ["numpy", "faiss", "faiss-ivf"])

@@ -1,0 +1,53 @@
+"""The model.py of one stage in this process, with what the server's python backend would give it.
+
+A request is a dict of arrays by input name; an answer has `found`, arrays by output name, and `error`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.triton.conftest import ROOT
+
+
+class Family:
+    """As pb_utils.MetricFamily."""
+
+    HISTOGRAM, COUNTER = "histogram", "counter"
+    observed: list[float]  # by any metric, since the stage was loaded
+
+    def __init__(self, **_: Any) -> None:
+        self.Metric = lambda **_: SimpleNamespace(observe=Family.observed.append, increment=lambda by: None)
+
+
+class Error(Exception):
+    """As pb_utils.TritonError."""
+
+    INVALID_ARG = "invalid argument"
+
+
+def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module of the stage `name`, loaded anew."""
+    Family.observed = []
+    utils = SimpleNamespace(
+        MetricFamily=Family,
+        get_input_tensor_by_name=lambda request, name: (
+            SimpleNamespace(as_numpy=lambda: request[name]) if name in request else None
+        ),
+        Tensor=lambda name, array: (name, array),
+        InferenceResponse=lambda tensors=(), error=None: SimpleNamespace(found=dict(tensors), error=error),
+        TritonError=Error,
+    )
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
+    path = ROOT / "triton_models" / name / "1" / "model.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    stage = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stage)
+    return stage
