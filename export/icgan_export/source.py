@@ -121,7 +121,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
             f"{path / EVALUATION_NAME} is damaged ({error}): evaluate again, or delete it"
         ) from None
     same = file_sha256(path / "generator.safetensors").startswith(str(weights))
-    return dict(found) if same else {}
+    # rows of a data set mean nothing to who has only the bundle
+    return {name: value for name, value in found.items() if name != "closest"} if same else {}
 
 
 def choose_instances(run: Run, folder: Path | None, count: int, queries: int) -> Instances:

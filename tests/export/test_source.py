@@ -51,6 +51,13 @@ def test_the_scores_of_the_weights_stand_on_the_card(run, tiny_bundle):
     assert "not measured" in (tiny_bundle / "README.md").read_text()
 
 
+def test_which_pictures_of_the_data_set_samples_come_close_to_is_not_for_the_bundle(run):
+    parameters = {"generator": file_sha256(run / "generator.safetensors")[:12]}
+    found = {"scores": {"authenticity": 0.9}, "parameters": parameters, "closest": [{"picture": 7}]}
+    (run / "evaluation.json").write_text(json.dumps(found))
+    assert read_evaluation(run) == {"scores": {"authenticity": 0.9}, "parameters": parameters}
+
+
 @pytest.mark.parametrize("parameters", [{"generator": "0" * 12}, {"samples": 5000}])
 def test_scores_that_are_not_known_to_be_of_these_weights_do_not(run, parameters):
     (run / "evaluation.json").write_text(json.dumps({"scores": {"fid": 1.0}, "parameters": parameters}))

@@ -106,6 +106,26 @@ def test_fid_by_class_size_needs_the_same_classes_on_both_sides(subject, labelle
         evaluate(labelled, subject.data, settings, colours)
 
 
+def test_samples_that_come_close_to_a_training_picture_are_named(subject, colours):
+    settings = dataclasses.replace(FEW, metrics=("copies",))
+    result = evaluate(subject, subject.data, settings, colours)
+    assert result.scores.keys() == {"authenticity", "authenticity_of_real"}
+    assert result.notes == []
+    first = result.closest[0]
+    sample = subject.generate(draw(subject, settings), np.array([first.sample]))
+    distances = np.linalg.norm(colours(sample) - colours(np.array(subject.data.images)), axis=1)
+    assert first.picture == distances.argmin()
+    assert json.loads(result.to_json())["closest"][0] == dataclasses.asdict(first)
+
+
+def test_copies_of_pictures_that_were_not_looked_at_are_said_to_go_unseen(subject, colours):
+    settings = dataclasses.replace(FEW, metrics=("copies",), reference=40)
+    assert (
+        "among 40 pictures of data, not among all 60"
+        in evaluate(subject, subject.data, settings, colours).notes[0]
+    )
+
+
 def test_inception_score_without_a_class_layer_is_said_to_be_missing(subject, colours):
     result = evaluate(subject, subject.data, Settings(metrics=("is",), samples=10), colours)
     assert result.scores == {"is": None}
@@ -134,6 +154,18 @@ def test_the_command_writes_json_and_a_page(run_dir, tmp_path, capsys):
     assert "data:image/png;base64," in (run_dir / "evaluation.html").read_text()
     assert (run_dir / "samples.png").exists()
     assert not (run_dir / "labels.png").exists()
+    assert not (run_dir / "copies.png").exists()
+
+
+def test_the_command_shows_what_may_be_copied(run_dir, tmp_path, capsys):
+    torch.manual_seed(0)
+    save_inception(Inception(), tmp_path / "inception.safetensors", source="untrained", licence="none")
+    arguments = ["evaluate", str(run_dir), "--metrics", "copies", "--samples", "8", "--instances", "0"]
+    arguments += ["--reference-pictures", "20", "--inception", str(tmp_path / "inception.safetensors")]
+    assert main(arguments) == 0
+    assert "samples that are no copy (authenticity)" in capsys.readouterr().out
+    assert (run_dir / "copies.png").exists()
+    assert "below each that picture" in (run_dir / "evaluation.html").read_text()
 
 
 def test_weights_that_no_metric_asks_for_are_not_fetched(run_dir, tmp_path, monkeypatch):

@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import torch
 
+from icgan_training.copies import Pair
 from icgan_training.generator import Generator
-from icgan_training.sheets import example_grid, label_grid
+from icgan_training.sheets import copies_grid, example_grid, label_grid
+from icgan_training.subject import draw
 from tests.training.subjects import FEW, TINY, of_label, painter
 
 
@@ -49,3 +51,20 @@ def test_models_without_label_or_without_instance_have_no_sheet_of_labels(subjec
     assert label_grid(subject, FEW) is None
     baseline = Generator(dataclasses.replace(TINY, class_count=4, embedding_dim=None)).eval()
     assert label_grid(dataclasses.replace(labelled, generator=baseline), FEW) is None
+
+
+def test_the_sheet_of_copies_has_each_sample_over_the_picture_it_is_near_to(subject):
+    closest = [Pair(sample=40 - row, picture=row, ratio=row / 20) for row in range(16)]
+    sheet, size = copies_grid(subject, subject.data, FEW, closest), TINY.resolution
+    assert sheet.shape == (4 * size, 8 * size, 3)
+    samples = subject.samples(draw(subject, FEW))
+    for number, pair in enumerate(closest):
+        top, left = number // 8 * 2 * size, number % 8 * size
+        shown = sheet[top : top + 2 * size, left : left + size].reshape(2, size, size, 3)
+        assert abs(shown[0].astype(int) - samples[pair.sample]).max() <= 1
+        assert np.array_equal(shown[1], subject.data.images[pair.picture])
+
+
+def test_a_sheet_of_few_copies_is_as_wide_as_they_are(subject):
+    sheet = copies_grid(subject, subject.data, FEW, [Pair(0, 1, 0.5), Pair(3, 2, 0.7)])
+    assert sheet.shape == (2 * TINY.resolution, 2 * TINY.resolution, 3)

@@ -309,8 +309,8 @@ def _add_evaluate(commands: Subparsers) -> None:
         "--metrics",
         default="fid,kid,prdc,lpips",
         metavar="LIST",
-        help="of fid, kid, prdc, is, lpips, strata (FID by class size), instance and labels (how samples "
-        "follow them) (default: %(default)s)",
+        help="of fid, kid, prdc, is, lpips, strata (FID by class size), copies (whether samples are copies "
+        "of real pictures), instance and labels (how samples follow them) (default: %(default)s)",
     )
     parser.add_argument(
         "--samples",
@@ -384,7 +384,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from icgan_training.lpips import load_lpips
     from icgan_training.networks import conditioning_network, encoder_network, inception_network
     from icgan_training.report import write_report
-    from icgan_training.sheets import example_grid, label_grid
+    from icgan_training.sheets import copies_grid, example_grid, label_grid
     from icgan_training.subject import Settings, load_subject
 
     settings = Settings(
@@ -428,6 +428,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     labels = label_grid(subject, settings)
     if labels is not None:
         sheets["labels"] = labels
+    if result.closest:
+        sheets["copies"] = copies_grid(subject, reference, settings, result.closest)
     write_report(result, str(args.run_dir), sheets, folder)
     if args.json:
         say(result.to_json().rstrip())

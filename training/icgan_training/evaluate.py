@@ -6,7 +6,7 @@ Every setting is printed beside the scores, because a score without them means n
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from icgan_training.config import ModelConfig
+from icgan_training.copies import Pair, score_copies
 from icgan_training.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
 from icgan_training.features import FeatureNetwork, picture_order, real_features
@@ -41,7 +42,7 @@ from icgan_training.subject import (
     sample_features,
 )
 
-OF_FEATURES = frozenset({"fid", "kid", "prdc", "strata"})
+OF_FEATURES = frozenset({"fid", "kid", "prdc", "strata", "copies"})
 """Those that compare features of samples and real pictures, by Inception and perhaps a second network."""
 STRATA = {"many": (100, None), "medium": (21, 99), "few": (1, 20)}
 """Classes by their number of training pictures, as the published long-tail evaluation groups them."""
@@ -56,6 +57,7 @@ class Evaluation:
     scores: Scores
     parameters: dict[str, Any]
     notes: list[str]
+    closest: list[Pair] = field(default_factory=list)  # of the metric `copies`, most suspicious first
 
     def to_json(self) -> str:
         """The text of evaluation.json."""
@@ -95,6 +97,7 @@ def evaluate(
     fakes, fake_logits = sample_features(subject, draws, compared, logits if "is" in wanted else None)
     scores: Scores = {}
     notes: list[str] = []
+    closest: list[Pair] = []
 
     def add(found: tuple[Scores, list[str]]) -> None:
         scores.update(found[0])
@@ -107,6 +110,14 @@ def evaluate(
         if network is inception and "strata" in wanted:
             classes = reference_classes(reference)[:count], sample_classes(subject, draws)
             add(compare_strata(strata, real, fake, *classes))
+        if network is inception and "copies" in wanted:
+            found, closest = score_copies(real, fake, picture_order(reference.meta.count))
+            scores |= found
+            if count < subject.data.meta.count or reference is not subject.data:
+                notes.append(
+                    f"copies were looked for among {count} pictures of {reference.meta.name}, not among all "
+                    f"{subject.data.meta.count} that the model was trained on"
+                )
         scores |= compare_sets(real, fake, settings, "" if network is inception else f"_{network.name}")
     if fake_logits is not None:
         scores["is"], scores["is_deviation"] = inception_score(fake_logits, settings.seed)
@@ -132,7 +143,7 @@ def evaluate(
         "arithmetic": "float32" if inception is None else inception.arithmetic,
         "device": str(subject.device),
     }
-    return Evaluation(scores, parameters, notes)
+    return Evaluation(scores, parameters, notes, closest)
 
 
 def compare_sets(real: Features, fake: Features, settings: Settings, suffix: str) -> Scores:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from torch import nn
 
 from icgan_training.dataset import chunks
 from icgan_training.errors import DataError, MissingExtraError
+from icgan_training.neighbours import nearest_by_distance, squared_distances
 
 Features = NDArray[np.float32]
 Scores = dict[str, float | None]  # by name; None: could not be computed, a note says why
@@ -52,7 +52,7 @@ class _Given(nn.Module):
 
 def frechet_distance(real: Features, fake: Features) -> float:
     """FID (Heusel et al. 2017): distance of two Gaussians fitted to the features; lower is better."""
-    _check(real, fake)
+    check_sets(real, fake)
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), **ALONE)
     with _quiet():
         for features, is_real in ((real, True), (fake, False)):
@@ -63,7 +63,7 @@ def frechet_distance(real: Features, fake: Features) -> float:
 
 def kernel_distance(real: Features, fake: Features, seed: int = 0) -> tuple[float, float]:
     """KID (Bińkowski et al. 2018), mean and deviation over subsets; unbiased, so small sets are fine."""
-    _check(real, fake)
+    check_sets(real, fake)
     size = min(KID_SUBSET_SIZE, len(real), len(fake))
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -98,7 +98,7 @@ class Coverage:
 
 def coverage(real: Features, fake: Features, k: int = 5) -> Coverage:
     """Precision, recall, density and coverage with k-nearest-neighbour balls, in blocks of small memory."""
-    _check(real, fake)
+    check_sets(real, fake)
     if min(len(real), len(fake)) <= k:
         raise DataError(f"precision and recall with k = {k} need more than {k} pictures of each kind")
     real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
@@ -107,7 +107,7 @@ def coverage(real: Features, fake: Features, k: int = 5) -> Coverage:
     covered = np.zeros(len(real), bool)
     for start in range(0, len(real), ROWS_PER_CALL):
         rows = slice(start, start + ROWS_PER_CALL)
-        distances = faiss.pairwise_distances(real[rows], fake)  # squared
+        distances = squared_distances(real[rows], fake)
         inside = distances < real_radii[rows, None]
         in_real_ball += inside.sum(axis=0)
         covered[rows] = inside.any(axis=1)
@@ -137,7 +137,7 @@ def instance_similarity(
 
     rows: which picture the instance is [n]; samples of one instance are not compared with each other's.
     """
-    _check(instances, samples)
+    check_sets(instances, samples)
     cosines = samples @ instances.T
     others = rows[:, None] != rows[None]
     if not others.any():
@@ -172,13 +172,11 @@ def share_of_class(votes: NDArray[np.int64], labels: NDArray[np.int64]) -> float
 
 def _squared_radii(features: Features, k: int) -> Features:
     """Squared distance to the k-th nearest other row; the row itself is the nearest of k + 1."""
-    index = faiss.IndexFlatL2(features.shape[1])
-    index.add(features)
-    distances: Features = index.search(features, k + 1)[0]
-    return distances[:, -1]
+    return nearest_by_distance(features, features, k + 1)[0][:, -1]
 
 
-def _check(real: Features, fake: Features) -> None:
+def check_sets(real: Features, fake: Features) -> None:
+    """Raise `DataError` for sets of fewer than two rows, and for NaN and infinity."""
     if len(real) < 2 or len(fake) < 2:
         raise DataError(f"scores compare sets of pictures, given {len(real)} real and {len(fake)} generated")
     for name, features in (("real", real), ("generated", fake)):

@@ -123,6 +123,18 @@ def nearest_rows(queries: NDArray[np.float32], rows: NDArray[np.float32], k: int
     return exact_search(queries, rows, k, faiss.METRIC_INNER_PRODUCT)[1]
 
 
+def nearest_by_distance(
+    queries: NDArray[np.float32], rows: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Squared distances [n, k] and indices [n, k] of the k rows nearest to every query, nearest first."""
+    return exact_search(queries, rows, k, faiss.METRIC_L2)
+
+
+def squared_distances(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Squared Euclidean distance [n, m] of every row of `one` [n, D] to every row of `other` [m, D]."""
+    return np.asarray(faiss.pairwise_distances(one, other))
+
+
 def _inverted_file(embeddings: NDArray[np.float32]) -> faiss.Index:
     """An IVF index, which holds all rows in memory and looks only at the cells nearest to a query."""
     count, dim = embeddings.shape
@@ -204,11 +216,11 @@ def kmeans_instances(embeddings: NDArray[np.float32], count: int, seed: int = 0)
     """
     centroids = kmeans_centroids(embeddings, count, seed)
     width = min(CANDIDATES_PER_CENTROID, len(embeddings))
-    candidates = exact_search(centroids, embeddings, width, faiss.METRIC_L2)[1]
+    candidates = nearest_by_distance(centroids, embeddings, width)[1]
     chosen: set[int] = set()
     for centroid, nearest in zip(centroids, candidates, strict=True):
         if chosen.issuperset(nearest.tolist()):  # rare: a crowd of centroids around few pictures
-            nearest = exact_search(centroid[None], embeddings, len(chosen) + 1, faiss.METRIC_L2)[1][0]
+            nearest = nearest_by_distance(centroid[None], embeddings, len(chosen) + 1)[1][0]
         chosen.add(next(row for row in nearest.tolist() if row not in chosen))
     return np.array(sorted(chosen), np.int64)
 

@@ -22,6 +22,8 @@ NAMES = {
     "recall": "recall ↑",
     "density": "density ↑",
     "coverage": "coverage ↑",
+    "authenticity": "samples that are no copy (authenticity) ↑",
+    "authenticity_of_real": "the same of real pictures left out",
     "lpips_diversity": "LPIPS between samples of one instance ↑",
     "similarity": "similarity to the instance ↑",
     "similarity_other": "similarity to another instance",
@@ -35,6 +37,7 @@ SHEETS = {
     "samples": "Left the instance, right samples conditioned on it.",
     "labels": "Left the instance, on top a real picture of each class: a column is told the label of that "
     "class, and the samples of a row share their noise.",
+    "copies": "The samples that come closest to a real picture, closest first; below each that picture.",
 }
 """The sample sheets by the name of their file, and what they show."""
 STYLE = """

@@ -1,10 +1,13 @@
-"""Sheets of samples: alone, beside their instances, or of every label, drawn from one model."""
+"""Sheets of samples of one model: alone, beside instances, of every label, over what they may copy."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_training.copies import Pair
+from icgan_training.dataset import PreparedDataset
 from icgan_training.grid import sample_grid, tiled
 from icgan_training.subject import Draws, Settings, Subject, draw, repeat
 
@@ -55,3 +58,18 @@ def label_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8] | None
         samples.reshape(GRID_ROWS, len(shown), *samples.shape[1:]),
         above=np.stack([images[np.flatnonzero(labels == label)[0]] for label in shown]),
     )
+
+
+def copies_grid(
+    subject: Subject, reference: PreparedDataset, settings: Settings, closest: Sequence[Pair]
+) -> NDArray[np.uint8]:
+    """The samples that came closest to a real picture, below each that picture, as one picture.
+
+    settings: those of the evaluation that found them; the samples are drawn again.
+    """
+    samples = subject.generate(draw(subject, settings), np.array([pair.sample for pair in closest]))
+    pictures = reference.images[[pair.picture for pair in closest]]
+    columns = min(GRID_COLUMNS, len(closest))
+    whole = len(closest) // columns * columns
+    pairs = [each[:whole].reshape(-1, columns, *each.shape[1:]) for each in (samples, pictures)]
+    return tiled(np.stack(pairs, axis=1).reshape(-1, columns, *samples.shape[1:]))

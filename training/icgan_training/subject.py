@@ -27,7 +27,7 @@ from icgan_training.neighbours import kmeans_instances, random_instances
 from icgan_training.progress import Progress
 from icgan_training.run import read_config
 
-METRICS = ("fid", "kid", "prdc", "is", "lpips", "strata", "instance", "labels")
+METRICS = ("fid", "kid", "prdc", "is", "lpips", "strata", "copies", "instance", "labels")
 Choice = Literal["kmeans", "random"]
 PUBLISHED_SAMPLES = 50_000
 BATCH = 64
@@ -88,7 +88,7 @@ class Subject:
     device: torch.device
 
     @torch.inference_mode()
-    def generate(self, draws: Draws, rows: slice) -> NDArray[np.uint8]:
+    def generate(self, draws: Draws, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
         """Samples of some rows of the draws, uint8 [n, R, R, 3]."""
         noise = torch.from_numpy(draws.noise[rows]).to(self.device)
         embedding = label = None
