@@ -43,6 +43,7 @@ from icgan_export.precision import lower_to_half
 from icgan_runtime.bench import Timing, apart, interleave
 from icgan_runtime.errors import BackendError
 from icgan_runtime.manifest import GraphEntry
+from icgan_training.arithmetic import full_float32
 from icgan_training.checkpoint import load_generator
 
 PEAK = "matrix product"
@@ -144,7 +145,7 @@ def exact_picture(subject: Subject, feeds: dict[str, Tensor]) -> np.ndarray:
     """What torch draws in float32, without the shortened products that cuDNN takes by default."""
     exact = copy.deepcopy(subject.generator).cuda()
     module = GraphGenerator(exact, subject.generator.config, as_bytes=True).eval()
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with torch.inference_mode(), full_float32():
         return module(*feeds.values()).cpu().numpy()
 
 

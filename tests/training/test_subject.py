@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from icgan_training.checkpoint import save_weights
 from icgan_training.dataset import PreparedDataset
@@ -29,6 +30,19 @@ def test_as_many_instances_as_asked_are_chosen_once_and_all_of_them_drawn(subjec
     assert np.array_equal(instance_pool(subject.data, Settings(instances=10, choice=choice)), pool)
     shown = dataclasses.replace(subject, pool=pool)
     assert set(draw(shown, Settings(samples=500)).instances) == set(pool)
+
+
+def test_samples_are_not_shortened_on_a_gpu(subject):
+    shortened = []
+
+    class Spy(Generator):
+        def forward(self, noise, embedding=None, label=None):
+            shortened.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(noise, embedding, label)
+
+    spied = dataclasses.replace(subject, generator=Spy(TINY).eval())
+    spied.generate(draw(spied, FEW), slice(0, 4))
+    assert shortened == [False]
 
 
 def test_the_two_choices_of_instances_differ_and_0_means_all(subject):

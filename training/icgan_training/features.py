@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from icgan_training.arithmetic import full_float32
 from icgan_training.dataset import PreparedDataset, chunks
 from icgan_training.errors import DataError
 from icgan_training.progress import Progress
@@ -37,8 +38,7 @@ class FeatureNetwork:
 
     @torch.inference_mode()
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        # a GPU's cuDNN shortens float32 to TF32 unless told: features would not compare with a CPU's
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with full_float32():
             parts = [
                 self.run(torch.from_numpy(np.ascontiguousarray(pictures[rows])).to(self.device)).float().cpu()
                 for rows in chunks(len(pictures), BATCH[self.device.type])

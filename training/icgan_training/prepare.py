@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from icgan_training.arithmetic import full_float32
 from icgan_training.dataset import (
     UNIT_TOLERANCE,
     DatasetMeta,
@@ -317,8 +318,7 @@ def embed(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Embeddings of the pictures and of their mirror images, [n, D] each."""
     plain, flipped = [], []
-    # a GPU's cuDNN shortens float32 to TF32 unless told: neighbours would not be those of a CPU
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with full_float32():  # neighbours are those of a CPU
         for rows in chunks(len(images), ENCODER_BATCH[device.type]):
             batch = torch.from_numpy(images[rows]).to(device)
             plain.append(network(batch).cpu().numpy())

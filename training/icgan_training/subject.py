@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from icgan_training.arithmetic import full_float32
 from icgan_training.checkpoint import load_generator
 from icgan_training.config import LabelSource, ModelConfig
 from icgan_training.dataset import PreparedDataset, chunks
@@ -96,7 +97,8 @@ class Subject:
             embedding = torch.from_numpy(self.data.embeddings[draws.instances[rows]]).to(self.device)
         if draws.labels is not None:
             label = torch.from_numpy(draws.labels[rows]).to(self.device)
-        image = self.generator(noise, embedding, label).float()
+        with full_float32():
+            image = self.generator(noise, embedding, label).float()
         levels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return np.asarray(levels.permute(0, 2, 3, 1).cpu())
 
