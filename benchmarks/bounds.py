@@ -26,11 +26,11 @@ import torch
 
 from benchmarks.generator import processor, random_generator, versions
 from icgan_export.compare import BOUNDS
-from icgan_export.fold import Rewrites
 from icgan_export.graphs import generator_graph
 from icgan_export.half import LARGEST_HALF, rounded
 from icgan_export.passes import float_pictures
 from icgan_export.precision import activation_ranges
+from icgan_export.rewrites import Rewrites
 from icgan_export.trial import lower, picture_trial
 from icgan_runtime import latents
 from icgan_runtime.backends.ort import OrtSession

@@ -40,9 +40,9 @@ import torch
 from numpy.typing import NDArray
 
 from icgan_export.arithmetic import cost
-from icgan_export.fold import BlockForm, Rewrites, Target
 from icgan_export.graphs import GraphGenerator, generator_graph
 from icgan_export.precision import activation_ranges, lower_to_int8
+from icgan_export.rewrites import BlockForm, Rewrites, Target
 from icgan_runtime import latents
 from icgan_runtime.bench import apart, interleave
 from icgan_training.checkpoint import load_generator

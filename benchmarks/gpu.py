@@ -37,9 +37,9 @@ from torch.utils.dlpack import from_dlpack
 from benchmarks.generator import Subject, draw, markdown, psnr, random_generator
 from icgan_export import engine
 from icgan_export.arithmetic import cost
-from icgan_export.fold import Rewrites
 from icgan_export.graphs import GraphGenerator, generator_graph
 from icgan_export.precision import lower_to_half
+from icgan_export.rewrites import Rewrites
 from icgan_runtime.bench import Timing, apart, interleave
 from icgan_runtime.errors import BackendError
 from icgan_runtime.manifest import GraphEntry

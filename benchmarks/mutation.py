@@ -32,9 +32,18 @@ FILES = (
     *("backends/base", "backends/canned", "backends/dlpack", "backends/openvino", "backends/ort"),
     *("backends/regions", "backends/select", "backends/triton", "backends/trt"),
 )
-MUTATED = (*(f"icgan_runtime/{name}.py" for name in FILES), "icgan_export/fold.py")
-TESTS = ("tests/runtime", "tests/export/test_fold.py")
-HELPERS = ("tests/models", "tests/golden", "tests/gpu/fakes.py", "triton_models")  # what the tests use
+EXACT = ("attention", "blocks", "conditions", "fold", "rewrites", "rewritten")  # of icgan_export
+MUTATED = (
+    *(f"icgan_runtime/{name}.py" for name in FILES),
+    *(f"icgan_export/{name}.py" for name in EXACT),
+)
+TESTS = (
+    "tests/runtime",
+    *(f"tests/export/test_{name}.py" for name in ("blocks", "fold", "rewrites", "rewritten")),
+)
+HELPERS = (  # what the tests use
+    *("tests/models", "tests/golden", "tests/gpu/fakes.py", "tests/export/kernels.py", "triton_models"),
+)
 SLOW = "tests/runtime/test_bundle.py::test_a_flipped_byte_in_the_manifest_is_refused_or_changes_a_report_only"
 # Tests failed, took far more processor time than they need, or crashed.
 KILLED = {1, 3, 24, -24, 36, 152, -6, -11}

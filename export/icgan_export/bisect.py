@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from icgan_export.errors import ExportError
-from icgan_export.fold import Rewrites, Target
 from icgan_export.graphs import encoder_graph, generator_graph
 from icgan_export.half import rounded
 from icgan_export.passes import float_pictures
+from icgan_export.rewrites import Rewrites, Target
 from icgan_export.samples import Samples
 from icgan_export.skeleton import with_shapes
 from icgan_export.source import read_run

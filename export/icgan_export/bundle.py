@@ -16,11 +16,11 @@ from icgan_export.arithmetic import cost
 from icgan_export.bisect import worst_tensors
 from icgan_export.card import model_card
 from icgan_export.errors import ExportError, ParityError
-from icgan_export.fold import Rewrites, Target
 from icgan_export.graphs import encoder_graph, generator_graph
 from icgan_export.index import fits_graph, lookup_graph
 from icgan_export.onnx_export import Step
 from icgan_export.precision import Lowered, activation_ranges
+from icgan_export.rewrites import Rewrites, Target
 from icgan_export.samples import Samples, make_samples, query_count
 from icgan_export.source import EVALUATION_NAME, Instances, Run, choose_instances, read_run
 from icgan_export.trial import embeddings, encoder_trial, generator_trial, lower

@@ -200,7 +200,7 @@ def _add_onnx(commands: Commands[Parser]) -> None:
 
 
 def _onnx(options: argparse.Namespace) -> int:
-    from icgan_export.fold import Rewrites
+    from icgan_export.rewrites import Rewrites
     from icgan_export.standalone import write_generator
     from icgan_training.config import ModelConfig
 

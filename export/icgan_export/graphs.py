@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from icgan_export import passes
-from icgan_export.fold import Rewrites, rewrite
 from icgan_export.fold_encoder import EncoderRewrites, rewrite_encoder
 from icgan_export.onnx_export import TRACED_BATCH, Step, export_onnx, say_nothing
+from icgan_export.rewrites import Rewrites
+from icgan_export.rewritten import rewrite
 from icgan_training.config import ModelConfig
 from icgan_training.encoder import Encoder
 from icgan_training.generator import Generator

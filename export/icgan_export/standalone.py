@@ -12,9 +12,9 @@ import torch
 from icgan_export import onnx_export, passes
 from icgan_export.compare import BOUNDS
 from icgan_export.errors import ExportError, ParityError
-from icgan_export.fold import Rewrites
 from icgan_export.graphs import generator_graph
 from icgan_export.onnx_export import Step
+from icgan_export.rewrites import Rewrites
 from icgan_export.snippets import write_page
 from icgan_export.source import UNSTATED_LICENCE
 from icgan_runtime import files, latents

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from icgan_export.arithmetic import cost
-from icgan_export.fold import Rewrites
 from icgan_export.graphs import generator_graph
 from icgan_export.onnx_export import TRACED_BATCH, export_onnx
+from icgan_export.rewrites import Rewrites
 from icgan_training.config import ModelConfig
 from icgan_training.generator import Generator
 

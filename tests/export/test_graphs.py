@@ -1,8 +1,8 @@
 import numpy as np
 import onnx
 
-from icgan_export.fold import Rewrites
 from icgan_export.graphs import generator_graph
+from icgan_export.rewrites import Rewrites
 from icgan_export.standalone import compare_generator
 from icgan_training.config import ModelConfig
 from tests.tiny_model import lively_generator

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icgan_export import fold
-from icgan_export.fold import Rewrites
 from icgan_export.graphs import generator_graph
+from icgan_export.rewrites import BlockForm, Rewrites
 from icgan_runtime.backends.ort import OrtSession
 from icgan_training.generator import Generator
 from icgan_training.official import load_network, open_experiment
@@ -17,7 +16,7 @@ VECTORS = Path(__file__).parents[3] / "shared" / "reference" / "vectors"
 
 @pytest.mark.parametrize("name", ["icgan_res64_ch8", "cc_icgan_res128_ch8"])
 @pytest.mark.parametrize("form", ["products", "transposed"])
-def test_pictures_of_the_published_architecture(name: str, form: fold.BlockForm) -> None:
+def test_pictures_of_the_published_architecture(name: str, form: BlockForm) -> None:
     folder = VECTORS / name
     if not folder.is_dir():
         pytest.skip("the published networks' vectors are not at hand")

@@ -17,7 +17,7 @@ from icgan_export import bisect
 from icgan_export.cli import main
 from icgan_export.errors import ExportError
 from icgan_export.fidelity import check_fid, fid_of_each
-from icgan_export.fold import Rewrites
+from icgan_export.rewrites import Rewrites
 from icgan_export.samples import Samples
 from icgan_export.verify import check_encoder, check_lookup
 from icgan_runtime.bank import Bank

@@ -1,0 +1,35 @@
+"""Layers around weights that are given and not trained."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A matrix product with weight [O, I] and bias [O]."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = constant(weight), constant(bias)
+    return layer
+
+
+def conv(weight: Tensor, bias: Tensor | None, padding: int = 0) -> nn.Conv2d:
+    """A convolution of stride 1 with a square kernel [O, I, k, k]."""
+    out_channels, in_channels, size, _ = weight.shape
+    layer = nn.Conv2d(in_channels, out_channels, size, padding=padding, bias=bias is not None, device="meta")
+    layer.weight = constant(weight)
+    if bias is not None:
+        layer.bias = constant(bias)
+    return layer
+
+
+def transposed(weight: Tensor) -> nn.ConvTranspose2d:
+    """A transposed convolution of stride 2 with a kernel [I, O, 4, 4]: twice the width and height."""
+    in_channels, out_channels, size, _ = weight.shape
+    layer = nn.ConvTranspose2d(in_channels, out_channels, size, 2, 1, bias=False, device="meta")
+    layer.weight = constant(weight)
+    return layer
+
+
+def constant(tensor: Tensor) -> nn.Parameter:
+    """A copy that no gradient flows to."""
+    return nn.Parameter(tensor.detach().clone(), requires_grad=False)
