@@ -30,7 +30,13 @@ STAGED = ("python", "onnxruntime")  # backends whose models are processes of the
 CHART = DEPLOY / "helm" / "icgan"
 VALUES = {
     "as shipped": {},
-    "changed": {"replicas": 3, "gpus": 4, "image": "registry.example:5000/icgan@sha256:0123", "cpu": 0.5},
+    "changed": {
+        "replicas": 3,
+        "gpus": 4,
+        "image": "registry.example:5000/icgan@sha256:0123",
+        "cpu": 0.5,
+        "startupSeconds": 1800,
+    },
 }
 
 
@@ -69,6 +75,13 @@ def test_the_operators_values_reach_the_pods():
     assert manifests["HorizontalPodAutoscaler"]["spec"]["minReplicas"] == 3
     assert pod["containers"][0]["image"] == "registry.example:5000/icgan@sha256:0123"
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 4
+
+
+@pytest.mark.parametrize(("values", "seconds"), [("as shipped", 300), ("changed", 1800)])
+def test_a_pod_may_load_for_as_long_as_the_operator_says(values, seconds):
+    container = rendered(VALUES[values])["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    probe = container["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == seconds
 
 
 def test_an_upgrade_of_the_chart_leaves_the_number_of_pods_to_the_autoscaler():
