@@ -53,7 +53,7 @@ def fold_statistics(weights: Weights, block: int, name: str, bias_before: Tensor
     return FoldedNorm(block, scale, inverse, shift, offset * inverse)
 
 
-def fold_output_norm(weights: Weights) -> Affine:
+def fold_output_norm(weights: Weights) -> tuple[Tensor, Tensor]:
     """The last batch norm, which no condition changes, as scale and shift [C]."""
     norm = "output_layer.0"
     scale = weights[f"{norm}.gain"] * torch.rsqrt(weights[f"{norm}.stored_var"] + BATCH_NORM_EPS)
