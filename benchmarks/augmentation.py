@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.study import mean_and_spread, read_lines
-from icgan_training.dataset import chunks
+from icgan_training.data.dataset import chunks
+from icgan_training.data.sources import open_source
 from icgan_training.distributed import local_device
 from icgan_training.heap import keep_freed_memory
 from icgan_training.integrity import file_sha256
-from icgan_training.sources import open_source
-from icgan_training.subject import Draws, Settings, Subject, load_subject, repeat
+from icgan_training.score.subject import Draws, Settings, Subject, load_subject, repeat
 
 WIDTHS = (16, 32, 64, 128)
 SHIFT = 4

@@ -25,20 +25,20 @@ import onnx
 import torch
 
 from benchmarks.generator import processor, random_generator, versions
-from icgan_export.compare import BOUNDS
-from icgan_export.graphs import generator_graph
-from icgan_export.half import LARGEST_HALF, rounded
-from icgan_export.passes import float_pictures
-from icgan_export.precision import activation_ranges
-from icgan_export.rewrites import Rewrites
-from icgan_export.trial import lower, picture_trial
+from icgan_export.lower.compare import BOUNDS
+from icgan_export.lower.graphs import generator_graph
+from icgan_export.lower.half import LARGEST_HALF, rounded
+from icgan_export.lower.passes import float_pictures
+from icgan_export.lower.precision import activation_ranges
+from icgan_export.lower.trial import lower, picture_trial
+from icgan_export.rewrite.choice import Rewrites
 from icgan_runtime import latents
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.verify import psnr, to_bytes
-from icgan_training.config import ModelConfig
-from icgan_training.generator import Generator
 from icgan_training.heap import keep_freed_memory
-from icgan_training.layers import BATCH_NORM_MOMENTUM, BatchStatistics
+from icgan_training.networks.config import ModelConfig
+from icgan_training.networks.generator import Generator
+from icgan_training.networks.layers import BATCH_NORM_MOMENTUM, BatchStatistics
 
 CHOICE, JUDGEMENT, STATISTICS = 1, 2, 3  # seeds
 GATE = 0.5  # of the attention, which starts at 0

@@ -27,12 +27,12 @@ from benchmarks.study import (
     rounded,
     score_cells,
 )
-from icgan_training.dataset import PreparedDataset
+from icgan_training.data.dataset import PreparedDataset
 from icgan_training.distributed import local_device
-from icgan_training.evaluate import evaluate
 from icgan_training.heap import keep_freed_memory
 from icgan_training.integrity import file_sha256
-from icgan_training.subject import Choice, Settings, load_subject
+from icgan_training.score.evaluate import evaluate
+from icgan_training.score.subject import Choice, Settings, load_subject
 
 STORED = (10, 100, 1000)
 CHOICES: dict[Choice, str] = {"kmeans": "by k-means", "random": "at random"}

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from benchmarks.generator import processor, psnr
 from icgan_runtime import latents
 from icgan_runtime.backends.select import open_session
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.opened import Bundle
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,7 +40,7 @@ PYTHON_BACKENDS = {"ONNX Runtime": "ort-cpu", "OpenVINO": "openvino"}
 
 def feeds(bundle: Bundle, batch: int) -> dict[str, NDArray[np.float32]]:
     """Noise of seed 0, and embeddings spread over the bank."""
-    from icgan_runtime.bank import Bank
+    from icgan_runtime.bundle.bank import Bank
 
     bank = Bank.of_bundle(bundle)
     rows = np.linspace(0, len(bank) - 1, batch).astype(int)
@@ -127,8 +127,8 @@ def all_routes(
 
 def scores(bundle: Bundle, data: Path, samples: int) -> dict[str, float]:
     """FID of every precision, as `icgan-export verify --fid` takes it."""
-    from icgan_export.fidelity import fid_of_each
-    from icgan_training.dataset import PreparedDataset
+    from icgan_export.check.fidelity import fid_of_each
+    from icgan_training.data.dataset import PreparedDataset
 
     return fid_of_each(bundle, PreparedDataset.open(data), samples, say)
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.generator import processor, versions
-from icgan_export.fold_encoder import EncoderRewrites
-from icgan_export.graphs import encoder_graph
+from icgan_export.lower.graphs import encoder_graph
+from icgan_export.rewrite.encoder import EncoderRewrites
 from icgan_export.source import read_run
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.bench import interleave

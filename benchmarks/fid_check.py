@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from icgan_training.data.fetch import find_weights
 from icgan_training.distributed import local_device
-from icgan_training.features import FeatureNetwork, picture_order
-from icgan_training.fetch import find_weights
-from icgan_training.metrics import coverage, frechet_distance, kernel_distance
-from icgan_training.networks import inception_network
 from icgan_training.progress import Progress
+from icgan_training.score.feature_networks import inception_network
+from icgan_training.score.features import FeatureNetwork, picture_order
+from icgan_training.score.metrics import coverage, frechet_distance, kernel_distance
 
 PIECE = 50
 

@@ -39,15 +39,15 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from icgan_export.arithmetic import cost
-from icgan_export.graphs import GraphGenerator, generator_graph
-from icgan_export.precision import activation_ranges, lower_to_int8
-from icgan_export.rewrites import BlockForm, Rewrites, Target
+from icgan_export.lower.arithmetic import cost
+from icgan_export.lower.graphs import GraphGenerator, generator_graph
+from icgan_export.lower.precision import activation_ranges, lower_to_int8
+from icgan_export.rewrite.choice import BlockForm, Rewrites, Target
 from icgan_runtime import latents
 from icgan_runtime.bench import apart, interleave
-from icgan_training.checkpoint import load_generator
-from icgan_training.generator import Generator
-from icgan_training.presets import preset
+from icgan_training.networks.checkpoint import load_generator
+from icgan_training.networks.generator import Generator
+from icgan_training.networks.presets import preset
 
 Feeds = dict[str, NDArray[Any]]
 Run = Callable[[Feeds], NDArray[np.uint8]]

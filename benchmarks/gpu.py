@@ -36,15 +36,15 @@ from torch.utils.dlpack import from_dlpack
 
 from benchmarks.generator import Subject, draw, markdown, psnr, random_generator
 from icgan_export import engine
-from icgan_export.arithmetic import cost
-from icgan_export.graphs import GraphGenerator, generator_graph
-from icgan_export.precision import lower_to_half
-from icgan_export.rewrites import Rewrites
+from icgan_export.lower.arithmetic import cost
+from icgan_export.lower.graphs import GraphGenerator, generator_graph
+from icgan_export.lower.precision import lower_to_half
+from icgan_export.rewrite.choice import Rewrites
 from icgan_runtime.bench import Timing, apart, interleave
+from icgan_runtime.bundle.manifest import GraphEntry
 from icgan_runtime.errors import BackendError
-from icgan_runtime.manifest import GraphEntry
-from icgan_training.arithmetic import full_float32
-from icgan_training.checkpoint import load_generator
+from icgan_training.networks.arithmetic import full_float32
+from icgan_training.networks.checkpoint import load_generator
 
 PEAK = "matrix product"
 PEAK_SIDE = 8192

@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.serving import processor
-from icgan_runtime.bank import Bank
+from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.files import atomic_file
-from icgan_runtime.search import choose_search
+from icgan_runtime.search.choose import choose_search
 
 F32 = NDArray[np.float32]
 K = 10
@@ -95,7 +95,7 @@ def measure(form: str, folder: Path, parent: Any) -> None:
     if form == "graph":
         import onnxruntime
 
-        from icgan_export.index import lookup_graph
+        from icgan_export.lower.index import lookup_graph
 
         model = lookup_graph(np.asarray(bank.embeddings), bank.ids, K, {}).SerializeToString()
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from icgan_training.encoder import Encoder, fold_batch_norm, load_encoder, random_encoder
-from icgan_training.fetch import find_weights
-from icgan_training.neighbours import nearest_neighbours
-from icgan_training.sources import open_source
+from icgan_training.data.fetch import find_weights
+from icgan_training.data.neighbours import nearest_neighbours
+from icgan_training.data.sources import open_source
+from icgan_training.networks.encoder import Encoder, fold_batch_norm, load_encoder, random_encoder
 
 BATCH = 8
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from icgan_training.config import ModelConfig, TrainConfig
+from icgan_training.networks.config import ModelConfig, TrainConfig
 
 
 def conv(into: int, out: int, size: int = 3, bias: bool = True) -> nn.Module:

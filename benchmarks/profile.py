@@ -23,8 +23,8 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.generator import PEAK_SIDE, Subject, peak_route, processor, random_generator, versions
-from icgan_export.arithmetic import cost, multiply_adds_by_node
-from icgan_training.checkpoint import load_generator
+from icgan_export.lower.arithmetic import cost, multiply_adds_by_node
+from icgan_training.networks.checkpoint import load_generator
 
 KINDS = {
     "convolutions": ("Conv", "FusedConv", "ConvTranspose"),

@@ -15,8 +15,14 @@ import shutil
 from pathlib import Path
 
 from benchmarks.generator import random_generator
-from icgan_training.checkpoint import save_weights
-from icgan_training.encoder import IMAGENET_MEAN, IMAGENET_STD, EncoderConfig, random_encoder, save_encoder
+from icgan_training.networks.checkpoint import save_weights
+from icgan_training.networks.encoder import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    EncoderConfig,
+    random_encoder,
+    save_encoder,
+)
 
 
 def main() -> None:

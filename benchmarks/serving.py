@@ -31,12 +31,12 @@ from typing import Any
 import numpy as np
 
 from icgan_runtime import AsyncPipeline, Pipeline, images, latents, load
-from icgan_runtime.backends.triton import TritonChain
 from icgan_runtime.chain import LocalChain
-from icgan_runtime.remote import Call
-from icgan_runtime.serve import Environment, Server, find_environment, free_ports
-from icgan_runtime.serve import Options as ServerOptions
-from icgan_runtime.serve_bundle import Choices, write_repository
+from icgan_runtime.client.protocol import Call
+from icgan_runtime.client.triton import TritonChain
+from icgan_runtime.server.process import Environment, Server, find_environment, free_ports
+from icgan_runtime.server.process import Options as ServerOptions
+from icgan_runtime.server.serve_bundle import Choices, write_repository
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 BATCHES = (1, 8)

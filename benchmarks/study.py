@@ -33,19 +33,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from icgan_training.dataset import PreparedDataset
+from icgan_training.data.dataset import PreparedDataset
+from icgan_training.data.fetch import find_weights
+from icgan_training.data.grid import write_grid
 from icgan_training.distributed import local_device
-from icgan_training.evaluate import Evaluation, evaluate
-from icgan_training.features import FeatureNetwork, in_bfloat16
-from icgan_training.fetch import find_weights
-from icgan_training.grid import write_grid
+from icgan_training.fit.loop import fit
+from icgan_training.fit.settings import choose_precision, resolve
 from icgan_training.heap import keep_freed_memory
-from icgan_training.loop import fit
-from icgan_training.networks import inception_network
-from icgan_training.presets import preset
-from icgan_training.settings import choose_precision, resolve
-from icgan_training.sheets import plain_grid
-from icgan_training.subject import Settings, load_subject
+from icgan_training.networks.presets import preset
+from icgan_training.score.evaluate import Evaluation, evaluate
+from icgan_training.score.feature_networks import inception_network
+from icgan_training.score.features import FeatureNetwork, in_bfloat16
+from icgan_training.score.sheets import plain_grid
+from icgan_training.score.subject import Settings, load_subject
 
 SEEDS = 3
 ENCODER = "efficientnet-lite0 at 160 px"

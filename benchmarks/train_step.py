@@ -23,12 +23,12 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.plain import PlainTrainer
-from icgan_training.augment import UNIFORMS
-from icgan_training.config import ModelConfig, TrainConfig
 from icgan_training.distributed import ALONE
-from icgan_training.presets import preset
-from icgan_training.sampler import Batch
-from icgan_training.step import Inputs, StepInputs, Trainer
+from icgan_training.fit.augment import UNIFORMS
+from icgan_training.fit.sampler import Batch
+from icgan_training.fit.step import Inputs, StepInputs, Trainer
+from icgan_training.networks.config import ModelConfig, TrainConfig
+from icgan_training.networks.presets import preset
 
 WARM_UP = 2
 

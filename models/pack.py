@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from icgan_training.checkpoint import load_generator, save_weights
-from icgan_training.dataset import PreparedDataset
-from icgan_training.grid import write_grid
-from icgan_training.neighbours import kmeans_instances
-from icgan_training.sheets import plain_grid
-from icgan_training.subject import Settings, load_subject
+from icgan_training.data.dataset import PreparedDataset
+from icgan_training.data.grid import write_grid
+from icgan_training.data.neighbours import kmeans_instances
+from icgan_training.networks.checkpoint import load_generator, save_weights
+from icgan_training.score.sheets import plain_grid
+from icgan_training.score.subject import Settings, load_subject
 
 
 def main() -> None:

@@ -16,21 +16,42 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = {"icgan_training", "icgan_export", "icgan_runtime"}
 ALLOWED = {  # folder -> which of ours it may import, besides itself
-    "training": {"icgan_training"},
+    "training": {"icgan_training", "icgan_runtime"},  # of the runtime its ground alone, see below
     "runtime": {"icgan_runtime"},
     "export": {"icgan_export", "icgan_training", "icgan_runtime"},
     "triton_models": {"icgan_runtime"},
 }
 NEVER = {"runtime": {"torch", "onnx", "safetensors"}, "triton_models": {"torch", "onnx", "safetensors"}}
+# What training takes of the runtime: standard library only.
+GROUND = {"icgan_runtime.console", "icgan_runtime.errors", "icgan_runtime.files"}
+# Wings of a package in their order: each imports the ground of its package and the wings before it. What is
+# not named stands above them all and may import any.
+WINGS = {
+    "icgan_training": ["networks", "data", "fit", "score"],
+    "icgan_export": ["source", "rewrite", "lower", "check"],
+    "icgan_runtime": ["bundle", "backends", "search", "client", "server"],
+}
+# Files beside the wings that wings may import. In the runtime some stand between two wings: the number of
+# wings below them.
+BESIDE = {
+    "icgan_training": {
+        "__init__": 0, "errors": 0, "integrity": 0, "progress": 0, "heap": 0, "distributed": 0,
+    },
+    "icgan_export": {"errors": 0},
+    "icgan_runtime": {
+        "__init__": 0, "errors": 0, "files": 0, "console": 0, "images": 0, "latents": 0,
+        "rows": 1, "request": 1, "chain": 3,
+    },
+}  # fmt: skip
 # Files of training that read published pickles through an allow-list of classes, each with tests of its own.
 RESTRICTED_UNPICKLERS = {"official.py", "lpips.py"}
 # In the runtime one file may import each of these; everything else runs without.
 ONE_FILE = {
     "onnxruntime": "backends/ort.py",
-    "faiss": "search_faiss.py",
+    "faiss": "search/faiss.py",
     "openvino": "backends/openvino.py",
     "tensorrt": "backends/trt.py",
-    "tritonclient": "backends/triton.py",
+    "tritonclient": "client/triton.py",
 }
 FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
 
@@ -57,10 +78,16 @@ def test_a_file_imports_only_what_its_folder_may(path):
         assert not found & {"pickle", "cPickle", "dill", "shelve", "marshal"}
 
 
+MODULES = {
+    ".".join(path.relative_to(ROOT / folder).with_suffix("").parts): path
+    for folder in ("training", "export", "runtime")
+    for path in (ROOT / folder).rglob("*.py")
+}
+
+
 def needed(module: str) -> tuple[set[str], set[str]]:
     """What a module of training or export imports: libraries when it is imported itself, and ours ever."""
-    folder = module.partition(".")[0].removeprefix("icgan_")
-    tree = ast.parse((ROOT / folder / f"{module.replace('.', '/')}.py").read_text("utf-8"))
+    tree = ast.parse(MODULES[module].read_text("utf-8"))
     libraries: set[str] = set()
     ours: set[str] = set()
     for node in ast.walk(tree):
@@ -68,15 +95,12 @@ def needed(module: str) -> tuple[set[str], set[str]]:
             continue
         names = {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
-            names = (
-                {f"{node.module}.{name}" for name in names if name != "__version__"}  # that is no module
-                if node.module in OURS
-                else {node.module or ""}
-            )
+            whole = {f"{node.module}.{name}" for name in names} & MODULES.keys()
+            names = whole or {node.module or ""}
         for name in names:
             top = name.partition(".")[0]
             if top in OURS:
-                ours.add(name)
+                ours.add(name if name in MODULES else f"{name}.__init__")
             elif node in tree.body:
                 libraries.add(top)
     return libraries, ours
@@ -112,6 +136,29 @@ def test_no_modules_of_a_package_import_each_other_in_a_circle(folder):
     TopologicalSorter({name: modules_imported(path, set(paths)) for name, path in paths.items()}).prepare()
 
 
+def height(module: str) -> int | None:
+    """How many wings stand at or below a module, by WINGS and BESIDE; None for what stands on top."""
+    package, _, rest = module.partition(".")
+    first = rest.partition(".")[0] or "__init__"
+    if first in WINGS[package]:
+        return WINGS[package].index(first) + 1
+    return BESIDE[package].get(first)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows_between_wings_point_one_way(module):
+    package = module.partition(".")[0]
+    mine = None if module.endswith("__init__") else height(module)  # a package's face shows what is on top
+    for other in modules_imported(MODULES[module], set(MODULES)):
+        if package == "icgan_training" and other.startswith("icgan_runtime"):
+            assert other in GROUND, f"{module} imports {other}: training takes the runtime's ground alone"
+        if mine is None or not other.startswith(f"{package}."):
+            continue
+        theirs = height(other)
+        assert theirs is not None, f"{module} imports {other}, which stands above the wings"
+        assert theirs <= mine, f"{module} imports {other}, which stands above it"
+
+
 @pytest.mark.parametrize("extra", ["train", "export"])
 def test_an_extra_installs_all_that_its_package_imports(extra):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -123,7 +170,8 @@ def test_an_extra_installs_all_that_its_package_imports(extra):
     seen: set[str] = set()
     for path in (ROOT / folder).rglob("*.py"):
         if path.name != "__init__.py":
-            for module in reachable(f"icgan_{folder}.{path.stem}", seen):
+            name = ".".join(path.relative_to(ROOT / folder).with_suffix("").parts)
+            for module in reachable(name, seen):
                 missing = needed(module)[0] - present
                 assert not missing, f"{module} is imported without {missing}"
 

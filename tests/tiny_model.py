@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from icgan_training.checkpoint import save_weights
-from icgan_training.config import ModelConfig
-from icgan_training.encoder import (
+from icgan_training.networks.checkpoint import save_weights
+from icgan_training.networks.config import ModelConfig
+from icgan_training.networks.encoder import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     EncoderConfig,
     random_encoder,
     save_encoder,
 )
-from icgan_training.generator import Generator
+from icgan_training.networks.generator import Generator
 
 
 def lively_generator(config: ModelConfig, seed: int = 0) -> Generator:

@@ -11,24 +11,24 @@ import onnx
 from numpy.typing import NDArray
 from PIL import Image
 
-from icgan_export import onnx_export
-from icgan_export.arithmetic import cost
-from icgan_export.bisect import worst_tensors
 from icgan_export.card import model_card
+from icgan_export.check.bisect import worst_tensors
+from icgan_export.check.samples import Samples, make_samples, query_count
+from icgan_export.check.verify import Report, check_encoder, verify
 from icgan_export.errors import ExportError, ParityError
-from icgan_export.graphs import encoder_graph, generator_graph
-from icgan_export.index import fits_graph, lookup_graph
-from icgan_export.onnx_export import Step
-from icgan_export.precision import Lowered, activation_ranges
-from icgan_export.rewrites import Rewrites, Target
-from icgan_export.samples import Samples, make_samples, query_count
+from icgan_export.lower import onnx_export
+from icgan_export.lower.arithmetic import cost
+from icgan_export.lower.graphs import encoder_graph, generator_graph
+from icgan_export.lower.index import fits_graph, lookup_graph
+from icgan_export.lower.onnx_export import Step
+from icgan_export.lower.precision import Lowered, activation_ranges
+from icgan_export.lower.trial import embeddings, encoder_trial, generator_trial, lower
+from icgan_export.rewrite.choice import Rewrites, Target
 from icgan_export.source import EVALUATION_NAME, Instances, Run, choose_instances, read_run
-from icgan_export.trial import embeddings, encoder_trial, generator_trial, lower
-from icgan_export.verify import Report, check_encoder, verify
 from icgan_runtime import files, images
-from icgan_runtime.bank import FOLDER as BANK_FOLDER
-from icgan_runtime.bank import Bank
-from icgan_runtime.manifest import (
+from icgan_runtime.bundle.bank import FOLDER as BANK_FOLDER
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.manifest import (
     PRECISIONS,
     BankEntry,
     GraphEntry,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from icgan_export.verify import Report
-from icgan_runtime.manifest import Manifest
+from icgan_export.check.verify import Report
+from icgan_runtime.bundle.manifest import Manifest
 
 
 def model_card(manifest: Manifest, report: Report, grid: str) -> str:

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from icgan_export.errors import ExportError
-from icgan_export.triton_service import LOOKUPS
 from icgan_runtime import __version__, files
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.manifest import MAX_NEIGHBOURS, PRECISIONS, ROLES
+from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.console import Parser, say, tell
 from icgan_runtime.errors import IcganError
-from icgan_runtime.manifest import MAX_NEIGHBOURS, PRECISIONS, ROLES
+from icgan_runtime.server.models import LOOKUPS
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
-from icgan_training.output import Parser, say, tell
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,9 +200,9 @@ def _add_onnx(commands: Commands[Parser]) -> None:
 
 
 def _onnx(options: argparse.Namespace) -> int:
-    from icgan_export.rewrites import Rewrites
+    from icgan_export.rewrite.choice import Rewrites
     from icgan_export.standalone import write_generator
-    from icgan_training.config import ModelConfig
+    from icgan_training.networks.config import ModelConfig
 
     def choose(config: ModelConfig) -> Rewrites:
         if options.no_rewrite:
@@ -349,8 +349,8 @@ def _verify(options: argparse.Namespace) -> int:
         return _bisect(options)
     if options.weights is not None:
         raise ExportError("--run is what one graph is compared with: name the graph with --bisect")
-    from icgan_export.bisect import worst_tensors
-    from icgan_export.verify import verify
+    from icgan_export.check.bisect import worst_tensors
+    from icgan_export.check.verify import verify
 
     if options.html is not None and not options.html.parent.is_dir():
         raise ExportError(f"--html {options.html}: there is no folder {options.html.parent}")
@@ -361,15 +361,15 @@ def _verify(options: argparse.Namespace) -> int:
         raise ExportError("--samples is of the FID: name a prepared data set with --fid")
     report = verify(options.bundle)
     if options.fid is not None:
-        from icgan_export.fidelity import check_fid, fid_of_each
-        from icgan_training.dataset import PreparedDataset
+        from icgan_export.check.fidelity import check_fid, fid_of_each
+        from icgan_training.data.dataset import PreparedDataset
 
         bundle, data = Bundle.open(options.bundle), PreparedDataset.open(options.fid)
         data.verify()
         checks = check_fid(fid_of_each(bundle, data, options.samples, Steps()))
         report = replace(report, checks=(*report.checks, *checks))
     if options.html is not None:
-        from icgan_export.verify_page import verification_page
+        from icgan_export.check.page import verification_page
 
         with files.atomic_file(options.html) as partial:
             partial.write_text(verification_page(report), "utf-8")
@@ -386,7 +386,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _bisect(options: argparse.Namespace) -> int:
-    from icgan_export.bisect import bisect
+    from icgan_export.check.bisect import bisect
 
     found = bisect(options.bundle, options.bisect, options.weights)
     say(found.table())
@@ -457,8 +457,8 @@ def _add_triton(commands: Commands[Parser]) -> None:
 
 
 def _triton(options: argparse.Namespace) -> int:
-    from icgan_export import triton_repo
-    from icgan_export.triton_service import Choices
+    from icgan_runtime.server import repository as triton_repo
+    from icgan_runtime.server.models import Choices
 
     out: Path = options.out
     if options.add or options.release is not None:

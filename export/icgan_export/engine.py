@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from icgan_export.errors import ExportError, MissingExtraError
-from icgan_export.onnx_export import Step
+from icgan_export.lower.onnx_export import Step
 from icgan_runtime import files
 from icgan_runtime.backends.select import read_graph
 from icgan_runtime.backends.trt_logger import quiet_logger
-from icgan_runtime.bundle import Bundle
-from icgan_runtime.manifest import EngineEntry, GraphEntry, describe_file
+from icgan_runtime.bundle.manifest import EngineEntry, GraphEntry, describe_file
+from icgan_runtime.bundle.opened import Bundle
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 DEFAULT_CAPABILITY = "8.9"  # what tensorrt_rtx builds for where there is no GPU to ask

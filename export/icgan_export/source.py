@@ -13,18 +13,18 @@ import torch
 from numpy.typing import NDArray
 
 from icgan_export.errors import ExportError
-from icgan_runtime.manifest import EncoderIdentity, Licence, Model, Preprocessing
-from icgan_training.checkpoint import load_generator
-from icgan_training.dataset import PreparedDataset
-from icgan_training.encoder import Encoder, load_encoder
+from icgan_runtime.bundle.manifest import EncoderIdentity, Licence, Model, Preprocessing
+from icgan_runtime.console import tell
+from icgan_training.data.dataset import PreparedDataset
+from icgan_training.data.labels import check_classes, cluster_labels
+from icgan_training.data.neighbours import kmeans_instances
+from icgan_training.data.sources import SourceNote, open_source
 from icgan_training.errors import DataError
-from icgan_training.generator import Generator
+from icgan_training.fit.run import check_encoder, read_config
 from icgan_training.integrity import file_sha256, inside
-from icgan_training.labels import check_classes, cluster_labels
-from icgan_training.neighbours import kmeans_instances
-from icgan_training.output import tell
-from icgan_training.run import check_encoder, read_config
-from icgan_training.sources import SourceNote, open_source
+from icgan_training.networks.checkpoint import load_generator
+from icgan_training.networks.encoder import Encoder, load_encoder
+from icgan_training.networks.generator import Generator
 
 ENCODER_BATCH = 32
 UNSTATED_LICENCE = "LicenseRef-unstated"

@@ -9,20 +9,20 @@ import numpy as np
 import onnx
 import torch
 
-from icgan_export import onnx_export, passes
-from icgan_export.compare import BOUNDS
 from icgan_export.errors import ExportError, ParityError
-from icgan_export.graphs import generator_graph
-from icgan_export.onnx_export import Step
-from icgan_export.rewrites import Rewrites
+from icgan_export.lower import onnx_export, passes
+from icgan_export.lower.compare import BOUNDS
+from icgan_export.lower.graphs import generator_graph
+from icgan_export.lower.onnx_export import Step
+from icgan_export.rewrite.choice import Rewrites
 from icgan_export.snippets import write_page
 from icgan_export.source import UNSTATED_LICENCE
 from icgan_runtime import files, latents
 from icgan_runtime.backends.ort import OrtSession
-from icgan_training.checkpoint import load_generator
-from icgan_training.config import ModelConfig
-from icgan_training.generator import Generator
-from icgan_training.run import read_config
+from icgan_training.fit.run import read_config
+from icgan_training.networks.checkpoint import load_generator
+from icgan_training.networks.config import ModelConfig
+from icgan_training.networks.generator import Generator
 
 ROWS = 3  # another batch than the traced one
 

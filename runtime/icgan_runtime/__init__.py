@@ -7,7 +7,7 @@ with Pipeline.load("bundles/demo") as pipe:
 """
 
 from icgan_runtime.async_pipeline import AsyncPipeline
-from icgan_runtime.bank import Bank
+from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.errors import IcganError
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import Neighbours, Request, Result

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.chain import MAX_BATCH
 from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.images import Picture
-from icgan_runtime.manifest import Model
 from icgan_runtime.pipeline import check_picture, one_row, picture_list
 from icgan_runtime.request import Result, embedding_rows, make_request, pages
 
 if TYPE_CHECKING:
-    from icgan_runtime.backends.triton import AsyncTriton
+    from icgan_runtime.client.triton import AsyncTriton
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -37,7 +37,7 @@ class AsyncPipeline:
     ) -> AsyncPipeline:
         """As `Pipeline.connect`."""
         try:
-            from icgan_runtime.backends.triton import AsyncTriton
+            from icgan_runtime.client.triton import AsyncTriton
         except ImportError:
             raise MissingExtraError("tritonclient", "triton") from None
         return cls(await AsyncTriton.open(url, timeout_s, retries, shared_memory))

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from icgan_runtime import latents
 from icgan_runtime.backends.base import Array, Session
 from icgan_runtime.backends.select import open_session
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.manifest import Model
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import MissingExtraError, RequestError
-from icgan_runtime.manifest import Model
 
 BUILT_IN = {"onnxruntime": "ort-cpu", "onnxruntime-cuda": "ort-cuda", "openvino": "openvino"}
 ENTRY_POINTS = "icgan.routes"

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from icgan_runtime import images
 from icgan_runtime.backends.base import Session
 from icgan_runtime.backends.select import Choice, choose_backend, choose_graph, open_session
-from icgan_runtime.bank import Bank
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.manifest import Manifest, Model
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import NumericsError, RequestError
-from icgan_runtime.manifest import Manifest, Model
 from icgan_runtime.request import Neighbours, Request, Result
-from icgan_runtime.search import choose_search
-from icgan_runtime.search_base import Search
+from icgan_runtime.search.base import Search
+from icgan_runtime.search.choose import choose_search
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

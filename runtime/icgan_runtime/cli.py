@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from icgan_runtime import __version__, files, images, info
+from icgan_runtime import __version__, files, images
 from icgan_runtime.backends.select import BACKENDS
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle import info
+from icgan_runtime.bundle.manifest import PRECISIONS
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import IcganError, RequestError
-from icgan_runtime.manifest import PRECISIONS
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import Neighbours
 from icgan_runtime.rows import CONDITIONS
-from icgan_runtime.search import SEARCHES
+from icgan_runtime.search.choose import SEARCHES
 from icgan_runtime.verify import verify_bundle
 
 # What several commands say of the same argument.
@@ -134,8 +135,8 @@ def search(options: argparse.Namespace) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """A Triton server for this machine, until Ctrl-C; needs the extra `serve`."""
-    from icgan_runtime.serve import LOOPBACK, Options, Ports
-    from icgan_runtime.serve_bundle import Choices, serve_bundle
+    from icgan_runtime.server.process import LOOPBACK, Options, Ports
+    from icgan_runtime.server.serve_bundle import Choices, serve_bundle
 
     # as Ctrl-C, which a background job of a script is started without
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -4,6 +4,7 @@
     ├── BundleError              a bundle cannot be read or trusted; `.file` names the culprit
     │   ├── IntegrityError       a file is missing, resized, changed, or lies outside the bundle
     │   └── BindingError         sound files that do not belong together (bank of another encoder, ...)
+    ├── RepositoryError          a model repository cannot be written or changed as asked
     ├── RequestError             the caller asked for something impossible; `.field` names it (a ValueError)
     │   └── DecodeError          the picture cannot be decoded
     └── BackendError             a backend cannot be used, or its answer cannot be used
@@ -38,6 +39,10 @@ class IntegrityError(BundleError):
 
 class BindingError(BundleError):
     """Each file is sound, but they were not made for each other."""
+
+
+class RepositoryError(IcganError):
+    """A model repository cannot be written, or changed, as it was asked."""
 
 
 class RequestError(IcganError, ValueError):

@@ -73,10 +73,15 @@ def sha256_of_file(path: Path) -> str:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling to write; it takes `path`'s place only when the block succeeds."""
+    """Yield a temporary sibling to write; it takes `path`'s place only when the block succeeds.
+
+    Its bytes are on the disk before its name is: after a power cut there is the old file or the new one.
+    """
     temporary = _sibling(path)
     try:
         yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from icgan_runtime.bank import Bank
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.chain import MAX_BATCH, Chain, LocalChain
 from icgan_runtime.errors import MissingExtraError, RequestError
 from icgan_runtime.images import Picture
-from icgan_runtime.manifest import Model
 from icgan_runtime.request import Result, embedding_rows, make_request, pages
 
 F32 = NDArray[np.float32]
@@ -74,7 +74,7 @@ class Pipeline:
         `"cuda"` through its GPU's; ServiceError when the server cannot or may not.
         """
         try:
-            from icgan_runtime.backends.triton import TritonChain
+            from icgan_runtime.client.triton import TritonChain
         except ImportError:
             raise MissingExtraError("tritonclient", "triton") from None
         return cls(TritonChain(url, timeout_s, retries, shared_memory))

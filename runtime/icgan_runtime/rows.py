@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime import latents
-from icgan_runtime.bank import Bank
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.errors import RequestError
-from icgan_runtime.manifest import Model
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from icgan_runtime import arrays, manifest
 from icgan_runtime.backends.base import run_in_batches
 from icgan_runtime.backends.select import open_session
-from icgan_runtime.bank import Bank
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle import arrays, manifest
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.manifest import GraphEntry, Manifest
+from icgan_runtime.bundle.onnx_file import describe_onnx
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import BundleError, IcganError
-from icgan_runtime.manifest import GraphEntry, Manifest
-from icgan_runtime.onnx_file import describe_onnx
-from icgan_runtime.search_numpy import numpy_search
+from icgan_runtime.search.numpy import numpy_search
 
 Samples = dict[str, arrays.Array]
 

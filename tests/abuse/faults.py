@@ -195,8 +195,8 @@ def prepare_case(work: Path) -> Case:
     import numpy as np
 
     from icgan_training.cli import main
-    from icgan_training.dataset import PreparedDataset
-    from icgan_training.encoder import random_encoder, save_encoder
+    from icgan_training.data.dataset import PreparedDataset
+    from icgan_training.networks.encoder import random_encoder, save_encoder
     from tests.training.pictures import TINY_ENCODER
 
     before = work / "prepare-before"
@@ -224,12 +224,12 @@ def fit_case(work: Path) -> Case:
     from PIL import Image
     from safetensors.torch import load_file
 
-    from icgan_training.checkpoint import load_discriminator, load_generator
     from icgan_training.cli import main
-    from icgan_training.dataset import DatasetMeta, EncoderIdentity
+    from icgan_training.data.dataset import DatasetMeta, EncoderIdentity
+    from icgan_training.fit.resume import list_checkpoints
+    from icgan_training.fit.run import read_config
     from icgan_training.integrity import file_sha256, read_sealed
-    from icgan_training.resume import list_checkpoints
-    from icgan_training.run import read_config
+    from icgan_training.networks.checkpoint import load_discriminator, load_generator
 
     before = work / "fit-before"
     data = before / "data"
@@ -285,7 +285,7 @@ def fit_case(work: Path) -> Case:
 def bundle_case(work: Path) -> Case:
     from icgan_export import bundle
     from icgan_export.cli import main
-    from icgan_runtime.bundle import Bundle
+    from icgan_runtime.bundle.opened import Bundle
     from tests.tiny_model import tiny_config, write_run
 
     run = write_run(work / "bundle-run", tiny_config())
@@ -314,7 +314,7 @@ def engine_case(work: Path) -> Case:
 
     from icgan_export import engine
     from icgan_export.cli import main
-    from icgan_runtime.bundle import Bundle
+    from icgan_runtime.bundle.opened import Bundle
     from tests.models.make_models import make_bundle
 
     # what TensorRT would give, so that everything around it runs where there is no TensorRT
@@ -352,7 +352,7 @@ def engine_case(work: Path) -> Case:
 
 def repository_is_whole(repository: Path) -> None:
     """Every version that the book of releases names is there with its content; no name is half written."""
-    from icgan_export.triton_repo import _digest, read_releases
+    from icgan_runtime.server.repository import _digest, read_releases
 
     book = read_releases(repository)
     for release in book["releases"]:

@@ -36,7 +36,7 @@ import numpy as np
 
 from icgan_runtime import AsyncPipeline, Pipeline
 from icgan_runtime.errors import DeadlineError, RequestError, ServiceError, UnavailableError
-from icgan_runtime.serve import free_ports
+from icgan_runtime.server.process import free_ports
 
 CONDITIONS = ("query", "nearest", "sample")
 SEEDS = 8

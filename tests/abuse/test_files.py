@@ -19,21 +19,21 @@ import numpy as np
 import pytest
 import torch
 
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.manifest import EngineEntry, Manifest, describe_files
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import IntegrityError
-from icgan_runtime.manifest import EngineEntry, Manifest, describe_files
-from icgan_training.checkpoint import load_discriminator, load_generator, save_weights
-from icgan_training.dataset import DESCRIPTION, DatasetMeta, PreparedDataset
-from icgan_training.discriminator import Discriminator
-from icgan_training.encoder import random_encoder, save_encoder
+from icgan_training.data.dataset import DESCRIPTION, DatasetMeta, PreparedDataset
+from icgan_training.data.labels import CENTROIDS, training_labels
+from icgan_training.data.prepare import prepare
 from icgan_training.errors import CheckpointError, ConfigError, DataError, TrainingError, WeightsError
-from icgan_training.generator import Generator
+from icgan_training.fit.resume import Stateful, load_checkpoint, save_checkpoint
+from icgan_training.fit.run import check_encoder, read_config
 from icgan_training.integrity import FileEntry, file_sha256
-from icgan_training.labels import CENTROIDS, training_labels
-from icgan_training.prepare import prepare
-from icgan_training.presets import preset
-from icgan_training.resume import Stateful, load_checkpoint, save_checkpoint
-from icgan_training.run import check_encoder, read_config
+from icgan_training.networks.checkpoint import load_discriminator, load_generator, save_weights
+from icgan_training.networks.discriminator import Discriminator
+from icgan_training.networks.encoder import random_encoder, save_encoder
+from icgan_training.networks.generator import Generator
+from icgan_training.networks.presets import preset
 from tests.training.pictures import TINY_ENCODER
 
 TINY = preset("tiny").model

@@ -19,14 +19,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from icgan_export.triton_repo import write_repository
-from icgan_export.triton_service import LOOKUPS, Choices
 from icgan_runtime import Pipeline
+from icgan_runtime.bundle.manifest import Manifest, describe_files
 from icgan_runtime.errors import IcganError, NumericsError, ServiceError, UnavailableError
 from icgan_runtime.images import MAX_ENCODED_BYTES
-from icgan_runtime.manifest import Manifest, describe_files
-from icgan_runtime.serve import Server, free_ports
-from icgan_runtime.watchdog import CANARY_MODEL, CANARY_NAME, Watchdog
+from icgan_runtime.server.models import LOOKUPS, Choices
+from icgan_runtime.server.process import Server, free_ports
+from icgan_runtime.server.repository import write_repository
+from icgan_runtime.server.watchdog import CANARY_MODEL, CANARY_NAME, Watchdog
 from tests.abuse.soak import STUB, descendants
 from tests.models import bundles
 from tests.processes import lives

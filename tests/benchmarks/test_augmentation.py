@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from icgan_training.checkpoint import save_weights
-from icgan_training.config import ModelConfig
-from icgan_training.dataset import PreparedDataset
-from icgan_training.generator import Generator
-from icgan_training.presets import preset
-from icgan_training.subject import Subject
+from icgan_training.data.dataset import PreparedDataset
+from icgan_training.networks.checkpoint import save_weights
+from icgan_training.networks.config import ModelConfig
+from icgan_training.networks.generator import Generator
+from icgan_training.networks.presets import preset
+from icgan_training.score.subject import Subject
 from tests.training.conftest import make_prepared  # noqa: F401, a fixture
 
 augmentation = importlib.import_module("benchmarks.augmentation")

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from benchmarks import study
-from icgan_training.checkpoint import save_weights
-from icgan_training.features import FeatureNetwork
-from icgan_training.generator import Generator
-from icgan_training.presets import preset
-from icgan_training.subject import Settings
+from icgan_training.networks.checkpoint import save_weights
+from icgan_training.networks.generator import Generator
+from icgan_training.networks.presets import preset
+from icgan_training.score.features import FeatureNetwork
+from icgan_training.score.subject import Settings
 from tests.training.conftest import make_prepared  # noqa: F401, a fixture
 
 draws = importlib.import_module("benchmarks.draws")

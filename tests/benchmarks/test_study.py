@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from benchmarks.study import BUDGETS, ENCODER, MODELS, SEEDS, key_of, rows, stages, table
-from icgan_training.config import ModelConfig, TrainConfig
+from icgan_training.networks.config import ModelConfig, TrainConfig
 
 BUDGET = replace(BUDGETS["cpu"], images=(100, 200))
 

@@ -12,11 +12,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from icgan_export.precision import activation_ranges
-from icgan_export.qdq import quantisable, quantise
+from icgan_export.lower.precision import activation_ranges
+from icgan_export.lower.qdq import quantisable, quantise
 from icgan_runtime import latents
-from icgan_runtime.bank import Bank
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.opened import Bundle
 
 Feeds = dict[str, np.ndarray]
 

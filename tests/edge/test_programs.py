@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from icgan_runtime import Pipeline, images
-from icgan_runtime.manifest import Manifest, describe_files
+from icgan_runtime.bundle.manifest import Manifest, describe_files
 from tests.edge.conftest import EXAMPLES, node
 
 ROW, SEED = 3, 2**63 - 1

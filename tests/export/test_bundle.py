@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from icgan_export import bundle as bundle_module
-from icgan_export import samples as samples_module
+from icgan_export.check import samples as samples_module
 from icgan_export.cli import main
-from icgan_export.onnx_export import count_operators
+from icgan_export.lower.onnx_export import count_operators
 from icgan_export.source import choose_instances, read_run
 from icgan_runtime import Pipeline
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.info import describe, render
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.cli import main as icgan
-from icgan_runtime.info import describe, render
 
 
 def test_a_bundle_is_whole_and_every_file_is_listed(tiny_bundle: Path) -> None:

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from icgan_export import engine
 from icgan_export.cli import main
 from icgan_export.errors import ExportError
-from icgan_runtime.bundle import Bundle
-from icgan_runtime.manifest import GraphEntry
+from icgan_runtime.bundle.manifest import GraphEntry
+from icgan_runtime.bundle.opened import Bundle
 
 
 def small_generator() -> bytes:

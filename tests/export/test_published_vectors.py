@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icgan_export.graphs import generator_graph
-from icgan_export.rewrites import BlockForm, Rewrites
+from icgan_export.lower.graphs import generator_graph
+from icgan_export.rewrite.choice import BlockForm, Rewrites
 from icgan_runtime.backends.ort import OrtSession
-from icgan_training.generator import Generator
+from icgan_training.networks.generator import Generator
 from icgan_training.official import load_network, open_experiment
 
 VECTORS = Path(__file__).parents[3] / "shared" / "reference" / "vectors"

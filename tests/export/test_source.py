@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from icgan_export.card import model_card
+from icgan_export.check.verify import Report
 from icgan_export.errors import ExportError
 from icgan_export.source import choose_instances, read_evaluation, read_run
-from icgan_export.verify import Report
-from icgan_runtime.bundle import Bundle
-from icgan_training.dataset import PreparedDataset
+from icgan_runtime.bundle.opened import Bundle
+from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
 from icgan_training.integrity import file_sha256
 from tests.tiny_model import tiny_config, write_run

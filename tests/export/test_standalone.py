@@ -5,9 +5,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from icgan_export import onnx_export
 from icgan_export.cli import main
 from icgan_export.errors import ExportError
+from icgan_export.lower import onnx_export
 
 
 def test_the_generator_alone_as_float_and_as_bytes_without_rewrites(tiny_run: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 import pytest
 
-from icgan_export.half import rounded
+from icgan_export.lower.half import rounded
 from icgan_runtime import backends
 from icgan_runtime.backends import dlpack
 from icgan_runtime.backends.ort import OrtSession

@@ -19,7 +19,7 @@ from torch.utils.dlpack import from_dlpack
 from icgan_export.cli import main
 from icgan_runtime import Pipeline
 from icgan_runtime.backends.select import choose_backend, choose_graph, open_session
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import BackendError, BundleError
 from icgan_runtime.verify import verify_bundle
 from tests.gpu.fakes import Cuda, machine_with_gpu

@@ -13,7 +13,7 @@ from icgan_export.cli import main
 from icgan_runtime import Pipeline
 from icgan_runtime.backends.ort import OrtSession, available_backends
 from icgan_runtime.backends.select import choose_backend, choose_graph, open_session
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.errors import BackendError
 from icgan_runtime.verify import psnr, verify_bundle

@@ -20,8 +20,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from icgan_runtime import arrays
-from icgan_runtime.manifest import (
+from icgan_runtime.bundle import arrays
+from icgan_runtime.bundle.manifest import (
     SAMPLES_NAME,
     BankEntry,
     EncoderIdentity,
@@ -35,7 +35,7 @@ from icgan_runtime.manifest import (
     graph_specs,
     onnx_metadata,
 )
-from icgan_runtime.strict_json import to_json
+from icgan_runtime.bundle.strict_json import to_json
 
 OPSET = 18
 GRID = 4  # cells per side that the tiny encoder averages

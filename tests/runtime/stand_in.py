@@ -24,8 +24,8 @@ from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor, np_to_triton_dtype, triton_to_np_dtype
 
 from icgan_runtime import Pipeline
+from icgan_runtime.bundle.strict_json import to_json
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL
-from icgan_runtime.strict_json import to_json
 
 MAX_BATCH = 4
 HTTP_STATUS = {

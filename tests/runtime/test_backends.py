@@ -16,7 +16,8 @@ from icgan_runtime import Pipeline, bench
 from icgan_runtime.backends import base, select
 from icgan_runtime.backends.canned import CannedSession
 from icgan_runtime.backends.ort import OrtSession
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.manifest import EngineEntry, TensorSpec
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import (
     BackendError,
     BindingError,
@@ -25,7 +26,6 @@ from icgan_runtime.errors import (
     NumericsError,
     RequestError,
 )
-from icgan_runtime.manifest import EngineEntry, TensorSpec
 from icgan_runtime.verify import verify_bundle
 
 BACKENDS = ["ort-cpu", "openvino"]

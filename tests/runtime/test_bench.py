@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from icgan_runtime import bench
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.cli import main
 from icgan_runtime.errors import BundleError, RequestError
 from icgan_runtime.latents import noise

@@ -19,8 +19,8 @@ import icgan_runtime
 from icgan_runtime import Pipeline, cli, images
 from icgan_runtime.cli import build_parser, main, parse
 from icgan_runtime.errors import RequestError, ServiceError
-from icgan_runtime.serve import Ports
-from icgan_runtime.serve_bundle import Choices
+from icgan_runtime.server.process import Ports
+from icgan_runtime.server.serve_bundle import Choices
 from tests.golden.make_commands import COMMANDS, OUT, help_of
 
 PHOTO = str(Path(__file__).parents[1] / "golden" / "photo.jpg")
@@ -574,7 +574,7 @@ def served(monkeypatch):
         asked.append("over")
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("icgan_runtime.serve_bundle.serve_bundle", serve_bundle)
+    monkeypatch.setattr("icgan_runtime.server.serve_bundle.serve_bundle", serve_bundle)
     yield end
     signal.signal(signal.SIGTERM, before)
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icgan_runtime import Bank, Pipeline
-from icgan_runtime.arrays import read_npz
 from icgan_runtime.backends.canned import CannedSession
+from icgan_runtime.bundle.arrays import read_npz
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.errors import BindingError, DecodeError, MissingExtraError, NumericsError, RequestError
 from icgan_runtime.latents import MAX_SEED, noise
@@ -367,7 +367,7 @@ def test_a_nan_embedding_is_reported(pipe):
 
 
 def test_talking_to_a_server_without_its_client_names_the_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "icgan_runtime.backends.triton", None)
+    monkeypatch.setitem(sys.modules, "icgan_runtime.client.triton", None)
     with pytest.raises(MissingExtraError) as caught:
         Pipeline.connect("grpc://localhost:8001")
     assert str(caught.value) == "tritonclient is not installed: pip install 'icgan[triton]'"
@@ -375,7 +375,7 @@ def test_talking_to_a_server_without_its_client_names_the_package(monkeypatch):
 
 def test_connecting_keeps_address_time_limit_retries_and_memory(monkeypatch):
     client = SimpleNamespace(TritonChain=lambda *arguments: arguments)
-    monkeypatch.setitem(sys.modules, "icgan_runtime.backends.triton", client)
+    monkeypatch.setitem(sys.modules, "icgan_runtime.client.triton", client)
     options: dict[str, Any] = {"timeout_s": 0.5, "retries": 7, "shared_memory": "system"}
     defaults: Any = Pipeline.connect("grpc://host:1").chain
     chosen: Any = Pipeline.connect("http://host:2", **options).chain

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icgan_runtime.bank import Bank
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import RequestError
 from icgan_runtime.latents import MAX_SEED, draw_ranks, noise
 from icgan_runtime.request import Request

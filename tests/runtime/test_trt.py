@@ -16,9 +16,9 @@ import pytest
 from icgan_runtime import Pipeline
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.backends.select import choose_graph, open_session
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.manifest import EngineEntry, Manifest, TensorSpec, describe_files
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import BackendError, BundleError, NumericsError
-from icgan_runtime.manifest import EngineEntry, Manifest, TensorSpec, describe_files
 from tests.gpu.fakes import Context, Cuda, Engine, RuntimeConfig, fake_tensorrt, machine_with_gpu
 
 PROFILES = [(1, 1, 2), (1, 4, 8)]

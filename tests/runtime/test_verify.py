@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from icgan_runtime.bundle import Bundle
-from icgan_runtime.manifest import MANIFEST_NAME, SAMPLES_NAME, describe_file
-from icgan_runtime.strict_json import to_json
+from icgan_runtime.bundle.manifest import MANIFEST_NAME, SAMPLES_NAME, describe_file
+from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.strict_json import to_json
 from icgan_runtime.verify import psnr, to_bytes, verify_bundle
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from icgan_training.checkpoint import save_weights
-from icgan_training.dataset import PreparedDataset
-from icgan_training.encoder import random_encoder, save_encoder
-from icgan_training.generator import Generator
-from icgan_training.subject import Subject, instance_pool
+from icgan_training.data.dataset import PreparedDataset
+from icgan_training.networks.checkpoint import save_weights
+from icgan_training.networks.encoder import random_encoder, save_encoder
+from icgan_training.networks.generator import Generator
+from icgan_training.score.subject import Subject, instance_pool
 from tests.training.pictures import PHOTO, TINY_ENCODER
 from tests.training.subjects import CPU, FEW, TINY
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from icgan_training.encoder import EncoderConfig
+from icgan_training.networks.encoder import EncoderConfig
 
 PHOTO = Path(__file__).parents[1] / "golden" / "photo.jpg"
 

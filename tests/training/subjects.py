@@ -4,9 +4,9 @@ import dataclasses
 
 import torch
 
-from icgan_training.generator import Generator
-from icgan_training.presets import preset
-from icgan_training.subject import Settings
+from icgan_training.networks.generator import Generator
+from icgan_training.networks.presets import preset
+from icgan_training.score.subject import Settings
 
 TINY = preset("tiny").model
 CPU = torch.device("cpu")

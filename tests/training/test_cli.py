@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from icgan_runtime.console import say
 from icgan_training import cli
 from icgan_training.errors import DataError
-from icgan_training.output import say
 
 
 def subcommands():
@@ -166,9 +166,9 @@ def test_checkpoints_are_scored_on_the_neighbourhoods_that_are_trained_on(
         scored.append(data.neighbours.shape[1])  # a sample's label is that of one of these neighbours
         return lambda generator, labels: 1.0
 
-    monkeypatch.setattr("icgan_training.fetch.find_weights", lambda name: name)
-    monkeypatch.setattr("icgan_training.networks.inception_network", lambda path, device: path)
-    monkeypatch.setattr("icgan_training.evaluate.fid_scorer", scorer)
+    monkeypatch.setattr("icgan_training.data.fetch.find_weights", lambda name: name)
+    monkeypatch.setattr("icgan_training.score.feature_networks.inception_network", lambda path, device: path)
+    monkeypatch.setattr("icgan_training.score.evaluate.fid_scorer", scorer)
     command = ["fit", str(make_prepared(neighbours=5)), "--preset", "tiny", "--out", str(tmp_path / "run")]
     command += ["--images", "8", "--fid-samples", "8", "--set", "neighbours=2"]
     assert cli.main(command) == 0

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from icgan_export.source import read_run
-from icgan_runtime.manifest import Licence
-from icgan_training.checkpoint import load_discriminator, load_generator
+from icgan_runtime.bundle.manifest import Licence
 from icgan_training.cli import main
-from icgan_training.encoder import EncoderConfig, bind_encoder, random_encoder, save_encoder
 from icgan_training.errors import WeightsError
 from icgan_training.integrity import file_sha256
+from icgan_training.networks.checkpoint import load_discriminator, load_generator
+from icgan_training.networks.encoder import EncoderConfig, bind_encoder, random_encoder, save_encoder
 from icgan_training.official import LICENCE, NOTICE, convert, open_experiment
 from tests.models.published import Shape, generate, judge, random_discriminator, random_generator
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from icgan_export.triton_repo import write_repository
-from icgan_export.triton_service import Choices
 from icgan_runtime.errors import IcganError
-from icgan_runtime.serve import Environment, Server, find_environment
+from icgan_runtime.server.models import Choices
+from icgan_runtime.server.process import Environment, Server, find_environment
+from icgan_runtime.server.repository import write_repository
 from tests.models import bundles
 from tests.triton.wire import PROTOCOLS, Wire
 

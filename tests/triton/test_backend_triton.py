@@ -22,13 +22,13 @@ from PIL import Image
 
 from icgan_runtime import AsyncPipeline, Pipeline, Result
 from icgan_runtime.errors import DeadlineError, DecodeError, RequestError, ServiceError, UnavailableError
-from icgan_runtime.serve import Options, Server, free_ports
+from icgan_runtime.server.process import Options, Server, free_ports
 from tests.triton.test_icgan import PHOTO, png
 from tests.triton.wire import PROTOCOLS, statistics
 
 pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
 pytest.importorskip("tritonclient.http", reason="pip install 'icgan[triton]'")
-from icgan_runtime.backends.triton import TritonChain
+from icgan_runtime.client.triton import TritonChain
 
 
 def url(server: Server, protocol: str) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from icgan_export.triton_repo import write_repository
-from icgan_export.triton_service import ENSEMBLES, Choices
-from icgan_runtime.serve import CONTROL_HEADER, _assemble_backends, free_ports
-from icgan_runtime.watchdog import CANARY_MODEL, CANARY_NAME
+from icgan_runtime.server.models import ENSEMBLES, Choices
+from icgan_runtime.server.process import CONTROL_HEADER, _assemble_backends, free_ports
+from icgan_runtime.server.repository import write_repository
+from icgan_runtime.server.watchdog import CANARY_MODEL, CANARY_NAME
 from tests.triton.conftest import ROOT, quiet
 from tests.triton.test_icgan import PHOTO
 from tests.triton.test_watchdog import kill

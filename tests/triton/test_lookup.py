@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from icgan_runtime.bank import Bank
-from icgan_runtime.bundle import Bundle
-from icgan_runtime.search import choose_search
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.search.choose import choose_search
 from tests.triton.stages import Error, load_stage
 
 pytest.importorskip("faiss")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icgan_export.triton_repo import add_release, set_release
 from icgan_runtime import Pipeline
+from icgan_runtime.server.repository import add_release, set_release
 from tests.models.make_models import make_bundle
 from tests.triton.conftest import quiet
 from tests.triton.test_icgan import PHOTO

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from icgan_export.triton_repo import write_repository
-from icgan_export.triton_service import Choices
-from icgan_runtime import serve
 from icgan_runtime.errors import BackendError, MissingExtraError, ServiceError, UnavailableError
-from icgan_runtime.serve import Server, find_environment
+from icgan_runtime.server import process as serve
+from icgan_runtime.server.models import Choices
+from icgan_runtime.server.process import Server, find_environment
+from icgan_runtime.server.repository import write_repository
 from tests.triton.conftest import quiet
 from tests.triton.test_icgan import PHOTO
 from tests.triton.wire import RefusedError, Wire, rows

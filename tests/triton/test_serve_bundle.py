@@ -17,7 +17,7 @@ import pytest
 
 from icgan_runtime import Pipeline
 from icgan_runtime.errors import UnavailableError
-from icgan_runtime.serve import ENVIRONMENT_VARIABLE, free_ports
+from icgan_runtime.server.process import ENVIRONMENT_VARIABLE, free_ports
 from tests.triton.conftest import ROOT
 from tests.triton.test_icgan import PHOTO
 

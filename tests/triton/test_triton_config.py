@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from icgan_export import triton_config as tc
+from icgan_runtime.server import pbtxt as tc
 
 pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
 from google.protobuf import text_format

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from icgan_export.triton_config import to_pbtxt
-from icgan_export.triton_service import Service, configurations, cpu_configurations, ensembles
-from icgan_runtime.manifest import EncoderIdentity, Licence, Model, Preprocessing
+from icgan_runtime.bundle.manifest import EncoderIdentity, Licence, Model, Preprocessing
+from icgan_runtime.server.models import Service, configurations, cpu_configurations, ensembles
+from icgan_runtime.server.pbtxt import to_pbtxt
 
 MODELS = Path(__file__).parents[2] / "triton_models"
 

@@ -12,10 +12,10 @@ import pytest
 
 from icgan_export.cli import main
 from icgan_export.errors import ExportError
-from icgan_export.triton_repo import add_release, read_releases, set_release, write_repository
-from icgan_export.triton_service import ENSEMBLES, Choices
+from icgan_runtime.bundle.manifest import EngineEntry, Manifest, describe_files
 from icgan_runtime.errors import BindingError, IntegrityError
-from icgan_runtime.manifest import EngineEntry, Manifest, describe_files
+from icgan_runtime.server.models import ENSEMBLES, Choices
+from icgan_runtime.server.repository import add_release, read_releases, set_release, write_repository
 from tests.models.make_models import make_bundle
 from tests.triton.conftest import quiet
 

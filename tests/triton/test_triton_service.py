@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from icgan_export import triton_config as tc
 from icgan_export.engine import Settings
-from icgan_export.triton_service import (
+from icgan_runtime.server import pbtxt as tc
+from icgan_runtime.server.models import (
     ENSEMBLES,
     LOOKUPS,
     Choices,

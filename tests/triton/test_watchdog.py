@@ -16,8 +16,8 @@ import pytest
 
 from icgan_runtime import Pipeline
 from icgan_runtime.errors import IcganError, ServiceError
-from icgan_runtime.serve import Server
-from icgan_runtime.watchdog import Watchdog
+from icgan_runtime.server.process import Server
+from icgan_runtime.server.watchdog import Watchdog
 from tests.triton.test_icgan import PHOTO
 
 GET_ROBUST_LIST = 274  # the system call's number on x86-64

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from icgan_runtime.serve import Server
+from icgan_runtime.server.process import Server
 
 pytest.importorskip("tritonclient.utils", reason="pip install 'icgan[triton]'")
 from tritonclient.utils import InferenceServerException

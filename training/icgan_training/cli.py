@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from icgan_runtime.console import Parser, say, tell
 from icgan_training import __version__
-from icgan_training.catalogue import ITEMS
+from icgan_training.data.catalogue import ITEMS
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, ConfigError, TrainingError
-from icgan_training.output import Parser, say, tell
 
 if TYPE_CHECKING:
-    from icgan_training.evaluate import Evaluation
+    from icgan_training.score.evaluate import Evaluation
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 Command = Callable[[argparse.Namespace], None]
@@ -83,7 +83,7 @@ def _add_fetch(commands: Subparsers) -> None:
 
 
 def _fetch(args: argparse.Namespace) -> None:
-    from icgan_training.fetch import fetch
+    from icgan_training.data.fetch import fetch
 
     fetch(args.name, args.out, args.archive)
     say(f"{args.name} is in {args.out}")
@@ -135,8 +135,8 @@ def _add_prepare(commands: Subparsers) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
+    from icgan_training.data.prepare import prepare
     from icgan_training.distributed import join, leave, local_device
-    from icgan_training.prepare import prepare
 
     processes = join(local_device())
     prepare(
@@ -220,7 +220,7 @@ def _truncation(text: str) -> float | None:
 
 
 def _fit(args: argparse.Namespace) -> None:
-    from icgan_training.presets import PRESETS, preset
+    from icgan_training.networks.presets import PRESETS, preset
 
     if args.list:
         for row in PRESETS.values():
@@ -234,11 +234,11 @@ def _fit(args: argparse.Namespace) -> None:
     if args.fid_samples is not None and args.fid_samples < 2:
         raise ConfigError(f"--fid-samples is {args.fid_samples}, it must be at least 2")
 
-    from icgan_training.dataset import PreparedDataset
+    from icgan_training.data.dataset import PreparedDataset
     from icgan_training.distributed import join, leave, local_device
+    from icgan_training.fit.loop import fit
+    from icgan_training.fit.settings import choose_precision, neighbourhood_note, parse_overrides, resolve
     from icgan_training.heap import keep_freed_memory
-    from icgan_training.loop import fit
-    from icgan_training.settings import choose_precision, neighbourhood_note, parse_overrides, resolve
 
     device = local_device()
     automatic, reason = choose_precision(device)
@@ -272,9 +272,9 @@ def _fit(args: argparse.Namespace) -> None:
             print(note, file=sys.stderr)
     score = None
     if args.fid_samples is not None:
-        from icgan_training.evaluate import fid_scorer
-        from icgan_training.fetch import find_weights
-        from icgan_training.networks import inception_network
+        from icgan_training.data.fetch import find_weights
+        from icgan_training.score.evaluate import fid_scorer
+        from icgan_training.score.feature_networks import inception_network
 
         inception = inception_network(find_weights("inception"), device)
         score = fid_scorer(data.nearest(train.neighbours), args.fid_samples, inception)
@@ -374,18 +374,18 @@ def _add_evaluate(commands: Subparsers) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from icgan_training.dataset import PreparedDataset
+    from icgan_training.data.dataset import PreparedDataset
+    from icgan_training.data.fetch import find_weights
     from icgan_training.distributed import local_device
-    from icgan_training.evaluate import OF_FEATURES, evaluate
-    from icgan_training.features import in_bfloat16
-    from icgan_training.fetch import find_weights
-    from icgan_training.inception import load_inception_with_logits
     from icgan_training.integrity import file_sha256
-    from icgan_training.lpips import load_lpips
-    from icgan_training.networks import conditioning_network, encoder_network, inception_network
-    from icgan_training.report import write_report
-    from icgan_training.sheets import copies_grid, example_grid, label_grid
-    from icgan_training.subject import Settings, load_subject
+    from icgan_training.networks.inception import load_inception_with_logits
+    from icgan_training.networks.lpips import load_lpips
+    from icgan_training.score.evaluate import OF_FEATURES, evaluate
+    from icgan_training.score.feature_networks import conditioning_network, encoder_network, inception_network
+    from icgan_training.score.features import in_bfloat16
+    from icgan_training.score.report import write_report
+    from icgan_training.score.sheets import copies_grid, example_grid, label_grid
+    from icgan_training.score.subject import Settings, load_subject
 
     settings = Settings(
         metrics=tuple(part.strip() for part in args.metrics.split(",") if part.strip()),
@@ -440,7 +440,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _say_evaluation(result: Evaluation) -> None:
     """Scores, what they depend on, and notes, for people."""
-    from icgan_training.report import score_lines
+    from icgan_training.score.report import score_lines
 
     for name, value in score_lines(result):
         say(f"{name:<44} {value}")

@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from icgan_training.checkpoint import assign_strictly, save_weights, unallocated
-from icgan_training.config import ModelConfig
-from icgan_training.discriminator import Discriminator
-from icgan_training.encoder import bind_encoder, read_encoder_config
 from icgan_training.errors import ConfigError, WeightsError
-from icgan_training.generator import Generator
 from icgan_training.integrity import file_sha256
+from icgan_training.networks.checkpoint import assign_strictly, save_weights, unallocated
+from icgan_training.networks.config import ModelConfig
+from icgan_training.networks.discriminator import Discriminator
+from icgan_training.networks.encoder import bind_encoder, read_encoder_config
+from icgan_training.networks.generator import Generator
 
 _Network = TypeVar("_Network", Generator, Discriminator)
 

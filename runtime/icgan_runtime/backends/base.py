@@ -9,8 +9,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_runtime.bundle.manifest import TensorSpec
 from icgan_runtime.errors import BackendError, NumericsError
-from icgan_runtime.manifest import TensorSpec
 
 Array = NDArray[Any]
 

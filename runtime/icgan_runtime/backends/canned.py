@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from icgan_runtime.backends.base import Array, ClosesOnExit, check_feeds, check_finite
-from icgan_runtime.manifest import TensorSpec
+from icgan_runtime.bundle.manifest import TensorSpec
 
 
 class CannedSession(ClosesOnExit):

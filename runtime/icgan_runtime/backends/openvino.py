@@ -9,8 +9,8 @@ import numpy as np
 import openvino as ov
 
 from icgan_runtime.backends.base import Array, ClosesOnExit, check_feeds, check_finite
+from icgan_runtime.bundle.manifest import TensorSpec
 from icgan_runtime.errors import BackendError, BundleError
-from icgan_runtime.manifest import TensorSpec
 
 
 class OpenVinoSession(ClosesOnExit):

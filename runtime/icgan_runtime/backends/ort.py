@@ -11,8 +11,8 @@ from typing import Any
 import onnxruntime as ort
 
 from icgan_runtime.backends.base import Array, ClosesOnExit, check_feeds, check_finite
+from icgan_runtime.bundle.manifest import TensorSpec
 from icgan_runtime.errors import BackendError, BundleError
-from icgan_runtime.manifest import TensorSpec
 
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
 _QUIET = 3  # errors only: warnings about the machine are not the caller's business

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from icgan_runtime.backends.base import Session
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.manifest import EngineEntry, GraphEntry, Manifest, check_onnx_metadata, show_specs
+from icgan_runtime.bundle.onnx_file import describe_onnx
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import BackendError, BindingError, MissingExtraError, RequestError
-from icgan_runtime.manifest import EngineEntry, GraphEntry, Manifest, check_onnx_metadata, show_specs
-from icgan_runtime.onnx_file import describe_onnx
 
 BACKENDS = ("auto", "ort-cpu", "ort-cuda", "ort-tensorrt", "openvino", "openvino-bf16", "tensorrt")
 

@@ -22,8 +22,8 @@ from cuda.bindings import runtime as cudart
 from icgan_runtime.backends import dlpack
 from icgan_runtime.backends.base import Array, ClosesOnExit, check_feeds, check_finite
 from icgan_runtime.backends.trt_logger import quiet_logger
+from icgan_runtime.bundle.manifest import TensorSpec
 from icgan_runtime.errors import BackendError, BundleError
-from icgan_runtime.manifest import TensorSpec
 
 DTYPES = {"FLOAT": "float32", "UINT8": "uint8", "INT64": "int64"}
 

@@ -8,11 +8,11 @@ import json
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from icgan_runtime.bank import Bank
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import RequestError
-from icgan_runtime.novelty import SCORE_BUCKETS, outside_below
 from icgan_runtime.rows import Rows, check_embedding
+from icgan_runtime.search.novelty import SCORE_BUCKETS, outside_below
 
 SCALARS = ("SEED", "SAMPLE", "TRUNCATION", "CONDITION")
 

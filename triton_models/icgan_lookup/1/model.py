@@ -5,11 +5,11 @@ import json
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from icgan_runtime.bank import Bank
-from icgan_runtime.bundle import Bundle
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import RequestError
 from icgan_runtime.rows import check_embedding
-from icgan_runtime.search import choose_search
+from icgan_runtime.search.choose import choose_search
 
 
 class TritonPythonModel:

@@ -1,0 +1,132 @@
+"""Passes over a finished ONNX graph: what is easier after tracing than before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from icgan_export.lower.skeleton import check, with_shapes
+
+# What turns a picture in [-1, 1] into bytes, whatever order a tracer leaves it in.
+BYTE_OPERATORS = ("Add", "Mul", "Round", "Clip", "Cast", "Transpose")
+
+
+def float_pictures(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A generator graph that stops before the bytes: float32 [N, 3, R, R] in [-1, 1]; in place, returned.
+
+    The picture leaves tanh, possibly through a cast to float32, and is then only scaled, rounded and turned.
+    """
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    tail, name = [], graph.output[0].name
+    while makers[name].op_type in BYTE_OPERATORS and not _casts_to_float(makers[name]):
+        tail.append(makers[name])
+        name = makers[name].input[0]
+    if not tail:
+        return model
+    for node in tail:
+        graph.node.remove(node)
+    makers[name].output[0] = graph.output[0].name
+    for node in graph.node:  # nothing else reads the picture, but a cast before it may
+        for index, read in enumerate(node.input):
+            if read == name:
+                node.input[index] = graph.output[0].name
+    side = graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    batch = graph.output[0].type.tensor_type.shape.dim[0].dim_param
+    graph.output[0].CopyFrom(
+        helper.make_tensor_value_info(graph.output[0].name, onnx.TensorProto.FLOAT, [batch, 3, side, side])
+    )
+    del graph.value_info[:]
+    return clean(model)
+
+
+# Taps of a 4x4 transposed convolution (stride 2, padding 1) by which x[i - 1 + phase] and x[i + phase] reach
+# output 2 i + phase: tap k adds x[i] to output 2 i - 1 + k.
+PHASE_TAPS = np.array([[3, 1], [2, 0]])
+
+
+def transposed_in_phases(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with every upsampling ConvTranspose as four 2x2 convolutions and an interleave.
+
+    The same sums under the same names. For BF16, in which TensorRT-RTX builds no transposed convolution.
+    """
+    copy = with_shapes(model)
+    graph = copy.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.value_info
+    }
+    body: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "ConvTranspose":
+            body.append(node)
+            continue
+        kernel = numpy_helper.to_array(constants[node.input[1]])  # [I, O, 4, 4]
+        body += _phases(graph, node, kernel, shapes[node.input[0]][2:])
+    del graph.node[:]
+    graph.node.extend(body)
+    return clean(copy, rename=False)
+
+
+def _phases(
+    graph: onnx.GraphProto, node: onnx.NodeProto, kernel: NDArray[np.float32], sides: list[int]
+) -> list[onnx.NodeProto]:
+    """One 2x2 convolution to 4 O channels on the padded picture, its four corners cut out, interleaved."""
+    name, channels = node.name, kernel.shape[1]
+
+    def constant(suffix: str, value: NDArray[Any]) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, f"{name}.{suffix}"))
+        return f"{name}.{suffix}"
+
+    taps = [kernel[:, :, rows][:, :, :, columns] for rows in PHASE_TAPS for columns in PHASE_TAPS]
+    phases = np.concatenate([tap.transpose(1, 0, 2, 3) for tap in taps])  # [4 O, I, 2, 2]
+    wide, weight = f"{name}.phases", constant("weight", np.ascontiguousarray(phases))
+    nodes = [helper.make_node("Conv", [node.input[0], weight], [wide], name, pads=[1, 1, 1, 1])]
+    axes = constant("axes", np.array([1, 2, 3], np.int64))
+    cut = []
+    for index in range(4):
+        start = np.array([index * channels, index // 2, index % 2], np.int64)
+        ends = start + np.array([channels, *sides], np.int64)
+        bounds = [constant(f"start{index}", start), constant(f"end{index}", ends), axes]
+        cut.append(f"{name}.phase{index}")
+        nodes.append(helper.make_node("Slice", [wide, *bounds], [cut[-1]], f"{name}.slice{index}"))
+    nodes.append(helper.make_node("Concat", cut, [f"{name}.cut"], f"{name}.concat", axis=1))
+    nodes.append(
+        helper.make_node("DepthToSpace", [f"{name}.cut"], [node.output[0]], f"{name}.interleave", blocksize=2)
+    )
+    return nodes
+
+
+def clean(model: onnx.ModelProto, rename: bool = True) -> onnx.ModelProto:
+    """Drop unused initialisers and stale shapes, number nodes by operator, check; in place, returned.
+
+    Without `rename`, only nodes without a name get one: the others keep theirs through a conversion.
+    """
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+    names: Counter[str] = Counter()
+    taken = set() if rename else {node.name for node in graph.node}
+    for node in graph.node:
+        if rename or not node.name:
+            while (name := f"{node.op_type.lower()}_{names[node.op_type]}") in taken:
+                names[node.op_type] += 1
+            node.name = name
+            names[node.op_type] += 1
+    made = {name for node in graph.node for name in node.output}
+    for value in [value for value in graph.value_info if value.name not in made]:
+        graph.value_info.remove(value)
+    check(model)
+    return model
+
+
+def _casts_to_float(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Cast" and any(
+        a.name == "to" and a.i == onnx.TensorProto.FLOAT for a in node.attribute
+    )

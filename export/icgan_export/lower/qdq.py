@@ -1,0 +1,98 @@
+"""A float32 graph with INT8 matrix products and convolutions, as QuantizeLinear and DequantizeLinear pairs.
+
+The form that ONNX Runtime, OpenVINO and TensorRT all accept: symmetric int8 with zero point 0, weights per
+output channel, one scale per activation, biases left in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from icgan_export.lower.passes import clean
+
+LARGEST_INT8 = 127.0
+SMALLEST_RANGE = 1e-12  # a channel of zeros needs a scale, too
+# Axis of the output channels in the constant second input.
+OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1, "Gemm": -1}
+
+
+def quantisable(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that multiply by a constant matrix or kernel."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in OUTPUT_AXIS and node.input[1] in constants and node.input[0] not in constants
+    ]
+
+
+def quantise(model: onnx.ModelProto, nodes: Collection[str], ranges: Mapping[str, float]) -> onnx.ModelProto:
+    """A copy of `model` with `nodes` in INT8; `ranges` gives the largest magnitude of every activation.
+
+    A convolution's result is quantised, too: only then does ONNX Runtime run it in integers.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    body: list[onnx.NodeProto] = []
+    done: dict[str, str] = {}  # activation -> its quantised and restored copy
+
+    def constant(name: str, value: NDArray[np.generic]) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
+
+    def through_int8(name: str) -> str:
+        if name in done.values():  # it has just come out of a convolution
+            return name
+        if name not in done:
+            scale = np.array(max(ranges[name], SMALLEST_RANGE) / LARGEST_INT8, np.float32)
+            scales = (
+                constant(f"{name}.scale", scale),
+                constant(f"{name}.zero", np.array(0, np.int8)),
+            )
+            done[name] = f"{name}.int8"
+            body.append(helper.make_node("QuantizeLinear", [name, *scales], [f"{name}.quantised"]))
+            body.append(helper.make_node("DequantizeLinear", [f"{name}.quantised", *scales], [done[name]]))
+        return done[name]
+
+    def weights(node: onnx.NodeProto) -> str:
+        values = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
+        axis = OUTPUT_AXIS[node.op_type] % values.ndim
+        if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
+            axis = 0
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        scale = np.maximum(np.abs(values).max(others), SMALLEST_RANGE) / LARGEST_INT8
+        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+        levels = np.rint(values / scale.reshape(shape)).astype(np.int8)
+        name = f"{node.name}.weight"
+        inputs = [
+            constant(f"{name}.int8", levels),
+            constant(f"{name}.scale", scale.astype(np.float32)),
+            constant(f"{name}.zero", np.zeros(len(scale), np.int8)),
+        ]
+        body.append(helper.make_node("DequantizeLinear", inputs, [name], axis=axis))
+        return name
+
+    renamed: dict[str, str] = {}
+    public = {output.name for output in graph.output}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+        if node.name in nodes:
+            result = node.output[0]
+            node.input[0] = through_int8(node.input[0])
+            node.input[1] = weights(node)
+            body.append(node)
+            if node.op_type == "Conv" and result not in public:
+                renamed[result] = through_int8(result)
+        else:
+            body.append(node)
+    del graph.node[:]
+    graph.node.extend(body)
+    return clean(copy, rename=False)

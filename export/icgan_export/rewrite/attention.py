@@ -1,0 +1,50 @@
+"""Self-attention (Zhang et al. 2019), as published and with fewer products."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from icgan_export.rewrite.constant_layers import constant, conv
+from icgan_export.rewrite.fold import Weights
+
+
+class Attention(nn.Module):
+    """Self-attention (Zhang et al. 2019) on [N, C, h, w] as BigGAN writes it: four 1x1 convolutions."""
+
+    def __init__(self, weights: Weights, layer: str) -> None:
+        super().__init__()
+        self.theta, self.phi, self.g, self.o = (
+            conv(weights[f"{layer}.{name}.weight"], None) for name in ("theta", "phi", "g", "o")
+        )
+        self.gamma = constant(weights[f"{layer}.gamma"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.theta(x), F.max_pool2d(self.phi(x), 2), F.max_pool2d(self.g(x), 2)
+        attended: Tensor = self.o(_attend(query, key, value))
+        return self.gamma * attended + x
+
+
+class ProductAttention(nn.Module):
+    """Self-attention with theta, phi and g as one convolution, pooled together, and gamma inside o."""
+
+    def __init__(self, weights: Weights, layer: str) -> None:
+        super().__init__()
+        theta, phi, g, o = (weights[f"{layer}.{name}.weight"] for name in ("theta", "phi", "g", "o"))
+        self.query = conv(theta, None)
+        self.memory = conv(torch.cat([phi, g]), None)
+        self.split = [len(phi), len(g)]
+        self.o = conv(o * weights[f"{layer}.gamma"], None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        key, value = torch.split(F.max_pool2d(self.memory(x), 2), self.split, dim=1)
+        attended: Tensor = self.o(_attend(self.query(x), key, value))
+        return attended + x
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """query [N, K, h, w], key [N, K, h/2, w/2], value [N, V, h/2, w/2] -> [N, V, h, w]."""
+    scores = query.flatten(2).transpose(1, 2) @ key.flatten(2)  # [N, h w, h w / 4]
+    attended = torch.softmax(scores, dim=2) @ value.flatten(2).transpose(1, 2)  # [N, h w, V]
+    return attended.transpose(1, 2).reshape(-1, value.shape[1], *query.shape[2:])

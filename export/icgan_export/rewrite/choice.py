@@ -1,0 +1,77 @@
+"""Exact rewrites of the generator, applied before tracing: the same function with less arithmetic.
+
+Which to apply. Every rewrite can be switched off alone, is tested in float64 against the original to 1e-10,
+and is folded in float64 (`fold.py`), so that float32 loses nothing. What each gains is measured in
+`docs/performance.md`.
+
+    spectral norm       W / sigma once, instead of a power step in every call                       (always)
+    statistics          batch norm's mean and variance and conv1's bias go into scale and shift     (always)
+    condition_product   every layer's scale and shift from one matrix product
+    early_shortcut      the 1x1 shortcut before the upsampling: a quarter of its pixels
+    output_norm         the last batch norm goes into the last block's weights
+    attention_product   theta, phi and g as one 1x1 convolution, gamma inside o
+    block forms         how a block computes conv2(relu(norm(conv1(upsample(x))))):
+
+        plain           as written: 36 multiply-adds for each input pixel and channel pair in conv1
+        transposed      upsample + 3x3 as one 4x4 transposed convolution of stride 2: 16
+        phases          upsample + 3x3 as one 2x2 convolution to 4C channels and an interleave: 16
+        products        upsample + 3x3 as nine matrix products on the picture and its differences: 9,
+                        conv2 as sixteen on quarter pictures (Winograd F(2x2, 3x3)): 16 instead of 36
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from icgan_export.errors import ExportError
+from icgan_training.networks.config import ModelConfig
+
+BlockForm = Literal["plain", "transposed", "phases", "products"]
+Target = Literal["onnxruntime", "openvino", "tensorrt"]
+
+# Block input widths from which the matrix products beat a convolution, measured on a 2-core AVX-512 machine
+# (docs/performance.md): below, adding up the products costs more than the multiplications saved.
+PRODUCTS_FROM_WIDTH = 256
+
+
+@dataclass(frozen=True)
+class Rewrites:
+    """Which rewrites to apply; `blocks` has one form per block, from 4x4 upwards."""
+
+    blocks: tuple[BlockForm, ...]
+    condition_product: bool = True
+    early_shortcut: bool = True
+    output_norm: bool = True
+    attention_product: bool = True
+
+    @classmethod
+    def none(cls, config: ModelConfig) -> Rewrites:
+        """Only what is always done."""
+        return cls(_uniform("plain", config), False, False, False, False)
+
+    @classmethod
+    def best(cls, config: ModelConfig, target: Target = "onnxruntime") -> Rewrites:
+        """The forms measured as fastest for `target`."""
+        if target == "tensorrt":  # a plan fuses poorly around many small products
+            return cls(_uniform("transposed", config))
+        widths = config.generator_widths[:-1]
+        forms = ("products" if width >= PRODUCTS_FROM_WIDTH else "transposed" for width in widths)
+        return cls(tuple(typing.cast(BlockForm, form) for form in forms))
+
+    def without(self, names: Sequence[str]) -> Rewrites:
+        """The same with some rewrites switched off by name; "blocks" leaves every block as published."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in names:
+            if name not in known:
+                raise ExportError(f"--without {name}: choose from {', '.join(known)}")
+        plain: tuple[BlockForm, ...] = tuple("plain" for _ in self.blocks)
+        off: dict[str, Any] = {name: plain if name == "blocks" else False for name in names}
+        return dataclasses.replace(self, **off)
+
+
+def _uniform(form: BlockForm, config: ModelConfig) -> tuple[BlockForm, ...]:
+    return (form,) * len(config.block_resolutions)

@@ -1,0 +1,1 @@
+"""The bundle's format and its reader."""

@@ -1,0 +1,191 @@
+"""The stored instances of a bundle: embeddings, ids, optional labels, thumbnails (docs/format.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icgan_runtime import files
+from icgan_runtime.bundle import arrays, manifest
+from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.strict_json import parse, to_json
+from icgan_runtime.errors import BindingError, BundleError
+
+FORMAT = "icgan-bank"
+SCHEMA_VERSION = 1
+FOLDER = "bank"
+ABOUT_NAME = "bank.json"
+UNIT_TOLERANCE = 1e-3
+# Above this the embeddings are mapped from disk instead of read.
+_MAP_ABOVE_BYTES = 256 << 20
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class About:
+    """bank.json: the folder describes itself, so that it can serve another bundle of the same space."""
+
+    encoder_id: str
+    count: int
+    embedding_dim: int
+    labelled: bool
+    thumbnail_size: int | None
+    source: str
+    licence: str
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Stored instances, row i of every array being one of them."""
+
+    encoder_id: str
+    embeddings: F32  # [count, D], unit rows
+    ids: I64  # [count], strictly increasing
+    labels: I64 | None  # [count]
+    thumbnails: U8 | None  # [count, T, T, 3]
+    source: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        count = len(self.embeddings)
+        # a norm without the copy that numpy's would make of a large bank
+        norms = np.sqrt(np.einsum("nd,nd->n", self.embeddings, self.embeddings))
+        # `not <=` rather than `>`, so that NaN fails too
+        if not bool(np.all(np.abs(norms - 1) <= UNIT_TOLERANCE)):
+            raise BundleError(f"{FOLDER}/embeddings.npy", "holds rows that are not of unit length")
+        # compared, not subtracted: a difference may overflow
+        if count == 0 or self.ids[0] < 0 or bool(np.any(self.ids[1:] <= self.ids[:-1])):
+            raise BundleError(f"{FOLDER}/ids.npy", "ids must be non-negative and strictly increasing")
+        if self.labels is not None and bool(np.any(self.labels < 0)):
+            raise BundleError(f"{FOLDER}/labels.npy", "holds a negative label")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def about(self) -> About:
+        """What bank.json says of this bank."""
+        return About(
+            self.encoder_id,
+            len(self),
+            self.embeddings.shape[1],
+            self.labels is not None,
+            None if self.thumbnails is None else self.thumbnails.shape[1],
+            self.source,
+            self.licence,
+        )
+
+    def rows(self, ids: I64) -> I64:
+        """Row numbers of `ids`, same shape. Every id must be stored."""
+        rows: I64 = np.searchsorted(self.ids, ids)
+        return rows
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> Bank:
+        """The bank of an opened bundle, every file verified. Raises BundleError."""
+        bank = _read(
+            bundle.read(f"{FOLDER}/{ABOUT_NAME}", manifest.MAX_MANIFEST_BYTES),
+            lambda name: bundle.read(f"{FOLDER}/{name}"),
+            lambda name: bundle.path(f"{FOLDER}/{name}"),
+        )
+        entry = bundle.manifest.bank
+        said = About(
+            entry.encoder_id,
+            entry.count,
+            bundle.manifest.model.embedding_dim,
+            entry.labelled,
+            entry.thumbnail_size,
+            entry.source,
+            entry.licence,
+        )
+        if bank.about != said:
+            differing = [
+                item.name
+                for item in dataclasses.fields(About)
+                if getattr(bank.about, item.name) != getattr(said, item.name)
+            ]
+            raise BindingError(
+                f"{FOLDER}/{ABOUT_NAME}", f"differs from the manifest in {', '.join(differing)}"
+            )
+        bank.require_labels_below(bundle.manifest.model.classes)
+        return bank
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Bank:
+        """A bank folder on its own, which has no manifest to verify its bytes. Raises BundleError."""
+        root = Path(folder)
+        return _read(
+            files.read_bounded(files.locate(root, ABOUT_NAME), manifest.MAX_MANIFEST_BYTES, ABOUT_NAME),
+            lambda name: files.read_bounded(files.locate(root, name), manifest.MAX_FILE_BYTES, name),
+            lambda name: files.locate(root, name),
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write the files of docs/format.md into an existing folder."""
+        arrays.write_npy(folder / "embeddings.npy", self.embeddings)
+        arrays.write_npy(folder / "ids.npy", self.ids)
+        if self.labels is not None:
+            arrays.write_npy(folder / "labels.npy", self.labels)
+        if self.thumbnails is not None:
+            arrays.write_npy(folder / "thumbnails.npy", self.thumbnails)
+        about = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **to_json(self.about)}
+        (folder / ABOUT_NAME).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+    def require_space(self, model: manifest.Model) -> None:
+        """Raise BindingError unless this bank's embeddings and labels mean something to `model`."""
+        if self.encoder_id != model.encoder_id:
+            raise BindingError(
+                FOLDER,
+                f"made for embedding space {self.encoder_id[:12]}, but encoder {model.encoder.name} with its "
+                f"preprocessing spans {model.encoder_id[:12]}; make the bank again with this encoder",
+            )
+        if self.embeddings.shape[1] != model.embedding_dim:
+            raise BindingError(
+                FOLDER,
+                f"embeddings of width {self.embeddings.shape[1]}, {model.name} takes {model.embedding_dim}",
+            )
+        self.require_labels_below(model.classes)
+
+    def require_labels_below(self, classes: int) -> None:
+        """Raise BindingError if a class-conditional model could be asked for a label it does not have."""
+        if classes and self.labels is not None and bool(np.any(self.labels >= classes)):
+            raise BindingError(
+                f"{FOLDER}/labels.npy",
+                f"label {self.labels.max()} in a bank of a model with {classes} classes",
+            )
+
+
+def _read(description: bytes, read: Callable[[str], bytes], path: Callable[[str], Path]) -> Bank:
+    about = _about(description)
+    count, side = about.count, about.thumbnail_size
+    large = count * about.embedding_dim * 4 > _MAP_ABOVE_BYTES
+
+    def array(name: str, dtype: str, *shape: int) -> NDArray[Any]:
+        whole = f"{FOLDER}/{name}"
+        found = arrays.map_npy(path(name), whole) if large else arrays.read_npy(read(name), whole)
+        return arrays.require(found, whole, dtype, shape, ABOUT_NAME)
+
+    return Bank(
+        encoder_id=about.encoder_id,
+        embeddings=array("embeddings.npy", "float32", count, about.embedding_dim),
+        ids=array("ids.npy", "int64", count),
+        labels=array("labels.npy", "int64", count) if about.labelled else None,
+        thumbnails=array("thumbnails.npy", "uint8", count, side, side, 3) if side is not None else None,
+        source=about.source,
+        licence=about.licence,
+    )
+
+
+def _about(data: bytes) -> About:
+    about: About = parse(About, data, f"{FOLDER}/{ABOUT_NAME}", FORMAT, SCHEMA_VERSION)
+    return about

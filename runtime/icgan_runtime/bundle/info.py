@@ -1,0 +1,97 @@
+"""What a bundle is, for people and for scripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icgan_runtime.bundle.onnx_file import describe_onnx
+from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.strict_json import to_json
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """The manifest with what its ONNX files say about themselves, as JSON values."""
+    book = bundle.manifest
+    graphs = []
+    for entry in book.graphs:
+        found = describe_onnx(bundle.read(entry.file), entry.file)
+        graphs.append(
+            {
+                **to_json(entry),
+                "bytes": found.bytes,
+                "parameters": found.parameters,
+                "opsets": dict(found.opsets),
+                "operators": dict(found.operators),
+            }
+        )
+    return {
+        **to_json(book),
+        "graphs": graphs,
+        "encoder_id": book.model.encoder_id,
+        "identity": book.model.identity,
+        "bytes": sum(entry.bytes for entry in book.files.values()),
+        "unlisted_files": bundle.unlisted_files(),
+    }
+
+
+def render(facts: dict[str, Any]) -> str:
+    """The result of `describe` as text."""
+    model, bank, encoder = facts["model"], facts["bank"], facts["model"]["encoder"]
+    labels = f", {model['classes']} classes" if model["classes"] else ""
+    of = f"{bank['source']} ({bank['licence']})"
+    lines = [
+        f"{model['name']} {model['version']}: {model['resolution']} × {model['resolution']} pictures{labels}",
+        f"  size       {_size(facts['bytes'])}",
+        f"  licence    {model['licence']['weights']}  {model['licence']['notice']}".rstrip(),
+        f"  noise      {model['dim_z']} wide",
+        f"  encoder    {encoder['name']}, {encoder['embedding_dim']} wide, weights {encoder['sha256'][:12]}",
+        f"  input      {model['preprocessing']['size']} × {model['preprocessing']['size']} RGB, "
+        f"{model['preprocessing']['crop']}, {model['preprocessing']['resize']}",
+        f"  bank       {bank['count']} instances of {of}, k = {bank['neighbours']}"
+        f"{', labelled' if bank['labelled'] else ''}",
+        f"  identity   {facts['identity'][:16]}, embedding space {facts['encoder_id'][:16]}",
+    ]
+    costs = facts["bench"].get("costs")
+    for graph in facts["graphs"]:
+        operators = ", ".join(f"{name} {count}" for name, count in graph["operators"].items())
+        lines += [
+            f"  {graph['file']}: {graph['role']} {graph['precision']}, {_size(graph['bytes'])}, "
+            f"{graph['parameters'] / 1e6:.2f} M parameters, opset {graph['opset']}",
+            f"    {operators}",
+        ]
+        match costs.get(graph["file"]) if isinstance(costs, dict) else None:  # a report may hold anything
+            case {"multiply_adds": int(products), "peak_activation_bytes": int(peak)}:
+                lines.append(
+                    f"    one picture: {products / 1e6:.1f} M multiply-adds, activations of {_size(peak)}"
+                )
+        if graph["kept_fp32"]:
+            lines.append(
+                "    kept in FP32: " + "; ".join(f"{k['node']} ({k['reason']})" for k in graph["kept_fp32"])
+            )
+    lines += [
+        f"  {engine['file']}: {engine['role']} {engine['precision']}, {engine['compute_capability']}, "
+        f"TensorRT {engine['tensorrt_version']}, batch up to {engine['max_batch']}"
+        for engine in facts["engines"]
+    ]
+    for title in ("provenance", "metrics", "parity", "bench"):
+        told = {name: value for name, value in facts[title].items() if (title, name) != ("bench", "costs")}
+        if told:
+            lines.append(f"  {title}")
+            lines += _tree(told, "    ")
+    if facts["unlisted_files"]:
+        lines.append(f"  not in the manifest, never used: {', '.join(facts['unlisted_files'])}")
+    return "\n".join(lines)
+
+
+def _tree(value: dict[str, Any], indent: str) -> list[str]:
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            lines += [f"{indent}{key}", *_tree(item, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key}  {item}")
+    return lines
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count} bytes"

@@ -1,0 +1,183 @@
+"""What is said to a server and how its answers are read, whoever carries the bytes.
+
+Each operation is a conversation: a generator that yields a `Call`, is sent the answer, and returns what the
+caller wanted. A blocking and an asyncio client drive the same conversations (backends/triton.py), so both ask
+alike and return alike.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icgan_runtime import images
+from icgan_runtime.bundle.manifest import Model
+from icgan_runtime.bundle.strict_json import from_json
+from icgan_runtime.chain import refuse_empty_pictures
+from icgan_runtime.errors import (
+    DeadlineError,
+    DecodeError,
+    IcganError,
+    RequestError,
+    ServiceError,
+    UnavailableError,
+)
+from icgan_runtime.request import Neighbours, Request, Result
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+Arrays = dict[str, NDArray[Any]]
+T = TypeVar("T")
+
+ENSEMBLE = "icgan"
+# Every input is mandatory on the wire; this is what a call says that generates nothing.
+_PLAIN = Request(n=1, seed=0, truncation=1.0, condition="query", label=0)
+NEIGHBOURS = ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "NEIGHBOUR_LABELS")
+_ERROR = re.compile(r"^(?:in ensemble '\w+', )?([A-Z_]+): (.*)$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request: the model, its inputs, and which outputs are wanted. BYTES inputs have dtype object."""
+
+    model: str
+    inputs: Arrays
+    outputs: tuple[str, ...]
+
+
+Conversation = Generator[Call, Arrays, T]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a server says of itself."""
+
+    url: str
+    model: Model
+    neighbours: int
+    labelled: bool
+    max_batch: int
+
+    @classmethod
+    def of_config(cls, url: str, config: Mapping[str, Any]) -> Service:
+        """Read the ensemble's configuration as Triton reports it in JSON."""
+        try:
+            outputs = {tensor["name"]: [int(side) for side in tensor["dims"]] for tensor in config["output"]}
+            about = json.loads(config["parameters"]["model"]["string_value"])
+            model, neighbours = from_json(Model, about, "model"), outputs["NEIGHBOUR_IDS"][0]
+        except (LookupError, ValueError) as error:  # another program's, or of another version
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            found = f"an {ENSEMBLE!r} that this version's `icgan-export triton` did not write"
+            raise ServiceError(f"{url} serves {found} ({reason})") from None
+        return cls(url, model, neighbours, "NEIGHBOUR_LABELS" in outputs, int(config["max_batch_size"]))
+
+    def embed(self, pictures: Sequence[images.Picture]) -> Conversation[F32]:
+        """Embeddings [N, D]."""
+        found = []
+        for rows in self._batches(len(pictures)):
+            size = self.model.preprocessing.size
+            pixels = np.stack([images.load(picture, size) for picture in pictures[rows.start : rows.stop]])
+            inputs = {"PIXELS": pixels, **self._scalars(_PLAIN, rows)}
+            answer = yield Call("icgan_from_pixels", inputs, ("EMBEDDING",))
+            found.append(answer["EMBEDDING"])
+        return np.concatenate(found)
+
+    def search(self, embedding: F32, k: int) -> Conversation[tuple[I64, F32]]:
+        """ids and scores [N, k]; k is at most what the server was made to find."""
+        if not 1 <= k <= self.neighbours:
+            raise RequestError("k", f"{k}, expected 1..{self.neighbours} of this server")
+        ids, scores = [], []
+        for rows in self._batches(len(embedding)):
+            inputs = {"EMBEDDING": embedding[rows.start : rows.stop], **self._scalars(_PLAIN, rows)}
+            answer = yield Call("icgan_from_embedding", inputs, NEIGHBOURS[:2])
+            ids.append(answer["NEIGHBOUR_IDS"][:, :k])
+            scores.append(answer["NEIGHBOUR_SCORES"][:, :k])
+        return np.concatenate(ids), np.concatenate(scores)
+
+    def generate(self, picture: images.Picture, request: Request) -> Conversation[Result]:
+        """The first batch carries the picture, the others the embedding that came back with it."""
+        first, *others = self._batches(request.n)
+        source = self._source(picture, len(first))
+        name = "icgan" if "IMAGE" in source else "icgan_from_pixels"
+        answer = yield self._generation(name, source, request, first)
+        embedding = answer["EMBEDDING"][:1]
+        answers = [answer]
+        for rows in others:
+            source = {"EMBEDDING": embedding.repeat(len(rows), axis=0)}
+            answers.append((yield self._generation("icgan_from_embedding", source, request, rows)))
+        return self._result(answers, embedding[0], request)
+
+    def generate_from(self, embedding: F32, request: Request) -> Conversation[Result]:
+        """As `generate`, from an embedding [1, D]."""
+        answers = []
+        for rows in self._batches(request.n):
+            source = {"EMBEDDING": embedding.repeat(len(rows), axis=0)}
+            answers.append((yield self._generation("icgan_from_embedding", source, request, rows)))
+        return self._result(answers, embedding[0], request)
+
+    def _generation(self, name: str, source: Arrays, request: Request, rows: range) -> Call:
+        outputs = ["GENERATED", *(NEIGHBOURS if self.labelled else NEIGHBOURS[:2])]
+        if name != "icgan_from_embedding":
+            outputs.append("EMBEDDING")
+        return Call(name, {**source, **self._scalars(request, rows)}, tuple(outputs))
+
+    def _result(self, answers: list[Arrays], embedding: F32, request: Request) -> Result:
+        pictures = np.concatenate([answer["GENERATED"] for answer in answers])
+        refuse_empty_pictures(self.url, pictures)
+        ids, scores = answers[0]["NEIGHBOUR_IDS"][0], answers[0]["NEIGHBOUR_SCORES"][0]
+        labels = answers[0]["NEIGHBOUR_LABELS"][0] if self.labelled else None
+        return Result(pictures, Neighbours(ids, scores, labels), embedding, request)
+
+    def _source(self, picture: images.Picture, count: int) -> Arrays:
+        """`count` rows of one picture: its file, or what the encoder sees of it, whichever is smaller."""
+        size = self.model.preprocessing.size
+        if isinstance(picture, (str, Path, bytes)):
+            file = picture if isinstance(picture, bytes) else images.read(picture)
+            if len(file) <= size * size * 3:
+                return {"IMAGE": np.array([[file]] * count, dtype=object)}
+            picture = file
+        return {"PIXELS": np.repeat(images.load(picture, size)[None], count, axis=0)}
+
+    def _scalars(self, request: Request, samples: range) -> Arrays:
+        rows = request.rows(samples, self.model.classes)
+        arrays: Arrays = {
+            "SEED": rows.seed,
+            "SAMPLE": rows.sample,
+            "TRUNCATION": rows.truncation,
+            "CONDITION": rows.condition,
+        }
+        if rows.label is not None:
+            arrays["LABEL"] = rows.label
+        return {name: array[:, None] for name, array in arrays.items()}
+
+    def _batches(self, count: int) -> list[range]:
+        return [range(start, min(start + self.max_batch, count)) for start in range(0, count, self.max_batch)]
+
+
+def error_of(status: str, words: str) -> IcganError:
+    """The exception for a refusal; `status` is an HTTP status or the name of a gRPC status."""
+    # being loaded or mended; or started anew, without the regions that its predecessor knew
+    if "has no available versions" in words or "Unable to find shared memory region" in words:
+        return UnavailableError(words)
+    named = _ERROR.match(words)
+    if status in ("400", "INVALID_ARGUMENT"):
+        if named and named[1] in ("IMAGE", "PIXELS"):
+            return DecodeError(named[2])
+        return RequestError(named[1].lower(), named[2]) if named else RequestError("request", words)
+    if status in ("503", "429", "UNAVAILABLE"):
+        return UnavailableError(words)
+    if status in ("504", "DEADLINE_EXCEEDED"):
+        return DeadlineError(words)
+    return ServiceError(words)
+
+
+def back_off(retries: int) -> Iterator[float]:
+    """Seconds to wait before each retry: doubling, so that a server that sheds load gets room to breathe."""
+    return (0.1 * 2**attempt for attempt in range(retries))

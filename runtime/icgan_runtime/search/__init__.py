@@ -1,0 +1,1 @@
+"""Nearest stored instances, by one of several libraries."""

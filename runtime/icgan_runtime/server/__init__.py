@@ -1,0 +1,1 @@
+"""The server, seen from inside: its models, its repository, its process."""

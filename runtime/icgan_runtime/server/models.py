@@ -1,0 +1,313 @@
+"""What each model of the served chain looks like to Triton, derived from a bundle's dimensions.
+
+One request of N rows (generated images) that hold U different pictures runs as
+
+    IMAGE [N] -> icgan_preprocess -> pictures [U], row -> picture [N]
+                 icgan_encoder       pictures [U]      -> embeddings [U]      ONNX or TensorRT
+                 icgan_lookup        embeddings [U]    -> ids, scores [U]     faiss, or the graph form
+                 icgan_condition     all that, seeds   -> noise, conditioning [N]
+                 icgan_generator     noise [N], ...    -> images [N]          ONNX or TensorRT
+
+so that the encoder sees a picture once however many images are asked of it. Only the condition step meets two
+row counts, which a batching model may not: its max_batch_size is 0. The ensembles name the version of every
+step: a release (encoder, preprocessing, bank and generator together) comes and goes in one moment, when an
+ensemble is loaded with other numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from icgan_runtime.bundle.manifest import Model
+from icgan_runtime.bundle.strict_json import to_json
+from icgan_runtime.server import pbtxt as tc
+
+LOOKUPS = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
+PLAN_PROFILES = ("0", "1")  # one row, and up to the largest batch (engine.Settings.profiles)
+CUDA_GRAPH_BATCHES = (1, 2, 4, 8, 16, 32, 64)  # captured, up to the largest batch served
+
+# Of a new repository; triton_repo writes others here with each release.
+FIRST_VERSION = tc.VersionPolicy(tc.Specific((1,)))
+
+Tensors = tuple[tc.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """One way to ask: `source` is what a row starts from."""
+
+    name: str
+    source: str  # IMAGE (an encoded file), PIXELS or EMBEDDING
+    as_file: bool = False  # answer with PNG, JPEG or WebP files instead of pixels
+
+
+ENSEMBLES = (
+    Ensemble("icgan", "IMAGE"),
+    Ensemble("icgan_from_pixels", "PIXELS"),
+    Ensemble("icgan_from_embedding", "EMBEDDING"),
+    Ensemble("icgan_file", "IMAGE", as_file=True),
+)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the operator decides."""
+
+    lookup: str = "faiss"  # one of LOOKUPS
+    precision: str | None = None  # of what a GPU runs; None is the plans' own, or the highest of the graphs
+    cpu_precision: str | None = None
+    cpu_generators: int = 1  # more than one: each on one thread, for throughput rather than latency
+    max_batch: int = 32  # rows of one request, and of one batch
+    queue_delay_us: int = 0
+    max_queue: int = 256  # requests waiting for one model before the next is refused
+    queue_timeout_us: int = 10_000_000  # how long one waits before it is given up
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything the configurations depend on: facts of the bundle, and choices."""
+
+    model: Model
+    neighbours: int  # k
+    labelled: bool  # whether the bank knows its instances' labels
+    choices: Choices = Choices()
+    plans: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # role -> {"9.0": plan file}
+    gpu_files: Mapping[str, str] = field(default_factory=dict)  # role -> ONNX file for a GPU without a plan
+
+
+def ensembles(service: Service, versions: Mapping[str, int]) -> dict[str, tc.ModelConfig]:
+    """The ensembles' `config.pbtxt`, with their steps at `versions` (version 1 where not named)."""
+    return {ensemble.name: _ensemble(service, ensemble, versions) for ensemble in ENSEMBLES}
+
+
+def configurations(service: Service) -> dict[str, tc.ModelConfig]:
+    """`config.pbtxt` of every model but the ensembles."""
+    models = [_preprocess(service), _graph(service, "encoder"), _lookup(service), _condition(service)]
+    models += [_graph(service, "generator"), _picture(service)]
+    return {config.name: config for config in models}
+
+
+def cpu_configurations(service: Service) -> dict[str, tc.ModelConfig]:
+    """`configs/cpu.pbtxt` of the models that would otherwise ask for a GPU."""
+    models = [_graph(service, "encoder", cpu=True), _graph(service, "generator", cpu=True)]
+    if service.choices.lookup in ("faiss-gpu", "graph"):
+        models.append(_lookup(service, cpu=True))
+    return {config.name: config for config in models}
+
+
+def _queue(service: Service) -> tc.DynamicBatching:
+    policy = tc.QueuePolicy(service.choices.max_queue, service.choices.queue_timeout_us)
+    return tc.DynamicBatching(policy, service.choices.queue_delay_us)
+
+
+def _python(service: Service, name: str, inputs: Tensors, outputs: Tensors, **more: Any) -> tc.ModelConfig:
+    settings: dict[str, Any] = {
+        "max_batch_size": service.choices.max_batch,
+        "backend": "python",
+        "version_policy": FIRST_VERSION,
+        "instance_group": (tc.InstanceGroup(tc.CPU),),
+        "dynamic_batching": _queue(service),
+    }
+    return tc.ModelConfig(name, input=inputs, output=outputs, **(settings | more))
+
+
+def _picture_tensor(service: Service, name: str) -> tc.Tensor:
+    side = service.model.preprocessing.size
+    return tc.Tensor(name, tc.UINT8, (side, side, 3))
+
+
+def _generated_tensor(service: Service, name: str) -> tc.Tensor:
+    side = service.model.resolution
+    return tc.Tensor(name, tc.UINT8, (side, side, 3))
+
+
+def _preprocess(service: Service) -> tc.ModelConfig:
+    inputs = (
+        tc.Tensor("IMAGE", tc.BYTES, (1,), optional=True),
+        tc.Tensor("PIXELS", tc.UINT8, (-1, -1, 3), optional=True),
+    )
+    outputs = (_picture_tensor(service, "image"), tc.Tensor("ROW", tc.INT64, (1,)))
+    return _python(service, "icgan_preprocess", inputs, outputs)
+
+
+def _graph(service: Service, role: str, cpu: bool = False) -> tc.ModelConfig:
+    """An ONNX or TensorRT model. Its tensors carry the names of the graph."""
+    model = service.model
+    embedding = tc.Tensor("embedding", tc.FP32, (model.embedding_dim,))
+    inputs: Tensors
+    outputs: Tensors
+    if role == "encoder":
+        inputs, outputs = (_picture_tensor(service, "image"),), (embedding,)
+    elif role == "lookup":
+        inputs, outputs = (embedding,), _found(service)
+    else:
+        inputs = (tc.Tensor("noise", tc.FP32, (model.dim_z,)), embedding)
+        if model.classes:  # the graph wants one number per row, not a row of one number
+            inputs += (tc.Tensor("label", tc.INT64, (1,), tc.Shape()),)
+        outputs = (_generated_tensor(service, "image"),)
+    common: dict[str, Any] = {
+        "name": f"icgan_{role}",
+        "max_batch_size": service.choices.max_batch,
+        "input": inputs,
+        "output": outputs,
+        "version_policy": FIRST_VERSION,
+        "dynamic_batching": _queue(service),
+    }
+    if cpu:
+        common |= {"backend": "onnxruntime", "model_warmup": (_warm_up("one", 1, inputs),)}
+        count = service.choices.cpu_generators if role == "generator" else 1
+        common["instance_group"] = (tc.InstanceGroup(tc.CPU, count),)
+        if count > 1:
+            common["parameters"] = {"intra_op_thread_count": tc.Parameter("1")}
+        return tc.ModelConfig(**common)
+    common["instance_group"] = (tc.InstanceGroup(tc.GPU),)
+    common["model_warmup"] = tuple(
+        _warm_up(word, size, inputs) for word, size in (("one", 1), ("full", service.choices.max_batch))
+    )
+    plans = service.plans.get(role)
+    if plans:
+        if service.choices.max_batch > 1:
+            common["instance_group"] = (tc.InstanceGroup(tc.GPU, profile=PLAN_PROFILES),)
+        sizes = [size for size in CUDA_GRAPH_BATCHES if size <= service.choices.max_batch]
+        shapes = {
+            tensor.name: tc.GraphShape((tensor.reshape or tc.Shape(tensor.dims)).shape) for tensor in inputs
+        }
+        cuda = tc.Cuda(graph_spec=tuple(tc.GraphSpec(size, shapes) for size in sizes))
+        return tc.ModelConfig(
+            **common,
+            platform="tensorrt_plan",
+            cc_model_filenames=plans,
+            optimization=tc.Optimization(cuda),
+        )
+    providers = tc.ExecutionAccelerators((tc.Accelerator("tensorrt"),))
+    return tc.ModelConfig(
+        **common,
+        backend="onnxruntime",
+        default_model_filename=service.gpu_files.get(role, ""),
+        optimization=tc.Optimization(execution_accelerators=providers),
+    )
+
+
+def _found(service: Service) -> Tensors:
+    k = service.neighbours
+    return tc.Tensor("ids", tc.INT64, (k,)), tc.Tensor("scores", tc.FP32, (k,))
+
+
+def _lookup(service: Service, cpu: bool = False) -> tc.ModelConfig:
+    if service.choices.lookup == "graph":
+        return _graph(service, "lookup", cpu)
+    inputs = (tc.Tensor("embedding", tc.FP32, (service.model.embedding_dim,)),)
+    search = service.choices.lookup
+    more: dict[str, Any] = {"model_warmup": (_warm_up("one", 1, inputs),)}
+    if search == "faiss-gpu" and cpu:
+        search = "faiss"
+    if search == "faiss-gpu":
+        more["instance_group"] = (tc.InstanceGroup(tc.GPU),)
+    more["parameters"] = {"search": tc.Parameter(search)}
+    return _python(service, "icgan_lookup", inputs, _found(service), **more)
+
+
+def _condition(service: Service) -> tc.ModelConfig:
+    model, k = service.model, service.neighbours
+    inputs = (
+        tc.Tensor("embedding", tc.FP32, (-1, model.embedding_dim)),
+        tc.Tensor("ids", tc.INT64, (-1, k)),
+        tc.Tensor("scores", tc.FP32, (-1, k)),
+        tc.Tensor("ROW", tc.INT64, (-1, 1), optional=True),  # absent: one embedding per row
+        *(tc.Tensor(item.name, item.data_type, (-1, 1)) for item in _scalars(model)),
+    )
+    outputs: Tensors = (
+        tc.Tensor("noise", tc.FP32, (-1, model.dim_z)),
+        tc.Tensor("conditioning", tc.FP32, (-1, model.embedding_dim)),
+        tc.Tensor("EMBEDDING", tc.FP32, (-1, model.embedding_dim)),
+        tc.Tensor("NEIGHBOUR_IDS", tc.INT64, (-1, k)),
+        tc.Tensor("NEIGHBOUR_SCORES", tc.FP32, (-1, k)),
+    )
+    if service.labelled:
+        outputs += (tc.Tensor("NEIGHBOUR_LABELS", tc.INT64, (-1, k)),)
+    if model.classes:
+        outputs += (tc.Tensor("label", tc.INT64, (-1, 1)),)
+    # what max_batch_size says for the others
+    parameters = {"max_rows": tc.Parameter(str(service.choices.max_batch))}
+    return _python(service, "icgan_condition", inputs, outputs, max_batch_size=0, parameters=parameters)
+
+
+def _picture(service: Service) -> tc.ModelConfig:
+    inputs = (_generated_tensor(service, "GENERATED"), tc.Tensor("FORMAT", tc.BYTES, (1,)))
+    return _python(service, "icgan_picture", inputs, (tc.Tensor("PICTURE", tc.BYTES, (1,)),))
+
+
+def _scalars(model: Model) -> Tensors:
+    """What every row says besides its picture."""
+    scalars = (
+        tc.Tensor("SEED", tc.INT64, (1,)),
+        tc.Tensor("SAMPLE", tc.INT64, (1,)),
+        tc.Tensor("TRUNCATION", tc.FP32, (1,)),
+        tc.Tensor("CONDITION", tc.INT32, (1,)),
+    )
+    return (*scalars, tc.Tensor("LABEL", tc.INT64, (1,))) if model.classes else scalars
+
+
+def _ensemble(service: Service, ensemble: Ensemble, versions: Mapping[str, int]) -> tc.ModelConfig:
+    """An ensemble: its tensors in capitals are the wire contract's, or private to it."""
+    scalars = _scalars(service.model)
+    found = {"ids": "IDS", "scores": "SCORES"}
+    label = {"label": "CHECKED_LABEL"} if service.model.classes else {}
+    steps: list[tc.Step] = []
+
+    def step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+        steps.append(tc.Step(model, versions.get(model, 1), inputs, outputs))
+
+    if ensemble.source == "EMBEDDING":
+        embedding, row, answer = "EMBEDDING", {}, {}
+    else:
+        embedding, row, answer = "EMBEDDINGS", {"ROW": "ROW"}, {"EMBEDDING": "EMBEDDING"}
+        step("icgan_preprocess", {ensemble.source: ensemble.source}, {"image": "PICTURES", "ROW": "ROW"})
+        step("icgan_encoder", {"image": "PICTURES"}, {"embedding": embedding})
+    step("icgan_lookup", {"embedding": embedding}, found)
+    answer |= {name: name for name in ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES")}
+    answer |= {"NEIGHBOUR_LABELS": "NEIGHBOUR_LABELS"} if service.labelled else {}
+    step(
+        "icgan_condition",
+        {"embedding": embedding, **found, **row, **{tensor.name: tensor.name for tensor in scalars}},
+        {"noise": "NOISE", "conditioning": "CONDITIONING", **answer, **label},
+    )
+    step("icgan_generator", {"noise": "NOISE", "embedding": "CONDITIONING", **label}, {"image": "GENERATED"})
+    if ensemble.as_file:
+        step("icgan_picture", {"GENERATED": "GENERATED", "FORMAT": "FORMAT"}, {"PICTURE": "PICTURE"})
+    inputs = (_source(service, ensemble.source), *scalars)
+    rows = (tensor for tensor in _condition(service).output if tensor.name in answer)
+    outputs = tuple(dataclasses.replace(tensor, dims=tensor.dims[1:]) for tensor in rows)
+    if ensemble.as_file:
+        inputs += _picture(service).input[1:]
+    pictures = _picture(service).output if ensemble.as_file else (_generated_tensor(service, "GENERATED"),)
+    return tc.ModelConfig(
+        ensemble.name,
+        service.choices.max_batch,
+        inputs,
+        (*pictures, *outputs),
+        platform="ensemble",
+        # clients learn here what they talk to
+        parameters={"model": tc.Parameter(json.dumps(to_json(service.model), ensure_ascii=False))},
+        ensemble_scheduling=tc.EnsembleScheduling(tuple(steps)),
+    )
+
+
+def _source(service: Service, name: str) -> tc.Tensor:
+    if name == "EMBEDDING":
+        return tc.Tensor(name, tc.FP32, (service.model.embedding_dim,))
+    found = next(tensor for tensor in _preprocess(service).input if tensor.name == name)
+    return dataclasses.replace(found, optional=False)
+
+
+def _warm_up(name: str, batch: int, inputs: Tensors) -> tc.WarmUp:
+    """Recorded rows of the bundle's samples, one file per tensor (written by triton_repo)."""
+    return tc.WarmUp(
+        name,
+        batch,
+        {tensor.name: tc.WarmUpInput(tensor.data_type, tensor.dims, tensor.name) for tensor in inputs},
+    )

@@ -1,0 +1,460 @@
+"""A Triton server for one machine: find it, start it on a model repository, stop it cleanly.
+
+The server binary comes with the wheel `nvidia-pytriton` (extra `serve`). That wheel pins numpy<2, so it may
+live in an environment of its own: `find_environment` takes the folder named by ICGAN_SERVE_ENV, or else the
+current interpreter, or else `.venv-serve` of this checkout, which `make serve-env` makes. Nothing is run from
+the current folder: that may be a stranger's bundle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import http.client
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from icgan_runtime.errors import BackendError, MissingExtraError, RequestError, ServiceError, UnavailableError
+
+ENVIRONMENT_VARIABLE = "ICGAN_SERVE_ENV"
+CONTROL_HEADER = "icgan-control"  # opens the restricted APIs of a server started here
+LOOPBACK = "127.0.0.1"
+GRACE_S = 5  # for the server to unload its models once no request is in flight
+
+# What a request from anyone but the operator must not reach, in the server's own words.
+RESTRICTED_APIS = "model-repository,logging,trace"
+
+# "E1122 02:51:31.561161 9043 server.cc:241] " and what follows
+_ERROR_LINE = re.compile(r"E\d{4} \S+ \d+ \S+\] ")
+
+# What the server prints while all is well: its log, tables, and blank lines between them.
+ORDINARY_LINE = re.compile(r"[EWIF]\d{4} |[+|]|\s*$")
+
+# Past the proxies of the environment: they do not reach this machine's loopback, and would learn the key.
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+_UNLOADED = re.compile(r"successfully unloaded '(\w+)' version")
+
+# Run by the interpreter of the environment in question, hence no import of ours.
+_PROBE = """
+import importlib.util, json, sys, sysconfig
+spec = importlib.util.find_spec("pytriton")
+print(json.dumps({
+    "package": spec and spec.submodule_search_locations[0],
+    "runtime": importlib.util.find_spec("icgan_runtime") is not None,
+    "library": sysconfig.get_config_var("LIBDIR"),
+    "version": sysconfig.get_config_var("py_version_short"),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An interpreter with nvidia-pytriton, and where that wheel keeps the server's parts."""
+
+    python: Path
+    package: Path  # site-packages/pytriton
+    library: Path  # holds libpythonX.Y.so, which the server's Python processes are linked against
+    version: str  # "3.11"
+
+    @property
+    def server(self) -> Path:
+        """The tritonserver binary and its neighbours."""
+        return self.package / "tritonserver"
+
+    def variables(self) -> dict[str, str]:
+        """The process environment under which the server and its Python processes start.
+
+        The Python processes ignore PYTHONPATH; they find their packages through the first python on PATH.
+        """
+        libraries = [str(self.package.parent / "nvidia_pytriton.libs"), str(self.library)]
+        inherited = os.environ.get("LD_LIBRARY_PATH")
+        return {
+            "OMP_WAIT_POLICY": "PASSIVE",  # faiss would spin on cores that the next stage needs
+            **os.environ,
+            "LD_LIBRARY_PATH": ":".join([*libraries, inherited] if inherited else libraries),
+            "PATH": f"{self.python.parent}:{os.environ.get('PATH', os.defpath)}",
+        }
+
+
+def find_environment() -> Environment:
+    """The first environment that can serve. Raises MissingExtraError when there is none."""
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    candidates = [Path(named)] if named else [Path(sys.prefix), Path(__file__).parents[3] / ".venv-serve"]
+    for folder in candidates:
+        python = folder.absolute() / "bin" / "python"
+        if not python.exists():
+            continue
+        safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # as -P, which pythons that are too old do not know
+        asked = subprocess.run([python, "-c", _PROBE], check=True, capture_output=True, env=safe)
+        found = json.loads(asked.stdout)
+        if found["package"] is None:
+            continue
+        if not found["runtime"]:
+            raise BackendError(
+                f"{folder} has a Triton server but not this package: {python} -m pip install {_package()}"
+            )
+        return Environment(python, Path(found["package"]), Path(found["library"]), found["version"])
+    if named:
+        remedy = f"{named}/bin/pip install '{_package()}[serve]'"
+        raise BackendError(f"{ENVIRONMENT_VARIABLE}={named} has no Triton server: {remedy}")
+    raise MissingExtraError("nvidia-pytriton", "serve")
+
+
+def _package() -> str:
+    """What pip is asked for in an environment that lacks this package: the checkout, where this is one."""
+    checkout = Path(__file__).parents[3]
+    return str(checkout) if (checkout / "pyproject.toml").is_file() else "icgan"
+
+
+def model_sources() -> Path:
+    """`triton_models/`: at the root of a checkout, or where a wheel installs its shared data."""
+    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
+    places = [Path(__file__).parents[3] / "triton_models"]
+    places += [
+        Path(sysconfig.get_path("data", each)) / "share" / "icgan" / "triton_models" for each in schemes
+    ]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise BackendError(
+        f"this package's triton_models is in none of {', '.join(map(str, places))}: install it anew"
+    )
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where a server listens."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+def free_ports() -> Ports:
+    """Three ports nobody listens on at this moment."""
+    sockets = [socket.socket() for _ in range(3)]
+    try:
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return Ports(*(each.getsockname()[1] for each in sockets))
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a server is started."""
+
+    ports: Ports = field(default_factory=free_ports)
+    host: str = LOOPBACK
+    config_name: str | None = "cpu"  # <model>/configs/cpu.pbtxt where there is one, else config.pbtxt
+    models: Sequence[str] = ("*",)  # loaded at start; others wait for an explicit load
+    exit_timeout_s: int = 30  # how long requests in flight may take to finish after a stop
+
+
+class Server:
+    """A running tritonserver in explicit model-control mode; a context manager that stops it.
+
+    `forward` receives every line the server logs. The last lines are kept for error messages.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        environment: Environment,
+        options: Options | None = None,
+        forward: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.options = options or Options()
+        self.repository = repository
+        _refuse_taken_ports(self.options)
+        self._environment = environment
+        self._forward = forward
+        self._last_lines: deque[str] = deque(maxlen=200)
+        self._idle = threading.Event()  # after a stop: no request is in flight any more
+        self._log_changed = threading.Condition()
+        self._unloaded: set[str] = set()  # models, as the log reports them
+        self._token = secrets.token_urlsafe(24)
+        self._scratch = Path(tempfile.mkdtemp(prefix="icgan-serve-"))
+        try:
+            self._process = subprocess.Popen(
+                self._command(),
+                env=environment.variables(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # Ctrl-C reaches us alone: we decide when the server stops
+            )
+        except BaseException:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise
+        self._reader = threading.Thread(target=self._read_log, name="tritonserver log", daemon=True)
+        self._reader.start()
+
+    @property
+    def http_url(self) -> str:
+        """`http://host:port`, as `Pipeline.connect` takes it."""
+        return f"http://{self.options.host}:{self.options.ports.http}"
+
+    @property
+    def grpc_url(self) -> str:
+        """`grpc://host:port`, as `Pipeline.connect` takes it."""
+        return f"grpc://{self.options.host}:{self.options.ports.grpc}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus scrapes."""
+        return f"http://{self.options.host}:{self.options.ports.metrics}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id; its Python processes are its children."""
+        return self._process.pid
+
+    def wait_until_ready(self, timeout_s: float = 120) -> None:
+        """Return once every model answers; ServiceError with the server's own words when it cannot start."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                self._clear_up()
+                raise ServiceError(f"tritonserver {_end(self._process.returncode)}: {self._complaint()}")
+            try:
+                self.call("v2/health/ready", timeout_s=1)
+            except ServiceError:
+                time.sleep(0.05)
+            else:
+                return
+        raise ServiceError(f"tritonserver was not ready after {timeout_s:g} s: {self._complaint()}")
+
+    def call(self, path: str, body: Mapping[str, object] | None = None, *, timeout_s: float = 30) -> bytes:
+        """GET `path`, or POST `body` as JSON, allowed to use the restricted APIs. ServiceError if refused."""
+        request = urllib.request.Request(
+            f"{self.http_url}/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={CONTROL_HEADER: self._token},
+        )
+        try:
+            with _DIRECTLY.open(request, timeout=timeout_s) as response:
+                data: bytes = response.read()
+                return data
+        except urllib.error.HTTPError as error:
+            raise ServiceError(f"{path}: {error.code} {_reason(error.read())}") from None
+        except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, cut short
+            raise UnavailableError(f"{path}: {error}") from None
+
+    def load(self, model: str) -> None:
+        """Load `model`, or load it again when its files have changed."""
+        self.call(f"v2/repository/models/{model}/load", {}, timeout_s=120)
+
+    def unload(self, model: str) -> None:
+        """Unload `model`; requests in flight finish first."""
+        self.call(f"v2/repository/models/{model}/unload", {}, timeout_s=120)
+
+    def wait(self) -> NoReturn:
+        """Wait until the server ends by itself: ServiceError, for it was not told to."""
+        status = self._process.wait()
+        self._clear_up()
+        raise ServiceError(f"tritonserver {_end(status)}{self._last_words()}")
+
+    def stop(self) -> None:
+        """Refuse new requests, let those in flight finish, end the server and its Python processes."""
+        if self._process.poll() is None:
+            self._drain()
+            self._process.terminate()
+            self._idle.wait(self.options.exit_timeout_s)
+            try:
+                self._process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:  # it waits in vain for a Python process that was killed
+                self._process.kill()
+                self._process.wait()
+        self._clear_up()
+        for region in Path("/dev/shm").glob(f"{self._scratch.name}*"):  # left by killed processes
+            region.unlink(missing_ok=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def stages(self) -> dict[int, str | None]:
+        """The server's Python processes: process id -> model, None for a process that has died.
+
+        UnavailableError when the server itself has ended.
+        """
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        except OSError:
+            raise UnavailableError("tritonserver has ended") from None
+        found: dict[int, str | None] = {}
+        for child in children:
+            try:
+                words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+            except OSError:  # gone since
+                continue
+            # "<stub> <repository>/<model>/<version>/<file> ..."; the server does not clear up after the dead
+            found[int(child)] = Path(words[1]).parent.parent.name if len(words) > 1 else None
+        return found
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _clear_up(self) -> None:
+        """End the Python processes that a server leaves which goes while it loads, and read its last words.
+
+        They would wait for it for ever, and hold its log open.
+        """
+        with contextlib.suppress(ProcessLookupError):  # the usual case: nobody is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._reader.join()
+
+    def _drain(self) -> None:
+        """Unload the ensembles and wait until their requests in flight are answered.
+
+        Told to end at once, the server would stop the composing models first, and refuse the remaining steps
+        of the ensemble requests it is in the middle of.
+        """
+        configs = self.repository.glob("*/config.pbtxt")
+        ensembles = {path.parent.name for path in configs if 'platform: "ensemble"' in path.read_text()}
+        self._unloaded.clear()
+        with contextlib.suppress(ServiceError):  # a server that cannot do this has nothing to finish
+            for name in ensembles:
+                self.unload(name)
+            with self._log_changed:
+                self._log_changed.wait_for(
+                    lambda: ensembles <= self._unloaded or self._idle.is_set(), self.options.exit_timeout_s
+                )
+
+    def _command(self) -> list[str]:
+        options = self.options
+        # who is on this machine may pass pictures through memory, nobody else may have it mapped
+        apis = RESTRICTED_APIS if options.host == LOOPBACK else f"{RESTRICTED_APIS},shared-memory"
+        restricted = f"{apis}:{CONTROL_HEADER}={self._token}"
+        flags: dict[str, object] = {
+            "model-repository": self.repository,
+            "backend-directory": _assemble_backends(self._environment, self._scratch / "backends"),
+            "cache-directory": self._environment.server / "caches",
+            "http-address": options.host,
+            "http-port": options.ports.http,
+            "grpc-address": options.host,
+            "grpc-port": options.ports.grpc,
+            "metrics-address": options.host,
+            "metrics-port": options.ports.metrics,
+            "http-restricted-api": restricted,
+            "grpc-restricted-protocol": restricted,
+            "model-control-mode": "explicit",
+            "exit-timeout-secs": options.exit_timeout_s,
+            "allow-gpu-metrics": "false",
+        }
+        if options.config_name:
+            flags["model-config-name"] = options.config_name
+        command = [str(self._environment.server / "bin" / "tritonserver"), "--disable-auto-complete-config"]
+        command += [f"--{name}={value}" for name, value in flags.items()]
+        for backend in ("python", "onnxruntime"):  # shared memory that can be told from other servers'
+            command.append(f"--backend-config={backend},shm-region-prefix-name={self._scratch.name}-")
+        return command + [f"--load-model={model}" for model in options.models]
+
+    def _read_log(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                if "Found 0 model versions that have in-flight inferences" in line:
+                    self._idle.set()
+                if gone := _UNLOADED.search(line):
+                    with self._log_changed:
+                        self._unloaded.add(gone[1])
+                        self._log_changed.notify_all()
+                self._last_lines.append(line.rstrip("\n"))
+                self._forward(line.rstrip("\n"))
+        with self._log_changed:
+            self._idle.set()
+            self._log_changed.notify_all()
+
+    def _complaint(self) -> str:
+        """The line that tells most about a failed start."""
+        lines = list(self._last_lines)
+        # no CUDA driver is normal here, and the last line only says that some model failed
+        errors = [line for line in lines if _ERROR_LINE.match(line) and "CudaDriverHelper" not in line]
+        return _ERROR_LINE.sub("", errors[0] if errors else lines[-1] if lines else "it said nothing")
+
+    def _last_words(self) -> str:
+        """What a server said that crashed: the first line after its last ordinary one, if there is any."""
+        lines = [line for line in self._last_lines if line.strip()]
+        ordinary = [number for number, line in enumerate(lines) if ORDINARY_LINE.match(line)]
+        crash = lines[ordinary[-1] + 1 if ordinary else 0 :]
+        return f": {crash[0].strip()}" if crash else ""
+
+
+def _end(status: int) -> str:
+    """How a process ended."""
+    if status >= 0:
+        return f"ended with status {status}"
+    hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-status).name}{hint}"
+
+
+def _refuse_taken_ports(options: Options) -> None:
+    """Raise ServiceError for a port somebody else listens on: its readiness would pass for ours.
+
+    RequestError for a number that is no port.
+    """
+    for name, port in dataclasses.asdict(options.ports).items():
+        if not 1 <= port <= 65535:
+            raise RequestError(f"{name}-port", f"{port}, expected 1..65535")
+        with socket.socket() as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will
+            try:
+                attempt.bind((options.host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise ServiceError(f"cannot listen on {options.host}:{port} ({error.strerror})") from None
+                taken = f"port {port} of {options.host} is taken by another program; choose another one"
+                raise ServiceError(taken) from None
+
+
+def _assemble_backends(environment: Environment, folder: Path) -> Path:
+    """A backend directory: the wheel's python backend with the matching stub, and our ONNX one."""
+    python = folder / "python"
+    python.mkdir(parents=True)
+    # copies: the server refuses a backend library that is a link out of its folder
+    for source in (environment.server / "backends" / "python").iterdir():
+        if source.is_file():
+            shutil.copy(source, python)
+    stub = environment.server / "python_backend_stubs" / environment.version / "triton_python_backend_stub"
+    if not stub.exists():
+        raise BackendError(f"nvidia-pytriton has no server part for Python {environment.version}")
+    shutil.copy(stub, python)
+    shutil.copytree(model_sources() / "backends" / "onnxruntime", folder / "onnxruntime")
+    return folder
+
+
+def _reason(body: bytes) -> str:
+    """The server's own words in an error response."""
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace").strip()

@@ -1,0 +1,321 @@
+"""Bundle + `triton_models/` -> a model repository, for a stock Triton image and for an embedded CPU server.
+
+A repository holds releases. A release is one bundle's encoder, preprocessing, bank and generator; models
+whose files did not change share a version between releases. `icgan.json` at the root says which versions
+belong together, and the ensembles pin those of the current one: a step forward or back is one load of them.
+Each model serves the versions of the current release and of the one before, which requests in flight and a
+step back need.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from icgan_runtime import files, images
+from icgan_runtime.backends.select import read_graph
+from icgan_runtime.bundle import arrays
+from icgan_runtime.bundle.bank import FOLDER
+from icgan_runtime.bundle.manifest import MANIFEST_NAME, SAMPLES_NAME, EngineEntry, Model
+from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.strict_json import from_json, to_json
+from icgan_runtime.errors import RepositoryError
+from icgan_runtime.rows import CONDITIONS
+from icgan_runtime.server import pbtxt as tc
+from icgan_runtime.server.models import (
+    ENSEMBLES,
+    LOOKUPS,
+    Choices,
+    Service,
+    configurations,
+    cpu_configurations,
+    ensembles,
+)
+from icgan_runtime.server.process import model_sources
+from icgan_runtime.server.watchdog import CANARY_NAME
+
+RELEASES_NAME = "icgan.json"
+FORMAT = "icgan-triton"
+CPU_CONFIG = "cpu"  # what --model-config-name selects on a machine without a GPU
+
+# Which names of samples.npz hold real rows for which graph input, for warm-up.
+_SAMPLES = {"image": "picture", "noise": "noise", "embedding": "embedding", "label": "label"}
+
+# The version policy's line in a model's configuration, the one thing there that a release changes.
+_VERSIONS = re.compile(r"versions: \[([\d, ]*)\]")
+
+Sources = dict[str, Path | bytes]  # file name in a version folder -> where it comes from
+Say = Callable[[str], None]
+
+
+def write_repository(bundle_path: Path, out: Path, choices: Choices, say: Say = print) -> None:
+    """Write a repository with one release, replacing `out`. Every file of the bundle is verified."""
+    bundle = Bundle.open(bundle_path)
+    service = describe(bundle, choices, say)
+    with files.atomic_directory(out) as root:
+        for name, config in (configurations(service) | ensembles(service, {})).items():
+            _write_config(root / name / "config.pbtxt", config)
+        for name, config in cpu_configurations(service).items():
+            _write_config(root / name / "configs" / f"{CPU_CONFIG}.pbtxt", config)
+        for ensemble in ENSEMBLES:
+            (root / ensemble.name / "1").mkdir()
+        samples = arrays.read_npz(bundle.read(SAMPLES_NAME), SAMPLES_NAME)
+        _write_warm_up(samples, service, root)
+        (root / CANARY_NAME).write_text(json.dumps(_canary(samples["picture"][0], service)) + "\n")
+        digests = {}
+        for name, sources in version_sources(bundle, service).items():
+            _write_version(root / name / "1", sources)
+            digests[name] = {"1": _digest(sources)}
+        release = {"release": 1, **_about(bundle), "versions": dict.fromkeys(digests, 1)}
+        book = {
+            "current": 1,
+            "choices": dataclasses.asdict(choices),
+            "releases": [release],
+            "digests": digests,
+        }
+        _write_releases(root, book)
+
+
+def add_release(bundle_path: Path, repository: Path, say: Say = print) -> list[str]:
+    """Add `bundle` to a repository as its next release; returns the models to load, in this order.
+
+    Nothing changes for a running server until it is told to load them. Requests are answered throughout:
+    first the new versions come up beside the old, then each ensemble moves over in one moment.
+    """
+    book = read_releases(repository)
+    choices = Choices(**book["choices"])
+    bundle = Bundle.open(bundle_path)
+    service = describe(bundle, choices, say)
+    _refuse_other_shapes(repository, service)
+    versions, made = {}, []
+    for name, sources in version_sources(bundle, service).items():
+        digest, known = _digest(sources), book["digests"][name]
+        version = next((int(number) for number, held in known.items() if held == digest), None)
+        if version is None:
+            version = max(int(number) for number in known) + 1
+            with files.atomic_directory(repository / name / str(version)) as folder:
+                _write_version(folder, sources)
+            known[str(version)] = digest
+            made.append(name)
+        versions[name] = version
+    number = max(release["release"] for release in book["releases"]) + 1
+    book["releases"].append({"release": number, **_about(bundle), "versions": versions})
+    _write_releases(repository, book)
+    return list(dict.fromkeys(made + set_release(repository, number)))
+
+
+def set_release(repository: Path, number: int) -> list[str]:
+    """Make release `number` current: the ensembles pin its versions. Returns the models to load, in order."""
+    book = read_releases(repository)
+    release = next((release for release in book["releases"] if release["release"] == number), None)
+    if release is None:
+        held = [release["release"] for release in book["releases"]]
+        raise RepositoryError(f"release {number} is not in {repository}, which holds {held}")
+    before = next(release for release in book["releases"] if release["release"] == book["current"])
+    loads = [
+        name
+        for name, version in release["versions"].items()
+        if _serve(repository / name, {before["versions"][name], version})
+    ]
+    about: Model = from_json(Model, release["model"], RELEASES_NAME)
+    service = Service(about, release["neighbours"], release["labelled"], Choices(**book["choices"]))
+    for name, config in ensembles(service, release["versions"]).items():
+        with files.atomic_file(repository / name / "config.pbtxt") as path:
+            path.write_text(tc.to_pbtxt(config))
+    book["current"] = number
+    _write_releases(repository, book)
+    return [*loads, *(ensemble.name for ensemble in ENSEMBLES)]
+
+
+def _serve(model: Path, versions: set[int]) -> bool:
+    """Let the model in this folder serve `versions`; whether it did not already, and has to be loaded."""
+    news = False
+    for path in (model / "config.pbtxt", *(model / "configs").glob("*.pbtxt")):
+        text = path.read_text()
+        if versions <= {int(number) for number in _VERSIONS.findall(text)[0].split(",")}:
+            continue
+        news = True
+        with files.atomic_file(path) as partial:
+            partial.write_text(_VERSIONS.sub(f"versions: {sorted(versions)}", text))
+    return news
+
+
+def read_releases(repository: Path) -> dict[str, Any]:
+    """The repository's book of releases. Raises RepositoryError when the folder is not such a repository."""
+    path = repository / RELEASES_NAME
+    if not path.exists():
+        raise RepositoryError(
+            f"{repository} holds no {RELEASES_NAME}: not a repository written by `icgan-export triton`"
+        )
+    book: dict[str, Any] = json.loads(path.read_text())
+    return book
+
+
+def describe(bundle: Bundle, choices: Choices, say: Say = print) -> Service:
+    """What the bundle means for the configurations; says so when a GPU will run ONNX for want of plans."""
+    if choices.lookup not in LOOKUPS:
+        raise RepositoryError(f"lookup {choices.lookup!r}, expected one of {', '.join(LOOKUPS)}")
+    if choices.cpu_precision == "bf16":
+        raise RepositoryError("--cpu-precision bf16: ONNX Runtime has no such kernels on a CPU")
+    manifest = bundle.manifest
+    if choices.lookup == "graph" and not any(entry.role == "lookup" for entry in manifest.graphs):
+        raise RepositoryError(
+            f"--lookup graph: {bundle.root} has no lookup.onnx, its bank is too large: faiss-ivf or faiss"
+        )
+    plans, gpu_files = {}, {}
+    for role in ("encoder", "generator", "lookup") if choices.lookup == "graph" else ("encoder", "generator"):
+        engines = _engines(bundle, role, choices.precision)
+        for engine in engines.values():
+            if engine.max_batch < choices.max_batch:
+                raise RepositoryError(
+                    f"--max-batch is {choices.max_batch}, {engine.file} takes {engine.max_batch} rows: "
+                    f"serve with --max-batch {engine.max_batch}, or build it again with icgan-export engine"
+                )
+        if engines:
+            plans[role] = {_dotted(capability): _plan_name(engine) for capability, engine in engines.items()}
+            continue
+        precise = role == "lookup"  # there is one lookup graph, at full precision
+        on_gpu = manifest.graph(role, None if precise else choices.precision)
+        if on_gpu != manifest.graph(role, None if precise else choices.cpu_precision):
+            gpu_files[role] = f"model.{on_gpu.precision}.onnx"
+        say(f"icgan_{role}: the bundle has no TensorRT plan, a GPU will run {on_gpu.file} on ONNX Runtime")
+    bank = manifest.bank
+    return Service(manifest.model, bank.neighbours, bank.labelled, choices, plans, gpu_files)
+
+
+def version_sources(bundle: Bundle, service: Service) -> dict[str, Sources]:
+    """For every model but the ensembles: the verified files of its version folder."""
+    manifest = bundle.manifest
+    about = {MANIFEST_NAME: manifest.to_bytes()}
+    bank = {name: bundle.path(name) for name in manifest.files if name.startswith(f"{FOLDER}/")}
+    found: dict[str, Sources] = {
+        "icgan_preprocess": _code("icgan_preprocess"),
+        "icgan_condition": {**_code("icgan_condition"), **about, **bank},
+        "icgan_picture": _code("icgan_picture"),
+    }
+    for role in ("encoder", "generator", "lookup"):
+        if role == "lookup" and service.choices.lookup != "graph":
+            found["icgan_lookup"] = {**_code("icgan_lookup"), **about, **bank}
+            continue
+        precision = None if role == "lookup" else service.choices.cpu_precision
+        files: Sources = {"model.onnx": _graph(bundle, role, precision)}
+        if role in service.gpu_files:
+            files[service.gpu_files[role]] = _graph(bundle, role, service.choices.precision)
+        if role in service.plans:
+            for engine in _engines(bundle, role, service.choices.precision).values():
+                files[_plan_name(engine)] = bundle.path(engine.file)
+        found[f"icgan_{role}"] = files
+    return found
+
+
+def _graph(bundle: Bundle, role: str, precision: str | None) -> Path:
+    """An ONNX file, checked as it is before it runs in-process: the server opens it without asking us."""
+    entry = bundle.manifest.graph(role, precision)
+    read_graph(bundle, entry)
+    return bundle.path(entry.file)
+
+
+def _code(model: str) -> Sources:
+    return {"model.py": model_sources() / model / "1" / "model.py"}
+
+
+def _engines(bundle: Bundle, role: str, precision: str | None) -> dict[str, EngineEntry]:
+    """Per compute capability ("sm90") the engine of `role` made with the newest TensorRT.
+
+    Not those of TensorRT-RTX, which Triton's backend cannot read.
+    """
+    found = [
+        engine
+        for engine in bundle.manifest.engines
+        if engine.role == role and precision in (None, engine.precision) and "-trtrtx" not in engine.file
+    ]
+    found.sort(key=lambda engine: [int(part) for part in re.findall(r"\d+", engine.tensorrt_version)])
+    return {engine.compute_capability: engine for engine in found}
+
+
+def _plan_name(engine: EngineEntry) -> str:
+    return f"{engine.compute_capability}-trt{engine.tensorrt_version}-{engine.precision}.plan"
+
+
+def _dotted(capability: str) -> str:
+    """ "sm90" -> "9.0", Triton's spelling."""
+    digits = capability.removeprefix("sm")
+    return f"{digits[:-1]}.{digits[-1]}"
+
+
+def _about(bundle: Bundle) -> dict[str, Any]:
+    """What a release says of its bundle."""
+    manifest = bundle.manifest
+    return {
+        "model": to_json(manifest.model),
+        "neighbours": manifest.bank.neighbours,
+        "labelled": manifest.bank.labelled,
+        "bank": manifest.files[f"{FOLDER}/embeddings.npy"].sha256,
+    }
+
+
+def _refuse_other_shapes(repository: Path, service: Service) -> None:
+    """A configuration covers all versions of a model: dimensions cannot change between releases."""
+    for name, config in configurations(service).items():
+        text = (repository / name / "config.pbtxt").read_text()
+        if _VERSIONS.sub("", text) != _VERSIONS.sub("", tc.to_pbtxt(config)):
+            raise RepositoryError(f"{name}: the bundle needs another configuration; write a new repository")
+
+
+def _write_config(path: Path, config: tc.ModelConfig) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(tc.to_pbtxt(config))
+
+
+def _write_version(folder: Path, sources: Sources) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in sources.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        if isinstance(source, bytes):
+            path.write_bytes(source)
+        else:
+            shutil.copyfile(source, path)
+
+
+def _canary(picture: images.U8, service: Service) -> dict[str, object]:
+    """A request to the ensemble of all stages, for watchdogs and probes."""
+    return {
+        "IMAGE": base64.b64encode(images.encode(picture)).decode(),
+        "SEED": 0,
+        "SAMPLE": 0,
+        "TRUNCATION": 1.0,
+        "CONDITION": CONDITIONS.index("nearest"),  # reads the stored embeddings too
+        **({"LABEL": 0} if service.model.classes else {}),
+        "FORMAT": "image/png;base64",
+    }
+
+
+def _write_warm_up(samples: Mapping[str, arrays.Array], service: Service, root: Path) -> None:
+    """The first row of the bundle's pinned samples, as raw bytes, for each model that warms up on it."""
+    for config in configurations(service).values():
+        for warm_up in config.model_warmup:
+            for name in warm_up.inputs:
+                folder = root / config.name / "warmup"
+                folder.mkdir(exist_ok=True)
+                (folder / name).write_bytes(samples[_SAMPLES[name]][:1].tobytes())
+
+
+def _digest(sources: Sources) -> str:
+    """SHA-256 over names and contents."""
+    lines = []
+    for name, source in sorted(sources.items()):
+        digest = files.sha256(source) if isinstance(source, bytes) else files.sha256_of_file(source)
+        lines.append(f"{digest}  {name}\n")
+    return files.sha256("".join(lines).encode())
+
+
+def _write_releases(repository: Path, book: Mapping[str, Any]) -> None:
+    with files.atomic_file(repository / RELEASES_NAME) as path:
+        path.write_text(json.dumps({"format": FORMAT, "schema_version": 1, **book}, indent=1) + "\n")

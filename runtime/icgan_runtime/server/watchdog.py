@@ -1,0 +1,112 @@
+"""A canary through the whole chain, and the mending of what it finds dead.
+
+When a Python process of the server dies, the server stays "ready" and answers every request for that model
+with an error, for ever. Only a real request shows it (or a look at its processes, from the same machine), and
+only unloading and loading the model mends it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from icgan_runtime.errors import ServiceError, UnavailableError
+from icgan_runtime.server.process import Server
+
+CANARY_NAME = "canary.json"  # written into the repository by `icgan-export triton`
+CANARY_MODEL = "icgan_file"  # the ensemble that runs every stage
+
+# The `generate` API says 400 to these too, which are the queues' way of shedding load.
+_OVERLOAD = re.compile("Request timeout expired|Exceeds maximum queue size")
+
+# "Stub process 'icgan_lookup_0_0' is not healthy.": model, device and number of the instance
+_DEAD = re.compile(r"'(\w+)_\d+_\d+'")
+
+
+class Watchdog:
+    """Checks a server every `period_s` in a thread of its own, while the `with` block runs."""
+
+    def __init__(
+        self,
+        server: Server,
+        report: Callable[[str], None] = print,
+        period_s: float = 1,
+        timeout_s: float = 30,
+    ) -> None:
+        self._server, self._report = server, report
+        self._period_s, self._timeout_s = period_s, timeout_s
+        self._canary = json.loads((server.repository / CANARY_NAME).read_text())
+        self._alive: dict[int, str] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def check(self) -> list[str]:
+        """Look for dead processes, then send one canary; returns the models that had to be mended.
+
+        Raises ServiceError when the chain fails for a reason that loading a model does not cure.
+        """
+        dead = self._models_without_process()
+        if not dead:
+            path = f"v2/models/{CANARY_MODEL}/generate"
+            try:
+                self._server.call(path, self._canary, timeout_s=self._timeout_s)
+            except UnavailableError:
+                return []  # overloaded, or on its way out: neither is mended by taking models away
+            except ServiceError as error:
+                if _OVERLOAD.search(str(error)):
+                    return []
+                dead = self._models_named(str(error))
+                if not dead:
+                    raise
+        for model in dead:
+            self._server.unload(model)
+        for model in dead:
+            self._server.load(model)
+        if dead:
+            self._models_without_process()  # who has just been replaced is not mourned again
+        return dead
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._period_s):
+            started = time.monotonic()
+            try:
+                mended = self.check()
+            except ServiceError as error:
+                self._report(f"watchdog: {error}")
+                continue
+            if mended:
+                seconds = time.monotonic() - started
+                self._report(f"watchdog: {', '.join(mended)} had died and is back after {seconds:.1f} s")
+
+    def _models_without_process(self) -> list[str]:
+        """Models with a process that was alive at the last look and is dead now.
+
+        Under load this is seen long before a canary has waited its turn in the queue of the dead.
+        """
+        alive, now = self._alive, self._server.stages()
+        self._alive = {process: model for process, model in now.items() if model is not None}
+        return sorted(
+            {alive[process] for process, model in now.items() if model is None and process in alive}
+        )
+
+    def _models_named(self, complaint: str) -> list[str]:
+        """Models whose process the server calls unhealthy, or that are not loaded at all."""
+        if named := _DEAD.findall(complaint):
+            return sorted(set(named))
+        listed = json.loads(self._server.call("v2/repository/index", {}))
+        return sorted({entry["name"] for entry in listed if entry.get("state") != "READY"})

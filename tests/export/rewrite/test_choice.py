@@ -1,0 +1,31 @@
+"""Which rewrites are applied to a generator."""
+
+import pytest
+
+from icgan_export.errors import ExportError
+from icgan_export.rewrite.choice import Rewrites
+from icgan_training.networks.config import ModelConfig
+
+FOUR_BLOCKS = ModelConfig(64, 4, (32,), embedding_dim=24, shared_dim_feat=16)
+
+
+def test_nothing_is_rewritten_when_nothing_is_asked_for() -> None:
+    expected = Rewrites(("plain",) * 4, False, False, False, False)
+    assert Rewrites.none(FOUR_BLOCKS) == expected
+
+
+def test_wide_blocks_become_products_and_narrow_ones_transposed_convolutions() -> None:
+    widths = ModelConfig(32, 16, generator_multipliers=(17, 16, 15, 1), embedding_dim=24)
+    for target in ("onnxruntime", "openvino"):
+        assert Rewrites.best(widths, target) == Rewrites(("products", "products", "transposed"))
+    assert Rewrites.best(widths) == Rewrites.best(widths, "onnxruntime")
+    assert Rewrites.best(widths, "tensorrt") == Rewrites(("transposed",) * 3)
+
+
+def test_a_rewrite_is_switched_off_by_its_name() -> None:
+    best = Rewrites.best(FOUR_BLOCKS)
+    less = best.without(["blocks", "output_norm"])
+    assert set(less.blocks) == {"plain"}
+    assert (less.output_norm, less.early_shortcut) == (False, True)
+    with pytest.raises(ExportError, match="--without magic: choose from blocks, condition_product"):
+        best.without(["magic"])

@@ -1,0 +1,124 @@
+import dataclasses
+import json
+
+import pytest
+
+from icgan_runtime.bundle.info import describe, render
+from icgan_runtime.bundle.manifest import EngineEntry, KeptNode, Licence, Manifest
+from icgan_runtime.bundle.onnx_file import describe_onnx
+from icgan_runtime.bundle.opened import Bundle
+
+TEXT = """\
+tiny 1: 8 × 8 pictures, 3 classes
+  size       {size} bytes
+  licence    CC0-1.0  Drawn from random numbers.
+  noise      6 wide
+  encoder    tiny, 12 wide, weights {weights}
+  input      8 × 8 RGB, centre-short-side, pillow-bilinear
+  bank       20 instances of random numbers (CC0-1.0), k = 5, labelled
+  identity   {identity}, embedding space {space}
+  encoder.onnx: encoder fp32, {encoder} bytes, 0.00 M parameters, opset 18
+    Cast 1, LpNormalization 1, MatMul 1, ReduceMean 1, Reshape 2, Sub 1
+  lookup.onnx: lookup fp32, {lookup} bytes, 0.00 M parameters, opset 18
+    MatMul 1, TopK 1
+  generator.onnx: generator fp32, {generator} bytes, 0.00 M parameters, opset 18
+    Add 3, Cast 1, Clip 1, Gather 1, MatMul 2, Mul 1, Reshape 1, Round 1, Tanh 1
+    one picture: 12.3 M multiply-adds, activations of 4.5 MB
+    kept in FP32: /a (too large); /b (too small)
+  README.md: generator fp16, sm90, TensorRT 10.14.1, batch up to 32
+  provenance
+    data  random numbers
+    command
+      name  make_bundle
+      seed  0
+  metrics
+    fid  None
+  bench
+    speed  fast
+  not in the manifest, never used: bank/notes.txt, extra.txt"""
+
+
+@pytest.fixture
+def bundle(labelled_bundle, copy_bundle) -> Bundle:
+    """A bundle that has something to say on every line."""
+    root = copy_bundle(labelled_bundle)
+    manifest = Manifest.read(root)
+    encoder, lookup, generator = manifest.graphs
+    kept = (KeptNode("/a", "too large"), KeptNode("/b", "too small"))
+    model = dataclasses.replace(
+        manifest.model, licence=Licence("CC0-1.0", "Drawn from random numbers."), class_names=None
+    )
+    changed = dataclasses.replace(
+        manifest,
+        model=model,
+        graphs=(encoder, lookup, dataclasses.replace(generator, kept_fp32=kept)),
+        engines=(EngineEntry("generator", "fp16", "README.md", "sm90", "10.14.1", 32, model.encoder_id),),
+        provenance={"data": "random numbers", "command": {"name": "make_bundle", "seed": 0}},
+        bench={
+            "speed": "fast",
+            "costs": {
+                "generator.onnx": {"multiply_adds": 12_300_000, "peak_activation_bytes": 4_500_000},
+                "encoder.onnx": "unknown",
+            },
+        },
+    )
+    changed.write(root)
+    (root / "extra.txt").write_text("mine")
+    (root / "bank" / "notes.txt").write_text("mine")
+    return Bundle.open(root)
+
+
+def test_info_reads_like_this(bundle):
+    model = bundle.manifest.model
+    sizes = {name.removesuffix(".onnx"): entry.bytes for name, entry in bundle.manifest.files.items()}
+    assert render(describe(bundle)) == TEXT.format(
+        size=sum(sizes.values()),
+        weights=model.encoder.sha256[:12],
+        identity=model.identity[:16],
+        space=model.encoder_id[:16],
+        **{role: sizes[role] for role in ("encoder", "lookup", "generator")},
+    )
+
+
+def test_info_of_a_plain_bundle_says_nothing_about_what_it_lacks(tiny_bundle):
+    lines = render(describe(Bundle.open(tiny_bundle))).splitlines()
+    assert lines[0] == "tiny 1: 8 × 8 pictures"
+    assert lines[2] == "  licence    CC0-1.0"
+    assert lines[-2:] == ["  metrics", "    fid  None"]
+    said = "\n".join(lines)
+    for absent in ("one picture", "kept in", "TensorRT", "provenance", "parity", "bench", "never used"):
+        assert absent not in said
+
+
+@pytest.mark.parametrize("costs", [None, 7, [], {"generator.onnx": {"multiply_adds": "many"}}])
+def test_a_report_of_another_program_about_costs_is_no_reason_to_fail(bundle, costs):
+    facts = describe(bundle)
+    facts["bench"]["costs"] = costs
+    assert "one picture" not in render(facts)
+
+
+def test_a_bank_without_labels_is_not_called_labelled(bundle):
+    facts = describe(bundle)
+    facts["bank"]["labelled"] = False
+    assert "(CC0-1.0), k = 5\n" in render(facts)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 bytes"), (99_999, "99999 bytes"), (100_000, "0.1 MB"), (12_345_678, "12.3 MB")]
+)
+def test_large_sizes_are_told_in_megabytes(bundle, size, text):
+    assert f"  size       {text}\n" in render({**describe(bundle), "bytes": size})
+
+
+def test_facts_for_scripts_hold_the_manifest_and_what_the_graphs_say_themselves(bundle):
+    facts, book = describe(bundle), json.loads(bundle.manifest.to_bytes())
+    for graph, entry in zip(facts["graphs"], book["graphs"], strict=True):
+        found = describe_onnx((bundle.root / entry["file"]).read_bytes(), entry["file"])
+        own = {"bytes": found.bytes, "parameters": found.parameters}
+        assert graph == entry | own | {"opsets": found.opsets, "operators": found.operators}
+    assert facts["encoder_id"] == bundle.manifest.model.encoder_id
+    assert facts["identity"] == bundle.manifest.model.identity
+    assert facts["bytes"] == sum(entry["bytes"] for entry in book["files"].values())
+    assert facts["unlisted_files"] == ["bank/notes.txt", "extra.txt"]
+    for section in ("model", "bank", "files", "engines", "provenance", "metrics", "parity", "bench"):
+        assert facts[section] == book[section]

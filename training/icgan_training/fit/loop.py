@@ -1,0 +1,321 @@
+"""The training loop: a model, settings and a data set in, a run directory out.
+
+    RUN/config.json                 model, settings, encoder, data: written first
+    RUN/centroids.npy               of the clusters, where those are the labels
+    RUN/log.jsonl                   one line per tick
+    RUN/samples/step-*.png          instance left, samples right
+    RUN/checkpoints/step-*.safetensors, best.safetensors
+    RUN/generator.safetensors       the averaged weights to export, renewed with every checkpoint
+    RUN/discriminator.safetensors, encoder.safetensors
+
+A step is a function of (state, seed, step number), so a run that is killed at any moment and started again
+continues as if nothing had happened, bit for bit on a CPU.
+"""
+
+import collections.abc
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from icgan_training.data.dataset import PreparedDataset, read_rows
+from icgan_training.data.grid import sample_grid
+from icgan_training.data.labels import training_labels
+from icgan_training.distributed import ALONE, Processes, any_of
+from icgan_training.errors import CollapseError, ConfigError
+from icgan_training.fit.journal import Journal
+from icgan_training.fit.position import Position
+from icgan_training.fit.resume import (
+    checkpoint_path,
+    last_good,
+    list_checkpoints,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+)
+from icgan_training.fit.run import open_run, publish
+from icgan_training.fit.sampler import PARTS, Batch, Indices, Part, Sampler
+from icgan_training.fit.step import STATISTICS, Inputs, StepInputs, Trainer
+from icgan_training.networks.config import ModelConfig, TrainConfig
+from icgan_training.networks.discriminator import Discriminator
+from icgan_training.networks.encoder import load_encoder
+from icgan_training.networks.generator import Generator
+from icgan_training.networks.projected import ProjectedDiscriminator
+
+Evaluate = Callable[[nn.Module, Indices | None], float]
+"""Scores the averaged generator in eval mode, given each picture's training label; lower is better (FID)."""
+
+DIVERGED = 1e4
+"""A mean logit beyond this is a collapse: the hinge keeps those of a healthy run within some tens."""
+
+CENTRE_ROWS = 20_000
+"""Instances that the centre of the embeddings is taken from."""
+
+GRID_ROWS, GRID_COLUMNS = 8, 8
+
+
+def fit(
+    model: ModelConfig,
+    train: TrainConfig,
+    data: PreparedDataset,
+    run_dir: Path,
+    *,
+    device: torch.device,
+    processes: Processes = ALONE,
+    evaluate: Evaluate | None = None,
+) -> bool:
+    """Train until `train.total_images`, continuing from the newest checkpoint of `run_dir` if it has one.
+
+    `evaluate` scores the average at every checkpoint; the best one is then what is exported and kept as
+    `checkpoints/best.safetensors`. Returns whether training is complete: SIGINT or SIGTERM, to any of the
+    processes, makes it write a checkpoint and return False.
+    Raises ConfigError for settings that do not fit the data or an existing run, CheckpointError when the
+    disk refuses, CollapseError when the losses stop being numbers or the logits run away.
+    """
+    rows_at_once = _rows_at_once(train, processes)
+    data = data.nearest(train.neighbours)
+    if processes.first:
+        open_run(run_dir, model, train, data)
+    checkpoints = run_dir / "checkpoints"
+    labels = training_labels(
+        model,
+        data,
+        run_dir,
+        source=train.label_source,
+        seed=train.seed,
+        begun=bool(list_checkpoints(checkpoints)),
+        processes=processes,
+    )
+    trainer = Trainer(model, train, device, processes)
+    position = _resume(trainer, checkpoints)
+    if position.step == 0:
+        _start(trainer.generator, trainer.discriminator, data)
+        trainer.average.module.load_state_dict(trainer.generator.state_dict())
+    sampler = Sampler(
+        data,
+        labels,
+        seed=train.seed,
+        dim_z=model.dim_z,
+        neighbourhoods=model.takes_embedding,
+        flip_images=train.picture_flip,
+        flip_instances=train.instance_flip,
+        balance=data.labels if train.long_tail else None,
+    )
+    draw = _drawing(sampler, model, train, processes, rows_at_once, pin=device.type == "cuda")
+    images_per_step = train.batch_size * train.discriminator_steps
+    left = math.ceil(max(0, train.total_images - position.images) / images_per_step)
+    steps = range(position.step + 1, position.step + left + 1)
+    tick_steps = max(1, train.tick_images // images_per_step)
+    sheet = SampleSheet.choose(data, labels, model, train.seed)
+
+    with ExitStack() as stack:
+        journal = None
+        if processes.first:
+            journal = stack.enter_context(
+                Journal(run_dir, position.step, position.images, train.total_images)
+            )
+        stop = stack.enter_context(_stop_requests(processes))
+        batches = stack.enter_context(closing(_prefetched(draw, steps)))
+        clock = time.monotonic()
+        for step, inputs in zip(steps, batches, strict=True):
+            position.advance(trainer.step(inputs.to(device), step), images_per_step)
+            if journal is not None:
+                journal.advance(images_per_step)
+            tick, last = step // tick_steps, step == steps[-1]
+            at_tick = step % tick_steps == 0 or last
+            stopping = any_of(stop.is_set(), processes) and not last
+            if not at_tick and not stopping:
+                continue
+
+            trainer.synchronise()
+            position.spend(time.monotonic() - clock)
+            record = position.record(processes, device)
+            _watch(record, checkpoints)
+            due = last or stopping or tick % train.checkpoint_ticks == 0
+            improved = evaluate is None
+            if journal is not None and evaluate is not None and due and not stopping:
+                record["fid"] = evaluate(trainer.average.module, labels)
+                improved = position.best_fid is None or record["fid"] < position.best_fid
+                position.best_fid = record["fid"] if improved else position.best_fid
+            if at_tick:
+                position.next_tick()
+            if journal is not None:
+                if at_tick:
+                    journal.record(record)
+                if at_tick and (last or tick % train.snapshot_ticks == 0):
+                    journal.picture(sample_grid(*sheet.draw(trainer)), step)
+                if due and improved:
+                    publish(run_dir, trainer.average.module, trainer.discriminator)
+                    if evaluate is not None:
+                        save_checkpoint(checkpoints / "best.safetensors", trainer.state(), position.to_dict())
+                if due:
+                    path = checkpoint_path(checkpoints, step)
+                    save_checkpoint(path, trainer.state(), position.to_dict())
+                    prune(checkpoints, train.checkpoints_kept)
+            if stopping:
+                return False
+            clock = time.monotonic()
+    return True
+
+
+@dataclass(frozen=True)
+class SampleSheet:
+    """The instances and the noise that every sample sheet of a run shows."""
+
+    instances: npt.NDArray[np.uint8]  # [M, R, R, 3]
+    inputs: Inputs  # M·GRID_COLUMNS rows, instance by instance
+
+    @classmethod
+    def choose(
+        cls, data: PreparedDataset, labels: Indices | None, model: ModelConfig, seed: int
+    ) -> "SampleSheet":
+        """M instances drawn once, with GRID_COLUMNS noises each."""
+        rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, len(PARTS), 0]))
+        count = len(data.images)
+        chosen = np.sort(rng.choice(count, size=min(GRID_ROWS, count), replace=False))
+        rows = chosen.repeat(GRID_COLUMNS)
+        batch = Batch(
+            image=None,
+            embedding=np.asarray(data.embeddings[rows]),
+            label=None if labels is None else labels[rows],
+            noise=rng.standard_normal((len(rows), model.dim_z), dtype=np.float32),
+            uniforms=np.empty((len(rows), 0), dtype=np.float32),
+        )
+        return cls(np.asarray(data.images[chosen]), Inputs.of(batch, model, pin=False))
+
+    def draw(self, trainer: Trainer) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """The instances, and what the averaged generator makes of them now [M, C, R, R, 3]."""
+        samples = trainer.samples(self.inputs.to(trainer.device))
+        return self.instances, samples.reshape(len(self.instances), GRID_COLUMNS, *samples.shape[1:])
+
+
+def _rows_at_once(train: TrainConfig, processes: Processes) -> int:
+    """Rows of a batch in one backward pass of one process. Raises ConfigError where they do not divide."""
+    parts = train.accumulation * processes.world
+    if train.batch_size % parts:
+        raise ConfigError(
+            f"batch_size {train.batch_size} cannot be split over {processes.world} processes"
+            f" with accumulation {train.accumulation}: choose a multiple of their product"
+        )
+    return train.batch_size // parts
+
+
+def _drawing(
+    sampler: Sampler,
+    model: ModelConfig,
+    train: TrainConfig,
+    processes: Processes,
+    rows_at_once: int,
+    *,
+    pin: bool,
+) -> Callable[[int], StepInputs]:
+    """The function from a step's number to what this process trains on: its rows of every part of it."""
+
+    def draw(step: int) -> StepInputs:
+        def part(name: Part, turn: int, cut: int) -> Inputs:
+            start = (cut * processes.world + processes.rank) * rows_at_once
+            batch = sampler.draw(step, name, turn, train.batch_size, slice(start, start + rows_at_once))
+            return Inputs.of(batch, model, pin=pin)
+
+        turns, cuts = range(train.discriminator_steps), range(train.accumulation)
+        return StepInputs(
+            [[(part("real", turn, cut), part("fake", turn, cut)) for cut in cuts] for turn in turns],
+            [part("generator", 0, cut) for cut in cuts],
+        )
+
+    return draw
+
+
+def _resume(trainer: Trainer, checkpoints: Path) -> Position:
+    """Where the newest checkpoint left off, its state put back; the start when there is none."""
+    paths = list_checkpoints(checkpoints)
+    if not paths:
+        return Position()
+    return Position.from_dict(load_checkpoint(paths[-1], trainer.state()), trainer.device)
+
+
+def _start(
+    generator: Generator, discriminator: Discriminator | ProjectedDiscriminator, data: PreparedDataset
+) -> None:
+    """Give a new run what it takes from its data: the encoder's features, and its instances' centre.
+
+    The published networks, pixels and gain 1, take nothing.
+    """
+    centred = generator.config.takes_embedding and generator.config.instance_gain != 1
+    if not centred and isinstance(discriminator, Discriminator):
+        return
+    rows = np.linspace(0, data.meta.count - 1, min(data.meta.count, CENTRE_ROWS)).astype(np.int64)
+    device = next(discriminator.parameters()).device
+    embeddings = torch.from_numpy(read_rows(data.embeddings, rows)).to(device)
+    if isinstance(discriminator, ProjectedDiscriminator):
+        discriminator.adopt(load_encoder(data.encoder_path), embeddings)
+    else:
+        discriminator.centre_instances(embeddings.mean(0))
+    if generator.config.takes_embedding:
+        generator.centre_instances(embeddings.mean(0))
+
+
+def _watch(record: dict[str, Any], checkpoints: Path) -> None:
+    """Stop a run that has collapsed, before its state can replace a good checkpoint."""
+    for name in STATISTICS:
+        value = record[name]
+        if not math.isfinite(value) or (name.startswith("logit") and abs(value) > DIVERGED):
+            raise CollapseError(
+                f"training collapsed before step {record['step']}: {name} is {value};"
+                f" {last_good(checkpoints)}: run again with lower learning rates to go on from it"
+            )
+
+
+def _prefetched(
+    draw: Callable[[int], StepInputs], steps: Sequence[int]
+) -> collections.abc.Generator[StepInputs, None, None]:
+    """`draw` of each step, the next one read from disk while the current one trains."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting = [reader.submit(draw, step) for step in steps[:1]]
+        for following in steps[1:]:
+            ready = waiting.pop().result()
+            waiting.append(reader.submit(draw, following))
+            yield ready
+        for future in waiting:
+            yield future.result()
+
+
+@contextmanager
+def _stop_requests(processes: Processes) -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets.
+
+    A second signal acts as usual, except among several processes: there a Ctrl-C comes from the terminal and
+    once more from torchrun.
+    """
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def request(*_: object) -> None:
+        requested.set()
+        if processes.world == 1:
+            restore()
+
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield requested
+    finally:
+        restore()

@@ -1,0 +1,87 @@
+"""From a preset, a data set and what the user asks for to the settings of a run."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from icgan_training.data.dataset import PreparedDataset
+from icgan_training.errors import ConfigError
+from icgan_training.networks.config import ModelConfig, Precision, TrainConfig
+from icgan_training.networks.presets import Preset
+
+
+def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
+    """`NAME=VALUE` strings as a dictionary; a value is JSON where it can be read as such, else text.
+
+    Raises ConfigError for a string without `=` and for a name that no configuration has.
+    """
+    known = {field.name for config in (ModelConfig, TrainConfig) for field in dataclasses.fields(config)}
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in known:
+            raise ConfigError(f"--set {setting}: expected NAME=VALUE with one of {', '.join(sorted(known))}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        overrides[name] = tuple(value) if isinstance(value, list) else value
+    return overrides
+
+
+def resolve(
+    preset: Preset, data: PreparedDataset, overrides: dict[str, Any]
+) -> tuple[ModelConfig, TrainConfig]:
+    """The preset with the user's overrides, its embedding width and class count those of the data set.
+
+    Raises ConfigError where preset and data set do not fit together.
+    """
+    of_model = {field.name for field in dataclasses.fields(ModelConfig)} & overrides.keys()
+    model = dataclasses.replace(preset.model, **{name: overrides[name] for name in of_model})
+    train = dataclasses.replace(
+        preset.train, **{name: value for name, value in overrides.items() if name not in of_model}
+    )
+    if model.resolution != data.meta.resolution:
+        raise ConfigError(
+            f"preset {preset.name} is {model.resolution} px, {data.path} {data.meta.resolution} px:"
+            f" prepare the pictures with --resolution {model.resolution}, or choose another preset"
+        )
+    if model.takes_embedding:
+        model = dataclasses.replace(model, embedding_dim=data.meta.embedding_dim)
+    if model.takes_label and train.label_source == "dataset":
+        if data.class_count is None:
+            raise ConfigError(
+                f"preset {preset.name} takes labels, {data.path} has none: choose another preset"
+            )
+        model = dataclasses.replace(model, class_count=data.class_count)
+    if train.long_tail and data.labels is None:
+        raise ConfigError(f"long_tail balances classes, {data.path} has no labels: --set long_tail=false")
+    return model, train
+
+
+def neighbourhood_note(
+    preset: Preset, model: ModelConfig, train: TrainConfig, data: PreparedDataset
+) -> str | None:
+    """A line for the user whose data set has other neighbourhoods than the preset's, and who chose none."""
+    found = data.meta.neighbours
+    if not model.takes_embedding or train.neighbours is not None or preset.neighbours in (0, found):
+        return None
+    fix = "--set neighbours={}" if preset.neighbours < found else "prepare it with --neighbours {}"
+    return (
+        f"note: preset {preset.name} is for {preset.neighbours} neighbours, {data.path} has {found}, all of"
+        f" which are used: {fix.format(preset.neighbours)} for the preset's"
+    )
+
+
+def choose_precision(device: torch.device) -> tuple[Precision, str]:
+    """bfloat16 where the hardware multiplies it, and the reason in words."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16", "the GPU has it"
+        return "float32", "the GPU has no bfloat16"
+    if torch.cpu._is_avx512_bf16_supported():
+        return "bfloat16", "the CPU has AVX512-BF16"
+    return "float32", "the CPU has no bfloat16 instructions"

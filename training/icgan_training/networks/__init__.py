@@ -1,0 +1,1 @@
+"""The networks and their settings; imports nothing of the other wings."""

@@ -1,0 +1,246 @@
+"""The encoder: pictures in, unit embeddings out; its weights file; readers for the published weights.
+
+An encoder file is safetensors whose metadata entry `config` holds an `EncoderConfig` as JSON. Everything the
+network needs to be run right (input size, normalisation, stride variant) is in the file, so swapping the
+encoder never changes code.
+"""
+
+import dataclasses
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from icgan_runtime.files import atomic_file
+from icgan_training.errors import WeightsError
+from icgan_training.networks.efficientnet import EMBEDDING_DIM as EFFICIENTNET_LITE0_DIM
+from icgan_training.networks.efficientnet import EfficientNetLite0
+from icgan_training.networks.resnet import EMBEDDING_DIM as RESNET50_DIM
+from icgan_training.networks.resnet import ResNet50, StridePlace
+
+SCHEMA_VERSION = 1
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+Network = TypeVar("Network", bound=nn.Module)
+EMBEDDING_DIMS = {"resnet50": RESNET50_DIM, "efficientnet-lite0": EFFICIENTNET_LITE0_DIM}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What turns a weights file into an encoder."""
+
+    architecture: Literal["resnet50", "efficientnet-lite0"]
+    embedding_dim: int  # D, columns of the embedding
+    input_size: int  # pictures are enlarged to this side, in pixels, before the network
+    mean: tuple[float, float, float]  # RGB, on the [0, 1] scale
+    std: tuple[float, float, float]
+    stride_place: StridePlace = "3x3"  # ResNet only
+    source: str = ""  # where the weights come from, for people
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        expected = EMBEDDING_DIMS.get(self.architecture)
+        if expected is None:
+            raise WeightsError(
+                f"encoder architecture {self.architecture!r} is unknown; known: {', '.join(EMBEDDING_DIMS)}"
+            )
+        if self.embedding_dim != expected:
+            raise WeightsError(
+                f"encoder embedding_dim is {self.embedding_dim}, {self.architecture} gives {expected}"
+            )
+
+
+class Encoder(nn.Module):
+    """uint8 RGB pictures [N, S, S, 3] of any S -> embeddings float32 [N, D], unit rows.
+
+    The published protocol (IC-GAN, section 4.1): the picture already reduced to the model's resolution S is
+    enlarged bicubically (align_corners=False, no clamping) to the network's own input size and normalised;
+    the average-pooled feature is divided by its Euclidean norm.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone: nn.Module
+        if config.architecture == "resnet50":
+            self.backbone = ResNet50(config.stride_place)
+        else:
+            self.backbone = EfficientNetLite0()
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.permute(0, 3, 1, 2).float() / 255  # [N, 3, S, S] in [0, 1]; channels stay last in memory
+        size = self.config.input_size
+        if image.shape[1] != size:
+            x = F.interpolate(x, size=(size, size), mode="bicubic", align_corners=False)
+        feature = self.backbone((x - self.mean) / self.std)
+        return F.normalize(feature.float(), dim=1)
+
+
+def random_encoder(config: EncoderConfig, seed: int = 0) -> Encoder:
+    """An untrained encoder (He initialisation), for baselines and tests; the global random state is kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Encoder(config)
+        for module in encoder.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return encoder.eval()
+
+
+def save_encoder(encoder: Encoder, path: Path) -> None:
+    """Write the weights and the config to one safetensors file, through a temporary sibling."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(encoder.config)}
+    tensors = {key: value.contiguous() for key, value in encoder.backbone.state_dict().items()}
+    with atomic_file(path) as partial:
+        partial.write_bytes(save(tensors, metadata={"config": json.dumps(config)}))
+
+
+def read_encoder_config(path: Path) -> EncoderConfig:
+    """The config of an encoder file, without reading its tensors. Raises WeightsError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise WeightsError(f"encoder file {path} does not exist") from error
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
+    if "config" not in metadata:
+        raise WeightsError(f"{path} carries no encoder config: it was not written by icgan-train")
+    try:
+        fields: dict[str, Any] = json.loads(metadata["config"])
+        version = fields.pop("schema_version", None)
+    except (ValueError, RecursionError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: its encoder config cannot be read: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise WeightsError(
+            f"{path}: encoder schema_version is {version}, this program reads {SCHEMA_VERSION}"
+        )
+    try:
+        return EncoderConfig(**fields | {key: tuple(fields[key]) for key in ("mean", "std")})
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: encoder config has wrong fields: {error}") from error
+
+
+def load_encoder(path: Path | str) -> Encoder:
+    """Read an encoder file strictly; the result is in eval mode, float32. Raises WeightsError."""
+    path = Path(path)
+    encoder = Encoder(read_encoder_config(path))
+    with safe_open(path, framework="pt") as file:
+        state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a dict
+    load_backbone(encoder, state, path)
+    return encoder.eval()
+
+
+def load_backbone(encoder: Encoder, state: Mapping[str, Tensor], origin: Path) -> None:
+    """Load `state` strictly: every tensor used, none missing; batch norm's counters do not matter.
+
+    Raises WeightsError, which names `origin`, for one that does not fit.
+    """
+    wanted = {key for key in encoder.backbone.state_dict() if not key.endswith("num_batches_tracked")}
+    given = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    missing, unexpected = sorted(wanted - given.keys()), sorted(given.keys() - wanted)
+    if missing or unexpected:
+        raise WeightsError(
+            f"{origin} does not fit {encoder.config.architecture}: "
+            f"missing {_some(missing)}; unexpected {_some(unexpected)}"
+        )
+    try:
+        encoder.backbone.load_state_dict(given, strict=False)
+    except RuntimeError as error:  # shapes
+        raise WeightsError(f"{origin} does not fit {encoder.config.architecture}: {error}") from error
+
+
+def _some(keys: list[str]) -> str:
+    if not keys:
+        return "none"
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def resnet50_from_torch(path: Path, *, source: str, licence: str) -> Encoder:
+    """Read the three kinds of ResNet-50 files the published models were trained with.
+
+    * torchvision: a flat state dict;
+    * SwAV: flat, keys behind `module.`, with `projection_head.*` and `prototypes.*` that are not used;
+    * classifier-balancing: the network under `["state_dict_best"]["feat_model"]`, keys behind `module.`,
+      sometimes with a further `_feature_blocks.`.
+
+    The file is opened with `weights_only=True`: code inside it never runs. Raises WeightsError.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on pickle protocols; the errors below say enough
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"weights file {path} does not exist") from error
+    # torch reports broken files with many types, all of them the file's fault, and would have code in it run
+    except Exception as error:
+        raise WeightsError(
+            f"{path} is not a plain torch state dict: it is damaged, of another kind, or carries code"
+        ) from error
+    for key in ("state_dict_best", "feat_model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{path} is not a plain torch state dict: expected a mapping of names to tensors")
+    state: dict[str, Tensor] = {}
+    for key, value in content.items():
+        name = key.removeprefix("module.").removeprefix("_feature_blocks.")
+        if not name.startswith(("projection_head.", "prototypes.", "fc.")):
+            state[name] = value.float()
+    config = EncoderConfig(
+        "resnet50", RESNET50_DIM, 224, IMAGENET_MEAN, IMAGENET_STD, source=source, licence=licence
+    )
+    encoder = Encoder(config)
+    load_backbone(encoder, state, path)
+    return encoder.eval()
+
+
+def bind_encoder(path: Path, copy: Path, input_size: int | None = None) -> None:
+    """Put the encoder of a file, ours or a torch ResNet-50 state dict, at `copy`, in our format.
+
+    A file of ours keeps its bytes, and so its identity. input_size: the side that pictures are enlarged to;
+    None keeps what the file says. Raises WeightsError for anything that is not an encoder.
+    """
+    ours = path.suffix == ".safetensors"
+    network = (
+        load_encoder(path)
+        if ours
+        else resnet50_from_torch(path, source=path.name, licence="see the origin of the file")
+    )
+    if ours and input_size is None:
+        shutil.copyfile(path, copy)
+        return
+    if input_size is not None:
+        network.config = dataclasses.replace(network.config, input_size=input_size)
+    save_encoder(network, copy)
+
+
+def fold_batch_norm(network: Network) -> Network:
+    """The same function with every batch norm folded into the convolution before it, channels last in memory.
+
+    Changes the network, which is in eval mode, in place; 1.6 times the encoders' speed on a CPU, results
+    equal to float rounding.
+    """
+    for parent in list(network.modules()):
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, nn.Identity())
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
