@@ -87,7 +87,7 @@ BUDGETS = {
         overrides=_SHARED
         | {
             "ch": 16,
-            # so few pictures teach most when the networks move often (docs/log.md)
+            # so few pictures teach most when the networks move often (docs/reports/log.md)
             "batch_size": 8,
             "ema_decay": 0.998,
             "ema_start": 300,

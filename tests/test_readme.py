@@ -18,7 +18,12 @@ PARSERS = {
     "icgan-train": icgan_training.cli.build_parser,
     "icgan-export": icgan_export.cli.build_parser,
 }
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/*.md"), *ROOT.glob("models/*/README.md")]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("*/README.md"),
+    *ROOT.glob("models/*/README.md"),
+]
 PROGRAM = r"^ {4}(?:\.venv(?:-serve)?/bin/)?(icgan(?:-train|-export)? [^#\n]+)"
 COMMANDS = sorted({line for page in PAGES for line in re.findall(PROGRAM, page.read_text(), re.MULTILINE)})
 TARGET = r"(?:^ {4}|`)make ((?:[a-z0-9-]+ ?)+)"  # make one two
@@ -29,7 +34,7 @@ TARGETS = {
     for name in names.split()
 }
 LINKS = [
-    (page.parent / link).relative_to(ROOT)
+    (page.parent / link).resolve().relative_to(ROOT)
     for page in PAGES
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
 ]
@@ -49,6 +54,13 @@ def test_a_documented_make_target_exists(target):
 @pytest.mark.parametrize("link", sorted(set(LINKS)))
 def test_a_link_leads_to_a_file(link):
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/**/*.md")), ids=lambda page: page.name)
+def test_a_guide_links_the_glossary_and_has_no_list_of_words_of_its_own(page):
+    text = page.read_text()
+    assert page.name == "glossary.md" or "glossary.md)" in text
+    assert "words of this page" not in text.lower()
 
 
 def test_the_readme_shows_every_program():

@@ -2,7 +2,7 @@
 
 Which to apply. Every rewrite can be switched off alone, is tested in float64 against the original to 1e-10,
 and is folded in float64 (`fold.py`), so that float32 loses nothing. What each gains is measured in
-`docs/performance.md`.
+`docs/reports/performance.md`.
 
     spectral norm       W / sigma once, instead of a power step in every call                       (always)
     statistics          batch norm's mean and variance and conv1's bias go into scale and shift     (always)
@@ -34,7 +34,7 @@ BlockForm = Literal["plain", "transposed", "phases", "products"]
 Target = Literal["onnxruntime", "openvino", "tensorrt"]
 
 # Block input widths from which the matrix products beat a convolution, measured on a 2-core AVX-512 machine
-# (docs/performance.md): below, adding up the products costs more than the multiplications saved.
+# (docs/reports/performance.md): below, adding up the products costs more than the multiplications saved.
 PRODUCTS_FROM_WIDTH = 256
 
 

@@ -41,7 +41,7 @@ class OrtSession(ClosesOnExit):
         options.intra_op_num_threads = threads
         options.log_severity_level = _QUIET
         # A session's idle threads would spin on, on the cores that the next session needs: at batch 8 the
-        # chain took 34 ms with that and takes 23 ms without (docs/log.md).
+        # chain took 34 ms with that and takes 23 ms without (docs/reports/log.md).
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # Without VNNI the quick kernels add pairs of INT8 products in 16 bits, which overflow: an INT8 graph
         # would lose accuracy on older processors. Where there is VNNI this changes nothing.

@@ -17,7 +17,7 @@ from icgan_runtime.search.numpy import numpy_search
 
 # The approximate index (Sivic and Zisserman, 2003; Jégou et al., 2011): the principal components of the
 # instances, one byte each, in lists around centroids, of which a query reads the nearest few. Every component
-# of 2048 would cost eight times the memory and thirty times the time (docs/log.md).
+# of 2048 would cost eight times the memory and thirty times the time (docs/reports/log.md).
 COMPONENTS = 256
 LISTS_PER_ROOT = 1  # lists = this × √count, at least
 PROBES = 32
