@@ -33,8 +33,8 @@ def victim(start, tiny_bundle) -> Server:
 def kill(server: Server, stage: str) -> None:
     """Kill the process that runs a stage, at a moment when it holds no lock.
 
-    The server aborts when a stage dies with a lock in the memory they share (docs/reports/log.md): no watchdog
-    mends that, and `icgan serve` ends (tests/abuse/test_service.py).
+    The server aborts when a stage dies with a lock in the memory they share (docs/reports/log.md). No
+    watchdog mends that, and `icgan serve` ends (tests/abuse/test_service.py).
     """
     process = next(process for process, model in server.stages().items() if model == stage)
     while True:

@@ -22,7 +22,7 @@ class Preset:
     train: TrainConfig
     neighbours: int = 0  # k of the neighbourhoods; 0 for models without an instance
     encoder: str | None = None  # whose embeddings condition the published model
-    score: str = ""  # the paper's FID, where it is known; figures of our own runs stand in docs/reports/results.md
+    score: str = ""  # the paper's FID, where it is known; our own runs: docs/reports/results.md
 
 
 @dataclass(frozen=True)
