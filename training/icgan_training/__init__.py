@@ -1,3 +1,5 @@
 """Training side of icgan: data preparation, neighbourhoods, IC-GAN training and evaluation (torch)."""
 
-__version__ = "0.1.0"
+from icgan_runtime import __version__
+
+__all__ = ["__version__"]

@@ -6,13 +6,16 @@
     ├── WeightsError         a weights file of the wrong kind, shape or hash
     ├── CheckpointError      a checkpoint that cannot be written or read
     ├── CollapseError        training diverged; names the last good checkpoint
-    ├── FetchError           a download that is missing, refused or altered
-    └── MissingExtraError    an optional library is not installed; names the pip command
+    └── FetchError           a download that is missing, refused or altered
+
+A library that is not installed is the `MissingExtraError` of `icgan_runtime.errors`, as everywhere.
 
 Anything else that escapes is a bug and keeps its traceback.
 """
 
 import errno
+
+from icgan_runtime.errors import IcganError
 
 # An OSError with one of these is the machine's refusal (a full disk, no rights, an odd place), not a bug.
 REFUSED_BY_THE_MACHINE = {
@@ -25,7 +28,7 @@ REFUSED_BY_THE_MACHINE = {
 LIBRARIES = {"torch", "safetensors", "tqdm"}
 
 
-class TrainingError(Exception):
+class TrainingError(IcganError):
     """Base of every error a user can cause and fix."""
 
 
@@ -51,7 +54,3 @@ class CollapseError(TrainingError):
 
 class FetchError(TrainingError):
     """A download that is missing, refused or altered."""
-
-
-class MissingExtraError(TrainingError):
-    """An optional library is not installed; the message names the pip command."""

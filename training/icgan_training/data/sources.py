@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from icgan_runtime.errors import MissingExtraError
 from icgan_training.data.transforms import read_picture, square
-from icgan_training.errors import DataError, MissingExtraError
+from icgan_training.errors import DataError
 
 MOST_CLASSES = 1_000_000
 """Integer labels count from 0; beyond this they are identifiers of something else."""
@@ -203,7 +204,7 @@ def _read_parquet(path: Path) -> tuple[list[str], list[Any] | None]:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ImportError as error:
-        raise MissingExtraError("Parquet lists need pyarrow: pip install 'icgan[train]'") from error
+        raise MissingExtraError("pyarrow", "train") from error
     try:
         table = parquet.read_table(path)
     except ArrowInvalid as error:

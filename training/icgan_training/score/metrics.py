@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from icgan_runtime.errors import MissingExtraError
 from icgan_training.data.dataset import chunks
 from icgan_training.data.neighbours import nearest_by_distance, squared_distances
-from icgan_training.errors import DataError, MissingExtraError
+from icgan_training.errors import DataError
 
 Features = NDArray[np.float32]
 Scores = dict[str, float | None]  # by name; None: could not be computed, a note says why
@@ -28,7 +29,7 @@ try:
     from torchmetrics.image.inception import InceptionScore
     from torchmetrics.image.kid import KernelInceptionDistance
 except ImportError as error:
-    raise MissingExtraError("scores need torchmetrics: pip install 'icgan[evaluate]'") from error
+    raise MissingExtraError("torchmetrics", "evaluate") from error
 
 ROWS_PER_CALL = 1024
 KID_SUBSETS = 100

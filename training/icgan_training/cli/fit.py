@@ -1,0 +1,122 @@
+"""`icgan-train fit`: train on a prepared data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from icgan_runtime.console import say
+from icgan_training.cli.common import Subparsers, add_command, count
+from icgan_training.errors import ConfigError
+
+
+def add_parser(commands: Subparsers) -> None:
+    parser = add_command(
+        commands,
+        "fit",
+        run,
+        "icgan-train fit data/cifar10-32 --preset cifar10 --out runs/cifar10",
+        "Train on a prepared data set. Stopped or killed, the same command goes on where it was.",
+    )
+    parser.add_argument(
+        "data", type=Path, nargs="?", metavar="DATA", help="folder that icgan-train prepare wrote"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="the model and its settings; --list shows all")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="run directory, made or continued")
+    parser.add_argument(
+        "--images",
+        type=count,
+        metavar="N",
+        help="pictures to train on, such as 400k or 2.5M (default: the preset's)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="arithmetic of the networks (default: auto, bfloat16 where the hardware has it)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another setting of the model or the training, repeatable; --dry-run shows all",
+    )
+    parser.add_argument(
+        "--fid-samples",
+        type=count,
+        metavar="N",
+        help="at every checkpoint take the FID of N samples against up to N pictures, and export the best "
+        "(default: export the last)",
+    )
+    parser.add_argument("--list", action="store_true", help="list the presets and exit")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved settings as JSON and exit")
+    parser.set_defaults(parser=parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from icgan_training.networks.presets import PRESETS, preset
+
+    if args.list:
+        for row in PRESETS.values():
+            say(f"{row.name:28} {row.summary}" + (f" ({row.score})" if row.score else ""))
+        return
+    if args.data is None or args.preset is None or (args.out is None and not args.dry_run):
+        args.parser.error("DATA, --preset and --out are needed")
+    chosen = preset(args.preset)
+    if args.images == 0:
+        raise ConfigError("--images is 0, it must be at least 1")
+    if args.fid_samples is not None and args.fid_samples < 2:
+        raise ConfigError(f"--fid-samples is {args.fid_samples}, it must be at least 2")
+
+    from icgan_training.data.dataset import PreparedDataset
+    from icgan_training.distributed import join, leave, local_device
+    from icgan_training.fit.loop import fit
+    from icgan_training.fit.settings import choose_precision, neighbourhood_note, parse_overrides, resolve
+    from icgan_training.heap import keep_freed_memory
+
+    device = local_device()
+    automatic, reason = choose_precision(device)
+    overrides = parse_overrides(args.set)
+    for flag, name, given in (
+        ("--precision", "precision", args.precision != "auto"),
+        ("--images", "total_images", args.images is not None),
+    ):
+        if given and name in overrides:
+            raise ConfigError(f"--set {name} says again what {flag} says: leave one of them out")
+    automatically = args.precision == "auto" and "precision" not in overrides
+    if automatically:
+        overrides["precision"] = automatic
+    elif args.precision != "auto":
+        overrides["precision"] = args.precision
+    if args.images is not None:
+        overrides["total_images"] = args.images
+    data = PreparedDataset.open(args.data)
+    model, train = resolve(chosen, data, overrides)
+    if args.dry_run:
+        say(json.dumps({"model": model.to_dict(), "train": train.to_dict()}, indent=2))
+        return
+    if device.type == "cpu":
+        keep_freed_memory()
+    processes = join(device)
+    if processes.first:
+        data.verify()
+        why = f" ({reason})" if automatically else ""
+        print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
+        if note := neighbourhood_note(chosen, model, train, data):
+            print(note, file=sys.stderr)
+    score = None
+    if args.fid_samples is not None:
+        from icgan_training.data.fetch import find_weights
+        from icgan_training.score.evaluate import fid_scorer
+        from icgan_training.score.feature_networks import inception_network
+
+        inception = inception_network(find_weights("inception"), device)
+        score = fid_scorer(data.nearest(train.neighbours), args.fid_samples, inception)
+    complete = fit(model, train, data, args.out, device=device, processes=processes, evaluate=score)
+    if processes.first:
+        end = "is complete" if complete else "is stopped; the same command goes on from here"
+        print(f"{args.out} {end}", file=sys.stderr)
+    leave()
