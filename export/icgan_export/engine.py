@@ -4,8 +4,8 @@ Both libraries share the builder: `tensorrt` builds for the GPU at hand, `tensor
 and without a GPU, which is how the graphs, profiles and precisions are tested where there is none. Networks
 are strongly typed: precision is what the ONNX file says (TensorRT 10.12 and later, the only way in 11).
 
-A plan runs on one compute capability and one TensorRT version, unless built as compatible; the timing cache
-beside it makes the next build of the same graph quick.
+A plan runs on one compute capability and with one TensorRT version; the timing cache beside it makes the next
+build of the same graph quick.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import Any
 
 import torch
 
-from icgan_export.errors import ExportError, MissingExtraError
+from icgan_export.errors import ExportError
 from icgan_export.lower.onnx_export import Step
 from icgan_runtime import files
 from icgan_runtime.backends.select import read_graph
 from icgan_runtime.backends.trt_logger import quiet_logger
 from icgan_runtime.bundle.manifest import EngineEntry, GraphEntry, describe_file
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.errors import MissingExtraError
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 DEFAULT_CAPABILITY = "8.9"  # what tensorrt_rtx builds for where there is no GPU to ask
@@ -42,10 +43,6 @@ class Settings:
     best_batch: int = 8
     max_batch: int = 32
     level: int = 3
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    refit: bool = False
-    strip: bool = False
     compute_capability: str | None = None
 
     def __post_init__(self) -> None:
@@ -76,8 +73,6 @@ def add_engines(
     path: Path, precision: str, roles: tuple[str, ...], library: str, settings: Settings, step: Step
 ) -> list[str]:
     """Build plans for the graphs of a bundle and list them in its manifest. Returns one line per plan.
-
-    Stripped and version-compatible plans are files of the bundle, not engines that run it.
 
     Plans that are replaced leave the manifest before their files change, so that a bundle whose build was
     killed is one without them. What else the manifest lists keeps its hash.
@@ -112,20 +107,11 @@ def add_engines(
         if plan.layers is not None:
             with files.atomic_file(path / _layers_name(name)) as partial:
                 partial.write_text(plan.layers)
-        # The runtime refits no plan that lacks its weights, and runs no code that a plan brings along, as a
-        # version-compatible one does.
-        if not (settings.strip or settings.version_compatible):
-            added.append(
-                EngineEntry(
-                    entry.role,
-                    entry.precision,
-                    name,
-                    sm,
-                    trt.__version__,
-                    settings.max_batch,
-                    entry.encoder_id,
-                )
+        added.append(
+            EngineEntry(
+                entry.role, entry.precision, name, sm, trt.__version__, settings.max_batch, entry.encoder_id
             )
+        )
         types = ", ".join(f"{count} {kind}" for kind, count in plan.products.items())
         lines.append(f"{name}: {len(plan.data) / 2**20:.1f} MiB in {plan.seconds:.1f} s; products: {types}")
     if cache:
@@ -202,15 +188,6 @@ def build(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _progress(trt, entry.file, step)
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default, it would shorten what the file says is float32
-    for wanted, flag in (
-        (settings.version_compatible, "VERSION_COMPATIBLE"),
-        (settings.refit, "REFIT"),
-        (settings.strip, "STRIP_PLAN"),
-    ):
-        if wanted:
-            config.set_flag(getattr(trt.BuilderFlag, flag))
-    if settings.hardware_compatible:
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     rtx = trt.__name__ == "tensorrt_rtx"
     if rtx:
         # Without it memory may be allocated while a CUDA graph is captured, which CUDA refuses.
@@ -253,7 +230,6 @@ def product_types(trt: Any, network: Any) -> dict[str, int]:
 def inspect(trt: Any, plan: bytes, logger: Any) -> str | None:
     """The engine inspector's JSON: every layer with its precision and tactic. None for another GPU's plan."""
     runtime = trt.Runtime(logger)
-    runtime.engine_host_code_allowed = True  # a version-compatible plan brings code; this one was made here
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None

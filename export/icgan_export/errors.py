@@ -1,10 +1,10 @@
 """Everything this package raises on purpose.
 
     ExportError              a user's mistake or broken input: one line on the command line, status 1
-    ├── ParityError          a graph differs from torch by more than its bound; nothing was written
-    └── MissingExtraError    an optional library is not installed; names the pip command
+    └── ParityError          a graph differs from torch by more than its bound; nothing was written
 
-Anything else that escapes is a bug and keeps its traceback.
+A library that is not installed is `icgan_runtime.errors.MissingExtraError`. Anything else that escapes is a
+bug and keeps its traceback.
 """
 
 
@@ -14,10 +14,3 @@ class ExportError(Exception):
 
 class ParityError(ExportError):
     """A graph's answers differ from the torch model's by more than the bound."""
-
-
-class MissingExtraError(ExportError):
-    """An optional library is not installed."""
-
-    def __init__(self, library: str, extra: str) -> None:
-        super().__init__(f"{library} is not installed: pip install 'icgan[{extra}]'")

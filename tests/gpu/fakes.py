@@ -381,7 +381,7 @@ def fake_tensorrt(cuda: Cuda, name: str = "tensorrt") -> Any:
             return Engine(cuda, plan, rtx=name == "tensorrt_rtx")
 
     trt.Builder, trt.OnnxParser, trt.Runtime = Builder, Parser, Runtime
-    flags = ("TF32", "VERSION_COMPATIBLE", "REFIT", "STRIP_PLAN")
+    flags = ("TF32", "VERSION_COMPATIBLE")
     trt.BuilderFlag = SimpleNamespace(**{flag: flag for flag in flags})
     trt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED=USER_MANAGED)
     if name == "tensorrt_rtx":

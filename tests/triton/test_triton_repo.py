@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from icgan_export.cli import main
-from icgan_export.errors import ExportError
 from icgan_runtime.bundle.manifest import EngineEntry, Manifest, describe_files
-from icgan_runtime.errors import BindingError, IntegrityError
+from icgan_runtime.errors import BindingError, IntegrityError, RepositoryError
 from icgan_runtime.server.models import ENSEMBLES, Choices
 from icgan_runtime.server.repository import add_release, read_releases, set_release, write_repository
 from tests.models.make_models import make_bundle
@@ -118,7 +117,7 @@ def test_the_plans_of_a_bundle_are_served_by_compute_capability(tiny_bundle, tmp
 
 
 def test_a_cpu_is_not_given_graphs_it_cannot_run(tiny_bundle, tmp_path):
-    with pytest.raises(ExportError, match="--cpu-precision bf16: ONNX Runtime has no such kernels"):
+    with pytest.raises(RepositoryError, match="--cpu-precision bf16: ONNX Runtime has no such kernels"):
         write_repository(tiny_bundle, tmp_path / "repository", Choices(cpu_precision="bf16"), quiet)
 
 
@@ -133,7 +132,7 @@ def test_plans_of_tensorrt_rtx_are_not_for_triton(tiny_bundle, tmp_path):
 
 def test_plans_for_smaller_batches_than_are_to_be_served_are_refused(tiny_bundle, tmp_path):
     bundle = planned(tiny_bundle, tmp_path, ("trt10.14.1",), max_batch=8)
-    with pytest.raises(ExportError, match=r"encoder\.plan takes 8 rows: serve with --max-batch 8"):
+    with pytest.raises(RepositoryError, match=r"encoder\.plan takes 8 rows: serve with --max-batch 8"):
         write_repository(bundle, tmp_path / "repository", Choices(), quiet)
     write_repository(bundle, tmp_path / "repository", Choices(max_batch=8), quiet)
 
@@ -185,7 +184,7 @@ def test_the_same_bundle_again_adds_no_version(repository, tiny_bundle):
 
 
 def test_a_bundle_of_other_dimensions_is_refused(repository, labelled_bundle):
-    with pytest.raises(ExportError, match="write a new repository"):
+    with pytest.raises(RepositoryError, match="write a new repository"):
         add_release(labelled_bundle, repository, quiet)
 
 
@@ -207,12 +206,12 @@ def test_going_back_to_a_release_adds_none(repository, capsys, more):
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_an_unknown_release_is_refused(repository, number):
-    with pytest.raises(ExportError, match=rf"release {number} is not in .*\[1\]"):
+    with pytest.raises(RepositoryError, match=rf"release {number} is not in .*\[1\]"):
         set_release(repository, number)
 
 
 def test_a_folder_that_is_no_repository_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="icgan-export triton"):
+    with pytest.raises(RepositoryError, match="icgan-export triton"):
         read_releases(tmp_path)
 
 

@@ -71,7 +71,7 @@ def write_repository(bundle: Path, out: Path, choices: Choices) -> None:
     # -P: not the modules of the current folder, which may be a stranger's bundle
     command = [sys.executable, "-P", "-m", "icgan_export", "triton", str(bundle), "--out", str(out)]
     command += ["--lookup", choices.lookup, "--max-batch", str(choices.max_batch)]
-    command += ["--cpu-generators", str(choices.generators)]
+    command += ["--generators", str(choices.generators)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         complaint = done.stderr.strip().rpartition("\n")[2].removeprefix("icgan-export: ")

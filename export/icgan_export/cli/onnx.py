@@ -1,0 +1,68 @@
+"""icgan-export onnx: the generator of a run directory as one ONNX file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from icgan_export.cli.arguments import RUN, Commands, Steps, add_command, add_target, listed
+from icgan_export.errors import ExportError
+from icgan_runtime.console import Parser, say
+
+
+def add_parser(commands: Commands[Parser]) -> None:
+    """The command and its options."""
+    command = add_command(
+        commands,
+        "onnx",
+        "icgan-export onnx runs/cifar10 --image-dtype float32 --out generator.onnx",
+        "The generator alone as one ONNX file, for other applications.",
+    )
+    command.add_argument("source", type=Path, metavar="RUN", help=RUN)
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".onnx file to write; a page that says how to use it comes beside it, as .md",
+    )
+    command.add_argument(
+        "--image-dtype",
+        choices=("uint8", "float32"),
+        default="uint8",
+        help="uint8 [N, R, R, 3], or float32 [N, 3, R, R] in [-1, 1] (default: %(default)s)",
+    )
+    command.add_argument("--no-rewrite", action="store_true", help="leave out the speed rewrites, to compare")
+    command.add_argument(
+        "--without",
+        default="",
+        metavar="LIST",
+        help="leave out some of the speed rewrites: blocks, condition_product, early_shortcut, output_norm, "
+        "attention_product (default: none)",
+    )
+    add_target(command)
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export and compare with torch; what was written goes to stdout."""
+    from icgan_export.rewrite.choice import Rewrites
+    from icgan_export.standalone import write_generator
+    from icgan_training.networks.config import ModelConfig
+
+    def choose(config: ModelConfig) -> Rewrites:
+        if options.no_rewrite:
+            return Rewrites.none(config)
+        return Rewrites.best(config, options.target).without(listed(options.without))
+
+    if options.out.is_dir():
+        raise ExportError(f"--out {options.out} is a folder: name a file in it")
+    if options.out.suffix == ".md":
+        raise ExportError(f"--out {options.out}: a page of this name comes beside the graph: end it in .onnx")
+    operators = write_generator(options.source, options.out, options.image_dtype, choose, Steps())
+    page = options.out.with_suffix(".md")
+    say(
+        f"wrote {options.out} and {page}: "
+        + ", ".join(f"{count} {name}" for name, count in operators.items())
+    )
+    return 0
