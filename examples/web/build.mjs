@@ -10,6 +10,8 @@ import { brotliCompressSync, constants } from "node:zlib";
 const HERE = dirname(fileURLToPath(import.meta.url));
 const PAGE = ["index.html", "style.css", "icon.svg", "app.webmanifest", "app.js", "worker.js", "pipeline.js", "bundle.js", "noise.js", "picture.js"];
 const RUNTIME = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm", "ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"];
+// Plain JavaScript for pages without crypto.subtle: plain http on a name of the local network.
+const HASHES = ["sha2.js", "_md.js", "_u64.js", "utils.js"];
 const ROLES = ["encoder", "generator"]; // the page searches embeddings.npy itself
 // As docs/format.md prescribes, and of a kind that a browser does not run.
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]*(\/[A-Za-z0-9][A-Za-z0-9._+-]*)*\.(json|onnx|npy|md|png)$/;
@@ -37,10 +39,14 @@ for (const name of files) {
     process.exit(1);
   }
 }
-const runtime = dirname(createRequire(import.meta.url).resolve("onnxruntime-web"));
+const packages = createRequire(import.meta.url);
+const runtime = dirname(packages.resolve("onnxruntime-web"));
+const hashes = dirname(packages.resolve("@noble/hashes/sha2.js"));
 const sources = [
   ...PAGE.map((name) => [join(HERE, name), name]),
-  ...RUNTIME.map((name) => [join(runtime, name), `ort/${name}`]),
+  // .js, for web servers that do not know .mjs send a type that no browser runs
+  ...RUNTIME.map((name) => [join(runtime, name), `ort/${name.replace(/\.mjs$/, ".js")}`]),
+  ...HASHES.map((name) => [join(hashes, name), `hashes/${name}`]),
   ...files.map((name) => [join(bundle, name), `bundle/${name}`]),
 ];
 const hash = createHash("sha256");

@@ -18,9 +18,10 @@ const methods = {
     const adapter = backend === "wasm" ? null : await navigator.gpu?.requestAdapter().catch(() => null);
     if (backend === "webgpu" && !adapter) throw new Error("This browser offers no WebGPU adapter.");
     const provider = adapter ? "webgpu" : "wasm";
-    const ort = await import(`./ort/ort.${provider}.min.mjs`);
+    const ort = await import(`./ort/ort.${provider}.min.js`);
     const threads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
-    Object.assign(ort.env.wasm, { numThreads: threads, wasmPaths: new URL("./ort/", import.meta.url).href });
+    const compiled = new URL(`./ort/ort-wasm-simd-threaded${provider === "webgpu" ? ".asyncify" : ""}`, import.meta.url).href;
+    Object.assign(ort.env.wasm, { numThreads: threads, wasmPaths: { mjs: `${compiled}.js`, wasm: `${compiled}.wasm` } });
     const usual = adapter ? (adapter.features.has("shader-f16") ? ["fp16", "fp32"] : ["fp32"]) : PRECISIONS;
     pipeline = await Pipeline.load(ort, reader(new URL(bundle, import.meta.url)), {
       precisions: precision ? [precision] : [...usual, ...PRECISIONS],

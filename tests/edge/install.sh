@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the tests of the examples use beyond Python: Node packages, ONNX Runtime's headers and, as root on Debian,
-# chromium, cmake and a compiler. What cannot be had is named here, and its tests are skipped with the reason.
+# chromium, nginx, cmake and a compiler. What cannot be had is named here, and its tests are skipped with the reason.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -9,6 +9,7 @@ wanted=()
 command -v chromium > /dev/null || wanted+=(chromium)
 command -v cmake > /dev/null || wanted+=(cmake)
 command -v c++ > /dev/null || wanted+=(g++)
+command -v nginx > /dev/null || [ -x /usr/sbin/nginx ] || wanted+=(nginx-light)
 if [ ${#wanted[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
     { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y "${wanted[@]}"; } \

@@ -21,10 +21,10 @@ export async function serve(folder) {
   return { url, stop: () => server.kill() };
 }
 
-/** A browser that has never seen the page. @param {string} executablePath */
-export async function freshBrowser(executablePath, options = {}) {
+/** A browser that has never seen the page. @param {string} executablePath @param {string[]} flags more of Chromium's */
+export async function freshBrowser(executablePath, options = {}, flags = []) {
   const profile = mkdtempSync(join(tmpdir(), "chromium-"));
-  const context = await chromium.launchPersistentContext(profile, { executablePath, args: FLAGS, ...options });
+  const context = await chromium.launchPersistentContext(profile, { executablePath, args: [...FLAGS, ...flags], ...options });
   const close = async () => {
     await context.close();
     rmSync(profile, { recursive: true, force: true });
