@@ -1,4 +1,4 @@
-"""The built page on web servers as they are: Debian's nginx with its list of types, and plain http on a name."""
+"""The built page on real web servers: Debian's nginx with its list of types, and plain http on a name."""
 
 from __future__ import annotations
 

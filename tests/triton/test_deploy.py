@@ -235,7 +235,8 @@ def test_every_metric_of_the_dashboard_exists_on_a_live_server(server):
 
 
 # In a mount namespace of its own: all file systems read-only, /tmp empty, what is served under /mnt. Python
-# may live under a home that others cannot enter; such a home is covered and Python mounted there again.
+# may live under a home that others cannot enter; such a home is covered and Python mounted there again. So is a
+# checkout that lies under /tmp.
 NOBODY = """
 set -e
 mount --make-rprivate /
@@ -247,7 +248,11 @@ if [ -n "$CLOSED" ]; then
     mount --bind /media "$PYTHON"
     mount -o remount,ro "$CLOSED"
 fi
+case "$CHECKOUT" in /tmp/*) mount --bind "$CHECKOUT" /opt ;; esac
 mount -t tmpfs tmpfs /tmp
+case "$CHECKOUT" in
+    /tmp/*) mkdir -p "$CHECKOUT"; mount --bind /opt "$CHECKOUT"; mount -o remount,ro,bind "$CHECKOUT" ;;
+esac
 for place in / /mnt /media; do mount -o remount,ro,bind "$place" 2> /dev/null || true; done
 for place in /mnt /usr /var; do
     if touch "$place/x" 2> /dev/null; then echo "$place can be written"; exit 1; fi
@@ -286,6 +291,7 @@ def test_the_real_server_serves_as_nobody_on_a_file_system_it_cannot_change(
         "HOME": "/tmp",
         "SERVED": str(tmp_path),
         "PYTHON": str(python),
+        "CHECKOUT": str(Path(__file__).resolve().parents[2]),
         "CLOSED": str(closed_above(python) or ""),
     }
     script = ["unshare", "--mount", "sh", "-c", NOBODY, "sh", *command]
