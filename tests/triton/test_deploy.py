@@ -235,8 +235,8 @@ def test_every_metric_of_the_dashboard_exists_on_a_live_server(server):
 
 
 # In a mount namespace of its own: all file systems read-only, /tmp empty, what is served under /mnt. Python
-# may live under a home that others cannot enter; such a home is covered and Python mounted there again. So is a
-# checkout that lies under /tmp.
+# may live under a home that others cannot enter; such a home is covered and Python mounted there again. So is
+# a checkout that lies under /tmp.
 NOBODY = """
 set -e
 mount --make-rprivate /
