@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-edge test-edge web train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
+.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-edge test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -122,6 +122,10 @@ examples/node_modules/.stamp: examples/package-lock.json
 	cd examples && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
+docs: .venv/.stamp ## the site: guides, reports, references from docstrings and --help (site/index.html)
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "look at it: $(BIN)/python -m http.server -d site 8080"
+
 fuzz: .venv/.fuzz ## a million pictures nobody drew, guided by coverage, through the decoder
 	$(BIN)/python -m tests.abuse.fuzz_decode fuzz/ -runs=1000000 -max_len=16384
 
@@ -146,6 +150,9 @@ mutation: .venv/.mutation ## small mistakes in the runtime and the rewrites: whi
 .venv/.mutation: .venv/.stamp
 	$(BIN)/pip install --quiet -e '.[mutation]'
 	touch $@
+
+findings: ## run every script of findings/: does outside software still behave as described? (installs packages)
+	@for script in findings/*.sh; do echo "== $$script"; "$$script" || exit 1; done
 
 web: .venv/.stamp examples/node_modules/.stamp ## build the web page around a small INT8 bundle and serve it on localhost:8080
 	$(BIN)/icgan-export bundle models/demo --precision fp32,int8 --instances 200 --thumbnails 48 --out bundles/web
@@ -214,4 +221,4 @@ bundle-cifar10: .venv/.stamp data/cifar10-32/dataset.json ## bundle of the shipp
 	$(BIN)/icgan-export bundle models/cifar10 --bank data/cifar10-32 --out bundles/cifar10
 
 clean: ## remove bundles, reports and caches (environments, data, runs, fuzz/ and sbom/ stay)
-	rm -rf bundles demo bench mutation model_repository .mypy_cache .ruff_cache .pytest_cache
+	rm -rf bundles demo bench mutation site model_repository .mypy_cache .ruff_cache .pytest_cache

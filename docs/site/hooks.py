@@ -1,0 +1,157 @@
+"""What mkdocs needs to make a site of this repository: pages where they lie, references out of the code.
+
+Paths of the site are those of the repository, so a link that works there works here too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from pygments.formatters import HtmlFormatter
+
+import icgan_export.cli
+import icgan_runtime.cli
+import icgan_training.cli
+
+ROOT = Path(__file__).parents[2]
+PAGES = (
+    "*.md",
+    "docs/*.md",
+    "docs/reports/*.md",
+    "*/README.md",
+    "models/*/README.md",
+    "examples/*/README.md",
+)
+BESIDE_PAGES = ("docs/images/*", "docs/site/*.css", "benchmarks/results/**/*", "LICENSE")
+PROGRAMS = {
+    "icgan": icgan_runtime.cli.build_parser,
+    "icgan-train": icgan_training.cli.build_parser,
+    "icgan-export": icgan_export.cli.build_parser,
+}
+PACKAGES = {
+    name: ROOT / name.removeprefix("icgan_") / name
+    for name in ("icgan_runtime", "icgan_training", "icgan_export")
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """The pages of the repository, what they show and cite, and the generated ones."""
+    found = Files([file for file in files if file.src_uri.startswith(("css/", "js/", "img/"))])
+    for path in sorted({path for pattern in (*PAGES, *BESIDE_PAGES) for path in ROOT.glob(pattern)}):
+        if path.is_file():
+            name = path.relative_to(ROOT).as_posix()
+            found.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
+    for name, text in generated():
+        found.append(File.generated(config, name, content=text))
+    return found
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links to folders become links to their lists of files."""
+    here = ROOT / Path(page.file.src_uri).parent
+
+    def to_list(link: re.Match[str]) -> str:
+        is_folder = (here / link[1]).is_dir()
+        return f"]({link[1].rstrip('/')}/index.md)" if is_folder else link[0]
+
+    return re.sub(r"\]\((?!https?:)([^)#\s]+)\)", to_list, markdown)
+
+
+def generated() -> Iterator[tuple[str, str]]:
+    """Name and text of every page that no one writes."""
+    yield "reference/python.md", python_page()
+    yield "reference/errors.md", "# Errors\n\n::: icgan_runtime.errors\n"
+    for program, build in PROGRAMS.items():
+        yield f"reference/{program}.md", program_page(program, build())
+    yield "reference/files.md", files_page()
+    yield "docs/site/code.css", HtmlFormatter(style="tango").get_style_defs(".highlight")
+    for folder in sorted(path for path in (ROOT / "benchmarks/results").rglob("*") if path.is_dir()):
+        names = sorted(path.name for path in folder.iterdir())
+        listed = "\n".join(f"- [{name}]({name})" for name in names)
+        yield f"{folder.relative_to(ROOT).as_posix()}/index.md", f"# {folder.name}\n\n{listed}\n"
+
+
+def python_page() -> str:
+    """What `icgan_runtime` offers to applications, in the order of its __all__."""
+    tree = ast.parse((PACKAGES["icgan_runtime"] / "__init__.py").read_text())
+    homes = {
+        alias.name: f"{node.module}.{alias.name}"
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    first = ["Pipeline", "AsyncPipeline", "Result"]  # what a newcomer looks for
+    names = [*first, *sorted(set(homes) - {*first, "IcganError"})]
+    about = ast.get_docstring(tree) or ""
+    return "\n\n".join(["# Python", about, *(f"::: {homes[name]}" for name in names)]) + "\n"
+
+
+def program_page(program: str, parser: argparse.ArgumentParser) -> str:
+    """One program: every command with its example, usage and options."""
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    parts = [f"# {program}\n", described(parser)]
+    for name, command in commands.choices.items():
+        parts += [f"## {program} {name}\n", described(command), usage(command)]
+        parts += [options(group) for group in command._action_groups if group._group_actions]
+    return "\n".join(parts)
+
+
+def described(parser: argparse.ArgumentParser) -> str:
+    """A description: its first part is the example."""
+    example, _, text = (parser.description or "").partition("\n\n")
+    return f"{text}\n\n```sh\n{example.removeprefix('example: ')}\n```\n"
+
+
+def usage(parser: argparse.ArgumentParser) -> str:
+    """The usage as `--help` prints it, in lines that fit the page."""
+    os.environ["COLUMNS"] = "110"
+    return f"```text\n{parser.format_usage().removeprefix('usage: ').rstrip()}\n```\n"
+
+
+def options(group: argparse._ArgumentGroup) -> str:
+    """A group of arguments as a table."""
+    rows = [f"**{(group.title or '').capitalize()}**\n", "| argument | meaning |", "|---|---|"]
+    formatter = argparse.HelpFormatter("")
+    for action in group._group_actions:
+        default = action.dest if action.option_strings else action.metavar or action.dest
+        value = "" if action.nargs == 0 else formatter._format_args(action, str(default).upper())
+        name = " ".join([", ".join(action.option_strings), value]).strip().replace("|", "\\|")
+        text = formatter._expand_help(action).replace("|", "\\|") if action.help else ""
+        if action.help != argparse.SUPPRESS:
+            rows.append(f"| `{name}` | {text} |")
+    return "\n".join(rows) + "\n"
+
+
+def first_line(docstring: str) -> str:
+    """The first line, as a cell of a table."""
+    return docstring.partition("\n")[0].replace("|", "\\|")
+
+
+def files_page() -> str:
+    """Every file of the three packages with the first sentence of its docstring."""
+    parts = [
+        "# Every file\n",
+        "What each file is for, wing by wing. [Architecture](../docs/architecture.md) says more.\n",
+    ]
+    for package, folder in PACKAGES.items():
+        parts.append(f"## {package}\n")
+        for wing in [folder, *sorted(path for path in folder.rglob("*") if (path / "__init__.py").is_file())]:
+            module = ".".join(wing.relative_to(folder.parent).parts)
+            if wing != folder:
+                parts.append(f"### {module}\n")
+            about = ast.get_docstring(ast.parse((wing / "__init__.py").read_text())) or ""
+            parts += [first_line(about) + "\n", "| file | what |", "|---|---|"]
+            for path in sorted(wing.glob("*.py")):
+                if path.stem != "__init__":
+                    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+                    parts.append(f"| `{path.name}` | {first_line(text)} |")
+            parts.append("")
+    return "\n".join(parts)
