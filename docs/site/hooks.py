@@ -42,27 +42,46 @@ PACKAGES = {
 }
 
 
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)\)")
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The pages of the repository, what they show and cite, and the generated ones."""
     found = Files([file for file in files if file.src_uri.startswith(("css/", "js/", "img/"))])
+    code = set()
     for path in sorted({path for pattern in (*PAGES, *BESIDE_PAGES) for path in ROOT.glob(pattern)}):
         if path.is_file():
             name = path.relative_to(ROOT).as_posix()
             found.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
-    for name, text in generated():
+        if path.suffix == ".md":
+            code |= {
+                (path.parent / link).resolve() for link in LINK.findall(path.read_text()) if is_code(link)
+            }
+    for name, text in (*generated(), *(code_page(path) for path in sorted(code))):
         found.append(File.generated(config, name, content=text))
     return found
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links to folders become links to their lists of files."""
+    """Links to folders become links to their lists of files, those to code lead to a page that shows it."""
     here = ROOT / Path(page.file.src_uri).parent
 
-    def to_list(link: re.Match[str]) -> str:
-        is_folder = (here / link[1]).is_dir()
-        return f"]({link[1].rstrip('/')}/index.md)" if is_folder else link[0]
+    def to_page(link: re.Match[str]) -> str:
+        if (here / link[1]).is_dir():
+            return f"]({link[1].rstrip('/')}/index.md)"
+        return f"]({link[1]}.md)" if is_code(link[1]) else link[0]
 
-    return re.sub(r"\]\((?!https?:)([^)#\s]+)\)", to_list, markdown)
+    return LINK.sub(to_page, markdown)
+
+
+def is_code(link: str) -> bool:
+    return link.endswith((".py", ".ipynb", ".sh"))
+
+
+def code_page(path: Path) -> tuple[str, str]:
+    """A page that shows a file of code."""
+    name = path.relative_to(ROOT).as_posix()
+    return f"{name}.md", f"# {path.name}\n\n`{name}`\n\n```python\n{path.read_text()}\n```\n"
 
 
 def generated() -> Iterator[tuple[str, str]]:

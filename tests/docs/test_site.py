@@ -1,4 +1,4 @@
-"""`make docs`: the site builds without a warning, loads nothing from elsewhere, leaves nothing of the code out."""
+"""`make docs`: the site builds without a warning, loads nothing from elsewhere, leaves no code out."""
 
 from __future__ import annotations
 
