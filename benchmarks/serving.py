@@ -34,9 +34,9 @@ from icgan_runtime import AsyncPipeline, Pipeline, images, latents, load
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.client.protocol import Call
 from icgan_runtime.client.triton import TritonChain
-from icgan_runtime.server.process import Environment, Server, find_environment, free_ports
-from icgan_runtime.server.process import Options as ServerOptions
-from icgan_runtime.server.serve_bundle import Choices, write_repository
+from icgan_runtime.server.options import RepositoryOptions
+from icgan_runtime.server.process import Environment, Server, ServerOptions, find_environment, free_ports
+from icgan_runtime.server.repository import write_repository
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 BATCHES = (1, 8)
@@ -57,7 +57,7 @@ def main() -> None:
         help="requests of a route in a round (default 10: CPU time ticks in hundredths of a second)",
     )
     parser.add_argument("--seconds", type=float, default=10, help="of each load scenario (default 10)")
-    parser.add_argument("--lookup", default="faiss")
+    parser.add_argument("--search", default="faiss")
     parser.add_argument("--generators", type=int, default=1, help="as of icgan serve")
     parser.add_argument("--perf-analyzer", type=Path, help="NVIDIA's client, to check ours against")
     parser.add_argument("--out", type=Path, help="folder of the report")
@@ -65,7 +65,8 @@ def main() -> None:
     environment = find_environment()
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
-        write_repository(options.bundle, repository, Choices(options.lookup, generators=options.generators))
+        asked = RepositoryOptions(search=options.search, generators=options.generators)
+        write_repository(options.bundle, repository, asked, say)
         with Server(repository, environment, ServerOptions(free_ports())) as server:
             server.wait_until_ready()
             report = measure(server, options)

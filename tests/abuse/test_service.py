@@ -23,7 +23,7 @@ from icgan_runtime import Pipeline
 from icgan_runtime.bundle.manifest import Manifest, describe_files
 from icgan_runtime.errors import IcganError, NumericsError, ServiceError, UnavailableError
 from icgan_runtime.images import MAX_ENCODED_BYTES
-from icgan_runtime.server.models import LOOKUPS, Choices
+from icgan_runtime.server.options import SEARCHES, RepositoryOptions
 from icgan_runtime.server.process import Server, free_ports
 from icgan_runtime.server.repository import write_repository
 from icgan_runtime.server.watchdog import CANARY_MODEL, CANARY_NAME, Watchdog
@@ -52,14 +52,14 @@ def expected(bundle: Path) -> np.ndarray:
 # ---- overload --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lookup", LOOKUPS)
+@pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("kind", ["tiny_bundle", "labelled_bundle"])
-def test_every_queue_is_bounded_in_length_and_time_in_every_configuration(request, tmp_path, kind, lookup):
+def test_every_queue_is_bounded_in_length_and_time_in_every_configuration(request, tmp_path, kind, search):
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2 as pb
 
     bundle = request.getfixturevalue(kind)
-    write_repository(bundle, tmp_path / "out", Choices(lookup=lookup), conftest.quiet)
+    write_repository(bundle, tmp_path / "out", RepositoryOptions(search=search), conftest.quiet)
     paths = sorted((tmp_path / "out").glob("*/**/*.pbtxt"))
     assert len(paths) > 10
     for path in paths:
@@ -153,7 +153,7 @@ def test_the_watchdog_does_not_look_at_the_time_of_day(server, monkeypatch):
 )
 def test_a_clock_that_jumps_by_years_costs_no_request(environment, tiny_bundle, tmp_path, monkeypatch):
     """The time of day of the server and its stages goes ten years ahead and twenty back, under load."""
-    write_repository(tiny_bundle, tmp_path / "model_repository", Choices(), conftest.quiet)
+    write_repository(tiny_bundle, tmp_path / "model_repository", RepositoryOptions(), conftest.quiet)
     clock = tmp_path / "clock"
     clock.write_text("+0\n")
     turned = {

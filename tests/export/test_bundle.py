@@ -60,10 +60,10 @@ def test_a_bank_too_large_for_a_graph_is_bundled_without_one_and_found_by_the_ot
     with Pipeline.load(tiny_bundle) as usual, Pipeline.load(large) as pipe:
         bank = np.load(tiny_bundle / "bank" / "embeddings.npy")
         np.testing.assert_array_equal(pipe.search(bank, k=4)[0], usual.search(bank, k=4)[0])
-    assert main(["triton", str(large), "--out", str(tmp_path / "faiss"), "--lookup", "faiss-ivf"]) == 0
+    assert main(["triton", str(large), "--out", str(tmp_path / "faiss"), "--search", "faiss-ivf"]) == 0
     capsys.readouterr()
-    assert main(["triton", str(large), "--out", str(tmp_path / "graph"), "--lookup", "graph"]) == 1
-    expected = f"--lookup graph: {large} has no lookup.onnx, its bank is too large: faiss-ivf or faiss\n"
+    assert main(["triton", str(large), "--out", str(tmp_path / "graph"), "--search", "graph"]) == 1
+    expected = f"--search graph: {large} has no lookup.onnx, its bank is too large: faiss-ivf or faiss\n"
     assert capsys.readouterr().err.endswith(expected)
 
 

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 import icgan_runtime
-from icgan_runtime import Pipeline, cli, images
-from icgan_runtime.cli import build_parser, main, parse
+from icgan_runtime import Pipeline, images
+from icgan_runtime.cli import build_parser, main, parse, serve
 from icgan_runtime.errors import RequestError, ServiceError
+from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import Ports
-from icgan_runtime.server.serve_bundle import Choices
 from tests.golden.make_commands import COMMANDS, OUT, help_of
 
 PHOTO = str(Path(__file__).parents[1] / "golden" / "photo.jpg")
@@ -155,8 +155,8 @@ def test_a_strangers_text_does_not_reach_the_terminal_as_commands(icgan, tiny_bu
     (bundle / "a\x1b[2J\tb").write_text("clears the screen")
     (bundle / "c\udcff").write_text("no UTF-8")
     _, printed, _ = icgan("info", bundle)
-    assert printed.endswith("never used: a\\x1b[2J\tb, c\\udcff\n")
-    assert icgan("embed", tiny_bundle, "\x9b2J.jpg", "--json")[2].startswith("icgan: image: \\x9b2J.jpg: ")
+    assert printed.endswith("never used: a\\u001b[2J\tb, c\\udcff\n")
+    assert icgan("embed", tiny_bundle, "\x9b2J.jpg", "--json")[2].startswith("icgan: image: \\u009b2J.jpg: ")
 
 
 def test_a_terminal_without_our_signs_gets_escapes(tiny_bundle):
@@ -257,9 +257,11 @@ PLACE = {
                 "http_port": 8000,
                 "grpc_port": 8001,
                 "metrics_port": 8002,
-                "lookup": "faiss",
-                "max_batch": 32,
+                "search": "faiss",
+                "cpu_precision": None,
                 "generators": 1,
+                "max_batch": 32,
+                "queue_delay_us": 0,
                 "log": "warning",
                 "json": False,
             },
@@ -282,7 +284,7 @@ PLACE = {
 )
 def test_what_is_not_said_is_as_the_help_says(command, defaults):
     options = vars(build_parser().parse_args(command.split()))
-    run = options.pop("command")
+    run = options.pop("run")
     options.pop("parser")
     assert options == defaults
     assert callable(run)
@@ -311,9 +313,11 @@ def test_what_is_not_said_is_as_the_help_says(command, defaults):
         ("serve B --http-port 1", "http_port", 1),
         ("serve B --grpc-port 1", "grpc_port", 1),
         ("serve B --metrics-port 1", "metrics_port", 1),
-        ("serve B --lookup graph", "lookup", "graph"),
+        ("serve B --search graph", "search", "graph"),
+        ("serve B --precision fp16", "cpu_precision", "fp16"),
         ("serve B --max-batch 3", "max_batch", 3),
         ("serve B --generators 3", "generators", 3),
+        ("serve B --queue-delay-us 3", "queue_delay_us", 3),
         ("serve B --log info", "log", "info"),
         ("info B --verify", "verify", True),
         ("info B --backend tensorrt", "backend", "tensorrt"),
@@ -333,7 +337,9 @@ def test_an_option_is_read_as_what_it_is(words, field, value):
     "words",
     [
         "generate B p --condition mean",
-        "serve B --lookup annoy",
+        "serve B --search annoy",
+        "serve B --search faiss-gpu",
+        "serve B --precision bf16",
         "serve B --log all",
         "info B --backend auto",
         "",
@@ -355,7 +361,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(icgan, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("icgan_runtime.cli.Bundle.open", interrupted)
+    monkeypatch.setattr("icgan_runtime.cli.info.Bundle.open", interrupted)
     assert icgan("info", "B") == (130, "", "icgan: interrupted\n")
 
 
@@ -578,7 +584,18 @@ def served(monkeypatch):
 
 def test_serve_says_how_it_is_asked_and_ends_with_ctrl_c(icgan, served):
     ports = ["--http-port", 1, "--grpc-port", 2, "--metrics-port", 3]
-    flags = ["--lookup", "graph", "--max-batch", 4, "--generators", 2, "--log", "info"]
+    flags = [
+        "--search",
+        "graph",
+        "--precision",
+        "int8",
+        "--max-batch",
+        4,
+        "--generators",
+        2,
+        "--log",
+        "info",
+    ]
     status, printed, complaint = icgan("serve", "B", *ports, *flags)
     assert (status, complaint) == (0, "")
     assert printed.splitlines() == [
@@ -590,7 +607,9 @@ def test_serve_says_how_it_is_asked_and_ends_with_ctrl_c(icgan, served):
     bundle, options, choices, level, report, on_sigterm, over = served.asked
     assert (bundle, level, over) == (Path("B"), "info", "over")
     assert (options.ports, options.host) == (Ports(1, 2, 3), "127.0.0.1")
-    assert choices == Choices("graph", 4, 2)
+    assert choices == RepositoryOptions(
+        search="graph", precision="int8", cpu_precision="int8", generators=2, max_batch=4
+    )
     assert on_sigterm is signal.default_int_handler, "SIGTERM is as Ctrl-C"
     assert callable(report)
 
@@ -615,11 +634,11 @@ def test_a_server_that_dies_is_status_1(icgan, served):
 
 
 def test_the_log_goes_to_stderr_and_a_full_disk_costs_lines_only(capfd, monkeypatch):
-    cli._log("a line \udcff \x1b[2J")
-    assert capfd.readouterr().err == "a line \\udcff \\x1b[2J\n"
+    serve.report("a line \udcff \x1b[2J")
+    assert capfd.readouterr().err == "a line \\udcff \\u001b[2J\n"
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stderr", full)
-        cli._log("lost")
+        serve.report("lost")
 
 
 def test_a_reader_that_has_seen_enough_does_not_cost_the_pictures(tiny_bundle, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from icgan_runtime.errors import IcganError
-from icgan_runtime.server.models import Choices
+from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import Environment, Server, find_environment
 from icgan_runtime.server.repository import write_repository
 from tests.models import bundles
@@ -45,9 +45,9 @@ def start(environment, tmp_path_factory) -> Iterator[Callable[..., Server]]:
     """Returns a function that serves a bundle; every server is stopped at the end."""
     servers: list[Server] = []
 
-    def start(bundle: Path, **choices) -> Server:
+    def start(bundle: Path, **options) -> Server:
         repository = tmp_path_factory.mktemp("served") / "model_repository"
-        write_repository(bundle, repository, Choices(**choices), quiet)
+        write_repository(bundle, repository, RepositoryOptions(**options), quiet)
         servers.append(Server(repository, environment))
         servers[-1].wait_until_ready()
         return servers[-1]

@@ -22,7 +22,7 @@ from PIL import Image
 
 from icgan_runtime import AsyncPipeline, Pipeline, Result
 from icgan_runtime.errors import DeadlineError, DecodeError, RequestError, ServiceError, UnavailableError
-from icgan_runtime.server.process import Options, Server, free_ports
+from icgan_runtime.server.process import Server, ServerOptions, free_ports
 from tests.triton.test_icgan import PHOTO, png
 from tests.triton.wire import PROTOCOLS, statistics
 
@@ -251,7 +251,7 @@ def test_cuda_memory_without_cuda_is_one_line_with_the_remedy(server):
 
 
 def test_a_server_that_others_reach_maps_no_memory_for_strangers(server, environment):
-    with Server(server.repository, environment, Options(host="127.0.0.2")) as reachable:
+    with Server(server.repository, environment, ServerOptions(host="127.0.0.2")) as reachable:
         reachable.wait_until_ready()
         for protocol in PROTOCOLS:
             with pytest.raises(ServiceError, match="restricted"):

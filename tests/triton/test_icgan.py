@@ -139,10 +139,10 @@ def test_plain_json_gives_a_png(server, pipe):
     assert answer["NEIGHBOUR_IDS"] == expected.neighbours.ids.tolist()
 
 
-@pytest.mark.parametrize("lookup", ["graph", "faiss-ivf"])
-def test_every_form_of_lookup_finds_the_same_neighbours(start, tiny_bundle, server, lookup):
+@pytest.mark.parametrize("search", ["graph", "faiss-ivf"])
+def test_every_form_of_search_finds_the_same_neighbours(start, tiny_bundle, server, search):
     asked = {"IMAGE": [png(seed) for seed in range(16)], **rows(16)}
-    with Wire(start(tiny_bundle, lookup=lookup), "grpc") as other, Wire(server, "grpc") as wire:
+    with Wire(start(tiny_bundle, search=search), "grpc") as other, Wire(server, "grpc") as wire:
         answer, expected = other.ask("icgan", asked), wire.ask("icgan", asked)
     np.testing.assert_array_equal(answer["NEIGHBOUR_IDS"], expected["NEIGHBOUR_IDS"])
     np.testing.assert_allclose(answer["NEIGHBOUR_SCORES"], expected["NEIGHBOUR_SCORES"], atol=1e-6)

@@ -16,7 +16,7 @@ import pytest
 
 from icgan_runtime.errors import BackendError, MissingExtraError, ServiceError, UnavailableError
 from icgan_runtime.server import process as serve
-from icgan_runtime.server.models import Choices
+from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import Server, find_environment
 from icgan_runtime.server.repository import write_repository
 from tests.triton.conftest import quiet
@@ -26,7 +26,7 @@ from tests.triton.wire import RefusedError, Wire, rows
 
 @pytest.fixture
 def repository(tiny_bundle, tmp_path) -> Path:
-    write_repository(tiny_bundle, tmp_path / "model_repository", Choices(), quiet)
+    write_repository(tiny_bundle, tmp_path / "model_repository", RepositoryOptions(), quiet)
     return tmp_path / "model_repository"
 
 

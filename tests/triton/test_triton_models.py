@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from icgan_runtime.bundle.manifest import EncoderIdentity, Licence, Model, Preprocessing
-from icgan_runtime.server.models import Service, configurations, cpu_configurations, ensembles
+from icgan_runtime.server.models import ServedModel, configurations, cpu_configurations, ensembles
 from icgan_runtime.server.pbtxt import to_pbtxt
 
 MODELS = Path(__file__).parents[2] / "triton_models"
 
 # The dimensions of the published 256 px model on ImageNet, without classes.
-SHOWN = Service(
+SHOWN = ServedModel(
     Model(
         name="icgan-imagenet-256",
         version="1",

@@ -12,8 +12,9 @@ import pytest
 
 from icgan_export.cli import main
 from icgan_runtime.bundle.manifest import EngineEntry, Manifest, describe_files
-from icgan_runtime.errors import BindingError, IntegrityError, RepositoryError
-from icgan_runtime.server.models import ENSEMBLES, Choices
+from icgan_runtime.errors import BindingError, IntegrityError, RepositoryError, RequestError
+from icgan_runtime.server.models import ENSEMBLES
+from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.repository import add_release, read_releases, set_release, write_repository
 from tests.models.make_models import make_bundle
 from tests.triton.conftest import quiet
@@ -23,7 +24,7 @@ CHAIN = ("icgan_preprocess", "icgan_encoder", "icgan_lookup", "icgan_condition",
 
 @pytest.fixture
 def repository(tiny_bundle, tmp_path) -> Path:
-    write_repository(tiny_bundle, tmp_path / "repository", Choices(), quiet)
+    write_repository(tiny_bundle, tmp_path / "repository", RepositoryOptions(), quiet)
     return tmp_path / "repository"
 
 
@@ -68,7 +69,7 @@ def test_a_damaged_bundle_leaves_no_repository(tiny_bundle, tmp_path):
     graph[-1] ^= 1
     (damaged / "generator.onnx").write_bytes(graph)
     with pytest.raises(IntegrityError, match=r"generator\.onnx"):
-        write_repository(damaged, tmp_path / "repository", Choices(), quiet)
+        write_repository(damaged, tmp_path / "repository", RepositoryOptions(), quiet)
     assert not (tmp_path / "repository").exists()
 
 
@@ -79,13 +80,13 @@ def test_a_graph_of_another_model_is_refused_though_its_hash_is_listed(tiny_bund
     shutil.copy(donor / name, mixed)
     dataclasses.replace(Manifest.read(mixed), files=describe_files(mixed)).write(mixed)
     with pytest.raises(BindingError, match=rf"^{name}: made for tiny"):
-        write_repository(mixed, tmp_path / "repository", Choices(lookup="graph"), quiet)
+        write_repository(mixed, tmp_path / "repository", RepositoryOptions(search="graph"), quiet)
     assert not (tmp_path / "repository").exists()
 
 
 def test_a_bundle_without_plans_says_that_a_gpu_will_run_onnx(tiny_bundle, tmp_path):
     said: list[str] = []
-    write_repository(tiny_bundle, tmp_path / "repository", Choices(), said.append)
+    write_repository(tiny_bundle, tmp_path / "repository", RepositoryOptions(), said.append)
     assert [line.split(":")[0] for line in said] == ["icgan_encoder", "icgan_generator"]
     assert all("no TensorRT plan" in line for line in said)
 
@@ -107,7 +108,7 @@ def planned(bundle: Path, tmp_path: Path, releases: tuple[str, ...], max_batch: 
 
 def test_the_plans_of_a_bundle_are_served_by_compute_capability(tiny_bundle, tmp_path):
     bundle = planned(tiny_bundle, tmp_path, ("trt10.9.0", "trt10.14.1.48.post1"))
-    write_repository(bundle, tmp_path / "repository", Choices(), quiet)
+    write_repository(bundle, tmp_path / "repository", RepositoryOptions(), quiet)
     plan = tmp_path / "repository" / "icgan_generator" / "1" / "sm90-trt10.14.1.48.post1-fp16.plan"
     assert plan.read_text() == "generator trt10.14.1.48.post1", (
         "the newest TensorRT wins, by number and not by letter"
@@ -117,14 +118,14 @@ def test_the_plans_of_a_bundle_are_served_by_compute_capability(tiny_bundle, tmp
 
 
 def test_a_cpu_is_not_given_graphs_it_cannot_run(tiny_bundle, tmp_path):
-    with pytest.raises(RepositoryError, match="--cpu-precision bf16: ONNX Runtime has no such kernels"):
-        write_repository(tiny_bundle, tmp_path / "repository", Choices(cpu_precision="bf16"), quiet)
+    with pytest.raises(RequestError, match=r"^cpu_precision: .bf16., which ONNX Runtime does not run"):
+        RepositoryOptions(cpu_precision="bf16")
 
 
 def test_plans_of_tensorrt_rtx_are_not_for_triton(tiny_bundle, tmp_path):
     said: list[str] = []
     bundle = planned(tiny_bundle, tmp_path, ("trtrtx1.2.0",))
-    write_repository(bundle, tmp_path / "repository", Choices(), said.append)
+    write_repository(bundle, tmp_path / "repository", RepositoryOptions(), said.append)
     assert len(said) == 2
     assert all("no TensorRT plan" in line for line in said)
     assert "tensorrt_plan" not in (tmp_path / "repository" / "icgan_generator" / "config.pbtxt").read_text()
@@ -133,8 +134,8 @@ def test_plans_of_tensorrt_rtx_are_not_for_triton(tiny_bundle, tmp_path):
 def test_plans_for_smaller_batches_than_are_to_be_served_are_refused(tiny_bundle, tmp_path):
     bundle = planned(tiny_bundle, tmp_path, ("trt10.14.1",), max_batch=8)
     with pytest.raises(RepositoryError, match=r"encoder\.plan takes 8 rows: serve with --max-batch 8"):
-        write_repository(bundle, tmp_path / "repository", Choices(), quiet)
-    write_repository(bundle, tmp_path / "repository", Choices(max_batch=8), quiet)
+        write_repository(bundle, tmp_path / "repository", RepositoryOptions(), quiet)
+    write_repository(bundle, tmp_path / "repository", RepositoryOptions(max_batch=8), quiet)
 
 
 def test_a_new_bank_is_a_new_version_of_the_models_that_read_it_and_of_no_other(

@@ -10,18 +10,17 @@ from icgan_export.engine import Settings
 from icgan_runtime.server import pbtxt as tc
 from icgan_runtime.server.models import (
     ENSEMBLES,
-    LOOKUPS,
-    Choices,
-    Service,
+    ServedModel,
     configurations,
     cpu_configurations,
     ensembles,
 )
+from icgan_runtime.server.options import SEARCHES, RepositoryOptions
 from tests.models.make_models import DIM_Z, NEIGHBOURS, SIDE, WIDTH, tiny_model
 
 
-def service(classes: int = 0, **choices) -> Service:
-    return Service(tiny_model(classes), NEIGHBOURS, labelled=True, choices=Choices(**choices))
+def served(classes: int = 0, **options) -> ServedModel:
+    return ServedModel(tiny_model(classes), NEIGHBOURS, labelled=True, options=RepositoryOptions(**options))
 
 
 def shapes(tensors: tuple[tc.Tensor, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -29,7 +28,7 @@ def shapes(tensors: tuple[tc.Tensor, ...]) -> dict[str, tuple[str, tuple[int, ..
 
 
 def test_the_ensemble_has_the_inputs_and_outputs_of_the_contract():
-    config = ensembles(service(), {})["icgan"]
+    config = ensembles(served(), {})["icgan"]
     assert shapes(config.input) == {
         "IMAGE": ("TYPE_STRING", (1,)),
         "SEED": ("TYPE_INT64", (1,)),
@@ -48,19 +47,19 @@ def test_the_ensemble_has_the_inputs_and_outputs_of_the_contract():
 
 def test_a_label_is_asked_for_only_by_a_model_with_classes():
     for name in (ensemble.name for ensemble in ENSEMBLES):
-        assert "LABEL" not in shapes(ensembles(service(), {})[name].input)
-        assert shapes(ensembles(service(classes=3), {})[name].input)["LABEL"] == ("TYPE_INT64", (1,))
+        assert "LABEL" not in shapes(ensembles(served(), {})[name].input)
+        assert shapes(ensembles(served(classes=3), {})[name].input)["LABEL"] == ("TYPE_INT64", (1,))
 
 
 def test_no_input_of_an_ensemble_is_optional():
-    for config in ensembles(service(classes=3), {}).values():
+    for config in ensembles(served(classes=3), {}).values():
         assert not any(tensor.optional for tensor in config.input)
 
 
-@pytest.mark.parametrize("lookup", LOOKUPS)
+@pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("classes", [0, 3])
-def test_every_step_fits_its_model(lookup, classes):
-    built = service(classes, lookup=lookup)
+def test_every_step_fits_its_model(search, classes):
+    built = served(classes, search=search)
     for forms in (configurations(built), configurations(built) | cpu_configurations(built)):
         for config in ensembles(built, {}).values():
             for step in config.ensemble_scheduling.step:
@@ -71,38 +70,38 @@ def test_every_step_fits_its_model(lookup, classes):
 
 
 def test_the_ensembles_pin_the_versions_of_a_release():
-    pinned = ensembles(service(), {"icgan_lookup": 4, "icgan_condition": 2})["icgan"]
+    pinned = ensembles(served(), {"icgan_lookup": 4, "icgan_condition": 2})["icgan"]
     versions = {step.model_name: step.model_version for step in pinned.ensemble_scheduling.step}
     assert versions["icgan_lookup"] == 4
     assert versions["icgan_condition"] == 2
     assert versions["icgan_encoder"] == 1
 
 
-@pytest.mark.parametrize("lookup", LOOKUPS)
-def test_every_model_refuses_when_its_queue_is_full_or_slow(lookup):
-    built = service(lookup=lookup, max_queue=7, queue_timeout_us=1000)
+@pytest.mark.parametrize("search", SEARCHES)
+def test_every_model_refuses_when_its_queue_is_full_or_slow(search):
+    built = served(search=search, max_queue=7, queue_timeout_us=1000)
     for config in [*configurations(built).values(), *cpu_configurations(built).values()]:
         policy = config.dynamic_batching.default_queue_policy
         assert (policy.max_queue_size, policy.default_timeout_microseconds) == (7, 1000)
 
 
 def test_several_generators_share_the_cores():
-    generator = cpu_configurations(service(cpu_generators=2))["icgan_generator"]
+    generator = cpu_configurations(served(generators=2))["icgan_generator"]
     assert [group.count for group in generator.instance_group] == [2]
     assert generator.parameters["intra_op_thread_count"].string_value == "1"
-    assert "intra_op_thread_count" not in cpu_configurations(service())["icgan_generator"].parameters
+    assert "intra_op_thread_count" not in cpu_configurations(served())["icgan_generator"].parameters
 
 
-@pytest.mark.parametrize("lookup", LOOKUPS)
-def test_no_model_asks_for_a_gpu_in_its_cpu_form(lookup):
-    built = service(lookup=lookup)
+@pytest.mark.parametrize("search", SEARCHES)
+def test_no_model_asks_for_a_gpu_in_its_cpu_form(search):
+    built = served(search=search)
     for config in (configurations(built) | cpu_configurations(built)).values():
         assert [group.kind for group in config.instance_group] == [tc.CPU]
 
 
 def test_a_gpu_runs_plans_with_a_cuda_graph_for_every_usual_batch():
     plans = {role: {"9.0": f"{role}.plan"} for role in ("encoder", "generator")}
-    built = dataclasses.replace(service(classes=3, max_batch=8), plans=plans)
+    built = dataclasses.replace(served(classes=3, max_batch=8), plans=plans)
     generator = configurations(built)["icgan_generator"]
     assert generator.platform == "tensorrt_plan"
     assert generator.cc_model_filenames == {"9.0": "generator.plan"}
@@ -116,7 +115,7 @@ def test_a_gpu_runs_plans_with_a_cuda_graph_for_every_usual_batch():
 @pytest.mark.parametrize("max_batch", [1, 8])
 def test_the_profiles_named_to_triton_are_those_of_a_plan_for_its_batch(max_batch):
     """Unnamed, Triton uses the first alone, which takes one row."""
-    built = dataclasses.replace(service(max_batch=max_batch), plans={"encoder": {"9.0": "encoder.plan"}})
+    built = dataclasses.replace(served(max_batch=max_batch), plans={"encoder": {"9.0": "encoder.plan"}})
     (group,) = configurations(built)["icgan_encoder"].instance_group
     named = [int(number) for number in group.profile or ("0",)]
     profiles = Settings(best_batch=1, max_batch=max_batch).profiles
@@ -125,7 +124,7 @@ def test_the_profiles_named_to_triton_are_those_of_a_plan_for_its_batch(max_batc
 
 
 def test_without_a_plan_a_gpu_runs_onnx_on_its_tensorrt_or_cuda_provider():
-    generator = configurations(service())["icgan_generator"]
+    generator = configurations(served())["icgan_generator"]
     assert (generator.backend, generator.platform) == ("onnxruntime", "")
     providers = generator.optimization.execution_accelerators.gpu_execution_accelerator
     assert [provider.name for provider in providers] == ["tensorrt"]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
-from icgan_export.cli.arguments import BUNDLE, Commands, Steps, add_command, require
+from icgan_export.cli.arguments import BUNDLE, Commands, Steps, add_command
 from icgan_export.errors import ExportError
 from icgan_runtime.console import Parser, say
-from icgan_runtime.server.models import LOOKUPS, Choices
-
-OPTIONS = ("lookup", "precision", "cpu_precision", "generators", "max_batch", "queue_delay_us")
+from icgan_runtime.server.options import add_options, from_options
 
 
 def add_parser(commands: Commands[Parser]) -> None:
@@ -39,9 +38,8 @@ def add_parser(commands: Commands[Parser]) -> None:
         "--add", action="store_true", help="add the bundle to REPOSITORY as its next release"
     )
     release.add_argument("--release", type=int, metavar="N", help="go back, or forward, to release N")
-    choices = command.add_argument_group("choices, for a new repository")
-    add_options(choices)
-    command.set_defaults(run=run, given={name: command.get_default(name) for name in OPTIONS})
+    add_options(command.add_argument_group("for a new repository"), gpu=True)
+    command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,10 +47,11 @@ def run(options: argparse.Namespace) -> int:
     from icgan_runtime.server import repository
 
     out: Path = options.out
+    wanted = from_options(options)
     if options.add or options.release is not None:
-        for name, default in options.given.items():
-            if getattr(options, name) != default:
-                flag = name.replace("_", "-")
+        for field in fields(wanted):
+            if getattr(wanted, field.name) != field.default:
+                flag = field.name.replace("_", "-")
                 raise ExportError(f"--{flag} is for a new repository: {out} keeps what it was made with")
     if options.release is not None:
         if options.bundle is not None or options.add:
@@ -68,62 +67,9 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if out.exists() and not (out / repository.RELEASES_NAME).exists():
         raise ExportError(f"--out {out} exists and is no repository of ours: choose another place")
-    repository.write_repository(options.bundle, out, chosen(options), Steps())
+    repository.write_repository(options.bundle, out, wanted, Steps())
     say(f"wrote {out}")
     return 0
-
-
-def add_options(command: argparse._ArgumentGroup) -> None:
-    """How a repository serves its bundle."""
-    command.add_argument(
-        "--lookup",
-        choices=LOOKUPS,
-        default="faiss",
-        help="how neighbours are found; faiss-ivf is approximate, graph is ONNX (default: %(default)s)",
-    )
-    command.add_argument(
-        "--precision",
-        metavar="P",
-        help="of the graphs that a GPU runs (default: the plans', or the highest in the bundle)",
-    )
-    command.add_argument(
-        "--cpu-precision",
-        metavar="P",
-        help="of the graphs that a CPU runs (default: the highest in the bundle)",
-    )
-    command.add_argument(
-        "--generators",
-        type=int,
-        default=1,
-        metavar="N",
-        help="on a CPU, run N generators side by side, on one thread each: more pictures per second, each "
-        "later (default: 1, on all cores)",
-    )
-    command.add_argument(
-        "--max-batch", type=int, default=32, metavar="N", help="rows per batch (default: %(default)s)"
-    )
-    command.add_argument(
-        "--queue-delay-us",
-        type=int,
-        default=0,
-        metavar="US",
-        help="microseconds that a lone request waits for company (default: %(default)s)",
-    )
-
-
-def chosen(options: argparse.Namespace) -> Choices:
-    """What `add_options` read. Raises ExportError for a number out of its range."""
-    require("--max-batch", options.max_batch, 1)
-    require("--generators", options.generators, 1)
-    require("--queue-delay-us", options.queue_delay_us, 0)
-    return Choices(
-        lookup=options.lookup,
-        precision=options.precision,
-        cpu_precision=options.cpu_precision,
-        cpu_generators=options.generators,
-        max_batch=options.max_batch,
-        queue_delay_us=options.queue_delay_us,
-    )
 
 
 def _say_loads(models: Sequence[str]) -> None:

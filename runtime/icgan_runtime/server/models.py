@@ -25,12 +25,12 @@ from typing import Any
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.bundle.strict_json import to_json
 from icgan_runtime.server import pbtxt as tc
+from icgan_runtime.server.options import RepositoryOptions
 
-LOOKUPS = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
 PLAN_PROFILES = ("0", "1")  # one row, and up to the largest batch (engine.Settings.profiles)
 CUDA_GRAPH_BATCHES = (1, 2, 4, 8, 16, 32, 64)  # captured, up to the largest batch served
 
-# Of a new repository; triton_repo writes others here with each release.
+# Of a new repository; repository.py writes others here with each release.
 FIRST_VERSION = tc.VersionPolicy(tc.Specific((1,)))
 
 Tensors = tuple[tc.Tensor, ...]
@@ -54,125 +54,111 @@ ENSEMBLES = (
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What the operator decides."""
-
-    lookup: str = "faiss"  # one of LOOKUPS
-    precision: str | None = None  # of what a GPU runs; None is the plans' own, or the highest of the graphs
-    cpu_precision: str | None = None
-    cpu_generators: int = 1  # more than one: each on one thread, for throughput rather than latency
-    max_batch: int = 32  # rows of one request, and of one batch
-    queue_delay_us: int = 0
-    max_queue: int = 256  # requests waiting for one model before the next is refused
-    queue_timeout_us: int = 10_000_000  # how long one waits before it is given up
-
-
-@dataclass(frozen=True)
-class Service:
-    """Everything the configurations depend on: facts of the bundle, and choices."""
+class ServedModel:
+    """Everything the configurations depend on: facts of the bundle, and the operator's options."""
 
     model: Model
     neighbours: int  # k
     labelled: bool  # whether the bank knows its instances' labels
-    choices: Choices = Choices()
+    options: RepositoryOptions = field(default_factory=RepositoryOptions)
     plans: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # role -> {"9.0": plan file}
     gpu_files: Mapping[str, str] = field(default_factory=dict)  # role -> ONNX file for a GPU without a plan
 
 
-def ensembles(service: Service, versions: Mapping[str, int]) -> dict[str, tc.ModelConfig]:
+def ensembles(served: ServedModel, versions: Mapping[str, int]) -> dict[str, tc.ModelConfig]:
     """The ensembles' `config.pbtxt`, with their steps at `versions` (version 1 where not named)."""
-    return {ensemble.name: _ensemble(service, ensemble, versions) for ensemble in ENSEMBLES}
+    return {ensemble.name: _ensemble(served, ensemble, versions) for ensemble in ENSEMBLES}
 
 
-def configurations(service: Service) -> dict[str, tc.ModelConfig]:
+def configurations(served: ServedModel) -> dict[str, tc.ModelConfig]:
     """`config.pbtxt` of every model but the ensembles."""
-    models = [_preprocess(service), _graph(service, "encoder"), _lookup(service), _condition(service)]
-    models += [_graph(service, "generator"), _picture(service)]
+    models = [_preprocess(served), _graph(served, "encoder"), _lookup(served), _condition(served)]
+    models += [_graph(served, "generator"), _picture(served)]
     return {config.name: config for config in models}
 
 
-def cpu_configurations(service: Service) -> dict[str, tc.ModelConfig]:
+def cpu_configurations(served: ServedModel) -> dict[str, tc.ModelConfig]:
     """`configs/cpu.pbtxt` of the models that would otherwise ask for a GPU."""
-    models = [_graph(service, "encoder", cpu=True), _graph(service, "generator", cpu=True)]
-    if service.choices.lookup in ("faiss-gpu", "graph"):
-        models.append(_lookup(service, cpu=True))
+    models = [_graph(served, "encoder", cpu=True), _graph(served, "generator", cpu=True)]
+    if served.options.search in ("faiss-gpu", "graph"):
+        models.append(_lookup(served, cpu=True))
     return {config.name: config for config in models}
 
 
-def _queue(service: Service) -> tc.DynamicBatching:
-    policy = tc.QueuePolicy(service.choices.max_queue, service.choices.queue_timeout_us)
-    return tc.DynamicBatching(policy, service.choices.queue_delay_us)
+def _queue(served: ServedModel) -> tc.DynamicBatching:
+    policy = tc.QueuePolicy(served.options.max_queue, served.options.queue_timeout_us)
+    return tc.DynamicBatching(policy, served.options.queue_delay_us)
 
 
-def _python(service: Service, name: str, inputs: Tensors, outputs: Tensors, **more: Any) -> tc.ModelConfig:
+def _python(served: ServedModel, name: str, inputs: Tensors, outputs: Tensors, **more: Any) -> tc.ModelConfig:
     settings: dict[str, Any] = {
-        "max_batch_size": service.choices.max_batch,
+        "max_batch_size": served.options.max_batch,
         "backend": "python",
         "version_policy": FIRST_VERSION,
         "instance_group": (tc.InstanceGroup(tc.CPU),),
-        "dynamic_batching": _queue(service),
+        "dynamic_batching": _queue(served),
     }
     return tc.ModelConfig(name, input=inputs, output=outputs, **(settings | more))
 
 
-def _picture_tensor(service: Service, name: str) -> tc.Tensor:
-    side = service.model.preprocessing.size
+def _picture_tensor(served: ServedModel, name: str) -> tc.Tensor:
+    side = served.model.preprocessing.size
     return tc.Tensor(name, tc.UINT8, (side, side, 3))
 
 
-def _generated_tensor(service: Service, name: str) -> tc.Tensor:
-    side = service.model.resolution
+def _generated_tensor(served: ServedModel, name: str) -> tc.Tensor:
+    side = served.model.resolution
     return tc.Tensor(name, tc.UINT8, (side, side, 3))
 
 
-def _preprocess(service: Service) -> tc.ModelConfig:
+def _preprocess(served: ServedModel) -> tc.ModelConfig:
     inputs = (
         tc.Tensor("IMAGE", tc.BYTES, (1,), optional=True),
         tc.Tensor("PIXELS", tc.UINT8, (-1, -1, 3), optional=True),
     )
-    outputs = (_picture_tensor(service, "image"), tc.Tensor("ROW", tc.INT64, (1,)))
-    return _python(service, "icgan_preprocess", inputs, outputs)
+    outputs = (_picture_tensor(served, "image"), tc.Tensor("ROW", tc.INT64, (1,)))
+    return _python(served, "icgan_preprocess", inputs, outputs)
 
 
-def _graph(service: Service, role: str, cpu: bool = False) -> tc.ModelConfig:
+def _graph(served: ServedModel, role: str, cpu: bool = False) -> tc.ModelConfig:
     """An ONNX or TensorRT model. Its tensors carry the names of the graph."""
-    model = service.model
+    model = served.model
     embedding = tc.Tensor("embedding", tc.FP32, (model.embedding_dim,))
     inputs: Tensors
     outputs: Tensors
     if role == "encoder":
-        inputs, outputs = (_picture_tensor(service, "image"),), (embedding,)
+        inputs, outputs = (_picture_tensor(served, "image"),), (embedding,)
     elif role == "lookup":
-        inputs, outputs = (embedding,), _found(service)
+        inputs, outputs = (embedding,), _found(served)
     else:
         inputs = (tc.Tensor("noise", tc.FP32, (model.dim_z,)), embedding)
         if model.classes:  # the graph wants one number per row, not a row of one number
             inputs += (tc.Tensor("label", tc.INT64, (1,), tc.Shape()),)
-        outputs = (_generated_tensor(service, "image"),)
+        outputs = (_generated_tensor(served, "image"),)
     common: dict[str, Any] = {
         "name": f"icgan_{role}",
-        "max_batch_size": service.choices.max_batch,
+        "max_batch_size": served.options.max_batch,
         "input": inputs,
         "output": outputs,
         "version_policy": FIRST_VERSION,
-        "dynamic_batching": _queue(service),
+        "dynamic_batching": _queue(served),
     }
     if cpu:
         common |= {"backend": "onnxruntime", "model_warmup": (_warm_up("one", 1, inputs),)}
-        count = service.choices.cpu_generators if role == "generator" else 1
+        count = served.options.generators if role == "generator" else 1
         common["instance_group"] = (tc.InstanceGroup(tc.CPU, count),)
         if count > 1:
             common["parameters"] = {"intra_op_thread_count": tc.Parameter("1")}
         return tc.ModelConfig(**common)
     common["instance_group"] = (tc.InstanceGroup(tc.GPU),)
     common["model_warmup"] = tuple(
-        _warm_up(word, size, inputs) for word, size in (("one", 1), ("full", service.choices.max_batch))
+        _warm_up(word, size, inputs) for word, size in (("one", 1), ("full", served.options.max_batch))
     )
-    plans = service.plans.get(role)
+    plans = served.plans.get(role)
     if plans:
-        if service.choices.max_batch > 1:
+        if served.options.max_batch > 1:
             common["instance_group"] = (tc.InstanceGroup(tc.GPU, profile=PLAN_PROFILES),)
-        sizes = [size for size in CUDA_GRAPH_BATCHES if size <= service.choices.max_batch]
+        sizes = [size for size in CUDA_GRAPH_BATCHES if size <= served.options.max_batch]
         shapes = {
             tensor.name: tc.GraphShape((tensor.reshape or tc.Shape(tensor.dims)).shape) for tensor in inputs
         }
@@ -187,32 +173,32 @@ def _graph(service: Service, role: str, cpu: bool = False) -> tc.ModelConfig:
     return tc.ModelConfig(
         **common,
         backend="onnxruntime",
-        default_model_filename=service.gpu_files.get(role, ""),
+        default_model_filename=served.gpu_files.get(role, ""),
         optimization=tc.Optimization(execution_accelerators=providers),
     )
 
 
-def _found(service: Service) -> Tensors:
-    k = service.neighbours
+def _found(served: ServedModel) -> Tensors:
+    k = served.neighbours
     return tc.Tensor("ids", tc.INT64, (k,)), tc.Tensor("scores", tc.FP32, (k,))
 
 
-def _lookup(service: Service, cpu: bool = False) -> tc.ModelConfig:
-    if service.choices.lookup == "graph":
-        return _graph(service, "lookup", cpu)
-    inputs = (tc.Tensor("embedding", tc.FP32, (service.model.embedding_dim,)),)
-    search = service.choices.lookup
+def _lookup(served: ServedModel, cpu: bool = False) -> tc.ModelConfig:
+    if served.options.search == "graph":
+        return _graph(served, "lookup", cpu)
+    inputs = (tc.Tensor("embedding", tc.FP32, (served.model.embedding_dim,)),)
+    search = served.options.search
     more: dict[str, Any] = {"model_warmup": (_warm_up("one", 1, inputs),)}
     if search == "faiss-gpu" and cpu:
         search = "faiss"
     if search == "faiss-gpu":
         more["instance_group"] = (tc.InstanceGroup(tc.GPU),)
     more["parameters"] = {"search": tc.Parameter(search)}
-    return _python(service, "icgan_lookup", inputs, _found(service), **more)
+    return _python(served, "icgan_lookup", inputs, _found(served), **more)
 
 
-def _condition(service: Service) -> tc.ModelConfig:
-    model, k = service.model, service.neighbours
+def _condition(served: ServedModel) -> tc.ModelConfig:
+    model, k = served.model, served.neighbours
     inputs = (
         tc.Tensor("embedding", tc.FP32, (-1, model.embedding_dim)),
         tc.Tensor("ids", tc.INT64, (-1, k)),
@@ -227,18 +213,18 @@ def _condition(service: Service) -> tc.ModelConfig:
         tc.Tensor("NEIGHBOUR_IDS", tc.INT64, (-1, k)),
         tc.Tensor("NEIGHBOUR_SCORES", tc.FP32, (-1, k)),
     )
-    if service.labelled:
+    if served.labelled:
         outputs += (tc.Tensor("NEIGHBOUR_LABELS", tc.INT64, (-1, k)),)
     if model.classes:
         outputs += (tc.Tensor("label", tc.INT64, (-1, 1)),)
     # what max_batch_size says for the others
-    parameters = {"max_rows": tc.Parameter(str(service.choices.max_batch))}
-    return _python(service, "icgan_condition", inputs, outputs, max_batch_size=0, parameters=parameters)
+    parameters = {"max_rows": tc.Parameter(str(served.options.max_batch))}
+    return _python(served, "icgan_condition", inputs, outputs, max_batch_size=0, parameters=parameters)
 
 
-def _picture(service: Service) -> tc.ModelConfig:
-    inputs = (_generated_tensor(service, "GENERATED"), tc.Tensor("FORMAT", tc.BYTES, (1,)))
-    return _python(service, "icgan_picture", inputs, (tc.Tensor("PICTURE", tc.BYTES, (1,)),))
+def _picture(served: ServedModel) -> tc.ModelConfig:
+    inputs = (_generated_tensor(served, "GENERATED"), tc.Tensor("FORMAT", tc.BYTES, (1,)))
+    return _python(served, "icgan_picture", inputs, (tc.Tensor("PICTURE", tc.BYTES, (1,)),))
 
 
 def _scalars(model: Model) -> Tensors:
@@ -252,11 +238,11 @@ def _scalars(model: Model) -> Tensors:
     return (*scalars, tc.Tensor("LABEL", tc.INT64, (1,))) if model.classes else scalars
 
 
-def _ensemble(service: Service, ensemble: Ensemble, versions: Mapping[str, int]) -> tc.ModelConfig:
+def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, int]) -> tc.ModelConfig:
     """An ensemble: its tensors in capitals are the wire contract's, or private to it."""
-    scalars = _scalars(service.model)
+    scalars = _scalars(served.model)
     found = {"ids": "IDS", "scores": "SCORES"}
-    label = {"label": "CHECKED_LABEL"} if service.model.classes else {}
+    label = {"label": "CHECKED_LABEL"} if served.model.classes else {}
     steps: list[tc.Step] = []
 
     def step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
@@ -270,7 +256,7 @@ def _ensemble(service: Service, ensemble: Ensemble, versions: Mapping[str, int])
         step("icgan_encoder", {"image": "PICTURES"}, {"embedding": embedding})
     step("icgan_lookup", {"embedding": embedding}, found)
     answer |= {name: name for name in ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES")}
-    answer |= {"NEIGHBOUR_LABELS": "NEIGHBOUR_LABELS"} if service.labelled else {}
+    answer |= {"NEIGHBOUR_LABELS": "NEIGHBOUR_LABELS"} if served.labelled else {}
     step(
         "icgan_condition",
         {"embedding": embedding, **found, **row, **{tensor.name: tensor.name for tensor in scalars}},
@@ -279,33 +265,33 @@ def _ensemble(service: Service, ensemble: Ensemble, versions: Mapping[str, int])
     step("icgan_generator", {"noise": "NOISE", "embedding": "CONDITIONING", **label}, {"image": "GENERATED"})
     if ensemble.as_file:
         step("icgan_picture", {"GENERATED": "GENERATED", "FORMAT": "FORMAT"}, {"PICTURE": "PICTURE"})
-    inputs = (_source(service, ensemble.source), *scalars)
-    rows = (tensor for tensor in _condition(service).output if tensor.name in answer)
+    inputs = (_source(served, ensemble.source), *scalars)
+    rows = (tensor for tensor in _condition(served).output if tensor.name in answer)
     outputs = tuple(dataclasses.replace(tensor, dims=tensor.dims[1:]) for tensor in rows)
     if ensemble.as_file:
-        inputs += _picture(service).input[1:]
-    pictures = _picture(service).output if ensemble.as_file else (_generated_tensor(service, "GENERATED"),)
+        inputs += _picture(served).input[1:]
+    pictures = _picture(served).output if ensemble.as_file else (_generated_tensor(served, "GENERATED"),)
     return tc.ModelConfig(
         ensemble.name,
-        service.choices.max_batch,
+        served.options.max_batch,
         inputs,
         (*pictures, *outputs),
         platform="ensemble",
         # clients learn here what they talk to
-        parameters={"model": tc.Parameter(json.dumps(to_json(service.model), ensure_ascii=False))},
+        parameters={"model": tc.Parameter(json.dumps(to_json(served.model), ensure_ascii=False))},
         ensemble_scheduling=tc.EnsembleScheduling(tuple(steps)),
     )
 
 
-def _source(service: Service, name: str) -> tc.Tensor:
+def _source(served: ServedModel, name: str) -> tc.Tensor:
     if name == "EMBEDDING":
-        return tc.Tensor(name, tc.FP32, (service.model.embedding_dim,))
-    found = next(tensor for tensor in _preprocess(service).input if tensor.name == name)
+        return tc.Tensor(name, tc.FP32, (served.model.embedding_dim,))
+    found = next(tensor for tensor in _preprocess(served).input if tensor.name == name)
     return dataclasses.replace(found, optional=False)
 
 
 def _warm_up(name: str, batch: int, inputs: Tensors) -> tc.WarmUp:
-    """Recorded rows of the bundle's samples, one file per tensor (written by triton_repo)."""
+    """Recorded rows of the bundle's samples, one file per tensor (written by repository.py)."""
     return tc.WarmUp(
         name,
         batch,

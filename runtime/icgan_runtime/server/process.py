@@ -164,7 +164,7 @@ def free_ports() -> Ports:
 
 
 @dataclass(frozen=True)
-class Options:
+class ServerOptions:
     """How a server is started."""
 
     ports: Ports = field(default_factory=free_ports)
@@ -184,10 +184,10 @@ class Server:
         self,
         repository: Path,
         environment: Environment,
-        options: Options | None = None,
+        options: ServerOptions | None = None,
         forward: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.options = options or Options()
+        self.options = options or ServerOptions()
         self.repository = repository
         _refuse_taken_ports(self.options)
         self._environment = environment
@@ -417,7 +417,7 @@ def _end(status: int) -> str:
     return f"was ended by {signal.Signals(-status).name}{hint}"
 
 
-def _refuse_taken_ports(options: Options) -> None:
+def _refuse_taken_ports(options: ServerOptions) -> None:
     """Raise ServiceError for a port somebody else listens on: its readiness would pass for ours.
 
     RequestError for a number that is no port.

@@ -30,13 +30,12 @@ from icgan_runtime.rows import CONDITIONS
 from icgan_runtime.server import pbtxt as tc
 from icgan_runtime.server.models import (
     ENSEMBLES,
-    LOOKUPS,
-    Choices,
-    Service,
+    ServedModel,
     configurations,
     cpu_configurations,
     ensembles,
 )
+from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import model_sources
 from icgan_runtime.server.watchdog import CANARY_NAME
 
@@ -54,28 +53,28 @@ Sources = dict[str, Path | bytes]  # file name in a version folder -> where it c
 Say = Callable[[str], None]
 
 
-def write_repository(bundle_path: Path, out: Path, choices: Choices, say: Say = print) -> None:
+def write_repository(bundle_path: Path, out: Path, options: RepositoryOptions, say: Say = print) -> None:
     """Write a repository with one release, replacing `out`. Every file of the bundle is verified."""
     bundle = Bundle.open(bundle_path)
-    service = describe(bundle, choices, say)
+    served = describe(bundle, options, say)
     with files.atomic_directory(out) as root:
-        for name, config in (configurations(service) | ensembles(service, {})).items():
+        for name, config in (configurations(served) | ensembles(served, {})).items():
             _write_config(root / name / "config.pbtxt", config)
-        for name, config in cpu_configurations(service).items():
+        for name, config in cpu_configurations(served).items():
             _write_config(root / name / "configs" / f"{CPU_CONFIG}.pbtxt", config)
         for ensemble in ENSEMBLES:
             (root / ensemble.name / "1").mkdir()
         samples = arrays.read_npz(bundle.read(SAMPLES_NAME), SAMPLES_NAME)
-        _write_warm_up(samples, service, root)
-        (root / CANARY_NAME).write_text(json.dumps(_canary(samples["picture"][0], service)) + "\n")
+        _write_warm_up(samples, served, root)
+        (root / CANARY_NAME).write_text(json.dumps(_canary(samples["picture"][0], served)) + "\n")
         digests = {}
-        for name, sources in version_sources(bundle, service).items():
+        for name, sources in version_sources(bundle, served).items():
             _write_version(root / name / "1", sources)
             digests[name] = {"1": _digest(sources)}
         release = {"release": 1, **_about(bundle), "versions": dict.fromkeys(digests, 1)}
         book = {
             "current": 1,
-            "choices": dataclasses.asdict(choices),
+            "options": dataclasses.asdict(options),
             "releases": [release],
             "digests": digests,
         }
@@ -89,12 +88,12 @@ def add_release(bundle_path: Path, repository: Path, say: Say = print) -> list[s
     first the new versions come up beside the old, then each ensemble moves over in one moment.
     """
     book = read_releases(repository)
-    choices = Choices(**book["choices"])
+    options = _options(book, repository)
     bundle = Bundle.open(bundle_path)
-    service = describe(bundle, choices, say)
-    _refuse_other_shapes(repository, service)
+    served = describe(bundle, options, say)
+    _refuse_other_shapes(repository, served)
     versions, made = {}, []
-    for name, sources in version_sources(bundle, service).items():
+    for name, sources in version_sources(bundle, served).items():
         digest, known = _digest(sources), book["digests"][name]
         version = next((int(number) for number, held in known.items() if held == digest), None)
         if version is None:
@@ -124,8 +123,8 @@ def set_release(repository: Path, number: int) -> list[str]:
         if _serve(repository / name, {before["versions"][name], version})
     ]
     about: Model = from_json(Model, release["model"], RELEASES_NAME)
-    service = Service(about, release["neighbours"], release["labelled"], Choices(**book["choices"]))
-    for name, config in ensembles(service, release["versions"]).items():
+    served = ServedModel(about, release["neighbours"], release["labelled"], _options(book, repository))
+    for name, config in ensembles(served, release["versions"]).items():
         with files.atomic_file(repository / name / "config.pbtxt") as path:
             path.write_text(tc.to_pbtxt(config))
     book["current"] = number
@@ -157,39 +156,43 @@ def read_releases(repository: Path) -> dict[str, Any]:
     return book
 
 
-def describe(bundle: Bundle, choices: Choices, say: Say = print) -> Service:
+def _options(book: Mapping[str, Any], repository: Path) -> RepositoryOptions:
+    """What the repository was made with."""
+    try:
+        return RepositoryOptions(**book["options"])
+    except (KeyError, TypeError):
+        raise RepositoryError(f"{repository} is of another version of icgan: write a new one") from None
+
+
+def describe(bundle: Bundle, options: RepositoryOptions, say: Say = print) -> ServedModel:
     """What the bundle means for the configurations; says so when a GPU will run ONNX for want of plans."""
-    if choices.lookup not in LOOKUPS:
-        raise RepositoryError(f"lookup {choices.lookup!r}, expected one of {', '.join(LOOKUPS)}")
-    if choices.cpu_precision == "bf16":
-        raise RepositoryError("--cpu-precision bf16: ONNX Runtime has no such kernels on a CPU")
     manifest = bundle.manifest
-    if choices.lookup == "graph" and not any(entry.role == "lookup" for entry in manifest.graphs):
+    if options.search == "graph" and not any(entry.role == "lookup" for entry in manifest.graphs):
         raise RepositoryError(
-            f"--lookup graph: {bundle.root} has no lookup.onnx, its bank is too large: faiss-ivf or faiss"
+            f"--search graph: {bundle.root} has no lookup.onnx, its bank is too large: faiss-ivf or faiss"
         )
     plans, gpu_files = {}, {}
-    for role in ("encoder", "generator", "lookup") if choices.lookup == "graph" else ("encoder", "generator"):
-        engines = _engines(bundle, role, choices.precision)
+    for role in ("encoder", "generator", "lookup") if options.search == "graph" else ("encoder", "generator"):
+        engines = _engines(bundle, role, options.precision)
         for engine in engines.values():
-            if engine.max_batch < choices.max_batch:
+            if engine.max_batch < options.max_batch:
                 raise RepositoryError(
-                    f"--max-batch is {choices.max_batch}, {engine.file} takes {engine.max_batch} rows: "
+                    f"--max-batch is {options.max_batch}, {engine.file} takes {engine.max_batch} rows: "
                     f"serve with --max-batch {engine.max_batch}, or build it again with icgan-export engine"
                 )
         if engines:
             plans[role] = {_dotted(capability): _plan_name(engine) for capability, engine in engines.items()}
             continue
         precise = role == "lookup"  # there is one lookup graph, at full precision
-        on_gpu = manifest.graph(role, None if precise else choices.precision)
-        if on_gpu != manifest.graph(role, None if precise else choices.cpu_precision):
+        on_gpu = manifest.graph(role, None if precise else options.precision)
+        if on_gpu != manifest.graph(role, None if precise else options.cpu_precision):
             gpu_files[role] = f"model.{on_gpu.precision}.onnx"
         say(f"icgan_{role}: the bundle has no TensorRT plan, a GPU will run {on_gpu.file} on ONNX Runtime")
     bank = manifest.bank
-    return Service(manifest.model, bank.neighbours, bank.labelled, choices, plans, gpu_files)
+    return ServedModel(manifest.model, bank.neighbours, bank.labelled, options, plans, gpu_files)
 
 
-def version_sources(bundle: Bundle, service: Service) -> dict[str, Sources]:
+def version_sources(bundle: Bundle, served: ServedModel) -> dict[str, Sources]:
     """For every model but the ensembles: the verified files of its version folder."""
     manifest = bundle.manifest
     about = {MANIFEST_NAME: manifest.to_bytes()}
@@ -200,15 +203,15 @@ def version_sources(bundle: Bundle, service: Service) -> dict[str, Sources]:
         "icgan_picture": _code("icgan_picture"),
     }
     for role in ("encoder", "generator", "lookup"):
-        if role == "lookup" and service.choices.lookup != "graph":
+        if role == "lookup" and served.options.search != "graph":
             found["icgan_lookup"] = {**_code("icgan_lookup"), **about, **bank}
             continue
-        precision = None if role == "lookup" else service.choices.cpu_precision
+        precision = None if role == "lookup" else served.options.cpu_precision
         files: Sources = {"model.onnx": _graph(bundle, role, precision)}
-        if role in service.gpu_files:
-            files[service.gpu_files[role]] = _graph(bundle, role, service.choices.precision)
-        if role in service.plans:
-            for engine in _engines(bundle, role, service.choices.precision).values():
+        if role in served.gpu_files:
+            files[served.gpu_files[role]] = _graph(bundle, role, served.options.precision)
+        if role in served.plans:
+            for engine in _engines(bundle, role, served.options.precision).values():
                 files[_plan_name(engine)] = bundle.path(engine.file)
         found[f"icgan_{role}"] = files
     return found
@@ -260,9 +263,9 @@ def _about(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _refuse_other_shapes(repository: Path, service: Service) -> None:
+def _refuse_other_shapes(repository: Path, served: ServedModel) -> None:
     """A configuration covers all versions of a model: dimensions cannot change between releases."""
-    for name, config in configurations(service).items():
+    for name, config in configurations(served).items():
         text = (repository / name / "config.pbtxt").read_text()
         if _VERSIONS.sub("", text) != _VERSIONS.sub("", tc.to_pbtxt(config)):
             raise RepositoryError(f"{name}: the bundle needs another configuration; write a new repository")
@@ -284,7 +287,7 @@ def _write_version(folder: Path, sources: Sources) -> None:
             shutil.copyfile(source, path)
 
 
-def _canary(picture: images.U8, service: Service) -> dict[str, object]:
+def _canary(picture: images.U8, served: ServedModel) -> dict[str, object]:
     """A request to the ensemble of all stages, for watchdogs and probes."""
     return {
         "IMAGE": base64.b64encode(images.encode(picture)).decode(),
@@ -292,14 +295,14 @@ def _canary(picture: images.U8, service: Service) -> dict[str, object]:
         "SAMPLE": 0,
         "TRUNCATION": 1.0,
         "CONDITION": CONDITIONS.index("nearest"),  # reads the stored embeddings too
-        **({"LABEL": 0} if service.model.classes else {}),
+        **({"LABEL": 0} if served.model.classes else {}),
         "FORMAT": "image/png;base64",
     }
 
 
-def _write_warm_up(samples: Mapping[str, arrays.Array], service: Service, root: Path) -> None:
+def _write_warm_up(samples: Mapping[str, arrays.Array], served: ServedModel, root: Path) -> None:
     """The first row of the bundle's pinned samples, as raw bytes, for each model that warms up on it."""
-    for config in configurations(service).values():
+    for config in configurations(served).values():
         for warm_up in config.model_warmup:
             for name in warm_up.inputs:
                 folder = root / config.name / "warmup"

@@ -23,7 +23,14 @@ import pytest
 
 from icgan_runtime.errors import BackendError, MissingExtraError, RequestError, ServiceError, UnavailableError
 from icgan_runtime.server import process as serve
-from icgan_runtime.server.process import Environment, Options, Ports, Server, find_environment, free_ports
+from icgan_runtime.server.process import (
+    Environment,
+    Ports,
+    Server,
+    ServerOptions,
+    find_environment,
+    free_ports,
+)
 from tests.processes import lives
 
 PROCESS = Path("icgan_runtime", "server", "process.py")
@@ -72,7 +79,7 @@ def start(environment, repository, lines, tmp_path, monkeypatch) -> Iterator[Cal
 
     def start(fault: str = "", ready: bool = True, **options: Any) -> Server:
         monkeypatch.setenv("PRETEND", fault)
-        settings = Options(**options) if options else None
+        settings = ServerOptions(**options) if options else None
         started.append(Server(repository, environment, settings, lines.append))
         if ready:
             started[-1].wait_until_ready()

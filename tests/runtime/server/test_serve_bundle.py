@@ -1,16 +1,16 @@
-"""From a bundle to a repository, and which lines of the server are shown. tests/triton serves for real."""
+"""From a bundle to a server, and which lines of the server are shown. tests/triton serves for real."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
-from icgan_runtime.errors import BackendError, BundleError
+from icgan_runtime.errors import BackendError
 from icgan_runtime.server import serve_bundle
-from icgan_runtime.server.process import Options
-from icgan_runtime.server.serve_bundle import Choices, worth_showing, write_repository
+from icgan_runtime.server.options import RepositoryOptions
+from icgan_runtime.server.process import ServerOptions
+from icgan_runtime.server.serve_bundle import worth_showing
 
 INFO = "I1124 14:00:00.000000 1 server.cc:1] fine"
 WARNING = "W1124 14:00:00.000000 1 server.cc:1] odd"
@@ -51,39 +51,11 @@ def test_a_crash_is_shown_at_every_level(line, level):
     assert worth_showing(line, level)
 
 
-def test_the_repository_is_the_one_that_was_asked_for(tiny_bundle, tmp_path):
-    out = tmp_path / "model_repository"
-    write_repository(tiny_bundle, out, Choices("graph", max_batch=8, generators=3))
-    config = (out / "icgan" / "config.pbtxt").read_text()
-    assert re.search(r"max_batch_size: 8\b", config)
-    generator = "\n".join(path.read_text() for path in (out / "icgan_generator").rglob("*.pbtxt"))
-    assert re.search(r"count: 3\b", generator)
-    assert (out / "icgan_lookup" / "1" / "model.onnx").exists(), "a graph, not faiss"
-
-
-def test_no_program_of_the_current_folder_takes_the_exporters_place(tiny_bundle, tmp_path, monkeypatch):
-    folder = tmp_path / "bundle"
-    (folder / "icgan_export").mkdir(parents=True)
-    for name in ("icgan_export/__init__.py", "icgan_export/__main__.py", "json.py"):
-        (folder / name).write_text("raise SystemExit('not to be run')")
-    monkeypatch.chdir(folder)
-    write_repository(tiny_bundle, tmp_path / "out", Choices())
-    assert (tmp_path / "out" / "icgan" / "config.pbtxt").exists()
-
-
-def test_what_the_exporter_complains_of_is_an_error_of_the_bundle(tmp_path):
-    with pytest.raises(BundleError) as caught:
-        write_repository(tmp_path / "absent", tmp_path / "out", Choices())
-    assert caught.value.file == str(tmp_path / "absent")
-    expected = "no such folder; expected a bundle written by `icgan-export bundle`"
-    assert str(caught.value) == f"{tmp_path / 'absent'}: {expected}"
-
-
 def test_where_there_can_be_no_cache_the_variable_that_moves_it_is_named(tiny_bundle, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(serve_bundle, "find_environment", lambda: None)
-    served = serve_bundle.serve_bundle(tiny_bundle, Options(), Choices(), "warning", print)
+    served = serve_bundle.serve_bundle(tiny_bundle, ServerOptions(), RepositoryOptions(), "warning", print)
     with pytest.raises(BackendError, match=r"file/icgan cannot be made .*: set XDG_CACHE_HOME"), served:
         pass
 
@@ -120,8 +92,8 @@ def test_a_served_bundle_lies_in_the_cache_while_it_is_served(tiny_bundle, tmp_p
     monkeypatch.setattr(serve_bundle, "Watchdog", Dog)
     monkeypatch.setattr(serve_bundle, "find_environment", lambda: "environment")
     reports: list[str] = []
-    options = Options()
-    served = serve_bundle.serve_bundle(tiny_bundle, options, Choices(), "warning", reports.append)
+    options = ServerOptions()
+    served = serve_bundle.serve_bundle(tiny_bundle, options, RepositoryOptions(), "warning", reports.append)
     with served as server:
         assert isinstance(server, Server)
         steps.append("served")
@@ -134,5 +106,6 @@ def test_a_served_bundle_lies_in_the_cache_while_it_is_served(tiny_bundle, tmp_p
         "no longer watched",
         "stopped",
     ]
-    assert reports == [WARNING]
+    assert reports[0] == WARNING
+    assert [line.split(":")[0] for line in reports[1:]] == ["icgan_encoder", "icgan_generator"], "notes"
     assert list((tmp_path / "icgan").iterdir()) == []

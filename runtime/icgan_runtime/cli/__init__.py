@@ -1,0 +1,55 @@
+"""The command `icgan`: generate | embed | search | serve | info | bench."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from icgan_runtime import __version__
+from icgan_runtime.cli import bench, embed, generate, info, search, serve
+from icgan_runtime.console import Parser, tell
+from icgan_runtime.errors import IcganError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. A user's mistake is one line on stderr and status 1; a bug keeps its traceback."""
+    options = parse(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except IcganError as error:
+        tell(f"icgan: {error}")
+        return 1
+    except KeyboardInterrupt:
+        tell("icgan: interrupted")
+        return 130
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command, its pictures before, between or after them.
+
+    argparse fills PICTURE from the words before the first option and does not know what the others are.
+    """
+    parser = build_parser()
+    options, others = parser.parse_known_args(arguments)
+    if "pictures" in options and not any(word.startswith("-") for word in others):
+        options.pictures += others
+    elif others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    return options
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; `options.run(options)` runs the chosen command."""
+    parser = Parser(
+        prog="icgan",
+        description="example: icgan generate bundles/demo photo.jpg -n 8 --seed 0 --out grid.png\n\n"
+        "Instance-conditioned image generation from an exported bundle, without torch.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"icgan {__version__}", help="print the version and exit"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (generate, embed, search, serve, info, bench):
+        command.add_parser(commands)
+    return parser

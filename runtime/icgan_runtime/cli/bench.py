@@ -1,0 +1,99 @@
+"""icgan bench."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icgan_runtime import images
+from icgan_runtime.cli import shared
+from icgan_runtime.console import Parser, say, tell
+from icgan_runtime.errors import RequestError
+
+# Options that only one of the two uses heeds.
+_OF_ROUTES = ("against", "batches", "rounds", "threads")
+_OF_SERVERS = ("seconds",)
+
+
+def add_parser(commands: shared.Commands[Parser]) -> None:
+    """Declare the command."""
+    command = shared.add_command(
+        commands,
+        "bench",
+        run,
+        "icgan bench bundles/demo --against onnxruntime,openvino --out report/\n"
+        "         icgan bench --url grpc://localhost:8001 photo.jpg --out report/",
+        has_json=False,  # its last line always is
+    )
+    command.add_argument("bundle", metavar="BUNDLE", help=f"{shared.BUNDLE}; with --url, a picture instead")
+    command.add_argument("--url", help=shared.URL)
+    command.add_argument(
+        "--seconds",
+        type=float,
+        default=10,
+        metavar="S",
+        help="of each load scenario, with --url (default: %(default)s)",
+    )
+    command.add_argument(
+        "--against",
+        default="onnxruntime",
+        metavar="ROUTES",
+        help="comma-separated, the first is the base: onnxruntime, onnxruntime-cuda, openvino, each with "
+        ":fp16 or :int8 for a precision; torch, or torch:RUN where the weights have moved "
+        "(default: %(default)s)",
+    )
+    command.add_argument(
+        "--batches", default="1,8", metavar="LIST", help="comma-separated sizes (default: %(default)s)"
+    )
+    command.add_argument(
+        "--rounds", type=int, default=20, metavar="N", help="timed rounds (default: %(default)s)"
+    )
+    command.add_argument("--threads", type=int, default=0, metavar="N", help=shared.THREADS)
+    command.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="folder for bench.json and bench.txt (default: none)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """How fast encoder and generator run, beside other ways; with --url, what load a server takes."""
+    from icgan_runtime import bench, load
+
+    remote = options.url is not None
+    ignored, reason = (_OF_ROUTES, "beside --url") if remote else (_OF_SERVERS, "without --url")
+    shared.refuse_given(options, ignored, f"means nothing {reason}: leave it out")
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise RequestError("out", f"{options.out} is no folder; name one for the report")
+    if remote:
+        images.load(options.bundle, 1)  # a bad picture is the caller's mistake, not the server's
+        picture = images.read(options.bundle)
+        report = load.measure(options.url, picture, seconds=options.seconds, progress=tell)
+        return _report(options.out, load.table(report), report)
+    report = bench.bench(
+        options.bundle,
+        shared.split_list(options.against),
+        batches=[_whole("batches", part) for part in shared.split_list(options.batches)],
+        rounds=options.rounds,
+        threads=options.threads,
+        progress=tell,
+    )
+    return _report(options.out, bench.table(report), report)
+
+
+def _report(out: Path | None, table: str, report: Mapping[str, Any]) -> int:
+    """Print a benchmark's table and, as the last line, its JSON; both also into a folder."""
+    say(table)
+    if out is not None:
+        shared.write_file(out / "bench.json", (json.dumps(report, indent=1) + "\n").encode())
+        shared.write_file(out / "bench.txt", (table + "\n").encode())
+    say(json.dumps(report))
+    return 0
+
+
+def _whole(field: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise RequestError(field, f"{text!r}, expected whole numbers separated by commas") from None

@@ -1,0 +1,183 @@
+"""What several commands share: where they run, what they print, and how they write files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icgan_runtime import files, images
+from icgan_runtime.backends.select import BACKENDS
+from icgan_runtime.bundle.manifest import PRECISIONS
+from icgan_runtime.console import Parser, say
+from icgan_runtime.errors import RequestError
+from icgan_runtime.pipeline import Pipeline
+from icgan_runtime.request import Neighbours
+from icgan_runtime.search.choose import SEARCHES
+
+BUNDLE = "folder that icgan-export bundle wrote"
+URL = "a server instead of a bundle: grpc://localhost:8001 or http://localhost:8000"
+THREADS = "threads per graph, 0 for one per core (default: %(default)s)"
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+# Options of `add_pipeline` that a server has chosen already.
+_IN_PROCESS = ("backend", "precision", "search", "threads")
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def add_command(
+    commands: Commands[Parser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    example: str,
+    *,
+    has_json: bool = True,
+) -> Parser:
+    """A command described by the docstring of `run`, its help opening with a runnable example."""
+    summary = (run.__doc__ or "").strip()
+    command = commands.add_parser(
+        name, help=summary.splitlines()[0], description=f"example: {example}\n\n{summary}"
+    )
+    command.set_defaults(run=run, parser=command)
+    if has_json:
+        command.add_argument(
+            "--json", action="store_true", help="print the result as one line of JSON instead of text"
+        )
+    return command
+
+
+def add_pipeline(command: Parser) -> None:
+    """BUNDLE or --url, the pictures, and what runs them."""
+    command.add_argument("bundle", metavar="BUNDLE", help=f"{BUNDLE}; leave it out with --url")
+    command.add_argument(
+        "pictures", nargs="*", metavar="PICTURE", help="JPEG, PNG, WEBP, GIF, BMP or TIFF file"
+    )
+    group = command.add_argument_group(
+        "where it runs (in this process without --url, which excludes the others)"
+    )
+    group.add_argument("--url", help=URL)
+    group.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="what runs the graphs (default: %(default)s, the best that is here)",
+    )
+    group.add_argument(
+        "--precision", choices=PRECISIONS, help="of the graphs (default: the highest in the bundle)"
+    )
+    group.add_argument(
+        "--search",
+        choices=SEARCHES,
+        default="auto",
+        help="how neighbours are found; faiss-ivf is approximate (default: %(default)s, faiss where it is "
+        "installed)",
+    )
+    group.add_argument("--threads", type=int, default=0, metavar="N", help=THREADS)
+
+
+def open_pipeline(options: argparse.Namespace) -> Pipeline:
+    """The pipeline that the options ask for. With --url, what stands in the bundle's place is a picture."""
+    if options.url is not None:
+        options.pictures = [options.bundle, *options.pictures]
+    if not options.pictures:
+        options.parser.error("the following arguments are required: PICTURE")
+    if options.url is not None:
+        refuse_given(options, _IN_PROCESS, "is the server's choice: leave it out beside --url")
+        return Pipeline.connect(options.url)
+    return Pipeline.load(
+        options.bundle,
+        backend=options.backend,
+        precision=options.precision,
+        search=options.search,
+        threads=options.threads,
+    )
+
+
+def refuse_given(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Refuse options that this use of a command would ignore, unless they are at their defaults."""
+    for name in names:
+        if getattr(options, name) != options.parser.get_default(name):
+            options.parser.error(f"--{name} {why}")
+
+
+def split_list(text: str) -> list[str]:
+    """The parts of a comma-separated list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def say_text(options: argparse.Namespace, text: str) -> None:
+    """Print `text` for people, unless JSON is asked for."""
+    if not options.json:
+        say(text)
+
+
+def say_json(options: argparse.Namespace, value: object) -> None:
+    """Print `value` as a line of JSON, if that is asked for."""
+    if options.json:
+        say(json.dumps(value))
+
+
+def nearest_line(picture: str, found: Neighbours) -> str:
+    """A picture's neighbours for people."""
+    near = ", ".join(f"{i} ({score:.3f})" for i, score in zip(found.ids, found.scores, strict=True))
+    return f"{picture}: nearest {near}"
+
+
+def nearest_json(found: Neighbours) -> list[dict[str, Any]]:
+    """A picture's neighbours as plain JSON."""
+    labels = [None] * len(found.ids) if found.labels is None else found.labels.tolist()
+    rows = zip(found.ids.tolist(), found.scores.tolist(), labels, strict=True)
+    return [
+        {"id": i, "score": score} | ({} if label is None else {"label": label}) for i, score, label in rows
+    ]
+
+
+def strip(instance: images.U8, samples: images.U8, columns: int) -> images.U8:
+    """The instance on the left, its samples beside it in rows of `columns`."""
+    if columns < 1:
+        raise RequestError("columns", f"{columns}, expected at least 1")
+    sheet = images.grid(samples, columns)
+    left = np.full((sheet.shape[0], instance.shape[1] + 6, 3), 255, np.uint8)
+    left[: instance.shape[0], : instance.shape[1]] = instance
+    return np.concatenate([left, sheet], axis=1)
+
+
+def refuse_folder(out: Path) -> None:
+    """Refuse, before any work is done, to write a file where a folder is."""
+    if out.is_dir():
+        raise RequestError("out", f"{out} is a folder; name a file in it")
+
+
+def image_format(out: Path) -> str:
+    """The format that a file's name asks for. RequestError for a folder or another ending."""
+    refuse_folder(out)
+    try:
+        return FORMATS[out.suffix.lower()]
+    except KeyError:
+        raise RequestError("out", f"{out}, expected a name ending in {', '.join(FORMATS)}") from None
+
+
+def write_sheet(out: Path, rows: Sequence[images.U8], kind: str) -> None:
+    """Strips one below the other as a picture file; WEBP and JPEG end at 16,383 and 65,500 pixels a side."""
+    sheet = images.grid(np.stack(rows), columns=1)
+    try:
+        data = images.encode(sheet, kind)
+    except (ValueError, OSError):
+        height, width, _ = sheet.shape
+        raise RequestError("out", f"{width} × {height} pixels are too many for a {kind}; use .png") from None
+    write_file(out, data)
+
+
+def write_file(out: Path, data: bytes) -> None:
+    """A whole file or none."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_file(out) as path:
+            path.write_bytes(data)
+    except OSError as error:
+        raise RequestError("out", f"{out} cannot be written ({error.strerror})") from None

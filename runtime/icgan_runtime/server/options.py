@@ -1,0 +1,94 @@
+"""What the operator decides about a model repository: the options of `icgan serve` and `icgan-export triton`.
+
+`icgan serve` runs a server without a GPU, so it leaves out what only a GPU heeds, and its `--precision` is
+that of the graphs on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields
+
+from icgan_runtime.bundle.manifest import PRECISIONS
+from icgan_runtime.errors import RequestError
+
+SEARCHES = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
+
+
+@dataclass(frozen=True)
+class RepositoryOptions:
+    """How a bundle is served. Raises RequestError for a value out of its range."""
+
+    search: str = "faiss"  # one of SEARCHES; "graph" is lookup.onnx
+    precision: str | None = None  # of what a GPU runs; None is the plans' own, or the highest of the graphs
+    cpu_precision: str | None = None  # of what a CPU runs; None is the highest of the graphs
+    generators: int = 1  # more than one: each on one thread, for throughput rather than latency
+    max_batch: int = 32  # rows of one request, and of one batch
+    queue_delay_us: int = 0  # microseconds
+    max_queue: int = 256  # requests waiting for one model before the next is refused
+    queue_timeout_us: int = 10_000_000  # how long one waits before it is given up
+
+    def __post_init__(self) -> None:
+        if self.search not in SEARCHES:
+            raise RequestError("search", f"{self.search!r}, expected one of {', '.join(SEARCHES)}")
+        for name in ("precision", "cpu_precision"):
+            value = getattr(self, name)
+            if value not in (None, *PRECISIONS):
+                raise RequestError(name, f"{value!r}, expected one of {', '.join(PRECISIONS)}")
+        if self.cpu_precision == "bf16":
+            known = ", ".join(name for name in PRECISIONS if name != "bf16")
+            raise RequestError(
+                "cpu_precision", f"'bf16', which ONNX Runtime does not run on a CPU: use one of {known}"
+            )
+        for name, least in (("max_batch", 1), ("generators", 1), ("queue_delay_us", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise RequestError(name, f"{value}, expected at least {least}")
+
+
+def add_options(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
+    """Declare the options; without `gpu` only those that mean something to a server on a CPU."""
+    parser.add_argument(
+        "--search",
+        choices=SEARCHES if gpu else [name for name in SEARCHES if name != "faiss-gpu"],
+        default="faiss",
+        help="how neighbours are found; faiss-ivf is approximate, graph is ONNX (default: %(default)s)",
+    )
+    if gpu:
+        parser.add_argument(
+            "--precision",
+            choices=PRECISIONS,
+            help="of the graphs that a GPU runs (default: the plans', or the highest in the bundle)",
+        )
+    parser.add_argument(
+        "--cpu-precision" if gpu else "--precision",
+        dest="cpu_precision",
+        choices=[name for name in PRECISIONS if name != "bf16"],
+        help=f"of the graphs{' that a CPU runs' if gpu else ''} (default: the highest in the bundle)",
+    )
+    parser.add_argument(
+        "--generators",
+        type=int,
+        default=1,
+        metavar="N",
+        help=f"{'on a CPU, ' if gpu else ''}run N generators side by side, on one thread each: more images "
+        "per second, each later (default: 1, on all cores)",
+    )
+    parser.add_argument(
+        "--max-batch", type=int, default=32, metavar="N", help="rows per batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--queue-delay-us",
+        type=int,
+        default=0,
+        metavar="US",
+        help="microseconds that a lone request waits for company (default: %(default)s)",
+    )
+
+
+def from_options(options: argparse.Namespace) -> RepositoryOptions:
+    """The options that `add_options` declared, as read from a command line."""
+    names = {field.name for field in fields(RepositoryOptions)}
+    given = {name: value for name, value in vars(options).items() if name in names}
+    # a server on a CPU: nothing else is copied for a GPU that will not come
+    return RepositoryOptions(**{"precision": options.cpu_precision, **given})
