@@ -158,7 +158,7 @@ def test_a_graph_that_misses_its_bound_leaves_no_bundle(
         (["verify", "b", "--bisect", "g.onnx", "--fid", "data"], "--fid is of the whole verification"),
         (["verify", "b", "--bisect", "g.onnx", "--json"], "--json is of the whole verification"),
         (["verify", "b", "--run", "runs/mine"], "name the graph with --bisect"),
-        (["triton", "nowhere", "--out", "r", "--queue-delay-us", "-1"], "--queue-delay-us is -1"),
+        (["triton", "nowhere", "--out", "r", "--queue-delay-us", "-1"], "queue_delay_us: -1, expected"),
     ],
 )
 def test_a_mistake_is_one_line(
