@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import struct
 import time
 
 import numpy as np
@@ -36,13 +35,3 @@ def test_a_spoilt_file_is_read_or_refused_in_time(name):
         with contextlib.suppress(DecodeError):
             assert images.decode(bytes(data), 32).shape == (32, 32, 3)
         assert time.monotonic() - began < SECONDS, bytes(data).hex()
-
-
-def test_a_run_length_bmp_of_a_few_bytes_and_millions_of_pixels_costs_nothing():
-    """Found by `make fuzz`: Pillow decodes these in Python, three seconds for 400 bytes."""
-    header = struct.pack("<2sIII", b"BM", 0, 0, 118)
-    info = struct.pack("<IiiHHIIiiII", 40, 2_031_616, 24, 1, 8, 1, 0, 0, 0, 16, 0)
-    began = time.monotonic()
-    with pytest.raises(DecodeError, match="run-length encoding; save it as PNG"):
-        images.decode(header + info + bytes(64) + b"\x7b\xd9" * 100, 32)
-    assert time.monotonic() - began < SECONDS

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from icgan_runtime.errors import MissingExtraError
 from icgan_training.data.transforms import read_picture, square
@@ -62,7 +61,7 @@ class Source:
     def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
         """One picture [R, R, 3]; raises `DataError` naming a file that cannot be decoded."""
         if self.array is not None:
-            return square(Image.fromarray(self.array[row]), resolution)
+            return square(self.array[row], resolution)
         return read_picture(self.root / self.files[row], resolution)
 
 
