@@ -10,6 +10,7 @@ import openvino as ov
 
 from icgan_runtime.backends.base import Array, ClosesOnExit, check_feeds, check_finite
 from icgan_runtime.bundle.manifest import TensorSpec
+from icgan_runtime.cpus import default_threads
 from icgan_runtime.errors import BackendError, BundleError
 
 
@@ -17,7 +18,7 @@ class OpenVinoSession(ClosesOnExit):
     """A session on an OpenVINO compiled model."""
 
     def __init__(self, model: bytes, file: str, backend: str = "openvino", threads: int = 0) -> None:
-        """Load `model`, the bytes of `file`; `threads` 0 leaves the choice to OpenVINO.
+        """Load `model`, the bytes of `file`; `threads` 0 is one per core that this process may use.
 
         `openvino` keeps float32, as the exporter decided. `openvino-bf16` computes in bfloat16 where the CPU
         has instructions for it (AMX, AVX512-BF16), and in float32 elsewhere.
@@ -25,8 +26,8 @@ class OpenVinoSession(ClosesOnExit):
         self.name = f"{backend} {file}"
         hint = "bf16" if backend == "openvino-bf16" else "f32"
         settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        if wanted := threads or default_threads():
+            settings["INFERENCE_NUM_THREADS"] = wanted
         try:
             core = ov.Core()
             graph = core.read_model(io.BytesIO(model))

@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from icgan_runtime.backends.base import Array, ClosesOnExit, check_feeds, check_finite
 from icgan_runtime.bundle.manifest import TensorSpec
+from icgan_runtime.cpus import default_threads
 from icgan_runtime.errors import BackendError, BundleError
 
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
@@ -34,11 +35,11 @@ class OrtSession(ClosesOnExit):
     ) -> None:
         """Load `model`, the bytes of `file`.
 
-        `threads` within an operator; 0 leaves the choice to ONNX Runtime (one per core). With `finite`,
+        `threads` within an operator; 0 is one per core that this process may use. With `finite`,
         `run` raises NumericsError for NaN and infinity in an output.
         """
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or default_threads()
         options.log_severity_level = _QUIET
         # A session's idle threads would spin on, on the cores that the next session needs: at batch 8 the
         # chain took 34 ms with that and takes 23 ms without (docs/reports/log.md).

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from icgan_runtime.console import tell
+from icgan_runtime.cpus import usable_cpus
 from icgan_runtime.files import atomic_file
 from icgan_training.data.dataset import (
     UNIT_TOLERANCE,
@@ -270,7 +271,7 @@ def fill_shards(
     fold_batch_norm(network).to(device)
     with ExitStack() as stack:
         files = {name: stack.enter_context(Rows(partial / f"{name}.npy")) for name in array_shapes(settings)}
-        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        pool = stack.enter_context(ThreadPoolExecutor(usable_cpus()))
         progress = stack.enter_context(Progress(total, "prepare", "pictures", done))
         for number, rows, decoded in decode_ahead(source, todo, settings.resolution, pool):
             good = [index for index, picture in enumerate(decoded) if not isinstance(picture, DataError)]

@@ -13,13 +13,15 @@ import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 
+from icgan_runtime.cpus import default_threads
+
 
 class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         options = ort.SessionOptions()
-        options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", 0))
+        options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", default_threads()))
         # spinning on between requests would steal the other stages' cores
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # INT8 products do not overflow on processors without VNNI, as in icgan_runtime
