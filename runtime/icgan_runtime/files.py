@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from icgan_runtime.errors import BundleError, IntegrityError
+from icgan_runtime.errors import BundleError, IcganError, IntegrityError
 
 # A component starts with a letter or digit, so `..`, hidden files, absolute paths, backslashes and drive
 # letters are all impossible.
@@ -69,6 +69,23 @@ def sha256_of_file(path: Path) -> str:
     """Hex SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where downloads and served repositories lie: `$ICGAN_CACHE`, else `icgan` in `$XDG_CACHE_HOME` or
+    `~/.cache`.
+
+    It is made where it is missing. Raises IcganError where it cannot be.
+    """
+    try:
+        usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "icgan")
+        cache = Path(os.environ.get("ICGAN_CACHE") or usual).expanduser()
+        cache.mkdir(parents=True, exist_ok=True)
+    except RuntimeError:  # a user id without a name, as containers have it
+        raise IcganError("this user has no home folder: set ICGAN_CACHE to one that may be written") from None
+    except OSError as error:
+        raise IcganError(f"{cache} cannot be made ({error.strerror}): set ICGAN_CACHE to another") from None
+    return cache
 
 
 @contextmanager

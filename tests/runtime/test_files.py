@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icgan_runtime import files
-from icgan_runtime.errors import BundleError, IntegrityError
+from icgan_runtime.errors import BundleError, IcganError, IntegrityError
 
 
 @given(
@@ -97,3 +97,32 @@ def test_a_kill_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, target], cwd=root)
     assert done.returncode == -signal.SIGKILL
     assert target.read_text() == "old"
+
+
+def test_the_cache_is_where_it_is_wanted_or_in_the_home(tmp_path, monkeypatch):
+    monkeypatch.delenv("ICGAN_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert files.cache_folder() == tmp_path / "home" / ".cache" / "icgan"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert files.cache_folder() == tmp_path / "xdg" / "icgan"
+    monkeypatch.setenv("ICGAN_CACHE", str(tmp_path / "ours"))
+    assert files.cache_folder() == tmp_path / "ours"
+    assert (tmp_path / "ours").is_dir()
+
+
+def test_a_user_without_a_home_reads_which_variable_to_set(monkeypatch):
+    """As in a container that runs under any user id."""
+    for name in ("ICGAN_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    nobody = 54321
+    monkeypatch.setattr(os, "getuid", lambda: nobody)
+    with pytest.raises(IcganError, match="no home folder: set ICGAN_CACHE"):
+        files.cache_folder()
+
+
+def test_a_cache_that_may_not_be_made_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ICGAN_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(IcganError, match=r"below cannot be made .*: set ICGAN_CACHE to another"):
+        files.cache_folder()

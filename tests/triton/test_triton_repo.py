@@ -63,6 +63,11 @@ def test_a_repository_holds_the_chain_the_ensembles_and_one_release(repository):
     assert set(pinned(repository).values()) == {1}
 
 
+def test_a_repository_survives_stores_that_keep_no_empty_folders(repository):
+    """Git, object stores, archives without entries for folders."""
+    assert [path for path in repository.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
+
+
 def test_a_damaged_bundle_leaves_no_repository(tiny_bundle, tmp_path):
     damaged = Path(shutil.copytree(tiny_bundle, tmp_path / "damaged"))
     graph = bytearray((damaged / "generator.onnx").read_bytes())

@@ -63,7 +63,9 @@ def write_repository(bundle_path: Path, out: Path, options: RepositoryOptions, s
         for name, config in cpu_configurations(served).items():
             _write_config(root / name / "configs" / f"{CPU_CONFIG}.pbtxt", config)
         for ensemble in ENSEMBLES:
+            # a version folder without a file would be lost in git, in object stores and in archives
             (root / ensemble.name / "1").mkdir()
+            (root / ensemble.name / "1" / "README").write_text("An ensemble has no files of its own.\n")
         samples = arrays.read_npz(bundle.read(SAMPLES_NAME), SAMPLES_NAME)
         _write_warm_up(samples, served, root)
         (root / CANARY_NAME).write_text(json.dumps(_canary(samples["picture"][0], served)) + "\n")

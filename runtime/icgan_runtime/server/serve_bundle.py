@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from icgan_runtime.errors import BackendError
+from icgan_runtime.files import cache_folder
 from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import ORDINARY_LINE, Server, ServerOptions, find_environment
 from icgan_runtime.server.repository import write_repository
@@ -36,17 +35,12 @@ def serve_bundle(
     where there is no server.
     """
     environment = find_environment()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "icgan"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BackendError(f"{cache} cannot be made ({error.strerror}): set XDG_CACHE_HOME") from None
 
     def forward(line: str) -> None:
         if worth_showing(line, log_level):
             report(line)
 
-    with tempfile.TemporaryDirectory(prefix="serve-", dir=cache) as folder:
+    with tempfile.TemporaryDirectory(prefix="serve-", dir=cache_folder()) as folder:
         repository = Path(folder) / "model_repository"
         notes: list[str] = []
         write_repository(bundle, repository, repository_options, notes.append)

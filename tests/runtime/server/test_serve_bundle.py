@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icgan_runtime.errors import BackendError
+from icgan_runtime.errors import IcganError
 from icgan_runtime.server import serve_bundle
 from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import ServerOptions
@@ -56,7 +56,7 @@ def test_where_there_can_be_no_cache_the_variable_that_moves_it_is_named(tiny_bu
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(serve_bundle, "find_environment", lambda: None)
     served = serve_bundle.serve_bundle(tiny_bundle, ServerOptions(), RepositoryOptions(), "warning", print)
-    with pytest.raises(BackendError, match=r"file/icgan cannot be made .*: set XDG_CACHE_HOME"), served:
+    with pytest.raises(IcganError, match=r"file/icgan cannot be made .*: set ICGAN_CACHE"), served:
         pass
 
 

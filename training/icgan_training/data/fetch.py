@@ -7,7 +7,6 @@ the project needs is rewritten as pictures, arrays or safetensors.
 import hashlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from icgan_runtime.errors import MissingExtraError
+from icgan_runtime.files import cache_folder
 from icgan_training.data.catalogue import (
     CIFAR10,
     EFFICIENTNET_LITE0,
@@ -402,8 +402,8 @@ def fetch(name: str, out: Path, archives_at_hand: Sequence[Path] = ()) -> None:
 def find_weights(argument: str) -> Path:
     """The weights file that a command-line argument means: a path, or a name to fetch once into the cache.
 
-    The cache is `$ICGAN_CACHE`, or `~/.cache/icgan`. Raises `WeightsError` for neither, `FetchError` when the
-    download fails.
+    Raises `WeightsError` for neither, `FetchError` when the download fails, `IcganError` where there can be
+    no cache.
     """
     path = Path(argument)
     if path.is_file():
@@ -411,7 +411,7 @@ def find_weights(argument: str) -> Path:
     names = [name for name, item in ITEMS.items() if item.is_weights]
     if argument not in names:
         raise WeightsError(f"{argument} is neither a file nor one of {', '.join(names)}")
-    cache = Path(os.environ.get("ICGAN_CACHE", "~/.cache/icgan")).expanduser()
+    cache = cache_folder()
     path = cache / f"{argument}.safetensors"
     if not path.exists():
         fetch(argument, cache)
