@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import os
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +59,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             code |= {
                 (path.parent / link).resolve() for link in LINK.findall(path.read_text()) if is_code(link)
             }
-    for name, text in (*generated(), *(code_page(path) for path in sorted(code))):
+    for name, text in (*generated(), *(item for path in sorted(code) for item in code_page(path))):
         found.append(File.generated(config, name, content=text))
     return found
 
@@ -78,10 +80,24 @@ def is_code(link: str) -> bool:
     return link.endswith((".py", ".ipynb", ".sh"))
 
 
-def code_page(path: Path) -> tuple[str, str]:
-    """A page that shows a file of code."""
+def code_page(path: Path) -> Iterator[tuple[str, str | bytes]]:
+    """A page that shows a file of code; of a notebook its cells, with their pictures as files."""
     name = path.relative_to(ROOT).as_posix()
-    return f"{name}.md", f"# {path.name}\n\n`{name}`\n\n```python\n{path.read_text()}\n```\n"
+    if path.suffix != ".ipynb":
+        yield f"{name}.md", f"# {path.name}\n\n`{name}`\n\n```python\n{path.read_text()}\n```\n"
+        return
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        for output in cell.get("outputs", ()):
+            if "text" in output:
+                parts.append("```text\n" + "".join(output["text"]).rstrip() + "\n```")
+            elif "image/jpeg" in output["data"]:
+                picture = f"{path.stem}-{len(parts)}.jpg"
+                yield f"{path.parent.relative_to(ROOT)}/{picture}", b64decode(output["data"]["image/jpeg"])
+                parts.append(f"![output of the cell above]({picture})")
+    yield f"{name}.md", "\n\n".join(parts) + "\n"
 
 
 def generated() -> Iterator[tuple[str, str]]:
