@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +45,9 @@ def test_the_pages_kserve_request_works_as_pasted(server, tiny_bundle, tmp_path)
     with Image.open(tmp_path / "0.png") as first, Image.open(tmp_path / "1.jpg") as second:
         np.testing.assert_array_equal(np.asarray(first), expected[0])
         assert (second.format, second.size) == ("JPEG", expected.shape[2:0:-1])
+
+
+def test_the_changelog_names_the_version_of_the_embedded_server(server):
+    with urllib.request.urlopen(f"{server.http_url}/v2") as answer:
+        version = json.load(answer)["version"]
+    assert f"Triton {version} " in (ROOT / "CHANGELOG.md").read_text()
