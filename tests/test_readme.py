@@ -56,6 +56,13 @@ def test_a_link_leads_to_a_file(link):
     assert (ROOT / link).exists()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_page_has_no_idioms_that_cost_readers_of_a_second_language(page):
+    idioms = r"\b(?:told|tam(?:e|ed|es)|heard|sheds? load|at hand|in hand)\b|what \w+ \w+ stands|halves of c"
+    found = re.findall(rf"[^\n]*(?:{idioms})[^\n]*", page.read_text())
+    assert found == [], "see the glossary for the field's words"
+
+
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/**/*.md")), ids=lambda page: page.name)
 def test_a_guide_links_the_glossary_and_has_no_list_of_words_of_its_own(page):
     text = page.read_text()
