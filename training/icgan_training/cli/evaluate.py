@@ -69,7 +69,10 @@ def add_parser(commands: Subparsers) -> None:
         help="how the instances are chosen (default: kmeans)",
     )
     parser.add_argument(
-        "--truncation", type=truncation, metavar="T", help="noise within ±2T, T in (0, 1] (default: none)"
+        "--truncation",
+        type=truncation,
+        metavar="T",
+        help="noise within ±2T (StyleGAN2: psi towards the mean w), T in (0, 1] (default: none)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="same seed, same samples (default: 0)"

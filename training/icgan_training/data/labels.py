@@ -17,14 +17,14 @@ from icgan_training.data.neighbours import kmeans_centroids, nearest_centroids
 from icgan_training.distributed import ALONE, Processes, wait
 from icgan_training.errors import ConfigError, DataError
 from icgan_training.integrity import file_sha256, inside
-from icgan_training.networks.config import LabelSource, ModelConfig
+from icgan_training.networks.config import Conditions, LabelSource
 
 CENTROIDS = "centroids.npy"
 CENTROIDS_HASH = "centroids.sha256"  # written first; a run from before has none
 
 
 def training_labels(
-    model: ModelConfig,
+    model: Conditions,
     data: PreparedDataset,
     run_dir: Path,
     *,

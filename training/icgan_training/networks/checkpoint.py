@@ -1,6 +1,6 @@
 """Weights files: safetensors whose metadata carries the model's config, loaded strictly, never pickled.
 
-    metadata["config"] = {"schema_version": 1, "network": "generator", "model": ModelConfig.to_dict()}
+    metadata["config"] = {"schema_version": 1, "network": "generator", "model": config.to_dict()}
 
 A file therefore rebuilds its own network, and says what its content hashes to (integrity.py). Matrices may be
 stored in FP16 to halve the file; vectors, statistics and everything in memory are float32.
@@ -9,27 +9,34 @@ stored in FP16 to halve the file; vectors, statistics and everything in memory a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from icgan_training.errors import ConfigError, WeightsError
 from icgan_training.integrity import read_sealed, seal
-from icgan_training.networks.config import ModelConfig
-from icgan_training.networks.discriminator import Discriminator
+from icgan_training.networks.backbones import (
+    AnyConfig,
+    AnyDiscriminator,
+    AnyGenerator,
+    config_from_dict,
+    make_discriminator,
+    make_generator,
+)
 from icgan_training.networks.generator import Generator
-from icgan_training.networks.projected import AnyDiscriminator, ProjectedDiscriminator
+from icgan_training.networks.stylegan2.generator import StyleGAN2Generator
 
 SCHEMA_VERSION = 1
 
-_Network = TypeVar("_Network", Generator, Discriminator, ProjectedDiscriminator)
+_Network = TypeVar("_Network", bound=nn.Module)  # ours
+_Config = TypeVar("_Config")
 
 
-def save_weights(network: Generator | AnyDiscriminator, path: Path, *, half: bool = False) -> None:
+def save_weights(network: AnyGenerator | AnyDiscriminator, path: Path, *, half: bool = False) -> None:
     """Write a network to one file, whole or not at all.
 
     half: store matrices and kernels in FP16. Raises WeightsError when a value does not fit into FP16.
@@ -61,25 +68,21 @@ def save_weights(network: Generator | AnyDiscriminator, path: Path, *, half: boo
         raise WeightsError(f"{path} could not be written: {error}") from error
 
 
-def load_generator(run_dir: Path | str) -> Generator:
+def load_generator(run_dir: Path | str) -> AnyGenerator:
     """The generator of a run directory in eval mode, float32. Raises WeightsError on a bad file."""
     path = Path(run_dir) / "generator.safetensors"
     config, tensors = _read(path, "generator")
-    return _assembled(Generator, config, tensors, path)
+    return _assembled(make_generator, config, tensors, path)
 
 
 def load_discriminator(run_dir: Path | str) -> AnyDiscriminator:
     """The discriminator of a run directory in eval mode, float32. Raises WeightsError on a bad file."""
     path = Path(run_dir) / "discriminator.safetensors"
     config, tensors = _read(path, "discriminator")
-    if config.discriminator == "projected":
-        return _assembled(ProjectedDiscriminator, config, tensors, path)
-    return _assembled(Discriminator, config, tensors, path)
+    return _assembled(make_discriminator, config, tensors, path)
 
 
-def assign_strictly(
-    network: Generator | AnyDiscriminator, tensors: Mapping[str, Tensor], origin: str
-) -> None:
+def assign_strictly(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Make `tensors` the network's weights: every one of them used, none missing, every shape right.
 
     Raises WeightsError that lists the keys at fault.
@@ -98,21 +101,21 @@ def assign_strictly(
     network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
 
 
-def unallocated(network: type[_Network], config: ModelConfig) -> _Network:
+def unallocated(make: Callable[[_Config], _Network], config: _Config) -> _Network:
     """A network of shapes only, for `assign_strictly` to fill: no weight is initialised in vain."""
     with torch.device("meta"):
-        return network(config)
+        return make(config)
 
 
 def _assembled(
-    network: type[_Network], config: ModelConfig, tensors: Mapping[str, Tensor], path: Path
+    make: Callable[[AnyConfig], _Network], config: AnyConfig, tensors: Mapping[str, Tensor], path: Path
 ) -> _Network:
-    built = unallocated(network, config)
+    built = unallocated(make, config)
     assign_strictly(built, tensors, str(path))
     return built.eval()
 
 
-def _read(path: Path, kind: str) -> tuple[ModelConfig, dict[str, Tensor]]:
+def _read(path: Path, kind: str) -> tuple[AnyConfig, dict[str, Tensor]]:
     try:
         described, mapped = read_sealed(path, "config")
     except FileNotFoundError as error:
@@ -125,17 +128,17 @@ def _read(path: Path, kind: str) -> tuple[ModelConfig, dict[str, Tensor]]:
     return _read_config(described, kind, path), tensors
 
 
-def _read_config(config: Mapping[str, Any], kind: str, path: Path) -> ModelConfig:
+def _read_config(config: Mapping[str, Any], kind: str, path: Path) -> AnyConfig:
     try:
         if config["schema_version"] != SCHEMA_VERSION:
             found = config["schema_version"]
             raise WeightsError(f"{path}: schema_version is {found}, this program reads {SCHEMA_VERSION}")
         if config["network"] != kind:
             raise WeightsError(f"{path} holds a {config['network']}, not a {kind}")
-        return ModelConfig.from_dict(config["model"])
+        return config_from_dict(config["model"])
     except (KeyError, TypeError, ConfigError) as error:
         raise WeightsError(f"{path}: its config cannot be read: {error}") from error
 
 
-def _kind(network: Generator | AnyDiscriminator) -> str:
-    return "generator" if isinstance(network, Generator) else "discriminator"
+def _kind(network: nn.Module) -> str:
+    return "generator" if isinstance(network, Generator | StyleGAN2Generator) else "discriminator"

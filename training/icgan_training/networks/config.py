@@ -6,14 +6,11 @@ the noise split and the conditioning follow IC-GAN (Casanova et al. 2021) on Big
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import types
-import typing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol
 
 from icgan_training.errors import ConfigError
+from icgan_training.networks.fields import check_positive, check_types, from_dict, to_dict
 
 Conditioning = Literal["instance", "class+instance", "class", "unconditional"]
 LabelSource = Literal["dataset", "clusters"]
@@ -36,6 +33,26 @@ DISCRIMINATOR_MULTIPLIERS = {
     128: (1, 2, 4, 8, 16, 16),
     256: (1, 2, 4, 8, 8, 16, 16),
 }
+
+
+class Conditions(Protocol):
+    """What every backbone's config says about what a model is conditioned on."""
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Width of the instance embedding; None = the model takes no instance."""
+
+    @property
+    def class_count(self) -> int | None:
+        """Number of classes; None = no label."""
+
+    @property
+    def takes_embedding(self) -> bool:
+        """Whether the model is conditioned on an instance."""
+
+    @property
+    def takes_label(self) -> bool:
+        """Whether the caller chooses a class."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +79,10 @@ class ModelConfig:
     discriminator: DiscriminatorKind = "pixels"  # the published one, or "projected" on pretrained features
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         if self.resolution not in GENERATOR_MULTIPLIERS:
             raise ConfigError(f"resolution is {self.resolution}; choose 32, 64, 128 or 256")
-        _check_positive(self, "ch", "dim_z", "shared_dim", "shared_dim_feat", "embedding_dim", "class_count")
+        check_positive(self, "ch", "dim_z", "shared_dim", "shared_dim_feat", "embedding_dim", "class_count")
         sides = self.block_resolutions
         for side in self.attention:
             if side not in sides:
@@ -153,12 +170,12 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads it back to an equal config."""
-        return _to_dict(self)
+        return to_dict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
         """Read what `to_dict` wrote. Raises `ConfigError` naming unknown, missing and mistyped fields."""
-        return _from_dict(cls, data)
+        return from_dict(cls, data)
 
 
 @dataclass(frozen=True)
@@ -196,8 +213,8 @@ class TrainConfig:
     checkpoints_kept: int = 2
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _check_positive(
+        check_types(self)
+        check_positive(
             self,
             "batch_size",
             "generator_lr",
@@ -230,68 +247,9 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads it back to an equal config."""
-        return _to_dict(self)
+        return to_dict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TrainConfig:
         """Read what `to_dict` wrote. Raises `ConfigError` naming unknown, missing and mistyped fields."""
-        return _from_dict(cls, data)
-
-
-_Config = TypeVar("_Config", ModelConfig, TrainConfig)
-
-
-def _to_dict(config: ModelConfig | TrainConfig) -> dict[str, Any]:
-    values = dataclasses.asdict(config)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def _from_dict(cls: type[_Config], data: dict[str, Any]) -> _Config:
-    if not isinstance(data, dict):
-        raise ConfigError(f"{cls.__name__}: expected an object, got {data!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(data.keys() - fields.keys())
-    missing = [name for name, f in fields.items() if f.default is dataclasses.MISSING and name not in data]
-    if unknown:
-        raise ConfigError(f"{cls.__name__}: unknown field {', '.join(unknown)}; known: {', '.join(fields)}")
-    if missing:
-        raise ConfigError(f"{cls.__name__}: missing field {', '.join(missing)}")
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
-    return cls(**values)
-
-
-def _check_types(config: ModelConfig | TrainConfig) -> None:
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if not _fits(value, hint):
-            raise ConfigError(f"{name} is {value!r}; expected {_words(hint)}")
-
-
-def _fits(value: object, hint: Any) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return any(_fits(value, option) for option in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-    if hint is float:  # JSON writes 1.0 as 1 in some tools; NaN and infinity are nobody's setting
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _words(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return " or ".join(map(repr, typing.get_args(hint)))
-    if typing.get_origin(hint) is types.UnionType:
-        return " or ".join("null" if part is type(None) else _words(part) for part in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        return f"a list of {typing.get_args(hint)[0].__name__}"
-    return str(hint.__name__)
-
-
-def _check_positive(config: ModelConfig | TrainConfig, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise ConfigError(f"{name} is {value}; it must be positive")
+        return from_dict(cls, data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from icgan_training.networks.config import ModelConfig
+from icgan_training.networks.config import Conditions, ModelConfig
 from icgan_training.networks.layers import BatchNorm, GeneratorBlock, SelfAttention, SNConv2d, SNLinear
 
 
@@ -75,14 +75,14 @@ class Generator(nn.Module):
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
-def constant_label(config: ModelConfig, like: Tensor, count: int) -> Tensor:
+def constant_label(config: Conditions, like: Tensor, count: int) -> Tensor:
     """The label 0 of the unconditional model, int64 [count]. Raises ValueError where a label is a choice."""
     if config.takes_label:
         raise ValueError(f"label is missing; the model has {config.class_count} classes")
     return torch.zeros(count, dtype=torch.int64, device=like.device)
 
 
-def checked_embedding(config: ModelConfig, embedding: Tensor | None) -> Tensor:
+def checked_embedding(config: Conditions, embedding: Tensor | None) -> Tensor:
     """The embedding a model with instances needs. Raises ValueError unless it is [N, embedding_dim]."""
     if embedding is None or embedding.dim() != 2 or embedding.shape[1] != config.embedding_dim:
         shape = None if embedding is None else list(embedding.shape)

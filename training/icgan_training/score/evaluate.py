@@ -16,10 +16,11 @@ from torch import nn
 
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
-from icgan_training.networks.config import ModelConfig
+from icgan_training.networks.backbones import AnyConfig
 from icgan_training.networks.generator import Generator
 from icgan_training.networks.inception import Inception
 from icgan_training.networks.lpips import Lpips
+from icgan_training.networks.stylegan2.generator import StyleGAN2Generator
 from icgan_training.score.copies import Pair, score_copies
 from icgan_training.score.features import FeatureNetwork, picture_order, real_features
 from icgan_training.score.following import check_following, score_following
@@ -232,7 +233,7 @@ def lpips_diversity(subject: Subject, settings: Settings, lpips: Lpips) -> float
     return float(np.mean(distances))
 
 
-def check_reference(model: ModelConfig, reference: PreparedDataset, settings: Settings) -> None:
+def check_reference(model: AnyConfig, reference: PreparedDataset, settings: Settings) -> None:
     """Raise `ConfigError` for real pictures of another size, or too few, before samples are drawn.
 
     Pictures of two sizes differ in sharpness whatever they show, and every score would measure that.
@@ -256,7 +257,7 @@ def fid_scorer(
     count = min(samples, data.meta.count)
 
     def score(generator: nn.Module, labels: NDArray[np.int64] | None) -> float:
-        if not isinstance(generator, Generator):
+        if not isinstance(generator, Generator | StyleGAN2Generator):
             raise TypeError(f"expected a Generator, got {type(generator).__name__}")
         device = next(generator.parameters()).device
         subject = Subject(generator, data, labels, instance_pool(data, settings), device)

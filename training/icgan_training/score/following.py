@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from icgan_training.data.neighbours import nearest_rows
 from icgan_training.errors import ConfigError
-from icgan_training.networks.config import ModelConfig
+from icgan_training.networks.config import Conditions
 from icgan_training.score.features import FeatureNetwork
 from icgan_training.score.metrics import (
     InstanceFollowing,
@@ -25,7 +25,7 @@ LABEL_VOTERS = 10
 _TOLD_LESS = "this model does not take"
 
 
-def check_following(model: ModelConfig, settings: Settings) -> None:
+def check_following(model: Conditions, settings: Settings) -> None:
     """Raise `ConfigError` where a model is asked how it follows what it is not told."""
     if "instance" in settings.metrics and not model.takes_embedding:
         raise ConfigError(f"--metrics instance asks how samples follow an instance: {_TOLD_LESS} instances")

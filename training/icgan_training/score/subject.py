@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ from icgan_training.data.neighbours import kmeans_instances, random_instances
 from icgan_training.errors import ConfigError
 from icgan_training.fit.run import read_config
 from icgan_training.networks.arithmetic import full_float32
+from icgan_training.networks.backbones import AnyConfig, AnyGenerator
 from icgan_training.networks.checkpoint import load_generator
-from icgan_training.networks.config import LabelSource, ModelConfig
-from icgan_training.networks.generator import Generator
+from icgan_training.networks.config import LabelSource
 from icgan_training.networks.inception import Inception
+from icgan_training.networks.stylegan2.config import StyleGAN2Config
+from icgan_training.networks.stylegan2.generator import StyleGAN2Generator
 from icgan_training.progress import Progress
 from icgan_training.score.features import FeatureNetwork
 
@@ -45,7 +47,8 @@ class Settings:
     reference: int = 0  # real pictures compared with; 0: all of the reference set
     prdc_pictures: int = 10_000  # of each kind at most; the scores depend on it
     prdc_k: int = 5
-    truncation: float | None = None  # noise within ±2t; None: normal
+    # None, or t: noise within ±2t; on StyleGAN2 normal noise, and w pulled towards its mean by psi = t
+    truncation: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,13 +79,14 @@ class Draws:
     labelled: NDArray[np.int64]  # [n], rows whose label the model is told: one neighbour of each instance
     labels: NDArray[np.int64] | None  # [n], None for a model without
     noise: NDArray[np.float32]  # [n, dim_z]
+    psi: float = 1.0  # truncation towards the mean w, of the backbone that has one
 
 
 @dataclass(frozen=True)
 class Subject:
     """What is evaluated: a generator, the data it was trained on, what it was told, what it is shown."""
 
-    generator: Generator  # in eval mode, on `device`
+    generator: AnyGenerator  # in eval mode, on `device`
     data: PreparedDataset
     labels: NDArray[np.int64] | None  # [N], None for a model without
     pool: NDArray[np.int64]  # rows that serve as instances
@@ -98,7 +102,10 @@ class Subject:
         if draws.labels is not None:
             label = torch.from_numpy(draws.labels[rows]).to(self.device)
         with full_float32():
-            image = self.generator(noise, embedding, label).float()
+            if isinstance(self.generator, StyleGAN2Generator):
+                image = self.generator(noise, embedding, label, draws.psi)
+            else:
+                image = self.generator(noise, embedding, label).float()
         levels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return np.asarray(levels.permute(0, 2, 3, 1).cpu())
 
@@ -138,7 +145,7 @@ def load_subject(run_dir: Path, data_path: Path | None, settings: Settings, devi
 
 
 def check_fit(
-    model: ModelConfig, data: PreparedDataset, encoder_sha256: str | None, source: LabelSource = "dataset"
+    model: AnyConfig, data: PreparedDataset, encoder_sha256: str | None, source: LabelSource = "dataset"
 ) -> None:
     """Raise `ConfigError` unless the generator can be conditioned on this data set.
 
@@ -182,8 +189,18 @@ def draw(subject: Subject, settings: Settings) -> Draws:
         instances=instances,
         labelled=labelled,
         labels=None if subject.labels is None else subject.labels[labelled],
-        noise=draw_noise(rng, settings.samples, subject.generator.config.dim_z, settings.truncation),
+        **truncated_noise(rng, settings.samples, subject.generator.config, settings.truncation),
     )
+
+
+def truncated_noise(
+    rng: np.random.Generator, count: int, model: AnyConfig, truncation: float | None
+) -> dict[str, Any]:
+    """What `Draws` holds of the noise, in the backbone's meaning of truncation."""
+    if isinstance(model, StyleGAN2Config):
+        noise = draw_noise(rng, count, model.dim_z, None)
+        return {"noise": noise, "psi": 1.0 if truncation is None else truncation}
+    return {"noise": draw_noise(rng, count, model.dim_z, truncation)}
 
 
 def draw_noise(
@@ -205,7 +222,7 @@ def repeat(subject: Subject, draws: Draws, times: int, settings: Settings) -> Dr
         instances=draws.instances.repeat(times),
         labelled=draws.labelled.repeat(times),
         labels=None if draws.labels is None else draws.labels.repeat(times),
-        noise=draw_noise(rng, count, subject.generator.config.dim_z, settings.truncation),
+        **truncated_noise(rng, count, subject.generator.config, settings.truncation),
     )
 
 
