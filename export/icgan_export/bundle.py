@@ -23,7 +23,8 @@ from icgan_export.lower.index import fits_graph, lookup_graph
 from icgan_export.lower.onnx_export import Step
 from icgan_export.lower.precision import Lowered, activation_ranges
 from icgan_export.lower.trial import embeddings, encoder_trial, generator_trial, lower
-from icgan_export.rewrite.choice import Rewrites, Target
+from icgan_export.rewrite.backbones import best_rewrites
+from icgan_export.rewrite.choice import Target
 from icgan_export.source import EVALUATION_NAME, Instances, Run, choose_instances, read_run
 from icgan_runtime import files, images
 from icgan_runtime.bundle.bank import FOLDER as BANK_FOLDER
@@ -147,7 +148,7 @@ def write_graphs(
     encoder = encoder_graph(run.encoder, model.preprocessing.size, {}, step=step)
     add("encoder", "fp32", encoder)
     step("tracing the generator")
-    rewrites = Rewrites.best(run.generator.config, options.target)
+    rewrites = best_rewrites(run.generator.config, options.target)
     generator = generator_graph(run.generator, rewrites, {}, step=step)
     add("generator", "fp32", generator)
     largest: dict[str, dict[str, float]] = {}

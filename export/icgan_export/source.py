@@ -22,9 +22,9 @@ from icgan_training.data.sources import SourceNote, open_source
 from icgan_training.errors import DataError
 from icgan_training.fit.run import check_encoder, read_config
 from icgan_training.integrity import file_sha256, inside
+from icgan_training.networks.backbones import AnyGenerator
 from icgan_training.networks.checkpoint import load_generator
 from icgan_training.networks.encoder import Encoder, load_encoder
-from icgan_training.networks.generator import Generator
 
 ENCODER_BATCH = 32
 UNSTATED_LICENCE = "LicenseRef-unstated"
@@ -37,7 +37,7 @@ class Run:
     """A run directory: networks in eval mode and float32, and what is known about them."""
 
     path: Path
-    generator: Generator
+    generator: AnyGenerator
     encoder: Encoder
     model: Model
     provenance: dict[str, Any]

@@ -21,7 +21,8 @@ from icgan_export.lower.graphs import encoder_graph, generator_graph
 from icgan_export.lower.half import rounded
 from icgan_export.lower.passes import float_pictures
 from icgan_export.lower.skeleton import with_shapes
-from icgan_export.rewrite.choice import Rewrites, Target
+from icgan_export.rewrite.backbones import best_rewrites
+from icgan_export.rewrite.choice import Target
 from icgan_export.source import read_run
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.backends.select import read_graph
@@ -156,7 +157,7 @@ def _fresh(run_path: Path, entry: GraphEntry, exact: onnx.ModelProto) -> onnx.Mo
     if entry.role == "encoder":
         return encoder_graph(run.encoder, run.model.preprocessing.size, {})
     config = run.generator.config
-    for rewrites in dict.fromkeys(Rewrites.best(config, target) for target in typing.get_args(Target)):
+    for rewrites in dict.fromkeys(best_rewrites(config, target) for target in typing.get_args(Target)):
         graph = generator_graph(run.generator, rewrites, {})
         if _operators(graph) == _operators(exact):
             return graph

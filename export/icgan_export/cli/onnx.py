@@ -38,7 +38,8 @@ def add_parser(commands: Commands[Parser]) -> None:
         default="",
         metavar="LIST",
         help="leave out some of the speed rewrites: blocks, condition_product, early_shortcut, output_norm, "
-        "attention_product (default: none)",
+        "attention_product; of StyleGAN2: blocks, styles_product, colours_product, enlarged_colours "
+        "(default: none)",
     )
     add_target(command)
     command.set_defaults(run=run)
@@ -46,14 +47,14 @@ def add_parser(commands: Commands[Parser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export and compare with torch; what was written goes to stdout."""
-    from icgan_export.rewrite.choice import Rewrites
+    from icgan_export.rewrite.backbones import AnyRewrites, best_rewrites, no_rewrites
     from icgan_export.standalone import write_generator
-    from icgan_training.networks.config import ModelConfig
+    from icgan_training.networks.backbones import AnyConfig
 
-    def choose(config: ModelConfig) -> Rewrites:
+    def choose(config: AnyConfig) -> AnyRewrites:
         if options.no_rewrite:
-            return Rewrites.none(config)
-        return Rewrites.best(config, options.target).without(listed(options.without))
+            return no_rewrites(config)
+        return best_rewrites(config, options.target).without(listed(options.without))
 
     if options.out.is_dir():
         raise ExportError(f"--out {options.out} is a folder: name a file in it")

@@ -128,5 +128,6 @@ def test_a_generator_starts_centred_on_its_instances_and_its_gain_is_in_the_weig
     singular = np.linalg.svd(generator.shared_feat.normalised_weight().detach().numpy(), compute_uv=False)
     assert singular[0] == pytest.approx(5, rel=1e-3)
     save_weights(generator.eval(), tmp_path / "generator.safetensors")
-    again = load_generator(tmp_path).condition(30, embeddings, None)
-    assert torch.equal(again, generator.condition(30, embeddings, None))
+    read = load_generator(tmp_path)
+    assert isinstance(read, Generator)
+    assert torch.equal(read.condition(30, embeddings, None), generator.condition(30, embeddings, None))

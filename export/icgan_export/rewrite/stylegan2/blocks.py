@@ -77,7 +77,8 @@ class ProductBlock(nn.Module):
     """
 
     kernel0: Tensor  # [3, I, 3 O]: a row of taps a product
-    rows: Tensor  # [2 h, 3 h]
+    rows: Tensor  # [2 h, 3 h], columns the same in another order
+    columns: Tensor
     noise0: Tensor  # [2, h, 2, h, 1], noise1 [2 h, 2 h, 1]
     noise1: Tensor
     bias0: Tensor  # [O], bias1 [O]
@@ -105,7 +106,7 @@ class ProductBlock(nn.Module):
         """x [N, h, w, I] -> [N, 2 h, 2 w, O]."""
         h = self.conv0(x * style0[:, None, None]) * self.demodulation0(style0)[:, None, None]
         h = held(h + self.bias0 + self.noise0, self.clamp) * style1[:, None, None]
-        h = h.unflatten(1, (2, self.side)).unflatten(3, (2, self.side))  # [N, 2, h, 2, w, O]
+        h = h.reshape(-1, 2, self.side, 2, self.side, h.shape[3])
         h = interleave(self.conv1([[h[:, p, :, q] for q in (0, 1)] for p in (0, 1)]))
         h = h * self.demodulation1(style1)[:, None, None]
         return held(h + self.bias1 + self.noise1, self.clamp)
@@ -114,9 +115,9 @@ class ProductBlock(nn.Module):
         """The transposed convolution and the filter: [N, h, w, I] -> [N, 2 h, 2 w, O], even pixels first."""
         side = self.side
         taps = x.flatten(1, 2)[:, None] @ self.kernel0  # [N, 3, h w, 3 O]
-        rows = self.rows @ taps.unflatten(2, (side, side)).flatten(3).flatten(1, 2)  # [N, 2 h, w 3 O]
+        rows = self.rows @ taps.reshape(-1, 3 * side, side * taps.shape[3])  # [N, 2 h, w 3 O]
         channels = self.kernel0.shape[2] // 3
-        out: Tensor = self.columns @ rows.unflatten(2, (3 * side, channels))
+        out: Tensor = self.columns @ rows.reshape(-1, 2 * side, 3 * side, channels)
         return out
 
     def conv1(self, phases: Phases) -> Phases:

@@ -43,13 +43,13 @@ class StyleRewrites:
     @classmethod
     def none(cls, config: StyleGAN2Config) -> StyleRewrites:
         """Only what is always done."""
-        return cls(("separate",) * (len(config.sides) - 1), False, False, False)
+        return cls(_separate(config), False, False, False)
 
     @classmethod
     def best(cls, config: StyleGAN2Config, target: Target = "onnxruntime") -> StyleRewrites:
         """The forms measured as fastest for `target`."""
         if target == "tensorrt":
-            return cls(("separate",) * (len(config.sides) - 1))
+            return cls(_separate(config))
         return cls(tuple(_best_form(config, side) for side in config.sides[1:]))
 
     def without(self, names: Sequence[str]) -> StyleRewrites:
@@ -58,9 +58,13 @@ class StyleRewrites:
         for name in names:
             if name not in known:
                 raise ExportError(f"--without {name}: choose from {', '.join(known)}")
-        plain: tuple[StyleForm, ...] = ("separate",) * len(self.blocks)
+        plain: tuple[StyleForm, ...] = tuple("separate" for _ in self.blocks)
         off: dict[str, Any] = {name: plain if name == "blocks" else False for name in names}
         return dataclasses.replace(self, **off)
+
+
+def _separate(config: StyleGAN2Config) -> tuple[StyleForm, ...]:
+    return tuple("separate" for _ in config.sides[1:])
 
 
 def _best_form(config: StyleGAN2Config, side: int) -> StyleForm:

@@ -29,12 +29,14 @@ class LayerTensors:
     @classmethod
     def read(cls, layer: ModulatedConv) -> LayerTensors:
         """Of a layer whose weights are float64. A positive gain passes through the leaky ReLU."""
-        weight = layer.weight.detach()
+        # A power of two, so exact: sums of products stay near 1 and within FP16; demodulation undoes it.
+        shrink = 2.0 ** -round(math.log2(math.sqrt(layer.weight[0].numel())))
+        weight = layer.weight.detach() * shrink
         return cls(
             layer.affine.scaled(),
             weight,
             weight.square().sum((2, 3)) / GAIN**2,
-            EPS / GAIN**2,
+            EPS * (shrink / GAIN) ** 2,
             layer.noise_const * layer.noise_strength.detach() * GAIN,
             layer.bias.detach() * GAIN,
             layer.up,
@@ -68,13 +70,10 @@ def phase_kernel(kernel: Tensor) -> Tensor:
 
 def filter_phases(channels: int) -> Tensor:
     """The filter after zeros between pixels, for each channel by itself: [4 C, C, 3, 3]."""
-    middle = torch.zeros(channels, channels, 3, 3, dtype=torch.float64)
-    middle[range(channels), range(channels), 0, 0] = 1.0
-    # a kernel of one tap at the even pixel; the transposed convolution that gives 2 side + 1 pixels has it first
-    line = torch.zeros(2, 3, dtype=torch.float64)
-    line[0, 0], line[0, 1], line[1, 1], line[1, 2] = LINE[3], LINE[1], LINE[2], LINE[0]
-    shifted = torch.einsum("oi,pa,qb->opqiab", middle[:, :, 0, 0], line, line)
-    return shifted.flatten(0, 2).contiguous()
+    line = torch.zeros(2, 3, dtype=torch.float64)  # pixel 2 i + p of the pixels i - 1 .. i + 1
+    line[0, 0], line[0, 1], line[1, 1], line[1, 2] = LINE[0], LINE[2], LINE[1], LINE[3]
+    each = torch.eye(channels, dtype=torch.float64)
+    return torch.einsum("oi,pa,qb->opqiab", each, line, line).flatten(0, 2).contiguous()
 
 
 def _bands() -> Tensor:

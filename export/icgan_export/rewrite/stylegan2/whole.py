@@ -1,4 +1,4 @@
-"""The StyleGAN2 generator put together again from its folded weights, in the forms that `StyleRewrites` asks for."""
+"""The StyleGAN2 generator put together again from its folded weights, in the chosen forms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rewrite_stylegan2(generator: StyleGAN2Generator, rewrites: StyleRewrites) ->
 
 
 class RewrittenStyleGAN2(nn.Module):
-    """noise [N, dim_z], embedding, label, psi [N] (each or None) -> image [N, 3, R, R], not held within ±1."""
+    """noise [N, dim_z], and embedding, label, psi [N] or None, -> image [N, 3, R, R], not held within ±1."""
 
     const: Tensor  # [C, 4, 4]
     w_avg: Tensor
@@ -74,7 +74,8 @@ class RewrittenStyleGAN2(nn.Module):
             found = colours(x, next(given))
             image = found if image is None else self.enlarge(image) + found
         assert image is not None
-        return image
+        picture: Tensor = image
+        return picture
 
 
 def _stage(layers: list[LayerTensors], form: StyleForm) -> nn.Module:
@@ -110,9 +111,9 @@ class Colours(nn.Module):
             image = F.conv2d(x * style[:, :, None, None], self.weight[:, :, None, None])
         elif self.last_first:
             rows = x.flatten(1, 2) @ (self.weight * style[:, None]).transpose(1, 2)  # [N, h w, 3]
-            image = rows.unflatten(1, x.shape[1:3]).permute(0, 3, 1, 2)
+            image = rows.reshape(-1, *x.shape[1:3], 3).permute(0, 3, 1, 2)
         else:
-            image = ((self.weight * style[:, None]) @ x.flatten(2)).unflatten(2, x.shape[2:])
+            image = ((self.weight * style[:, None]) @ x.flatten(2)).reshape(-1, 3, *x.shape[2:])
         image = image + self.bias
         return image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
 
@@ -126,7 +127,8 @@ class StylesProduct(nn.Module):
         self.product = linear(torch.cat([w for w, _ in styles]), torch.cat([b for _, b in styles]))
 
     def forward(self, w: Tensor) -> tuple[Tensor, ...]:
-        return self.product(w).split(self.widths, dim=1)
+        styles: Tensor = self.product(w)
+        return torch.split(styles, self.widths, dim=1)
 
 
 class SeparateStyles(nn.Module):
@@ -150,7 +152,7 @@ class FoldedMapping(nn.Module):
         self.table: nn.Embedding | None = None
         if mapping.class_count is not None:  # a row of the product with a one-hot vector is a row of a table
             weight, bias = mapping.embed.scaled()
-            self.table = nn.Embedding(*weight.t().shape, device="meta")
+            self.table = nn.Embedding(weight.shape[1], weight.shape[0], device="meta")
             self.table.weight = constant((weight + bias[:, None]).t().contiguous())
         layers = [mapping.get_submodule(f"fc{index}") for index in range(mapping.layers)]
         self.layers = nn.ModuleList(linear(*activated(layer)) for layer in layers)  # type: ignore[arg-type]
