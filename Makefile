@@ -8,7 +8,9 @@ SERVE_BIN := .venv-serve/bin
 .PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-edge test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
-	@grep -hE '^[a-z][a-zA-Z0-9_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z][a-zA-Z0-9_-]*:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ every day
 
 env: .venv/.stamp ## make .venv with everything but the server
 .venv/.stamp: pyproject.toml requirements.lock
@@ -17,28 +19,6 @@ env: .venv/.stamp ## make .venv with everything but the server
 	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements.lock # whole, but for torch
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 # without a hash: see the lock
 	$(BIN)/pip install --quiet --no-deps -e .
-	touch $@
-
-# torch's wheel depends on the machine (CPU, CUDA) and on the index it comes from: one list of hashes cannot cover
-# them, and with it go the CUDA libraries that only some of its wheels ask for
-UNHASHED := torch triton $(addprefix cuda-,bindings pathfinder toolkit) $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
-    cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
-
-lock: .venv-tools/.stamp ## write requirements.lock anew: the versions of constraints.txt with the hashes of all their files
-	.venv-tools/bin/uv pip compile pyproject.toml $(addprefix --extra ,cpu faiss triton train evaluate export docs dev) \
-	    -c constraints.txt --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
-	    $(addprefix --no-emit-package ,$(UNHASHED)) -o requirements.lock
-
-audit: .venv-tools/.stamp ## known vulnerabilities of what the lock installs (asks the index's database)
-	.venv-tools/bin/pip-audit --requirement requirements.lock --require-hashes --no-deps
-
-sbom: .venv/.stamp .venv-tools/.stamp ## CycloneDX list of what is installed: sbom/icgan.cdx.json
-	mkdir -p sbom
-	.venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom/icgan.cdx.json .venv
-
-.venv-tools/.stamp:
-	$(PYTHON) -m venv .venv-tools
-	.venv-tools/bin/pip install --quiet uv cyclonedx-bom pip-audit
 	touch $@
 
 serve-env: .venv-serve/.stamp ## make .venv-serve with the embedded Triton server (it pins numpy<2)
@@ -76,6 +56,87 @@ test-gpu: .venv/.gpu-$(TENSORRT) .venv-serve/.stamp ## the tests that need a GPU
 .venv/.gpu-$(TENSORRT): .venv/.bench
 	$(BIN)/pip install --quiet -c constraints.txt 'cuda-python>=12.6' $(TENSORRT)
 	touch $@
+
+test-edge: .venv/.stamp ## the examples alone: browser (Debian's chromium), Node, C++; installs what they need
+	tests/edge/install.sh
+	$(BIN)/pytest -q tests/edge
+
+web: .venv/.stamp examples/node_modules/.stamp ## build the web page around a small INT8 bundle and serve it on localhost:8080
+	$(BIN)/icgan-export bundle models/demo --precision fp32,int8 --instances 200 --thumbnails 48 --out bundles/web
+	node examples/web/build.mjs bundles/web demo/web
+	node examples/web/serve.mjs demo/web 8080
+
+examples/node_modules/.stamp: examples/package-lock.json
+	cd examples && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+docs: .venv/.stamp ## the site: guides, reports, references from docstrings and --help (site/index.html)
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "look at it: $(BIN)/python -m http.server -d site 8080"
+
+clean: ## remove bundles, reports and caches (environments, data, runs, fuzz/ and sbom/ stay)
+	rm -rf bundles demo bench mutation site model_repository .mypy_cache .ruff_cache .pytest_cache
+
+##@ train
+
+# fetch refuses a folder that is there, and leaves none that is not whole: stopped, the same target goes on
+data/groceries data/cifar10 data/fluent-emoji: | .venv/.stamp
+	$(BIN)/icgan-train fetch $(@F) --out $@
+
+data/groceries64/dataset.json: | data/groceries
+	$(BIN)/icgan-train prepare data/groceries --resolution 64 --encoder efficientnet-lite0 --neighbours 10 --out data/groceries64
+
+train-demo: .venv/.stamp data/groceries64/dataset.json ## train the shipped weights again from scratch (under an hour on 2 cores)
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/icgan-train fit data/groceries64 --preset demo64 --out runs/demo64
+
+data/cifar10-32/dataset.json: | data/cifar10
+	$(BIN)/icgan-train prepare data/cifar10 --resolution 32 --encoder efficientnet-lite0 --input-size 160 --neighbours 500 --out data/cifar10-32
+
+train-cifar10: .venv/.stamp data/cifar10-32/dataset.json ## train the shipped CIFAR-10 weights again from scratch (about an hour of one core)
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/icgan-train fit data/cifar10-32 --preset cifar10 --images 240k \
+	    --set neighbours=50 --set ch=16 --set batch_size=8 --set discriminator_steps=1 --set shared_dim_feat=128 \
+	    --set generator_lr=2e-4 --set discriminator_lr=4e-4 --set beta2=0.99 --set 'diffaugment=["translation"]' \
+	    --set ema_decay=0.9995 --set ema_start=300 --set tick_images=5000 --out runs/cifar10
+
+pack-demo: .venv/.stamp ## make the shipped directory out of the trained run
+	$(BIN)/python models/pack.py runs/demo64 data/groceries64 models/demo
+
+pack-cifar10: .venv/.stamp ## the same for the CIFAR-10 run, without pictures: their licence is not stated
+	$(BIN)/python models/pack.py runs/cifar10 data/cifar10-32 models/cifar10 --instances 0 --sheet docs/images/cifar10.png
+
+bundle-cifar10: .venv/.stamp data/cifar10-32/dataset.json ## bundle of the shipped CIFAR-10 weights with 1,000 instances fetched here
+	$(BIN)/icgan-export bundle models/cifar10 --bank data/cifar10-32 --out bundles/cifar10
+
+study: .venv/.bench data/cifar10-32/dataset.json ## the paper's comparison on CIFAR-10, at a size for CPUs (resumable; some 7 core-hours with bfloat16, twice that without)
+	$(BIN)/python -m benchmarks.study data/cifar10-32 --budget cpu --out runs/study
+
+study-gpu: .venv/.bench data/cifar10-32/dataset.json ## the same with a GPU's budget
+	$(BIN)/python -m benchmarks.study data/cifar10-32 --budget gpu --out runs/study-gpu
+
+# a model of CIFAR-10 conditioned on instances
+RUN ?= models/cifar10
+augmentation: .venv/.bench data/cifar10-32/dataset.json ## what RUN's variations are worth to a classifier with 1,000 labels (bench/augmentation)
+	$(BIN)/python -m benchmarks.augmentation $(RUN) data/cifar10-32 --labelled 1000 --seeds 3 --out bench/augmentation
+
+draws: .venv/.bench data/cifar10-32/dataset.json ## what stored instances and truncated noise do to RUN's samples (bench/draws)
+	$(BIN)/python -m benchmarks.draws $(RUN) data/cifar10-32 --out bench/draws
+
+data/emoji64/dataset.json: | data/fluent-emoji
+	$(BIN)/icgan-train prepare data/fluent-emoji --resolution 64 --encoder efficientnet-lite0 --neighbours 10 --out data/emoji64
+
+data/emoji32/dataset.json: data/emoji64/dataset.json
+	$(BIN)/icgan-train prepare data/fluent-emoji --resolution 32 --encoder efficientnet-lite0 --input-size 160 --neighbours 10 --out data/emoji32
+
+transfer: .venv/.stamp data/emoji64/dataset.json data/emoji32/dataset.json ## both models with instances they never saw: sheets and scores (bench/transfer)
+	$(BIN)/icgan-train evaluate models/demo --data data/emoji64 --metrics instance --samples 1000 --instances 0 --out bench/transfer
+	$(BIN)/icgan-train evaluate models/cifar10 --data data/emoji32 --metrics instance --samples 1000 --instances 0 --out bench/transfer-cifar10
+
+# a run of CIFAR-10 conditioned on classes and instances
+CC_RUN ?= runs/study/cifar10-cc-seed0
+label-swap: .venv/.stamp ## the same instances with other labels, by CC_RUN (bench/label-swap)
+	$(BIN)/icgan-train evaluate $(CC_RUN) --metrics instance,labels --samples 1000 --instances 0 --out bench/label-swap
+
+##@ measure
 
 .venv/.bench: .venv/.stamp
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
@@ -118,23 +179,17 @@ bench-edge: .venv/.bench examples/node_modules/.stamp ## the demo at every preci
 	$(BIN)/icgan-export bundle models/demo --precision fp32,fp16,int8 --out bundles/edge
 	$(BIN)/python -m benchmarks.edge bundles/edge --out bench/edge
 
-examples/node_modules/.stamp: examples/package-lock.json
-	cd examples && npm ci --ignore-scripts --no-audit --no-fund
-	touch $@
+##@ break
 
-docs: .venv/.stamp ## the site: guides, reports, references from docstrings and --help (site/index.html)
-	$(BIN)/mkdocs build --strict --quiet
-	@echo "look at it: $(BIN)/python -m http.server -d site 8080"
+faults: .venv/.stamp ## kill every command at every step of its writing, and fill its disk (needs cc)
+	$(BIN)/python -m tests.abuse.faults --out bench/abuse/faults.json
 
-fuzz: .venv/.fuzz ## a million pictures nobody drew, guided by coverage, through the decoder
+fuzz: .venv/.fuzz ## a million damaged pictures, guided by coverage, through the decoder
 	$(BIN)/python -m tests.abuse.fuzz_decode fuzz/ -runs=1000000 -max_len=16384
 
 .venv/.fuzz: .venv/.stamp
 	$(BIN)/pip install --quiet -e '.[fuzz]'
 	touch $@
-
-faults: .venv/.stamp ## kill every command at every step of its writing, and fill its disk (needs cc)
-	$(BIN)/python -m tests.abuse.faults --out bench/abuse/faults.json
 
 soak: .venv/.stamp .venv-serve/.stamp ## 64 good and bad clients against the real server for 30 minutes
 	$(BIN)/icgan-export bundle models/demo --out bundles/demo
@@ -151,74 +206,29 @@ mutation: .venv/.mutation ## small mistakes in the runtime and the rewrites: whi
 	$(BIN)/pip install --quiet -e '.[mutation]'
 	touch $@
 
+##@ release
+
+# torch's wheel depends on the machine (CPU, CUDA) and on the index it comes from: one list of hashes cannot cover
+# them, and with it go the CUDA libraries that only some of its wheels ask for
+UNHASHED := torch triton $(addprefix cuda-,bindings pathfinder toolkit) $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
+    cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+
+lock: .venv-tools/.stamp ## write requirements.lock anew: the versions of constraints.txt with the hashes of all their files
+	.venv-tools/bin/uv pip compile pyproject.toml $(addprefix --extra ,cpu faiss triton train evaluate export docs dev) \
+	    -c constraints.txt --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
+	    $(addprefix --no-emit-package ,$(UNHASHED)) -o requirements.lock
+
+audit: .venv-tools/.stamp ## known vulnerabilities of what the lock installs (asks the index's database)
+	.venv-tools/bin/pip-audit --requirement requirements.lock --require-hashes --no-deps
+
+sbom: .venv/.stamp .venv-tools/.stamp ## CycloneDX list of what is installed: sbom/icgan.cdx.json
+	mkdir -p sbom
+	.venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom/icgan.cdx.json .venv
+
+.venv-tools/.stamp:
+	$(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/pip install --quiet uv cyclonedx-bom pip-audit
+	touch $@
+
 findings: ## run every script of findings/: does outside software still behave as described? (installs packages)
 	@for script in findings/*.sh; do echo "== $$script"; "$$script" || exit 1; done
-
-web: .venv/.stamp examples/node_modules/.stamp ## build the web page around a small INT8 bundle and serve it on localhost:8080
-	$(BIN)/icgan-export bundle models/demo --precision fp32,int8 --instances 200 --thumbnails 48 --out bundles/web
-	node examples/web/build.mjs bundles/web demo/web
-	node examples/web/serve.mjs demo/web 8080
-
-test-edge: .venv/.stamp ## the examples alone: browser (Debian's chromium), Node, C++; installs what they need
-	tests/edge/install.sh
-	$(BIN)/pytest -q tests/edge
-
-# fetch refuses a folder that is there, and leaves none that is not whole: stopped, the same target goes on
-data/groceries data/cifar10 data/fluent-emoji: | .venv/.stamp
-	$(BIN)/icgan-train fetch $(@F) --out $@
-
-data/groceries64/dataset.json: | data/groceries
-	$(BIN)/icgan-train prepare data/groceries --resolution 64 --encoder efficientnet-lite0 --neighbours 10 --out data/groceries64
-
-train-demo: .venv/.stamp data/groceries64/dataset.json ## train the shipped weights again from scratch (under an hour on 2 cores)
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/icgan-train fit data/groceries64 --preset demo64 --out runs/demo64
-
-data/cifar10-32/dataset.json: | data/cifar10
-	$(BIN)/icgan-train prepare data/cifar10 --resolution 32 --encoder efficientnet-lite0 --input-size 160 --neighbours 500 --out data/cifar10-32
-
-train-cifar10: .venv/.stamp data/cifar10-32/dataset.json ## train the shipped CIFAR-10 weights again from scratch (about an hour of one core)
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/icgan-train fit data/cifar10-32 --preset cifar10 --images 240k \
-	    --set neighbours=50 --set ch=16 --set batch_size=8 --set discriminator_steps=1 --set shared_dim_feat=128 \
-	    --set generator_lr=2e-4 --set discriminator_lr=4e-4 --set beta2=0.99 --set 'diffaugment=["translation"]' \
-	    --set ema_decay=0.9995 --set ema_start=300 --set tick_images=5000 --out runs/cifar10
-
-study: .venv/.bench data/cifar10-32/dataset.json ## the paper's comparison on CIFAR-10, at a size for CPUs (resumable; some 7 core-hours with bfloat16, twice that without)
-	$(BIN)/python -m benchmarks.study data/cifar10-32 --budget cpu --out runs/study
-
-study-gpu: .venv/.bench data/cifar10-32/dataset.json ## the same with a GPU's budget
-	$(BIN)/python -m benchmarks.study data/cifar10-32 --budget gpu --out runs/study-gpu
-
-# a model of CIFAR-10 conditioned on instances
-RUN ?= models/cifar10
-augmentation: .venv/.bench data/cifar10-32/dataset.json ## what RUN's variations are worth to a classifier with 1,000 labels (bench/augmentation)
-	$(BIN)/python -m benchmarks.augmentation $(RUN) data/cifar10-32 --labelled 1000 --seeds 3 --out bench/augmentation
-
-draws: .venv/.bench data/cifar10-32/dataset.json ## what stored instances and truncated noise do to RUN's samples (bench/draws)
-	$(BIN)/python -m benchmarks.draws $(RUN) data/cifar10-32 --out bench/draws
-
-data/emoji64/dataset.json: | data/fluent-emoji
-	$(BIN)/icgan-train prepare data/fluent-emoji --resolution 64 --encoder efficientnet-lite0 --neighbours 10 --out data/emoji64
-
-data/emoji32/dataset.json: data/emoji64/dataset.json
-	$(BIN)/icgan-train prepare data/fluent-emoji --resolution 32 --encoder efficientnet-lite0 --input-size 160 --neighbours 10 --out data/emoji32
-
-transfer: .venv/.stamp data/emoji64/dataset.json data/emoji32/dataset.json ## both models with instances they never saw: sheets and scores (bench/transfer)
-	$(BIN)/icgan-train evaluate models/demo --data data/emoji64 --metrics instance --samples 1000 --instances 0 --out bench/transfer
-	$(BIN)/icgan-train evaluate models/cifar10 --data data/emoji32 --metrics instance --samples 1000 --instances 0 --out bench/transfer-cifar10
-
-# a run of CIFAR-10 conditioned on classes and instances
-CC_RUN ?= runs/study/cifar10-cc-seed0
-label-swap: .venv/.stamp ## the same instances with other labels, by CC_RUN (bench/label-swap)
-	$(BIN)/icgan-train evaluate $(CC_RUN) --metrics instance,labels --samples 1000 --instances 0 --out bench/label-swap
-
-pack-demo: .venv/.stamp ## make the shipped directory out of the trained run
-	$(BIN)/python models/pack.py runs/demo64 data/groceries64 models/demo
-
-pack-cifar10: .venv/.stamp ## the same for the CIFAR-10 run, without pictures: their licence is not stated
-	$(BIN)/python models/pack.py runs/cifar10 data/cifar10-32 models/cifar10 --instances 0 --sheet docs/images/cifar10.png
-
-bundle-cifar10: .venv/.stamp data/cifar10-32/dataset.json ## bundle of the shipped CIFAR-10 weights with 1,000 instances fetched here
-	$(BIN)/icgan-export bundle models/cifar10 --bank data/cifar10-32 --out bundles/cifar10
-
-clean: ## remove bundles, reports and caches (environments, data, runs, fuzz/ and sbom/ stay)
-	rm -rf bundles demo bench mutation site model_repository .mypy_cache .ruff_cache .pytest_cache

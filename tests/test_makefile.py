@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -62,3 +63,11 @@ def test_a_python_that_is_too_old_is_named_before_anything_is_made(tmp_path):
     assert done.returncode != 0
     assert done.stderr.startswith("Python 3.11 or newer is needed: make PYTHON=python3.12")
     assert not (tmp_path / ".venv").exists()
+
+
+def test_make_alone_lists_every_documented_target_in_its_group():
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    groups = re.findall(r"^(\w[\w ]*)$", listed, re.MULTILINE)
+    assert groups == ["every day", "train", "measure", "break", "release"]
+    documented = re.findall(r"^([a-z][\w-]*):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert re.findall(r"^  ([a-z][\w-]*) ", listed, re.MULTILINE) == documented
