@@ -187,6 +187,11 @@ def test_a_heavy_library_has_one_home_in_the_runtime(library, home):
     assert importers <= {home}
 
 
+def test_timm_has_one_home():
+    importers = {path.name for path in FILES if {"timm", "torchvision"} & imports(path)}
+    assert importers == {"timm_encoder.py"}
+
+
 def python(code: str) -> str:
     """Run `code` in a fresh interpreter that sees only runtime/ of ours and no torch."""
     preamble = f"import sys; sys.path.insert(0, {str(ROOT / 'runtime')!r}); sys.modules['torch'] = None\n"

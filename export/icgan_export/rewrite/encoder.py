@@ -5,7 +5,7 @@ Each can be switched off alone (`EncoderRewrites`), is folded in float64 and tes
     normalisation   the mean subtracted from the small picture: subtracting a constant commutes with the
                     resize, and the network's own zero padding keeps meaning "the mean colour";
                     1 / (255 std) inside the first convolution's kernel
-    resize          bicubic enlargement is linear and separable: two small matrix products, which every
+    resize          enlargement is linear and separable: two small matrix products, which every
                     runtime computes alike and at full speed, instead of a Resize operator with dialects
     batch_norm      every batch norm inside the convolution before it
 """
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icgan_training.networks.encoder import Encoder, fold_batch_norm
+from icgan_training.networks.encoder import Encoder, first_convolution, fold_batch_norm
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ def rewrite_encoder(encoder: Encoder, size: int, rewrites: EncoderRewrites | Non
     return RewrittenEncoder(exact, size, rewrites or EncoderRewrites()).to(dtype).eval()
 
 
-def bicubic_matrix(size: int, enlarged: int) -> Tensor:
-    """[enlarged, size] in float64: what bicubic interpolation (align_corners=False) does to a column."""
+def resize_matrix(size: int, enlarged: int, mode: str) -> Tensor:
+    """[enlarged, size] in float64: what F.interpolate (align_corners=False) does to a column."""
     columns = torch.eye(size, dtype=torch.float64).view(size, 1, size, 1)
-    resized = F.interpolate(columns, size=(enlarged, 1), mode="bicubic", align_corners=False)
+    resized = F.interpolate(columns, size=(enlarged, 1), mode=mode, align_corners=False)
     return resized[:, 0, :, 0].t().contiguous()
 
 
@@ -64,28 +64,26 @@ class RewrittenEncoder(nn.Module):
     def __init__(self, encoder: Encoder, size: int, rewrites: EncoderRewrites) -> None:
         super().__init__()
         self.backbone, self.rewrites = encoder.backbone, rewrites
-        self.enlarged = encoder.config.input_size
+        self.enlarged, self.mode = encoder.config.input_size, encoder.config.resize
         self.resizes = size != self.enlarged
         self.register_buffer("mean", 255 * encoder.mean)
         self.register_buffer("std", 255 * encoder.std)
-        if rewrites.normalisation:
-            first = next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
+        first = first_convolution(encoder)
+        self.folds = rewrites.normalisation and first is not None
+        if self.folds and first is not None:
             with torch.no_grad():
                 first.weight /= self.std
         if rewrites.batch_norm:
             fold_batch_norm(self.backbone).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         if self.resizes and rewrites.resize:
-            matrix = bicubic_matrix(size, self.enlarged)
+            matrix = resize_matrix(size, self.enlarged, self.mode)
             self.register_buffer("rows", matrix)
             self.register_buffer("columns", matrix.t().contiguous())
 
     def forward(self, image: Tensor) -> Tensor:
         # numbers first: TensorRT knows bytes only at a network's ends
         x = image.to(self.mean.dtype).permute(0, 3, 1, 2)
-        if self.rewrites.normalisation:
-            x = self.enlarge(x - self.mean)
-        else:
-            x = (self.enlarge(x) - self.mean) / self.std
+        x = self.enlarge(x - self.mean) if self.folds else (self.enlarge(x) - self.mean) / self.std
         return F.normalize(self.backbone(x), dim=1)
 
     def enlarge(self, x: Tensor) -> Tensor:
@@ -95,4 +93,4 @@ class RewrittenEncoder(nn.Module):
         if self.rewrites.resize:
             return self.rows @ x @ self.columns
         size = (self.enlarged, self.enlarged)
-        return F.interpolate(x, size=size, mode="bicubic", align_corners=False)
+        return F.interpolate(x, size=size, mode=self.mode, align_corners=False)

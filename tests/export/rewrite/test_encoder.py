@@ -5,7 +5,7 @@ from torch import Tensor
 
 from icgan_export.lower.graphs import encoder_graph
 from icgan_export.lower.onnx_export import count_operators
-from icgan_export.rewrite.encoder import EncoderRewrites, bicubic_matrix, rewrite_encoder
+from icgan_export.rewrite.encoder import EncoderRewrites, resize_matrix, rewrite_encoder
 from icgan_training.networks.encoder import Encoder, EncoderConfig, random_encoder
 
 EXACT = 1e-10  # in float64
@@ -20,7 +20,7 @@ REWRITES = {
 
 def lively_encoder(architecture: str, dim: int, size: int) -> Encoder:
     """Random weights in float64; no batch norm is trivial."""
-    config = EncoderConfig(architecture, dim, size, (0.4, 0.5, 0.3), (0.2, 0.25, 0.3))  # type: ignore[arg-type]
+    config = EncoderConfig(architecture, dim, size, (0.4, 0.5, 0.3), (0.2, 0.25, 0.3))
     encoder = random_encoder(config).double()
     rng = torch.Generator().manual_seed(0)
     for module in encoder.modules():
@@ -73,8 +73,9 @@ def test_without_its_rewrites_the_graph_resizes_as_published_and_the_operators_a
     assert told[0].endswith(f"{len(graph.graph.node)} after folding constants")
 
 
-def test_two_matrix_products_are_torchs_bicubic_interpolation() -> None:
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+def test_two_matrix_products_are_torchs_interpolation(mode: str) -> None:
     x = torch.randn(1, 2, 7, 7, dtype=torch.float64)
-    matrix = bicubic_matrix(7, 19)
-    expected = F.interpolate(x, size=(19, 19), mode="bicubic", align_corners=False)
+    matrix = resize_matrix(7, 19, mode)
+    expected = F.interpolate(x, size=(19, 19), mode=mode, align_corners=False)
     torch.testing.assert_close(matrix @ x @ matrix.t(), expected, rtol=0, atol=1e-12)

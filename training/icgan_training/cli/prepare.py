@@ -33,13 +33,21 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--encoder",
         required=True,
-        help="efficientnet-lite0 or resnet50, fetched once, or a weights file (ours, or a torch ResNet-50)",
+        help="efficientnet-lite0 or resnet50, fetched once; a weights file (ours, or a torch ResNet-50); or "
+        "timm:NAME, any model of timm that takes square RGB pictures, with --weights",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="weights of --encoder timm:NAME: safetensors or a torch state dict, as timm or the publisher "
+        "names them (default: none)",
     )
     parser.add_argument(
         "--input-size",
         type=int,
         metavar="PIXELS",
-        help="side that pictures are enlarged to before the encoder (default: what its file says)",
+        help="side that pictures are enlarged to before the encoder (default: what its file, or timm, says)",
     )
     parser.add_argument(
         "--neighbours", type=int, default=50, metavar="K", help="of each picture (default: 50)"
@@ -64,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         resolution=args.resolution,
         encoder=args.encoder,
+        weights=args.weights,
         input_size=args.input_size,
         neighbours=args.neighbours,
         exact_up_to=args.exact_up_to,

@@ -29,6 +29,7 @@ from icgan_runtime.console import tell
 from icgan_runtime.cpus import usable_cpus
 from icgan_runtime.files import atomic_file
 from icgan_training.data.dataset import (
+    ENCODER,
     UNIT_TOLERANCE,
     DatasetMeta,
     EncoderIdentity,
@@ -48,9 +49,12 @@ from icgan_training.networks.encoder import (
     Encoder,
     EncoderConfig,
     bind_encoder,
+    encoder_from_timm,
     fold_batch_norm,
     load_encoder,
+    save_encoder,
 )
+from icgan_training.networks.timm_encoder import PREFIX as TIMM
 from icgan_training.progress import Progress
 
 SHARD_PICTURES = 512
@@ -76,6 +80,7 @@ def prepare(
     *,
     resolution: int,
     encoder: str,
+    weights: Path | None = None,
     input_size: int | None = None,
     neighbours: int = 50,
     exact_up_to: int = EXACT_UP_TO,
@@ -84,7 +89,8 @@ def prepare(
 ) -> None:
     """Write the prepared data set `out` from the pictures of `source_path`.
 
-    encoder: a name `fetch` knows, an encoder file of ours, or a torch ResNet-50 state dict.
+    encoder: a name `fetch` knows, an encoder file of ours, a torch ResNet-50 state dict, or timm:NAME.
+    weights: the file of a timm:NAME.
     input_size: the side pictures are enlarged to before the encoder; None keeps what its file says.
     processes: under torchrun each takes its share of the shards; the first one does the rest.
     Raises `DataError` when the pictures cannot make a data set; a partial folder stays for the next try.
@@ -105,22 +111,27 @@ def prepare(
             publish(partial, out)
         return
     if processes.first:
-        weights = find_encoder(encoder)
+        file = None if encoder.startswith(TIMM) else find_encoder(encoder)
+        if file is not None and weights is not None:
+            raise WeightsError(f"--weights goes with --encoder {TIMM}NAME, not with {encoder}")
         partial.mkdir(parents=True, exist_ok=True)
         try:
-            bind_encoder(weights, partial / "encoder.safetensors", input_size)
+            if file is None:
+                save_encoder(encoder_from_timm(encoder, weights, input_size), partial / ENCODER)
+            else:
+                bind_encoder(file, partial / ENCODER, input_size)
         except WeightsError:
             with contextlib.suppress(OSError):  # of an earlier run there is something in it
                 partial.rmdir()
             raise
     wait(processes)
-    network = load_encoder(partial / "encoder.safetensors")
+    network = load_encoder(partial / ENCODER)
     settings = Settings(
         source=str(source_path.resolve()),
         listing_sha256=listing_sha256(source),
         count=len(source),
         resolution=resolution,
-        encoder_sha256=file_sha256(partial / "encoder.safetensors"),
+        encoder_sha256=file_sha256(partial / ENCODER),
         embedding_dim=network.config.embedding_dim,
     )
     if processes.first:
@@ -139,7 +150,9 @@ def prepare(
 def find_encoder(argument: str) -> Path:
     """The file that `--encoder` means: a path, or an encoder's name. Raises `WeightsError` for neither."""
     if argument not in EMBEDDING_DIMS and not Path(argument).is_file():
-        raise WeightsError(f"--encoder {argument} is neither a file nor one of {', '.join(EMBEDDING_DIMS)}")
+        raise WeightsError(
+            f"--encoder {argument} is neither a file nor one of {', '.join(EMBEDDING_DIMS)}, {TIMM}NAME"
+        )
     return find_weights(argument)
 
 

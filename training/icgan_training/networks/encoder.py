@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,14 @@ from icgan_training.networks.efficientnet import EMBEDDING_DIM as EFFICIENTNET_L
 from icgan_training.networks.efficientnet import EfficientNetLite0
 from icgan_training.networks.resnet import EMBEDDING_DIM as RESNET50_DIM
 from icgan_training.networks.resnet import ResNet50, StridePlace
+from icgan_training.networks.timm_encoder import PREFIX as TIMM
+from icgan_training.networks.timm_encoder import (
+    RESIZES,
+    describe,
+    read_timm_weights,
+    timm_backbone,
+    timm_first_convolution,
+)
 
 SCHEMA_VERSION = 1
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -40,7 +48,7 @@ EMBEDDING_DIMS = {"resnet50": RESNET50_DIM, "efficientnet-lite0": EFFICIENTNET_L
 class EncoderConfig:
     """What turns a weights file into an encoder."""
 
-    architecture: Literal["resnet50", "efficientnet-lite0"]
+    architecture: str  # one of EMBEDDING_DIMS, or timm:NAME
     embedding_dim: int  # D, columns of the embedding
     input_size: int  # pictures are enlarged to this side, in pixels, before the network
     mean: tuple[float, float, float]  # RGB, on the [0, 1] scale
@@ -48,12 +56,18 @@ class EncoderConfig:
     stride_place: StridePlace = "3x3"  # ResNet only
     source: str = ""  # where the weights come from, for people
     licence: str = ""
+    resize: str = "bicubic"  # how pictures are enlarged, one of RESIZES
 
     def __post_init__(self) -> None:
+        if self.resize not in RESIZES:
+            raise WeightsError(f"encoder resize is {self.resize!r}, known: {', '.join(RESIZES)}")
+        if self.architecture.startswith(TIMM):
+            return  # its width is compared when it is built
         expected = EMBEDDING_DIMS.get(self.architecture)
         if expected is None:
             raise WeightsError(
-                f"encoder architecture {self.architecture!r} is unknown; known: {', '.join(EMBEDDING_DIMS)}"
+                f"encoder architecture {self.architecture!r} is unknown; known: {', '.join(EMBEDDING_DIMS)},"
+                f" {TIMM}NAME"
             )
         if self.embedding_dim != expected:
             raise WeightsError(
@@ -66,20 +80,16 @@ class Encoder(nn.Module):
 
     The published protocol (IC-GAN, section 4.1): the picture already reduced to the model's resolution S is
     enlarged bicubically (align_corners=False, no clamping) to the network's own input size and normalised;
-    the average-pooled feature is divided by its Euclidean norm.
+    the pooled feature is divided by its Euclidean norm. backbone: a network that has its weights already.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, backbone: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.backbone: nn.Module
-        if config.architecture == "resnet50":
-            self.backbone = ResNet50(config.stride_place)
-        else:
-            self.backbone = EfficientNetLite0()
+        self.backbone = _backbone(config) if backbone is None else backbone
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
@@ -87,9 +97,17 @@ class Encoder(nn.Module):
         x = image.permute(0, 3, 1, 2).float() / 255  # [N, 3, S, S] in [0, 1]; channels stay last in memory
         size = self.config.input_size
         if image.shape[1] != size:
-            x = F.interpolate(x, size=(size, size), mode="bicubic", align_corners=False)
+            x = F.interpolate(x, size=(size, size), mode=self.config.resize, align_corners=False)
         feature = self.backbone((x - self.mean) / self.std)
         return F.normalize(feature.float(), dim=1)
+
+
+def _backbone(config: EncoderConfig) -> nn.Module:
+    if config.architecture == "resnet50":
+        return ResNet50(config.stride_place)
+    if config.architecture == "efficientnet-lite0":
+        return EfficientNetLite0()
+    return timm_backbone(config.architecture.removeprefix(TIMM), config.input_size)
 
 
 def random_encoder(config: EncoderConfig, seed: int = 0) -> Encoder:
@@ -107,6 +125,8 @@ def save_encoder(encoder: Encoder, path: Path) -> None:
     """Write the weights and the config to one safetensors file, through a temporary sibling."""
     path.parent.mkdir(parents=True, exist_ok=True)
     config = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(encoder.config)}
+    if encoder.config.resize == "bicubic":
+        del config["resize"]  # files from before it keep their bytes, and so their identity
     tensors = {key: value.contiguous() for key, value in encoder.backbone.state_dict().items()}
     with atomic_file(path) as partial:
         partial.write_bytes(save(tensors, metadata={"config": json.dumps(config)}))
@@ -212,6 +232,41 @@ def resnet50_from_torch(path: Path, *, source: str, licence: str) -> Encoder:
     return encoder.eval()
 
 
+def encoder_from_timm(architecture: str, weights: Path | None, input_size: int | None = None) -> Encoder:
+    """`timm:NAME` with the weights of a file, and preprocessing as timm describes it.
+
+    input_size: the side that pictures are enlarged to; None takes timm's. Raises WeightsError for an unknown
+    name, preprocessing that ours cannot be, or a file of another model; MissingExtraError without timm.
+    """
+    name = architecture.removeprefix(TIMM)
+    if weights is None:
+        raise WeightsError(f"--encoder {architecture} needs the file of its weights: --weights FILE")
+    given = describe(name)
+    size = input_size or given.input_size
+    config = EncoderConfig(
+        architecture,
+        given.embedding_dim,
+        size,
+        given.mean,
+        given.std,
+        source=f"{architecture}, {weights.name}",
+        licence="see the origin of the file",
+        resize=given.resize,
+    )
+    encoder = Encoder(config, read_timm_weights(name, weights, size)).eval()
+    try:
+        with torch.inference_mode():
+            found = encoder(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise WeightsError(f"{architecture} does not run on pictures of {size} px: {error}") from error
+    if found != (1, given.embedding_dim):
+        raise WeightsError(
+            f"{architecture} gives {list(found[1:])} numbers for a picture, timm says {given.embedding_dim}:"
+            " it is no encoder of one vector"
+        )
+    return encoder
+
+
 def bind_encoder(path: Path, copy: Path, input_size: int | None = None) -> None:
     """Put the encoder of a file, ours or a torch ResNet-50 state dict, at `copy`, in our format.
 
@@ -232,13 +287,22 @@ def bind_encoder(path: Path, copy: Path, input_size: int | None = None) -> None:
     save_encoder(network, copy)
 
 
+def first_convolution(encoder: Encoder) -> nn.Conv2d | None:
+    """The layer that sees the picture; None where scales of the picture cannot move into its weights."""
+    if encoder.config.architecture.startswith(TIMM):
+        return timm_first_convolution(encoder.backbone)
+    return next(module for module in encoder.backbone.modules() if isinstance(module, nn.Conv2d))
+
+
 def fold_batch_norm(network: Network) -> Network:
     """The same function with every batch norm folded into the convolution before it, channels last in memory.
 
     Changes the network, which is in eval mode, in place; 1.6 times the encoders' speed on a CPU, results
-    equal to float rounding.
+    equal to float rounding. Networks of timm are left as they are: the order in which they name their layers
+    need not be that in which they run.
     """
-    for parent in list(network.modules()):
+    of_timm = {part for top in network.modules() if hasattr(top, "pretrained_cfg") for part in top.modules()}
+    for parent in [module for module in network.modules() if module not in of_timm]:
         for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
