@@ -38,7 +38,7 @@ def test_a_bundle_embeds_as_torch_does(name: str, width: int, tmp_path: Path) ->
     assert main([*command, "--neighbours", "3"]) == 0
     with Image.open(next((run / "instances").rglob("*.png"))) as file:
         picture = file.convert("RGB")
-    with Pipeline.load(tmp_path / "bundle", backend="onnxruntime") as pipe:
+    with Pipeline.load(tmp_path / "bundle", backend="ort-cpu") as pipe:
         assert pipe.model.encoder.name == f"timm:{name}"
         found = pipe.embed([picture])
     side = picture.height

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
+import onnxscript.optimizer
 from onnx import TensorProto, helper
 
 from icgan_export.lower.onnx_export import count_operators
@@ -50,17 +51,24 @@ def _tensors(model: onnx.ModelProto, batch: int) -> tuple[dict[str, tuple[int, .
         for dim in value.type.tensor_type.shape.dim:
             if not dim.HasField("dim_value"):
                 dim.dim_value = batch
-    fixed = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in fixed.graph.initializer}
-    sizes = {}
-    for value in (*fixed.graph.input, *fixed.graph.value_info, *fixed.graph.output):
-        tensor = value.type.tensor_type
-        if not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
-            raise ValueError(f"{value.name}: the shape is not known at batch {batch}")
-        shape = tuple(dim.dim_value for dim in tensor.shape.dim)
-        shapes[value.name] = shape
-        sizes[value.name] = math.prod(shape) * _bytes(tensor.elem_type)
-    return shapes, sizes
+    sizes: dict[str, int] = {}
+    # shapes that are computed from the batch at run time are constants once that is fixed
+    for folded in (False, True):
+        graph: onnx.ModelProto = onnxscript.optimizer.optimize(fixed) if folded else fixed
+        inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True)
+        unknown = []
+        for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+            tensor = value.type.tensor_type
+            if not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+                unknown.append(value.name)
+                continue
+            shape = tuple(dim.dim_value for dim in tensor.shape.dim)
+            shapes[value.name] = shape
+            sizes[value.name] = math.prod(shape) * _bytes(tensor.elem_type)
+        if not unknown:
+            return shapes, sizes
+    raise ValueError(f"{unknown[0]}: the shape is not known at batch {batch}")
 
 
 def _bytes(elem_type: int) -> int:
