@@ -26,7 +26,7 @@ from icgan_export.lower.trial import embeddings, encoder_trial, generator_trial,
 from icgan_export.rewrite.backbones import best_rewrites
 from icgan_export.rewrite.choice import Target
 from icgan_export.source import EVALUATION_NAME, Instances, Run, choose_instances, read_run
-from icgan_runtime import files, images
+from icgan_runtime import files, images, sheets
 from icgan_runtime.bundle.bank import FOLDER as BANK_FOLDER
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import (
@@ -207,5 +207,5 @@ def write_card(folder: Path, manifest: Manifest, samples: Samples, report: Repor
     rows = min(GRID_ROWS, len(samples.noise))
     drawn = to_bytes(samples.image[:rows])
     pairs = np.stack([samples.picture[:rows], drawn], axis=1).reshape(-1, *drawn.shape[1:])
-    (folder / GRID_NAME).write_bytes(images.encode(images.grid(pairs, columns=2)))
+    (folder / GRID_NAME).write_bytes(images.encode(sheets.grid(pairs, columns=2)))
     (folder / CARD_NAME).write_text(model_card(manifest, report, GRID_NAME), "utf-8")

@@ -26,6 +26,11 @@ class TorchRoute:
     run: Run
     generator: GraphGenerator
 
+    @property
+    def runs_on(self) -> str:
+        """What computes."""
+        return f"torch {torch.__version__} on the CPU, eager, fp32"
+
     @torch.inference_mode()
     def embed(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [N, S, S, 3] -> float32 [N, D]."""

@@ -4,6 +4,7 @@ from icgan_runtime import Pipeline
 
 with Pipeline.load("bundles/demo") as pipe:
     result = pipe.generate("photo.jpg", n=8, seed=0, truncation=0.7)
+    result.save("grid.png")
 """
 
 from icgan_runtime.async_pipeline import AsyncPipeline
@@ -11,6 +12,7 @@ from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.errors import IcganError
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import Neighbours, Request, Result
+from icgan_runtime.route import Route
 
 __all__ = [
     "AsyncPipeline",
@@ -20,6 +22,7 @@ __all__ = [
     "Pipeline",
     "Request",
     "Result",
+    "Route",
     "__version__",
 ]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Generator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,9 @@ from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.chain import MAX_BATCH
 from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.images import Picture
-from icgan_runtime.pipeline import check_picture, one_row, picture_list
+from icgan_runtime.pipeline import check_picture, is_pictures, one_row, picture_list
 from icgan_runtime.request import Result, embedding_rows, make_request, pages
+from icgan_runtime.route import LOG, Route
 
 if TYPE_CHECKING:
     from icgan_runtime.client.triton import AsyncTriton
@@ -26,30 +27,42 @@ I64 = NDArray[np.int64]
 
 
 class AsyncPipeline:
-    """`async with await AsyncPipeline.connect(url) as pipe: result = await pipe.generate(picture)`."""
+    """The pipeline of a server, for asyncio.
+
+    async with AsyncPipeline.connect("grpc://localhost:8001") as pipe:
+        result = await pipe.generate("photo.jpg", n=8)
+
+    Or `pipe = await AsyncPipeline.connect(url)`, and `await pipe.close()` at the end.
+    """
 
     def __init__(self, server: AsyncTriton) -> None:
         self._server = server
 
     @classmethod
-    async def connect(
+    def connect(
         cls, url: str, *, timeout_s: float = 30, retries: int = 3, shared_memory: str | None = None
-    ) -> AsyncPipeline:
-        """As `Pipeline.connect`."""
-        try:
-            from icgan_runtime.client.triton import AsyncTriton
-        except ImportError:
-            raise MissingExtraError("tritonclient", "triton") from None
-        return cls(await AsyncTriton.open(url, timeout_s, retries, shared_memory))
+    ) -> Connecting:
+        """As `Pipeline.connect`: to await, or to enter with `async with`, which closes it at the end."""
+        return Connecting(url, timeout_s, retries, shared_memory)
 
     @property
     def model(self) -> Model:
         """What is being run: name, resolution, classes, encoder, licence."""
         return self._server.service.model
 
+    @property
+    def route(self) -> Route:
+        """As `Pipeline.route`."""
+        return self._server.route
+
+    def __repr__(self) -> str:
+        side = self.model.resolution
+        return f"AsyncPipeline({self.model.name}, {side} × {side}, {self.route.url})"
+
     async def generate(
         self,
         picture: Picture,
+        *,
         n: int = 1,
         seed: int = 0,
         truncation: float | None = 1.0,
@@ -64,6 +77,7 @@ class AsyncPipeline:
     async def generate_from(
         self,
         embedding: F32,
+        *,
         n: int = 1,
         seed: int = 0,
         truncation: float | None = 1.0,
@@ -79,6 +93,7 @@ class AsyncPipeline:
     async def stream(
         self,
         picture: Picture,
+        *,
         n: int,
         seed: int = 0,
         truncation: float | None = 1.0,
@@ -92,8 +107,16 @@ class AsyncPipeline:
         waiting: deque[asyncio.Task[Result]] = deque()
         try:
             for page in pages(n, batch):
-                settings = (len(page), seed, truncation, condition, label, page.start)
-                waiting.append(asyncio.create_task(self.generate_from(embedding, *settings)))
+                part = self.generate_from(
+                    embedding,
+                    n=len(page),
+                    seed=seed,
+                    truncation=truncation,
+                    condition=condition,
+                    label=label,
+                    first=page.start,
+                )
+                waiting.append(asyncio.create_task(part))
                 if len(waiting) > ahead:
                     yield await waiting.popleft()
             while waiting:
@@ -106,9 +129,14 @@ class AsyncPipeline:
         """As `Pipeline.embed`."""
         return await self._server.hold(self._server.service.embed(picture_list(pictures)))
 
-    async def search(self, embedding: F32, k: int | None = None) -> tuple[I64, F32]:
+    async def search(
+        self, query: F32 | Picture | Sequence[Picture], *, k: int | None = None
+    ) -> tuple[I64, F32]:
         """As `Pipeline.search`."""
-        rows = embedding_rows(embedding, self.model.embedding_dim)
+        if is_pictures(query):
+            rows = await self.embed(query)
+        else:
+            rows = embedding_rows(query, self.model.embedding_dim)
         service = self._server.service
         return await self._server.hold(service.search(rows, service.neighbours if k is None else k))
 
@@ -123,3 +151,43 @@ class AsyncPipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class Connecting(Coroutine[Any, Any, AsyncPipeline]):
+    """A connection yet to be made: a coroutine that gives an AsyncPipeline, or to be entered `async with`."""
+
+    def __init__(self, url: str, timeout_s: float, retries: int, shared_memory: str | None) -> None:
+        self._arguments = url, timeout_s, retries, shared_memory
+        self._opening = self._open()
+        self._pipeline: AsyncPipeline | None = None
+
+    def __await__(self) -> Generator[Any, None, AsyncPipeline]:
+        return self._opening.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._opening.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._opening.throw(*error)
+
+    def close(self) -> None:
+        self._opening.close()
+
+    async def __aenter__(self) -> AsyncPipeline:
+        self._pipeline = await self._opening
+        return self._pipeline
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pipeline is not None:
+            await self._pipeline.close()
+
+    async def _open(self) -> AsyncPipeline:
+        try:
+            from icgan_runtime.client.triton import AsyncTriton
+        except ImportError:
+            raise MissingExtraError("tritonclient", "triton") from None
+        pipeline = AsyncPipeline(await AsyncTriton.open(*self._arguments))
+        LOG.info("%s", pipeline.route)
+        return pipeline

@@ -28,7 +28,9 @@ from icgan_runtime.backends.base import Array, Session
 from icgan_runtime.backends.select import open_session
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.chain import GRAPHS
 from icgan_runtime.errors import MissingExtraError, RequestError
+from icgan_runtime.route import agreed
 
 BUILT_IN = {"onnxruntime": "ort-cpu", "onnxruntime-cuda": "ort-cuda", "openvino": "openvino"}
 ENTRY_POINTS = "icgan.routes"
@@ -36,6 +38,10 @@ ENTRY_POINTS = "icgan.routes"
 
 class Route(Protocol):
     """A way to run the encoder and the generator of a bundle. Inputs and outputs as in the contract."""
+
+    @property
+    def runs_on(self) -> str:
+        """What it really runs on, for people."""
 
     def embed(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [N, S, S, 3] -> float32 [N, D]."""
@@ -50,12 +56,20 @@ class SessionRoute:
 
     encoder: Session
     generator: Session
+    precisions: tuple[str, str]
 
     @classmethod
     def open(cls, bundle: Bundle, backend: str, threads: int, precision: str | None = None) -> SessionRoute:
         """Open both graphs at `precision` (default: the highest there is)."""
         entries = [bundle.manifest.graph(role, precision) for role in ("encoder", "generator")]
-        return cls(*(open_session(bundle, entry, backend, threads) for entry in entries))
+        encoder, generator = (open_session(bundle, entry, backend, threads) for entry in entries)
+        return cls(encoder, generator, (entries[0].precision, entries[1].precision))
+
+    @property
+    def runs_on(self) -> str:
+        backends = agreed({"encoder": self.encoder.backend, "generator": self.generator.backend})
+        providers = agreed({"encoder": self.encoder.provider, "generator": self.generator.provider})
+        return f"{backends} on {providers}, {agreed(dict(zip(GRAPHS, self.precisions, strict=True)))}"
 
     def embed(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         embedding: NDArray[np.float32] = self.encoder.run({"image": image})["embedding"]
@@ -152,6 +166,9 @@ def bench(
     if threads < 0:
         raise RequestError("threads", f"{threads}, expected at least 1, or 0 for one per core")
     routes = open_routes(path, names, threads)
+    runs_on = {name: route.runs_on for name, route in routes.items()}
+    for name, where in runs_on.items():
+        progress(f"route {name}: {where}")
     model = Bundle.open(path).manifest.model
     rows: list[dict[str, Any]] = []
     for batch in batches:
@@ -182,6 +199,7 @@ def bench(
         "identity": model.identity,
         "threads": threads,
         "rounds": rounds,
+        "routes": runs_on,
         "rows": rows,
     }
 

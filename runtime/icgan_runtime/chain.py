@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +17,10 @@ from icgan_runtime.backends.select import Choice, choose_backend, choose_graph, 
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import Manifest, Model
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.cpus import default_threads
 from icgan_runtime.errors import NumericsError, RequestError
 from icgan_runtime.request import Neighbours, Request, Result
+from icgan_runtime.route import LOG, Route, agreed
 from icgan_runtime.search.base import Search
 from icgan_runtime.search.choose import choose_search
 
@@ -26,11 +28,12 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 
+GRAPHS = ("encoder", "generator")
 MAX_BATCH = 32  # rows per graph run: bounds memory whatever the request
 
 
 class Chain(Protocol):
-    """What a Pipeline stands on. The local one is below; backends/triton.py has the remote one.
+    """What a Pipeline stands on. The local one is below; client/triton.py has the remote one.
 
     Arguments arrive validated: pictures of an accepted type, unit rows, a Request.
     """
@@ -47,6 +50,10 @@ class Chain(Protocol):
     def neighbours(self) -> int:
         """k of a result's neighbours."""
 
+    @property
+    def route(self) -> Route:
+        """What runs it, and why."""
+
     def embed(self, pictures: Sequence[images.Picture]) -> F32:
         """Embeddings [N, D]."""
 
@@ -54,10 +61,10 @@ class Chain(Protocol):
         """ids and scores [N, k]."""
 
     def generate(self, picture: images.Picture, request: Request) -> Result:
-        """Pictures that follow a picture."""
+        """Images that follow a picture."""
 
     def generate_from(self, embedding: F32, request: Request) -> Result:
-        """Pictures that follow an embedding [1, D]."""
+        """Images that follow an embedding [1, D]."""
 
     def with_bank(self, bank: Bank) -> Chain:
         """The same chain over other instances, borrowing this one's sessions."""
@@ -74,7 +81,7 @@ class LocalChain:
     encoder: Session
     generator: Session
     find: Search
-    choice: Choice
+    route: Route
     max_batch: int = MAX_BATCH
     owns_sessions: bool = True
 
@@ -98,19 +105,23 @@ class LocalChain:
         choice = choose_backend(backend, bundle.manifest.engines, precision)
         bank = Bank.of_bundle(bundle)
 
-        def open_graph(role: str) -> Session:
-            entry = choose_graph(bundle.manifest, role, precision, choice.backend)
-            return open_session(bundle, entry, choice.backend, threads, fall_back=backend == "auto")
-
+        entries = {role: choose_graph(bundle.manifest, role, precision, choice.backend) for role in GRAPHS}
+        fall_back = backend == "auto"
         with ExitStack() as opened:  # what is open is closed again should the rest fail
-            encoder, generator = (opened.enter_context(open_graph(role)) for role in ("encoder", "generator"))
-            limits = [session.max_batch for session in (encoder, generator) if session.max_batch is not None]
+            sessions = {
+                role: opened.enter_context(open_session(bundle, entry, choice.backend, threads, fall_back))
+                for role, entry in entries.items()
+            }
+            limits = [session.max_batch for session in sessions.values() if session.max_batch is not None]
+            find = choose_search(bank, search)
+            precisions = {role: entry.precision for role, entry in entries.items()}
+            route = local_route(choice, sessions, precisions, precision, find, threads)
             chain = cls(
                 bundle.manifest,
-                encoder,
-                generator,
-                choose_search(bank, search),
-                choice,
+                sessions["encoder"],
+                sessions["generator"],
+                find,
+                route,
                 min([max_batch, *limits]),
             )
             opened.pop_all()
@@ -161,7 +172,10 @@ class LocalChain:
 
     def with_bank(self, bank: Bank) -> LocalChain:
         bank.require_space(self.model)
-        return replace(self, find=choose_search(bank, self.find.name), owns_sessions=False)
+        find = choose_search(bank, self.find.name)
+        reasons = {**self.route.reasons, "search": find.reason}
+        route = replace(self.route, search=find.name, reasons=reasons)
+        return replace(self, find=find, route=route, owns_sessions=False)
 
     def close(self) -> None:
         if self.owns_sessions:
@@ -183,6 +197,33 @@ class LocalChain:
 
     def _batches(self, count: int) -> list[slice]:
         return [slice(start, min(start + self.max_batch, count)) for start in range(0, count, self.max_batch)]
+
+
+def local_route(
+    choice: Choice,
+    sessions: Mapping[str, Session],
+    precisions: Mapping[str, str],
+    wanted_precision: str | None,
+    find: Search,
+    threads: int,
+) -> Route:
+    """What the opened sessions run on, by role, and why. Warns where it is not what was chosen."""
+    backend = agreed({role: session.backend for role, session in sessions.items()})
+    provider = agreed({role: session.provider for role, session in sessions.items()})
+    allowed = default_threads()  # fewer than the machine has cores, or 0
+    reasons = {
+        "backend": choice.reason,
+        "provider": "opened by encoder and generator",
+        "precision": "asked for" if wanted_precision else "the highest in the bundle",
+        "search": find.reason,
+        "threads": "asked for" if threads else "the CPUs of this process" if allowed else "one per core",
+    }
+    if backend != choice.backend:
+        reasons["backend"] = f"{choice.backend} was chosen, for {choice.reason}, and could not be loaded"
+        LOG.warning("%s could not be loaded: running on %s, %s", choice.backend, backend, provider)
+    if backend == "tensorrt" and not wanted_precision:
+        reasons["precision"] = "that of the plan"
+    return Route(backend, provider, agreed(precisions), find.name, threads or allowed, reasons)
 
 
 def refuse_empty_pictures(session: str, pictures: U8) -> None:

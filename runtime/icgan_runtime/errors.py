@@ -46,7 +46,7 @@ class RepositoryError(IcganError):
 
 
 class RequestError(IcganError, ValueError):
-    """An argument is out of its range; `field` is its name in the API and on the wire."""
+    """An argument is out of its range; `field` is its name in the API (on the wire: refusals.py)."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -58,7 +58,7 @@ class DecodeError(RequestError):
     """The picture cannot be decoded; the only exception that decoding lets out."""
 
     def __init__(self, problem: str) -> None:
-        super().__init__("image", problem)
+        super().__init__("picture", problem)
 
 
 class BackendError(IcganError):

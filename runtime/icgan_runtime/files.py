@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from icgan_runtime.errors import BundleError, IcganError, IntegrityError
+from icgan_runtime.errors import BundleError, IcganError, IntegrityError, RequestError
 
 # A component starts with a letter or digit, so `..`, hidden files, absolute paths, backslashes and drive
 # letters are all impossible.
@@ -103,6 +103,22 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def refuse_folder(path: Path, field: str) -> None:
+    """RequestError of `field`, before any work is done, where a folder has the name of a file to write."""
+    if path.is_dir():
+        raise RequestError(field, f"{path} is a folder; name a file in it")
+
+
+def write_whole(path: Path, data: bytes, field: str) -> None:
+    """Write a whole file or none, its folder if need be. RequestError of `field` where it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as partial:
+            partial.write_bytes(data)
+    except OSError as error:
+        raise RequestError(field, f"{path} cannot be written ({error.strerror})") from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Pictures in, pictures out: any accepted picture as the encoder's input, and files to look at.
+"""Any accepted picture as the encoder's input, and the way back into a picture file's bytes.
 
 Training prepares its pictures by the same functions, so that a model meets what it has learnt from.
 """
@@ -6,7 +6,6 @@ Training prepares its pictures by the same functions, so that a model meets what
 from __future__ import annotations
 
 import io
-import math
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,7 +20,7 @@ from icgan_runtime.reader.decode import MAX_ENCODED_BYTES, MAX_PIXELS
 from icgan_runtime.reader.formats import FORMATS, SUFFIXES, sniff
 
 __all__ = [
-    "FORMATS", "MAX_ENCODED_BYTES", "MAX_PIXELS", "SUFFIXES", "U8", "Picture", "decode", "encode", "grid",
+    "FORMATS", "MAX_ENCODED_BYTES", "MAX_PIXELS", "SUFFIXES", "U8", "Picture", "decode", "encode",
     "load", "read", "sniff", "to_input",
 ]  # fmt: skip
 
@@ -67,18 +66,6 @@ def to_input(picture: Image.Image, size: int) -> U8:
     left, top = (width - side) // 2, (height - side) // 2
     square = picture.crop((left, top, left + side, top + side))
     return np.array(square.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def grid(images: U8, columns: int | None = None, gap: int = 2) -> U8:
-    """Pictures [n, R, R, 3] side by side on white, as square as `columns` allows by default."""
-    count, height, width, _ = images.shape
-    columns = min(count, columns or math.ceil(math.sqrt(count)))
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for index, image in enumerate(images):
-        y, x = (index // columns) * (height + gap), (index % columns) * (width + gap)
-        sheet[y : y + height, x : x + width] = image
-    return sheet
 
 
 def encode(image: U8, kind: str = "PNG") -> bytes:

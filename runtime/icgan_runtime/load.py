@@ -47,11 +47,12 @@ def measure(
 async def _measure(
     url: str, picture: bytes, seconds: float, shares: Sequence[float], progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    async with await AsyncPipeline.connect(url, retries=0) as pipe:
+    async with AsyncPipeline.connect(url, retries=0) as pipe:
 
         async def ask(n: int) -> object:
             return await pipe.generate(picture, n=n)
 
+        progress(f"route: {pipe.route}")
         await ask(1)  # the first request of a server is not like the others
         rows = {}
         for name, n in (("SingleStream", 1), ("MultiStream", MULTI_STREAM)):
@@ -64,7 +65,13 @@ async def _measure(
             name = f"Server {share:.0%}"
             progress(f"{name} of {limit:.1f} requests/s: {seconds:g} s")
             rows[name] = await poisson(ask, share * limit, seconds)
-        return {"url": url, "model": pipe.model.name, "seconds": seconds, "scenarios": rows}
+        return {
+            "url": url,
+            "model": pipe.model.name,
+            "route": pipe.route.to_json(),
+            "seconds": seconds,
+            "scenarios": rows,
+        }
 
 
 async def saturate(ask: Ask, seconds: float, n: int, clients: int = OFFLINE_CLIENTS) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from icgan_runtime.chain import MAX_BATCH, Chain, LocalChain
 from icgan_runtime.errors import MissingExtraError, RequestError
 from icgan_runtime.images import Picture
 from icgan_runtime.request import Result, embedding_rows, make_request, pages
+from icgan_runtime.route import LOG, Route
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -51,16 +52,16 @@ class Pipeline:
         highest the bundle has), `search` one of search.SEARCHES, `threads` per graph (0: one per core),
         `max_batch` the rows of one graph run.
         """
-        return cls(
-            LocalChain.load(
-                bundle,
-                backend=backend,
-                precision=precision,
-                search=search,
-                threads=threads,
-                max_batch=max_batch,
-            )
+        chain = LocalChain.load(
+            bundle,
+            backend=backend,
+            precision=precision,
+            search=search,
+            threads=threads,
+            max_batch=max_batch,
         )
+        LOG.info("%s: %s", bundle, chain.route)
+        return cls(chain)
 
     @classmethod
     def connect(
@@ -77,12 +78,24 @@ class Pipeline:
             from icgan_runtime.client.triton import TritonChain
         except ImportError:
             raise MissingExtraError("tritonclient", "triton") from None
-        return cls(TritonChain(url, timeout_s, retries, shared_memory))
+        chain = TritonChain(url, timeout_s, retries, shared_memory)
+        LOG.info("%s", chain.route)
+        return cls(chain)
 
     @property
     def model(self) -> Model:
         """What is being run: name, resolution, classes, encoder, licence."""
         return self.chain.model
+
+    @property
+    def route(self) -> Route:
+        """What runs, and why: backend, provider, precision, search and threads, as they were opened."""
+        return self.chain.route
+
+    def __repr__(self) -> str:
+        side, route = self.model.resolution, self.route
+        where = route.url or f"{route.backend} {route.precision}, search {route.search}"
+        return f"Pipeline({self.model.name}, {side} × {side}, {where})"
 
     @property
     def bank(self) -> Bank:
@@ -94,6 +107,7 @@ class Pipeline:
     def generate(
         self,
         picture: Picture,
+        *,
         n: int = 1,
         seed: int = 0,
         truncation: float | None = 1.0,
@@ -101,12 +115,12 @@ class Pipeline:
         label: int | None = None,
         first: int = 0,
     ) -> Result:
-        """n pictures that follow `picture`. Raises RequestError (DecodeError for the picture).
+        """n images that follow `picture`. Raises RequestError (DecodeError for the picture).
 
         `truncation` in (0, 1] trades variety for quality, None means untruncated. `condition`: "query" the
         picture itself, "nearest" its nearest stored instance, "sample" one of the k nearest, drawn by the
         seed. `label` only for models with classes; None takes the label of the instance. `first` skips that
-        many pictures of the seed: n=4, first=4 are the second half of n=8.
+        many images of the seed: n=4, first=4 are the second half of n=8.
         """
         request = make_request(n, seed, truncation, condition, label, self.model.classes, first)
         return self.chain.generate(check_picture(picture), request)
@@ -114,6 +128,7 @@ class Pipeline:
     def generate_from(
         self,
         embedding: F32,
+        *,
         n: int = 1,
         seed: int = 0,
         truncation: float | None = 1.0,
@@ -128,6 +143,7 @@ class Pipeline:
     def stream(
         self,
         picture: Picture,
+        *,
         n: int,
         seed: int = 0,
         truncation: float | None = 1.0,
@@ -141,21 +157,26 @@ class Pipeline:
         """
         embedding = None
         for page in pages(n, batch):
-            settings = (len(page), seed, truncation, condition, label, page.start)
+            request = make_request(
+                len(page), seed, truncation, condition, label, self.model.classes, page.start
+            )
             if embedding is None:
-                result = self.generate(picture, *settings)
-                embedding = result.embedding
+                result = self.chain.generate(check_picture(picture), request)
+                embedding = result.embedding[None]
             else:
-                result = self.generate_from(embedding, *settings)
+                result = self.chain.generate_from(embedding, request)
             yield result
 
     def embed(self, pictures: Picture | Sequence[Picture]) -> F32:
         """Embeddings [N, D], unit rows, of one picture or several."""
         return self.chain.embed(picture_list(pictures))
 
-    def search(self, embedding: F32, k: int | None = None) -> tuple[I64, F32]:
-        """ids and scores [N, k] of the stored instances nearest to each row, best first, ties by id."""
-        rows = embedding_rows(embedding, self.model.embedding_dim)
+    def search(self, query: F32 | Picture | Sequence[Picture], *, k: int | None = None) -> tuple[I64, F32]:
+        """ids and scores [N, k] of the stored instances nearest to each row, best first, ties by id.
+
+        `query`: embeddings [D] or [N, D], or a picture or several, which are embedded first.
+        """
+        rows = self.embed(query) if is_pictures(query) else embedding_rows(query, self.model.embedding_dim)
         return self.chain.search(rows, self.chain.neighbours if k is None else k)
 
     def with_bank(self, bank: Bank | str | Path) -> Pipeline:
@@ -182,9 +203,19 @@ def check_picture(picture: object) -> Picture:
     """`picture` if it is of an accepted type, else RequestError."""
     if isinstance(picture, (str, Path, bytes, Image.Image, np.ndarray)):
         return picture
+    what = type(picture).__name__
     raise RequestError(
-        "image", f"a {type(picture).__name__}, expected a path, bytes, PIL image or uint8 array"
+        "picture",
+        f"{'an' if what[0] in 'aeiou' else 'a'} {what}, expected a path, bytes, PIL image or uint8 array",
     )
+
+
+def is_pictures(query: object) -> TypeGuard[Picture | Sequence[Picture]]:
+    """Whether a query is a picture or several rather than embeddings."""
+    first = query[0] if isinstance(query, (list, tuple)) and query else query
+    if isinstance(first, np.ndarray):
+        return bool(first.dtype == np.uint8)
+    return isinstance(first, (str, Path, bytes, Image.Image))
 
 
 def picture_list(pictures: Picture | Sequence[Picture]) -> list[Picture]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from icgan_runtime import sheets
 from icgan_runtime.errors import RequestError
 from icgan_runtime.latents import MAX_SEED, UNTRUNCATED
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL, Rows, check_embedding
@@ -27,7 +31,7 @@ class Request:
     truncation: float  # exactly a float32 in (0, 1], or infinity for untruncated
     condition: str  # of rows.CONDITIONS
     label: int  # rows.OWN_LABEL, or 0 .. classes − 1
-    first: int = 0  # number of the first sample: pictures first .. first + n − 1 of the seed
+    first: int = 0  # number of the first sample: images first .. first + n − 1 of the seed
 
     def rows(self, samples: range, classes: int) -> Rows:
         """The rows of some of this request's samples, `samples` within range(n)."""
@@ -52,12 +56,43 @@ class Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Generated pictures and where they come from."""
+    """Generated images and where they come from."""
 
     images: NDArray[np.uint8]  # [n, R, R, 3]
     neighbours: Neighbours
     embedding: NDArray[np.float32]  # [D], of the query
     request: Request
+
+    def __repr__(self) -> str:
+        n, height, width, _ = self.images.shape
+        near = f"nearest {self.neighbours.ids[0]} ({self.neighbours.scores[0]:.3f})"
+        return f"Result({n} images of {width} × {height}, seed {self.request.seed}, {near})"
+
+    def sheet(self, columns: int | None = None) -> NDArray[np.uint8]:
+        """The images side by side on white, uint8 [H, W, 3]: as square as can be, or in rows of `columns`."""
+        if columns is not None and columns < 1:
+            raise RequestError("columns", f"{columns}, expected at least 1")
+        return sheets.grid(self.images, columns)
+
+    def pil(self) -> list[Image.Image]:
+        """The images as PIL images."""
+        return [Image.fromarray(image) for image in self.images]
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the images, and return the files written; each is there whole or not at all.
+
+        A name ending in .png, .jpg, .jpeg or .webp is one file: the image itself, or the sheet of several.
+        Any other name is a folder, made if need be, of one PNG file per image, named by its number in the
+        seed: 00000.png. Raises RequestError where that is not possible.
+        """
+        target = Path(path)
+        if target.suffix and not target.is_dir() and not str(path).endswith(("/", os.sep)):
+            sheets.write_picture(target, self.sheet(), "path")
+            return [target]
+        paths = [target / f"{self.request.first + j:05}.png" for j in range(len(self.images))]
+        for file, image in zip(paths, self.images, strict=True):
+            sheets.write_picture(file, image, "path")
+        return paths
 
 
 def make_request(
@@ -72,7 +107,7 @@ def make_request(
     """Check a caller's arguments. Raises RequestError naming the first that is out of range."""
     whole_n = _integer("n", n)
     if not 1 <= whole_n <= MAX_SAMPLES:
-        raise RequestError("n", f"{whole_n}, expected 1..{MAX_SAMPLES} pictures")
+        raise RequestError("n", f"{whole_n}, expected 1..{MAX_SAMPLES} images")
     whole_seed = _integer("seed", seed)
     if not 0 <= whole_seed <= MAX_SEED:
         raise RequestError("seed", f"{whole_seed}, expected 0..2^63-1")
@@ -95,9 +130,9 @@ def pages(n: object, batch: object) -> Iterator[range]:
     """The samples 0 .. n − 1 in runs of `batch`, for answers that are too many to hold at once."""
     whole_n, whole_batch = _integer("n", n), _integer("batch", batch)
     if whole_n < 1:
-        raise RequestError("n", f"{whole_n}, expected at least 1 picture")
+        raise RequestError("n", f"{whole_n}, expected at least 1 image")
     if not 1 <= whole_batch <= MAX_SAMPLES:
-        raise RequestError("batch", f"{whole_batch}, expected 1..{MAX_SAMPLES} pictures")
+        raise RequestError("batch", f"{whole_batch}, expected 1..{MAX_SAMPLES} images")
     return (range(start, min(start + whole_batch, whole_n)) for start in range(0, whole_n, whole_batch))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icgan_runtime import Pipeline, images
+from icgan_runtime import Pipeline, sheets
 from icgan_runtime.bundle.manifest import Manifest, describe_files
 from tests.edge.conftest import EXAMPLES, node
 
@@ -22,7 +22,7 @@ def assert_pictures_are_pythons(sheet: Path, bundle: Path) -> None:
     with Pipeline.load(bundle, threads=1) as pipe:
         expected = pipe.generate_from(pipe.bank.embeddings[ROW], n=8, seed=SEED, truncation=0.7)
     found = np.asarray(Image.open(sheet))
-    assert np.abs(found.astype(int) - images.grid(expected.images, columns=8, gap=0)).max() <= 1
+    assert np.abs(found.astype(int) - sheets.grid(expected.images, columns=8, gap=0)).max() <= 1
 
 
 @pytest.mark.parametrize("name", ["tiny_bundle", "labelled_bundle"])

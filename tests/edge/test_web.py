@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from icgan_runtime import Pipeline, images
+from icgan_runtime import Pipeline, sheets
 from tests.edge.conftest import EXAMPLES, node
 
 HERE = Path(__file__).parent
@@ -143,7 +143,7 @@ def test_a_generated_picture_can_be_followed_by_keyboard(visit):
 
 def test_the_downloaded_sheet_holds_the_pictures_on_the_page(visit, pipe):
     assert visit["download"] == "icgan-seed-5.png"
-    expected = images.grid(drawn(visit, "followed").astype(np.uint8), columns=4, gap=2)
+    expected = sheets.grid(drawn(visit, "followed").astype(np.uint8), columns=4, gap=2)
     assert (visit["sheet"] == expected).all()
 
 

@@ -49,6 +49,8 @@ def test_the_report_times_and_checks_every_route(labelled_bundle):
 
 def test_a_route_that_paints_another_picture_shows_it(tiny_bundle, monkeypatch):
     class Black:
+        runs_on = "ink"
+
         def embed(self, image):
             return np.eye(12, dtype=np.float32)[: len(image)]
 
@@ -65,6 +67,8 @@ def test_a_route_that_paints_another_picture_shows_it(tiny_bundle, monkeypatch):
 
 class Fake:
     """A route that gives one answer for every row."""
+
+    runs_on = "paper"
 
     def __init__(self, component: float, grey: int) -> None:
         self.component, self.grey = component, grey
@@ -105,6 +109,7 @@ def test_a_row_says_how_fast_and_how_far_apart_from_the_first_route(labelled_bun
         "identity": model.identity,
         "threads": 5,
         "rounds": 7,
+        "routes": {"ours": "paper", "theirs": "paper"},
         "rows": [
             {"stage": "encoder", **ours, **base},
             {"stage": "encoder", **theirs, **other, "apart": 0.25},
@@ -114,6 +119,8 @@ def test_a_row_says_how_fast_and_how_far_apart_from_the_first_route(labelled_bun
     }
     assert asked == [(["ours", "theirs"], 7)] * 2
     assert said == [
+        "route ours: paper",
+        "route theirs: paper",
         "encoder, batch 3: 7 rounds of ours, theirs",
         "generator, batch 3: 7 rounds of ours, theirs",
     ]

@@ -114,14 +114,14 @@ def test_info_verify_passes_a_sound_bundle_and_fails_a_damaged_one(icgan, tiny_b
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("generate BUNDLE PHOTO -n 0", "n: 0, expected 1..10000 pictures"),
+        ("generate BUNDLE PHOTO -n 0", "n: 0, expected 1..10000 images"),
         ("generate BUNDLE PHOTO --seed -1", "seed: -1, expected 0..2^63-1"),
         ("generate BUNDLE PHOTO --truncation 0", "truncation: 0.0, expected a number in (0, 1]"),
         ("generate BUNDLE PHOTO --label 3", "label: 3, but this model has no labels; leave it out"),
         ("generate BUNDLE PHOTO --columns 0", "columns: 0, expected at least 1"),
         ("generate BUNDLE PHOTO --precision int8", "no encoder graph at int8; the bundle has ['fp32']"),
         ("generate BUNDLE PHOTO --backend ort-tensorrt", "backend ort-tensorrt is not in this onnxruntime"),
-        ("generate BUNDLE absent.jpg", "image: absent.jpg: cannot be read (No such file or directory)"),
+        ("generate BUNDLE absent.jpg", "picture: absent.jpg: cannot be read (No such file or directory)"),
         ("generate BUNDLE BUNDLE/README.md", "/README.md: not a JPEG, PNG, WEBP, GIF, BMP or TIFF picture"),
         ("embed BUNDLE PHOTO BUNDLE/README.md --json", "/README.md: not a JPEG, PNG, WEBP, GIF, BMP or"),
         ("generate BUNDLE PHOTO --out a.txt", "out: a.txt, expected a name ending in .png"),
@@ -156,7 +156,9 @@ def test_a_strangers_text_does_not_reach_the_terminal_as_commands(icgan, tiny_bu
     (bundle / "c\udcff").write_text("no UTF-8")
     _, printed, _ = icgan("info", bundle)
     assert printed.endswith("never used: a\\u001b[2J\tb, c\\udcff\n")
-    assert icgan("embed", tiny_bundle, "\x9b2J.jpg", "--json")[2].startswith("icgan: image: \\u009b2J.jpg: ")
+    assert icgan("embed", tiny_bundle, "\x9b2J.jpg", "--json")[2].startswith(
+        "icgan: picture: \\u009b2J.jpg: "
+    )
 
 
 def test_a_terminal_without_our_signs_gets_escapes(tiny_bundle):
@@ -383,7 +385,9 @@ def test_generate_says_for_each_picture_what_is_near_and_reports_what_was_asked(
         np.testing.assert_array_equal(np.asarray(opened)[:8, 14:22], result.images[0])
     _, printed, _ = icgan("generate", labelled_bundle, PHOTO, *flags, "--json")
     entries = zip(near.ids.tolist(), near.scores.tolist(), near.labels.tolist(), strict=True)
-    assert json.loads(printed) == {
+    data = json.loads(printed)
+    assert data.pop("route")["backend"] == "ort-cpu"
+    assert data == {
         "out": str(out),
         "seed": 9,
         "n": 2,
@@ -409,7 +413,9 @@ def test_search_reports_as_json_with_labels_and_draws_nothing_where_there_is_not
         for i, score, label in zip(ids[0].tolist(), scores[0].tolist(), labels, strict=True)
     ]
     assert status == 0
-    assert json.loads(printed) == {"pictures": [{"picture": PHOTO, "neighbours": near}] * 2}
+    data = json.loads(printed)
+    assert data.pop("route")["search"] == "faiss"
+    assert data == {"pictures": [{"picture": PHOTO, "neighbours": near}] * 2}
     status, printed, complaint = icgan("search", bare_bundle, PHOTO, "--out", tmp_path / "a.png")
     assert (status, printed) == (1, "")
     assert complaint == "icgan: out: there are no thumbnails at hand to draw\n"
@@ -495,6 +501,34 @@ def test_a_picture_is_missed_in_the_words_of_the_usage(icgan, capsys):
     with pytest.raises(SystemExit, match="2"):
         icgan("embed", "B", "--json")
     assert "embed: error: the following arguments are required: PICTURE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["generate BUNDLE PHOTO -n 1 --out OUT.png", "embed BUNDLE PHOTO --out OUT.npy", "search BUNDLE PHOTO"],
+)
+def test_a_command_says_on_one_line_what_ran_its_graphs_and_why(icgan, tiny_bundle, tmp_path, words):
+    words = (
+        words.replace("BUNDLE", str(tiny_bundle)).replace("PHOTO", PHOTO).replace("OUT", f"{tmp_path}/out")
+    )
+    status, printed, route = icgan(*words.split(), "--threads", 1, "--search", "numpy")
+    assert status == 0
+    assert "route" not in printed
+    assert route == (
+        "route: ort-cpu (ONNX Runtime has no CUDA provider here), on CPUExecutionProvider (opened by encoder "
+        "and generator), fp32 (the highest in the bundle), search numpy (asked for), threads 1 (asked for)\n"
+    )
+    report = json.loads(icgan(*words.split(), "--json")[1])["route"]
+    assert (report["backend"], report["provider"]) == ("ort-cpu", "CPUExecutionProvider")
+    assert report["reasons"].keys() == {"backend", "provider", "precision", "search", "threads"}
+
+
+def test_bench_says_what_each_route_runs_on(icgan, tiny_bundle):
+    status, printed, progress = icgan("bench", tiny_bundle, "--rounds", 1, "--batches", 1)
+    assert status == 0
+    assert "route onnxruntime: ort-cpu on CPUExecutionProvider, fp32\n" in progress
+    routes = json.loads(printed.splitlines()[-1])["routes"]
+    assert routes == {"onnxruntime": "ort-cpu on CPUExecutionProvider, fp32"}
 
 
 # ---- bench -----------------------------------------------------------------------------------------------
@@ -655,5 +689,5 @@ def test_a_reader_that_has_seen_enough_does_not_cost_the_pictures(tiny_bundle, t
         cwd=Path(icgan_runtime.__file__).parents[1],
     )
     os.close(write)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr[:13]) == (0, b"route: ort-cp")
     assert sheet.exists()

@@ -43,7 +43,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
         images.load(path, SIZE)
     assert (
         str(caught.value)
-        == f"image: {path}: not a JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF or HEIC picture"
+        == f"picture: {path}: not a JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF or HEIC picture"
     )
 
 
@@ -69,30 +69,6 @@ def test_a_path_that_cannot_be_read_is_refused_by_name(tmp_path):
         images.load(tmp_path, SIZE)
     with pytest.raises(DecodeError, match="null byte"):
         images.load("a\0b", SIZE)
-
-
-def test_a_grid_places_pictures_row_by_row_on_white():
-    pictures = np.stack([np.full((2, 2, 3), value, np.uint8) for value in (10, 20, 30)])
-    sheet = images.grid(pictures, columns=2, gap=1)
-    assert sheet.shape == (5, 5, 3)
-    assert sheet[:, :, 0].tolist() == [
-        [10, 10, 255, 20, 20],
-        [10, 10, 255, 20, 20],
-        [255, 255, 255, 255, 255],
-        [30, 30, 255, 255, 255],
-        [30, 30, 255, 255, 255],
-    ]
-    assert images.grid(pictures[:1]).shape == (2, 2, 3)
-    assert images.grid(pictures, columns=9, gap=0).shape == (2, 6, 3)
-
-
-@pytest.mark.parametrize(
-    ("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 2, 2), (5, 3, 2), (9, 3, 3), (10, 4, 3)]
-)
-def test_a_grid_is_as_square_as_it_can_be_with_a_gap_of_two(count, columns, rows):
-    sheet = images.grid(np.zeros((count, 4, 5, 3), np.uint8))
-    assert sheet.shape == (rows * 6 - 2, columns * 7 - 2, 3)
-    assert (sheet == 0).all(axis=2).sum() == count * 4 * 5
 
 
 def test_files_are_png_unless_asked_and_jpeg_of_high_quality(photo):

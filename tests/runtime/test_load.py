@@ -81,6 +81,7 @@ def test_a_server_is_measured_under_the_four_scenarios(tiny_bundle):
     assert all(
         report["scenarios"][name]["requests"] > 0 for name in ("SingleStream", "MultiStream", "Offline")
     )
+    assert lines.pop(0) == f"route: triton server {stand_in.http_url}, HTTP (serves tiny)"
     assert lines[:3] == [f"{name}: 0.1 s" for name in ("SingleStream", "MultiStream", "Offline")]
     assert re.fullmatch(r"Server 50% of \d+\.\d requests/s: 0\.1 s", lines[3])
     assert "icgan_from_embedding" in stand_in.seen, "more than one sample a request"
@@ -100,6 +101,7 @@ def test_what_is_measured_is_asked_for_as_the_scenarios_say(monkeypatch):
 
     class Pipe:
         model = SimpleNamespace(name="m")
+        route = SimpleNamespace(to_json=lambda: {"backend": "triton"})
 
         async def __aenter__(self):
             return self
@@ -113,7 +115,7 @@ def test_what_is_measured_is_asked_for_as_the_scenarios_say(monkeypatch):
 
     class Client:
         @staticmethod
-        async def connect(url, retries):
+        def connect(url, retries):
             connected.append((url, retries))
             return Pipe()
 
@@ -143,6 +145,7 @@ def test_what_is_measured_is_asked_for_as_the_scenarios_say(monkeypatch):
         ("poisson", 24, 10),
         ("poisson", 32, 10),
     ]
+    assert report["route"] == {"backend": "triton"}
     assert list(report["scenarios"])[3:] == ["Server 30%", "Server 60%", "Server 80%"]
 
 

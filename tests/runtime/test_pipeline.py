@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,9 +70,9 @@ def test_by_default_one_picture_of_seed_0_within_the_bounds_of_the_paper(pipe, l
     for which in (pipe, labelled):
         assert which.generate(PHOTO).request == plain
         assert which.generate_from(which.embed(PHOTO)).request == plain
-        (first,) = which.stream(PHOTO, 1)
+        (first,) = which.stream(PHOTO, n=1)
         assert first.request == plain
-    assert [len(part.images) for part in pipe.stream(PHOTO, 33)] == [32, 1]
+    assert [len(part.images) for part in pipe.stream(PHOTO, n=33)] == [32, 1]
 
 
 def test_everything_asked_for_reaches_the_request(labelled):
@@ -79,7 +80,7 @@ def test_everything_asked_for_reaches_the_request(labelled):
     expected = Request(n=3, first=7, **asked)
     assert labelled.generate(PHOTO, n=3, first=7, **asked).request == expected
     assert labelled.generate_from(labelled.embed(PHOTO), n=3, first=7, **asked).request == expected
-    parts = [part.request for part in labelled.stream(PHOTO, 3, batch=2, **asked)]
+    parts = [part.request for part in labelled.stream(PHOTO, n=3, batch=2, **asked)]
     assert parts == [Request(n=2, first=0, **asked), Request(n=1, first=2, **asked)]
 
 
@@ -199,7 +200,7 @@ def test_a_stream_is_the_same_pictures_in_parts_and_embeds_once(pipe, monkeypatc
         return embed(chain, pictures)
 
     monkeypatch.setattr(LocalChain, "embed", counted)
-    parts = list(pipe.stream(PHOTO, 7, seed=3, truncation=0.5, batch=3))
+    parts = list(pipe.stream(PHOTO, n=7, seed=3, truncation=0.5, batch=3))
     assert [len(part.images) for part in parts] == [3, 3, 1]
     assert np.abs(np.concatenate([part.images for part in parts]).astype(int) - whole.images).max() <= 1
     assert len(embedded) == 1
@@ -208,7 +209,7 @@ def test_a_stream_is_the_same_pictures_in_parts_and_embeds_once(pipe, monkeypatc
 @pytest.mark.parametrize(("n", "batch", "message"), [(0, 1, "n: 0"), (5, 0, "batch: 0")])
 def test_a_stream_of_nothing_is_refused(pipe, n, batch, message):
     with pytest.raises(RequestError, match=message):
-        next(pipe.stream(PHOTO, n, batch=batch))
+        next(pipe.stream(PHOTO, n=n, batch=batch))
 
 
 def test_the_generator_is_fed_the_noise_of_the_contract(pipe):
@@ -340,7 +341,7 @@ def test_an_embedding_that_is_none_is_refused(pipe, embedding):
     "picture", [None, 7, b"", b"not a picture", "absent.jpg", np.zeros((4, 4), np.uint8)]
 )
 def test_what_is_not_a_picture_is_refused(pipe, picture):
-    with pytest.raises(RequestError, match="image: "):
+    with pytest.raises(RequestError, match="picture: "):
         pipe.generate(picture)
 
 
@@ -374,14 +375,102 @@ def test_talking_to_a_server_without_its_client_names_the_package(monkeypatch):
 
 
 def test_connecting_keeps_address_time_limit_retries_and_memory(monkeypatch):
-    client = SimpleNamespace(TritonChain=lambda *arguments: arguments)
+    client = SimpleNamespace(TritonChain=lambda *arguments: SimpleNamespace(arguments=arguments, route=None))
     monkeypatch.setitem(sys.modules, "icgan_runtime.client.triton", client)
     options: dict[str, Any] = {"timeout_s": 0.5, "retries": 7, "shared_memory": "system"}
-    defaults: Any = Pipeline.connect("grpc://host:1").chain
-    chosen: Any = Pipeline.connect("http://host:2", **options).chain
+    defaults = vars(Pipeline.connect("grpc://host:1").chain)["arguments"]
+    chosen = vars(Pipeline.connect("http://host:2", **options).chain)["arguments"]
     assert (defaults, chosen) == (("grpc://host:1", 30, 3, None), ("http://host:2", 0.5, 7, "system"))
 
 
 def test_the_model_is_described(pipe):
     assert (pipe.model.name, pipe.model.resolution, pipe.model.classes) == ("tiny", 8, 0)
     assert json.dumps(dataclasses.asdict(pipe.model))
+
+
+@pytest.mark.parametrize("method", ["generate", "generate_from", "stream", "search"])
+def test_after_the_picture_everything_has_a_name(pipe, method):
+    with pytest.raises(TypeError, match="positional"):
+        getattr(pipe, method)(pipe.embed(PHOTO) if method == "generate_from" else PHOTO, 2)
+
+
+def test_a_search_takes_pictures_as_well_as_embeddings(pipe):
+    ids, scores = pipe.search(pipe.embed(PHOTO), k=3)
+    array = np.zeros((9, 9, 3), np.uint8)
+    for query in (PHOTO, str(PHOTO), PHOTO.read_bytes(), [PHOTO], (PHOTO, array)):
+        found = pipe.search(query, k=3)
+        np.testing.assert_array_equal(found[0][:1], ids)
+        np.testing.assert_array_equal(found[1][:1], scores)
+    np.testing.assert_array_equal(pipe.search(array)[0], pipe.search(pipe.embed(array))[0])
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"), [(3, "picture: an int, expected"), (None, "picture: a NoneType, expected")]
+)
+def test_a_picture_of_no_accepted_type_is_refused_in_the_users_words(pipe, picture, words):
+    with pytest.raises(RequestError) as caught:
+        pipe.generate(picture)
+    assert str(caught.value) == f"{words} a path, bytes, PIL image or uint8 array"
+
+
+def test_what_applications_hold_says_briefly_what_it_is(pipe):
+    assert repr(pipe) == "Pipeline(tiny, 8 × 8, ort-cpu fp32, search faiss)"
+    assert repr(pipe.bank) == "Bank(20 instances × 12, labels, thumbnails)"
+    bare = dataclasses.replace(pipe.bank, labels=None, thumbnails=None)
+    assert repr(bare) == "Bank(20 instances × 12)"
+    result = pipe.generate(PHOTO, n=3, seed=4)
+    near = f"nearest {result.neighbours.ids[0]} ({result.neighbours.scores[0]:.3f})"
+    assert repr(result) == f"Result(3 images of 8 × 8, seed 4, {near})"
+
+
+# ---- route -----------------------------------------------------------------------------------------------
+
+
+def test_the_route_says_what_runs_and_why(pipe, tiny_bundle):
+    route = pipe.route
+    parts = (route.backend, route.provider, route.precision, route.search, route.threads)
+    assert parts == ("ort-cpu", "CPUExecutionProvider", "fp32", "faiss", 1)
+    assert route.reasons == {
+        "backend": "ONNX Runtime has no CUDA provider here",
+        "provider": "opened by encoder and generator",
+        "precision": "the highest in the bundle",
+        "search": "installed",
+        "threads": "asked for",
+    }
+    with Pipeline.load(tiny_bundle, backend="ort-cpu", precision="fp32", search="numpy") as asked:
+        wanted = ("backend", "precision", "search")
+        assert {asked.route.reasons[name] for name in wanted} == {"asked for"}
+        assert asked.route.reasons["threads"] in ("one per core", "the CPUs of this process")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        route.backend = "other"
+
+
+def test_another_bank_keeps_the_route(pipe):
+    assert pipe.with_bank(pipe.bank).route.search == "faiss"
+
+
+def test_a_gpu_that_cannot_be_used_after_all_is_not_claimed(tiny_bundle, monkeypatch, caplog):
+    """ONNX Runtime offers CUDA, falls back without a word, and the route says what really computes."""
+    start = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession", lambda model, options, providers: start(model, options)
+    )
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
+    monkeypatch.setattr("icgan_runtime.backends.ort.available_backends", lambda: ["ort-cuda", "ort-cpu"])
+    with Pipeline.load(tiny_bundle) as pipe:
+        route = pipe.route
+    assert (route.backend, route.provider) == ("ort-cpu", "CPUExecutionProvider")
+    assert route.reasons["backend"].startswith(
+        "ort-cuda was chosen, for ONNX Runtime has its CUDA provider, "
+    )
+    warning = "ort-cuda could not be loaded: running on ort-cpu, CPUExecutionProvider"
+    assert [record.message for record in caplog.records if record.name == "icgan"] == [warning]
+
+
+def test_an_embedding_program_can_listen_to_the_route(tiny_bundle, caplog):
+    caplog.set_level("INFO", "icgan")
+    with Pipeline.load(tiny_bundle) as pipe:
+        route = pipe.route
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("icgan", "INFO")
+    assert record.message == f"{tiny_bundle}: {route}"

@@ -42,7 +42,7 @@ def test_a_request_keeps_what_was_asked():
 @pytest.mark.parametrize(
     ("field", "lowest", "highest", "message"),
     [
-        ("n", 1, MAX_SAMPLES, "expected 1..10000 pictures"),
+        ("n", 1, MAX_SAMPLES, "expected 1..10000 images"),
         ("seed", 0, MAX_SEED, "expected 0..2^63-1"),
         ("first", 0, MAX_SEED - MAX_SAMPLES, "expected 0..2^63-10001"),
         ("label", 0, 2, "expected 0..2"),
@@ -136,10 +136,10 @@ def test_pages_may_be_as_large_as_a_request_and_together_larger():
 @pytest.mark.parametrize(
     ("n", "batch", "message"),
     [
-        (0, 1, "n: 0, expected at least 1 picture"),
+        (0, 1, "n: 0, expected at least 1 image"),
         (2.5, 1, "n: 2.5, expected a whole number"),
-        (1, 0, "batch: 0, expected 1..10000 pictures"),
-        (1, MAX_SAMPLES + 1, "batch: 10001, expected 1..10000 pictures"),
+        (1, 0, "batch: 0, expected 1..10000 images"),
+        (1, MAX_SAMPLES + 1, "batch: 10001, expected 1..10000 images"),
         (1, "all", "batch: 'all', expected a whole number"),
     ],
 )

@@ -125,11 +125,11 @@ def test_asyncio_gives_the_same_results_many_at_once(server, local, protocol):
 def test_streams_give_the_pictures_of_one_request_in_order(server, local, protocol):
     async def streamed() -> list[Result]:
         async with await AsyncPipeline.connect(url(server, protocol)) as pipe:
-            return [part async for part in pipe.stream(PHOTO, 70, seed=1, batch=8)]
+            return [part async for part in pipe.stream(PHOTO, n=70, seed=1, batch=8)]
 
     expected = local.generate(PHOTO, n=70, seed=1).images.astype(int)
     with Pipeline.connect(url(server, protocol)) as pipe:
-        for parts in (list(pipe.stream(PHOTO, 70, seed=1, batch=8)), asyncio.run(streamed())):
+        for parts in (list(pipe.stream(PHOTO, n=70, seed=1, batch=8)), asyncio.run(streamed())):
             assert [len(part.images) for part in parts] == [8] * 8 + [6]
             assert np.abs(np.concatenate([part.images for part in parts]) - expected).max() <= 1
 
@@ -138,13 +138,13 @@ def test_a_stream_asks_no_further_ahead_than_it_says_and_not_after_its_reader_ha
     asked: list[int] = []
     generate_from = AsyncPipeline.generate_from
 
-    async def counted(pipe: AsyncPipeline, embedding: Any, n: int, *settings: Any) -> Result:
+    async def counted(pipe: AsyncPipeline, embedding: Any, *, n: int, **settings: Any) -> Result:
         asked.append(n)
-        return await generate_from(pipe, embedding, n, *settings)
+        return await generate_from(pipe, embedding, n=n, **settings)
 
     async def read_five() -> None:
         async with await AsyncPipeline.connect(server.grpc_url) as pipe:
-            stream = pipe.stream(PHOTO, 10_000_000, batch=2, ahead=2)
+            stream = pipe.stream(PHOTO, n=10_000_000, batch=2, ahead=2)
             for read in range(5):
                 await anext(stream)
                 await asyncio.sleep(0)

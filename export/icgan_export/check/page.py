@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from icgan_export.check.verify import Report
 from icgan_export.lower.compare import Check
 from icgan_export.lower.half import LARGEST_HALF
-from icgan_runtime import images
+from icgan_runtime import images, sheets
 from icgan_runtime.verify import psnr
 
 SHOWN = 8  # pictures of each precision
@@ -77,5 +77,5 @@ def _sheet(reference: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> str:
     count = min(SHOWN, len(reference))
     wanted, found = reference[:count].astype(int), drawn[:count].astype(int)
     difference = np.clip(128 + GAIN * (found - wanted), 0, 255)
-    sheet = images.grid(np.concatenate([wanted, found, difference]).astype(np.uint8), columns=count)
+    sheet = sheets.grid(np.concatenate([wanted, found, difference]).astype(np.uint8), columns=count)
     return base64.b64encode(images.encode(sheet)).decode()

@@ -26,6 +26,14 @@ class Session(Protocol):
         """Backend and graph, for messages: "ort-cpu generator.onnx"."""
 
     @property
+    def backend(self) -> str:
+        """The one of select.BACKENDS that really runs the graph."""
+
+    @property
+    def provider(self) -> str:
+        """What the backend computes with: "CPUExecutionProvider", "TensorRT 10.14.1 on sm90"."""
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What the graph takes; a named dimension is dynamic."""
 

@@ -17,7 +17,7 @@ class CannedSession(ClosesOnExit):
         outputs: tuple[TensorSpec, ...],
         reply: Callable[[Mapping[str, Array]], dict[str, Array]],
     ) -> None:
-        self.name = "canned"
+        self.name = self.backend = self.provider = "canned"
         self.inputs = inputs
         self.outputs = outputs
         self.calls: list[dict[str, Array]] = []

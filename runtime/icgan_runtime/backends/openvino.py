@@ -24,6 +24,7 @@ class OpenVinoSession(ClosesOnExit):
         has instructions for it (AMX, AVX512-BF16), and in float32 elsewhere.
         """
         self.name = f"{backend} {file}"
+        self.backend, self.provider = backend, "CPU"
         hint = "bf16" if backend == "openvino-bf16" else "f32"
         settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if wanted := threads or default_threads():

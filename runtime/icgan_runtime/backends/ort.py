@@ -61,6 +61,7 @@ class OrtSession(ClosesOnExit):
         held = self._session.get_providers()
         # where a provider's libraries or the GPU are missing it falls back without a word
         self.provider: str = held[0]
+        self.backend = next(name for name, wanted in PROVIDERS.items() if wanted[0] == self.provider)
         self.device = "cuda" if "CUDAExecutionProvider" in held else "cpu"
         self.inputs = _specs(self._session.get_inputs())
         self.outputs = _specs(self._session.get_outputs())

@@ -33,13 +33,15 @@ def choose_backend(
     """
     if wanted not in BACKENDS:
         raise RequestError("backend", f"{wanted!r}, expected one of {', '.join(BACKENDS)}")
+    unfit = ""
     if wanted == "auto" and engines:
         try:
             fitting_plan(engines, "encoder", precision)
             plan = fitting_plan(engines, "generator", precision)
             return Choice("tensorrt", f"{plan.file} was built for this GPU")
-        except BackendError:
-            pass  # no GPU, no TensorRT, plans of another machine or precision, or of one graph only
+        except BackendError as error:
+            # no GPU, no TensorRT, plans of another machine or precision, or of one graph only
+            unfit = f"; no TensorRT plan: {error}"
     if wanted in ("openvino", "openvino-bf16", "tensorrt"):
         return Choice(wanted, "asked for")
     try:
@@ -49,8 +51,8 @@ def choose_backend(
     held = available_backends()
     if wanted == "auto":
         if "ort-cuda" in held:
-            return Choice("ort-cuda", "ONNX Runtime has its CUDA provider")
-        return Choice("ort-cpu", "ONNX Runtime has no CUDA provider here")
+            return Choice("ort-cuda", f"ONNX Runtime has its CUDA provider{unfit}")
+        return Choice("ort-cpu", f"ONNX Runtime has no CUDA provider here{unfit}")
     if wanted not in held:
         raise BackendError(f"backend {wanted} is not in this onnxruntime, which has {', '.join(held)}")
     return Choice(wanted, "asked for")

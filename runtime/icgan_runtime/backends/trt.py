@@ -70,6 +70,7 @@ class TrtSession(ClosesOnExit):
         """Load `plan`, the bytes of `file`, with `tensorrt` or `tensorrt_rtx`. Raises BundleError."""
         self.name = f"{library} {file}"
         self._trt = importlib.import_module(library)
+        self.backend, self.provider = "tensorrt", f"{library} {self._trt.__version__}"
         self._lock = threading.Lock()
         logger = quiet_logger(self._trt)
         self._runtime = self._trt.Runtime(logger)

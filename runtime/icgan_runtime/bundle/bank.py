@@ -72,6 +72,12 @@ class Bank:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        also = [word for word in ("labels", "thumbnails") if getattr(self, word) is not None]
+        return (
+            f"Bank({len(self)} instances × {self.embeddings.shape[1]}{''.join(f', {word}' for word in also)})"
+        )
+
     @property
     def about(self) -> About:
         """What bank.json says of this bank."""

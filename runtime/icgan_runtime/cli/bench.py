@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icgan_runtime import images
+from icgan_runtime import files, images
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser, say, tell
 from icgan_runtime.errors import RequestError
@@ -86,8 +86,8 @@ def _report(out: Path | None, table: str, report: Mapping[str, Any]) -> int:
     """Print a benchmark's table and, as the last line, its JSON; both also into a folder."""
     say(table)
     if out is not None:
-        shared.write_file(out / "bench.json", (json.dumps(report, indent=1) + "\n").encode())
-        shared.write_file(out / "bench.txt", (table + "\n").encode())
+        files.write_whole(out / "bench.json", (json.dumps(report, indent=1) + "\n").encode(), "out")
+        files.write_whole(out / "bench.txt", (table + "\n").encode(), "out")
     say(json.dumps(report))
     return 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from icgan_runtime import files
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser
 from icgan_runtime.errors import RequestError
@@ -27,13 +28,15 @@ def run(options: argparse.Namespace) -> int:
     if options.out is None and not options.json:
         raise RequestError("out", "say where to: --out FILE.npy, or --json")
     if options.out is not None:
-        shared.refuse_folder(options.out)
+        files.refuse_folder(options.out, "out")
     with shared.open_pipeline(options) as pipe:
         embedding = pipe.embed(list(options.pictures))
+        route = pipe.route
     if options.out is not None:
         stream = io.BytesIO()
         np.save(stream, embedding, allow_pickle=False)
-        shared.write_file(options.out, stream.getvalue())
+        files.write_whole(options.out, stream.getvalue(), "out")
         shared.say_text(options, f"wrote {options.out}: float32 {list(embedding.shape)}")
-    shared.say_json(options, {"pictures": options.pictures, "embedding": embedding.tolist()})
+    data = {"pictures": options.pictures, "embedding": embedding.tolist()}
+    shared.say_result(options, route, data)
     return 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from icgan_runtime import images
+import numpy as np
+
+from icgan_runtime import images, sheets
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser
 from icgan_runtime.rows import CONDITIONS
@@ -21,10 +23,10 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
     )
     shared.add_pipeline(command)
     command.add_argument(
-        "-n", type=int, default=8, help="pictures to generate for each given one (default: %(default)s)"
+        "-n", type=int, default=8, help="images to generate for each picture (default: %(default)s)"
     )
     command.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="same seed, same pictures (default: %(default)s)"
+        "--seed", type=int, default=0, metavar="N", help="same seed, same images (default: %(default)s)"
     )
     command.add_argument(
         "--truncation",
@@ -48,7 +50,7 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         type=int,
         default=8,
         metavar="N",
-        help="samples per row of the sheet (default: %(default)s)",
+        help="images per row of the sheet (default: %(default)s)",
     )
     command.add_argument(
         "--out",
@@ -60,8 +62,8 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pictures that follow each given picture, on one sheet: the instance on the left, samples beside it."""
-    kind = shared.image_format(options.out)
+    """Images that follow each picture, on one sheet: the picture on the left, its images beside it."""
+    sheets.file_format(options.out, "out")  # refused before the work is done
     rows, report = [], []
     with shared.open_pipeline(options) as pipe:
         for picture in options.pictures:
@@ -74,14 +76,14 @@ def run(options: argparse.Namespace) -> int:
                 condition=options.condition,
                 label=options.label,
             )
-            rows.append(shared.strip(instance, result.images, options.columns))
+            rows.append(sheets.beside(instance, result.images, options.columns))
             report.append({"picture": picture, "neighbours": shared.nearest_json(result.neighbours)})
             shared.say_text(options, shared.nearest_line(picture, result.neighbours))
-    shared.write_sheet(options.out, rows, kind)
+        route = pipe.route
+    sheets.write_picture(options.out, sheets.grid(np.stack(rows), columns=1), "out")
     shared.say_text(options, f"wrote {options.out}")
-    shared.say_json(
-        options, {"out": str(options.out), "seed": options.seed, "n": options.n, "pictures": report}
-    )
+    data = {"out": str(options.out), "seed": options.seed, "n": options.n, "pictures": report}
+    shared.say_result(options, route, data)
     return 0
 
 

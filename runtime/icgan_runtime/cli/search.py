@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from icgan_runtime import images
+import numpy as np
+
+from icgan_runtime import images, sheets
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser
 from icgan_runtime.errors import RequestError
@@ -29,24 +31,27 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The stored instances nearest to each picture."""
-    kind = None if options.out is None else shared.image_format(options.out)
+    drawn = options.out is not None
+    if drawn:
+        sheets.file_format(options.out, "out")  # refused before the work is done
     rows, report = [], []
     with shared.open_pipeline(options) as pipe:
         bank = pipe.chain.bank
-        if kind is not None and (bank is None or bank.thumbnails is None):
+        if drawn and (bank is None or bank.thumbnails is None):
             raise RequestError("out", "there are no thumbnails at hand to draw")
-        ids, scores = pipe.search(pipe.embed(list(options.pictures)), k=options.k)
+        ids, scores = pipe.search(list(options.pictures), k=options.k)
         for picture, row_ids, row_scores in zip(options.pictures, ids, scores, strict=True):
             labels = bank.labels[bank.rows(row_ids)] if bank is not None and bank.labels is not None else None
             found = Neighbours(row_ids, row_scores, labels)
             report.append({"picture": picture, "neighbours": shared.nearest_json(found)})
             shared.say_text(options, shared.nearest_line(picture, found))
-            if kind is not None and bank is not None and bank.thumbnails is not None:
+            if drawn and bank is not None and bank.thumbnails is not None:
                 thumbnails = bank.thumbnails[bank.rows(row_ids)]
                 instance = images.load(picture, thumbnails.shape[1])
-                rows.append(shared.strip(instance, thumbnails, len(row_ids)))
-    if kind is not None:
-        shared.write_sheet(options.out, rows, kind)
+                rows.append(sheets.beside(instance, thumbnails, len(row_ids)))
+        route = pipe.route
+    if drawn:
+        sheets.write_picture(options.out, sheets.grid(np.stack(rows), columns=1), "out")
         shared.say_text(options, f"wrote {options.out}")
-    shared.say_json(options, {"pictures": report})
+    shared.say_result(options, route, {"pictures": report})
     return 0

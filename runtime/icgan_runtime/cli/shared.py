@@ -1,28 +1,23 @@
-"""What several commands share: where they run, what they print, and how they write files."""
+"""What several commands share: where they run, and what they print."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from icgan_runtime import files, images
 from icgan_runtime.backends.select import BACKENDS
 from icgan_runtime.bundle.manifest import PRECISIONS
-from icgan_runtime.console import Parser, say
-from icgan_runtime.errors import RequestError
+from icgan_runtime.console import Parser, say, tell
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import Neighbours
+from icgan_runtime.route import Route
 from icgan_runtime.search.choose import SEARCHES
 
 BUNDLE = "folder that icgan-export bundle wrote"
 URL = "a server instead of a bundle: grpc://localhost:8001 or http://localhost:8000"
 THREADS = "threads per graph, 0 for one per core (default: %(default)s)"
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 # Options of `add_pipeline` that a server has chosen already.
 _IN_PROCESS = ("backend", "precision", "search", "threads")
@@ -122,6 +117,12 @@ def say_json(options: argparse.Namespace, value: object) -> None:
         say(json.dumps(value))
 
 
+def say_result(options: argparse.Namespace, route: Route, value: Mapping[str, object]) -> None:
+    """At the end of a command that runs graphs: on what they ran, on stderr, and all as JSON if asked for."""
+    tell(f"route: {route}")
+    say_json(options, {"route": route.to_json(), **value})
+
+
 def nearest_line(picture: str, found: Neighbours) -> str:
     """A picture's neighbours for people."""
     near = ", ".join(f"{i} ({score:.3f})" for i, score in zip(found.ids, found.scores, strict=True))
@@ -135,49 +136,3 @@ def nearest_json(found: Neighbours) -> list[dict[str, Any]]:
     return [
         {"id": i, "score": score} | ({} if label is None else {"label": label}) for i, score, label in rows
     ]
-
-
-def strip(instance: images.U8, samples: images.U8, columns: int) -> images.U8:
-    """The instance on the left, its samples beside it in rows of `columns`."""
-    if columns < 1:
-        raise RequestError("columns", f"{columns}, expected at least 1")
-    sheet = images.grid(samples, columns)
-    left = np.full((sheet.shape[0], instance.shape[1] + 6, 3), 255, np.uint8)
-    left[: instance.shape[0], : instance.shape[1]] = instance
-    return np.concatenate([left, sheet], axis=1)
-
-
-def refuse_folder(out: Path) -> None:
-    """Refuse, before any work is done, to write a file where a folder is."""
-    if out.is_dir():
-        raise RequestError("out", f"{out} is a folder; name a file in it")
-
-
-def image_format(out: Path) -> str:
-    """The format that a file's name asks for. RequestError for a folder or another ending."""
-    refuse_folder(out)
-    try:
-        return FORMATS[out.suffix.lower()]
-    except KeyError:
-        raise RequestError("out", f"{out}, expected a name ending in {', '.join(FORMATS)}") from None
-
-
-def write_sheet(out: Path, rows: Sequence[images.U8], kind: str) -> None:
-    """Strips one below the other as a picture file; WEBP and JPEG end at 16,383 and 65,500 pixels a side."""
-    sheet = images.grid(np.stack(rows), columns=1)
-    try:
-        data = images.encode(sheet, kind)
-    except (ValueError, OSError):
-        height, width, _ = sheet.shape
-        raise RequestError("out", f"{width} × {height} pixels are too many for a {kind}; use .png") from None
-    write_file(out, data)
-
-
-def write_file(out: Path, data: bytes) -> None:
-    """A whole file or none."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with files.atomic_file(out) as path:
-            path.write_bytes(data)
-    except OSError as error:
-        raise RequestError("out", f"{out} cannot be written ({error.strerror})") from None

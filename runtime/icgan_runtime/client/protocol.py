@@ -1,14 +1,13 @@
 """What is said to a server and how its answers are read, whoever carries the bytes.
 
 Each operation is a conversation: a generator that yields a `Call`, is sent the answer, and returns what the
-caller wanted. A blocking and an asyncio client drive the same conversations (backends/triton.py), so both ask
-alike and return alike.
+caller wanted. A blocking and an asyncio client drive the same conversations (exchange.py, triton.py), so both
+ask alike and return alike.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,12 @@ from icgan_runtime.bundle.strict_json import from_json
 from icgan_runtime.chain import refuse_empty_pictures
 from icgan_runtime.errors import (
     DeadlineError,
-    DecodeError,
     IcganError,
     RequestError,
     ServiceError,
     UnavailableError,
 )
+from icgan_runtime.refusals import from_wire
 from icgan_runtime.request import Neighbours, Request, Result
 
 F32 = NDArray[np.float32]
@@ -40,7 +39,6 @@ ENSEMBLE = "icgan"
 # Every input is mandatory on the wire; this is what a call says that generates nothing.
 _PLAIN = Request(n=1, seed=0, truncation=1.0, condition="query", label=0)
 NEIGHBOURS = ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "NEIGHBOUR_LABELS")
-_ERROR = re.compile(r"^(?:in ensemble '\w+', )?([A-Z_]+): (.*)$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ Conversation = Generator[Call, Arrays, T]
 
 
 @dataclass(frozen=True)
-class Service:
+class ServedModel:
     """What a server says of itself."""
 
     url: str
@@ -66,7 +64,7 @@ class Service:
     max_batch: int
 
     @classmethod
-    def of_config(cls, url: str, config: Mapping[str, Any]) -> Service:
+    def of_config(cls, url: str, config: Mapping[str, Any]) -> ServedModel:
         """Read the ensemble's configuration as Triton reports it in JSON."""
         try:
             outputs = {tensor["name"]: [int(side) for side in tensor["dims"]] for tensor in config["output"]}
@@ -166,11 +164,8 @@ def error_of(status: str, words: str) -> IcganError:
     # being loaded or mended; or started anew, without the regions that its predecessor knew
     if "has no available versions" in words or "Unable to find shared memory region" in words:
         return UnavailableError(words)
-    named = _ERROR.match(words)
     if status in ("400", "INVALID_ARGUMENT"):
-        if named and named[1] in ("IMAGE", "PIXELS"):
-            return DecodeError(named[2])
-        return RequestError(named[1].lower(), named[2]) if named else RequestError("request", words)
+        return from_wire(words)
     if status in ("503", "429", "UNAVAILABLE"):
         return UnavailableError(words)
     if status in ("504", "DEADLINE_EXCEEDED"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from icgan_runtime.bundle.strict_json import to_json
-from icgan_runtime.client.protocol import Call, Service, back_off, error_of
+from icgan_runtime.client.protocol import Call, ServedModel, back_off, error_of
 from icgan_runtime.errors import (
     DeadlineError,
     DecodeError,
@@ -22,7 +22,7 @@ from icgan_runtime.errors import (
 from icgan_runtime.request import Request, make_request
 from tests.models.make_models import tiny_model
 
-SERVICE = Service("grpc://here:1", tiny_model(classes=3), neighbours=5, labelled=True, max_batch=4)
+SERVICE = ServedModel("grpc://here:1", tiny_model(classes=3), neighbours=5, labelled=True, max_batch=4)
 PICTURE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 
 
@@ -119,7 +119,7 @@ def test_a_black_picture_is_reported_with_the_server():
 
 
 def test_a_service_without_labels_neither_asks_for_them_nor_sends_them():
-    plain = Service("here", tiny_model(), neighbours=5, labelled=False, max_batch=4)
+    plain = ServedModel("here", tiny_model(), neighbours=5, labelled=False, max_batch=4)
     calls, result = hold(plain.generate(PICTURE, make_request(1, 0, 1.0, "query", None, 0)))
     assert "LABEL" not in calls[0].inputs
     assert calls[0].outputs == ("GENERATED", "NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "EMBEDDING")
@@ -132,10 +132,10 @@ def test_the_servers_configuration_says_what_it_serves():
         "output": [{"name": "GENERATED", "dims": ["8", "8", "3"]}, {"name": "NEIGHBOUR_IDS", "dims": ["5"]}],
         "parameters": {"model": {"string_value": json.dumps(to_json(tiny_model()))}},
     }
-    found = Service.of_config("http://here:1", config)
-    assert found == Service("http://here:1", tiny_model(), neighbours=5, labelled=False, max_batch=4)
+    found = ServedModel.of_config("http://here:1", config)
+    assert found == ServedModel("http://here:1", tiny_model(), neighbours=5, labelled=False, max_batch=4)
     config["output"].append({"name": "NEIGHBOUR_LABELS", "dims": [5]})
-    assert Service.of_config("here", config).labelled
+    assert ServedModel.of_config("here", config).labelled
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_model_of_another_program_or_version_is_an_error_of_the_service(change
     change(config)
     words = "here serves an 'icgan' that this version's `icgan-export triton` did not write"
     with pytest.raises(ServiceError, match=rf"^{words} \({reason}\)$"):
-        Service.of_config("here", config)
+        ServedModel.of_config("here", config)
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,10 @@ from icgan_runtime.errors import (
 
 pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
 pytest.importorskip("tritonclient.http", reason="pip install 'icgan[triton]'")
-from icgan_runtime.client import triton
+from icgan_runtime.client import exchange, triton
+from icgan_runtime.client.exchange import Address
+from icgan_runtime.client.library import CudaRegion, load_library
 from icgan_runtime.client.regions import SystemRegion
-from icgan_runtime.client.triton import Address, CudaRegion
 from tests.runtime.stand_in import MAX_BATCH, StandIn
 
 PHOTO = (Path(__file__).parents[2] / "golden" / "photo.jpg").read_bytes()
@@ -108,6 +109,7 @@ def pauses(monkeypatch) -> list[float]:
 
     clock = SimpleNamespace(sleep=waited.append, monotonic=lambda: sum(waited))
     monkeypatch.setattr(triton, "time", clock)
+    monkeypatch.setattr(exchange, "time", clock)
     monkeypatch.setattr(triton, "asyncio", SimpleNamespace(sleep=sleep, wait_for=asyncio.wait_for))
     return waited
 
@@ -142,8 +144,8 @@ def test_results_are_those_of_the_in_process_pipeline(connect, local, stand_in):
         asked = {**asked, "condition": "nearest"}
         assert_same(client.generate_from(embedding[0], **asked), local.generate_from(embedding[0], **asked))
         for k in (None, 2):
-            ids, scores = client.search(embedding, k)
-            expected_ids, expected_scores = local.search(embedding, k)
+            ids, scores = client.search(embedding, k=k)
+            expected_ids, expected_scores = local.search(embedding, k=k)
             np.testing.assert_array_equal(ids, expected_ids)
             np.testing.assert_allclose(scores, expected_scores)
         assert_same(client.generate_from(embedding[1]), local.generate_from(embedding[1]))
@@ -174,11 +176,11 @@ def test_a_stream_is_one_request_in_pages(connect, local, stand_in, kind):
     expected = local.generate(PICTURE, n=5, seed=2).images
     with connect() as client:
         if kind == "blocking":
-            parts = list(client.pipe.stream(PICTURE, 5, seed=2, batch=2))
+            parts = list(client.pipe.stream(PICTURE, n=5, seed=2, batch=2))
         else:
 
             async def read() -> list[Result]:
-                return [part async for part in client.pipe.stream(PICTURE, 5, seed=2, batch=2)]
+                return [part async for part in client.pipe.stream(PICTURE, n=5, seed=2, batch=2)]
 
             parts = client.runner.run(read())
     assert [len(part.images) for part in parts] == [2, 2, 1]
@@ -189,11 +191,11 @@ def test_a_stream_is_one_request_in_pages(connect, local, stand_in, kind):
 def test_a_stream_is_of_seed_zero_and_in_batches_of_thirty_two_unless_told_otherwise(connect, local, kind):
     with connect() as client:
         if kind == "blocking":
-            parts = list(client.pipe.stream(PICTURE, 33))
+            parts = list(client.pipe.stream(PICTURE, n=33))
         else:
 
             async def read() -> list[Result]:
-                return [part async for part in client.pipe.stream(PICTURE, 33)]
+                return [part async for part in client.pipe.stream(PICTURE, n=33)]
 
             parts = client.runner.run(read())
     assert [len(part.images) for part in parts] == [32, 1]
@@ -327,7 +329,7 @@ def test_by_default_a_request_has_thirty_seconds_and_three_retries(connect, stan
 
 def test_no_client_library_gives_up_before_the_time_is_over(kind, stand_in, monkeypatch):
     """Over HTTP each has a limit of its own: a minute unless it is told."""
-    library = triton._library("http", kind == "asyncio")
+    library = load_library("http", kind == "asyncio")
     real, told = library.InferenceServerClient, []
 
     def client(host: str, **options: Any) -> Any:
@@ -367,17 +369,17 @@ def test_a_reader_who_leaves_a_stream_cancels_what_is_under_way(stand_in):
         async with await AsyncPipeline.connect(stand_in.grpc_url) as pipe:
             ask = pipe.generate_from
 
-            async def slow(embedding: Any, n: int, *settings: Any) -> Result:
-                if settings[-1] == 0:
-                    return await ask(embedding, n, *settings)
+            async def slow(embedding: Any, *, first: int, **settings: Any) -> Result:
+                if first == 0:
+                    return await ask(embedding, first=first, **settings)
                 try:
                     return await asyncio.Future()
                 except asyncio.CancelledError:
-                    cancelled.append(settings[-1])
+                    cancelled.append(first)
                     raise
 
             pipe.generate_from = slow  # type: ignore[method-assign, assignment]
-            stream = pipe.stream(PICTURE, 100, batch=1)
+            stream = pipe.stream(PICTURE, n=100, batch=1)
             await anext(stream)
             await stream.aclose()  # type: ignore[attr-defined]
             await asyncio.sleep(0)
@@ -392,12 +394,12 @@ def test_a_stream_keeps_two_batches_under_way_besides_the_one_that_is_read(stand
             asked: list[int] = []
             ask = pipe.generate_from
 
-            async def counted(*arguments: Any) -> Result:
-                asked.append(arguments[1])
-                return await ask(*arguments)
+            async def counted(embedding: Any, *, n: int, **settings: Any) -> Result:
+                asked.append(n)
+                return await ask(embedding, n=n, **settings)
 
             pipe.generate_from = counted  # type: ignore[method-assign, assignment]
-            stream = pipe.stream(PICTURE, 100, batch=2)
+            stream = pipe.stream(PICTURE, n=100, batch=2)
             for read in (1, 2):
                 assert len((await anext(stream)).images) == 2
                 await asyncio.sleep(0)
@@ -405,6 +407,39 @@ def test_a_stream_keeps_two_batches_under_way_besides_the_one_that_is_read(stand
             await stream.aclose()  # type: ignore[attr-defined]
 
     asyncio.run(read_two())
+
+
+def test_an_asyncio_connection_is_entered_or_awaited(stand_in, local):
+    async def all_ways() -> None:
+        async with AsyncPipeline.connect(stand_in.grpc_url) as pipe:
+            found = [await pipe.search(PICTURE, k=2)]
+            assert repr(pipe) == f"AsyncPipeline(tiny, 8 × 8, {stand_in.grpc_url})"
+        async with await AsyncPipeline.connect(stand_in.grpc_url) as pipe:
+            found.append(await pipe.search(PICTURE, k=2))
+        pipe = await asyncio.create_task(AsyncPipeline.connect(stand_in.grpc_url))
+        found.append(await pipe.search(await pipe.embed(PICTURE), k=2))
+        await pipe.close()
+        for ids, _ in found:
+            np.testing.assert_array_equal(ids, local.search(PICTURE, k=2)[0])
+
+    asyncio.run(all_ways())
+
+
+@pytest.mark.parametrize("method", ["generate", "generate_from", "search"])
+def test_after_the_picture_everything_has_a_name(connect, method):
+    with connect() as client, pytest.raises(TypeError, match="positional"):
+        getattr(client, method)(PICTURE, 2)
+
+
+def test_the_route_of_a_server_is_what_is_known_of_it(connect, kind, protocol, stand_in):
+    with connect(shared_memory="system") as client:
+        route = client.route
+    name = {"grpc": "gRPC", "http": "HTTP"}[protocol]
+    assert (route.backend, route.url) == ("triton", stand_in.url(protocol))
+    assert route.protocol == f"{name} with system shared memory"
+    assert (route.provider, route.precision, route.search, route.threads) == (None, None, None, None)
+    assert route.reasons["precision"] == "the server's choice"
+    assert str(route) == f"triton server {route.url}, {route.protocol} (serves tiny)"
 
 
 # ---- shared memory ---------------------------------------------------------------------------------------
@@ -629,7 +664,7 @@ def test_without_any_client_library_the_extra_is_named(monkeypatch):
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_an_encrypted_address_is_reached_encrypted(kind, protocol, stand_in, monkeypatch, encrypted):
     """The client library is told; whether it can is up to certificates that no test has."""
-    library = triton._library(protocol, kind == "asyncio")
+    library = load_library(protocol, kind == "asyncio")
     real, told = library.InferenceServerClient, []
 
     def client(host: str, *, ssl: bool, **options: Any) -> Any:

@@ -112,7 +112,7 @@ def test_bytes_changed_at_random_decode_or_are_refused(photo, kind, data):
     try:
         assert images.decode(bytes(changed), SIZE).shape == (SIZE, SIZE, 3)
     except DecodeError as error:
-        assert error.field == "image"  # noqa: PT017
+        assert error.field == "picture"  # noqa: PT017
 
 
 @given(
@@ -156,7 +156,7 @@ def test_whatever_the_decoder_raises_is_told_in_one_line(photo, monkeypatch, err
     monkeypatch.setattr(Image.Image, "convert", fail)
     with pytest.raises(DecodeError) as caught:
         images.load(photo.copy(), SIZE)
-    assert str(caught.value) == f"image: cannot be decoded ({reason})"
+    assert str(caught.value) == f"picture: cannot be decoded ({reason})"
 
 
 # ---- work is bounded: shown with small sound files and limits below what they need -----------------------

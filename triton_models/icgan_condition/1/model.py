@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import RequestError
+from icgan_runtime.refusals import to_wire
 from icgan_runtime.rows import Rows, check_embedding
 from icgan_runtime.search.novelty import SCORE_BUCKETS, outside_below
 
@@ -32,8 +33,7 @@ class TritonPythonModel:
         try:
             outputs = self._outputs(request)
         except RequestError as error:
-            message = f"{error.field.upper()}: {error.problem}"
-            failure = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+            failure = pb_utils.TritonError(to_wire(error), pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=failure)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
 

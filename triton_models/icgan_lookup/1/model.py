@@ -8,6 +8,7 @@ import triton_python_backend_utils as pb_utils
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import RequestError
+from icgan_runtime.refusals import to_wire
 from icgan_runtime.rows import check_embedding
 from icgan_runtime.search.choose import choose_search
 
@@ -42,8 +43,7 @@ def _refusal(embedding):
             raise RequestError("embedding", f"{list(embedding.shape)}, expected rows")
         check_embedding(embedding)
     except RequestError as error:
-        message = f"{error.field.upper()}: {error.problem}"
         return pb_utils.InferenceResponse(
-            error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+            error=pb_utils.TritonError(to_wire(error), pb_utils.TritonError.INVALID_ARG)
         )
     return None

@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb_utils
 
 from icgan_runtime import images
 from icgan_runtime.errors import RequestError
+from icgan_runtime.refusals import to_wire
 
 # Pillow warns of every odd value in a stranger's EXIF: thousands of lines of the log for one picture, each of
 # which Python would also keep for ever.
@@ -35,11 +36,11 @@ class TritonPythonModel:
         files = pb_utils.get_input_tensor_by_name(request, "IMAGE")
         pixels = pb_utils.get_input_tensor_by_name(request, "PIXELS")
         if (files is None) == (pixels is None):
-            return _refusal("IMAGE: give either IMAGE or PIXELS")
+            return _refusal(RequestError("image", "give either IMAGE or PIXELS"))
         name, array = ("PIXELS", pixels.as_numpy()) if files is None else ("IMAGE", files.as_numpy())
         if array.ndim != (4 if files is None else 2):
             # the server takes away the row axis of a request that says 0 rows
-            return _refusal(f"{name}: {list(array.shape)}, expected rows")
+            return _refusal(RequestError(name, f"{list(array.shape)}, expected rows"))
         rows = array if files is None else [_raw(file) for file in array[:, 0]]
         first = {}  # picture -> its position among the distinct ones
         row = [first.setdefault(picture if files else picture.tobytes(), len(first)) for picture in rows]
@@ -48,7 +49,7 @@ class TritonPythonModel:
             prepared = np.stack([images.load(picture, self.size) for picture in distinct])
         except RequestError as error:
             self.failures.increment(1)
-            return _refusal(f"{name}: {error.problem}")
+            return _refusal(error, name)
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor("image", prepared),
@@ -65,5 +66,6 @@ def _raw(file):
     return file
 
 
-def _refusal(message):
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
+def _refusal(error, tensor=None):
+    failure = pb_utils.TritonError(to_wire(error, tensor), pb_utils.TritonError.INVALID_ARG)
+    return pb_utils.InferenceResponse(error=failure)

@@ -1,0 +1,121 @@
+"""What the client needs of tritonclient; the only file of the runtime that imports it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
+
+from icgan_runtime.client.protocol import Arrays, Call, error_of
+from icgan_runtime.client.regions import Region, region_name
+from icgan_runtime.errors import DeadlineError, MissingExtraError, RequestError, UnavailableError
+
+_TRANSPORTS = ("aiohttp", "geventhttpclient")
+
+
+def load_library(protocol: str, asynchronous: bool) -> Any:
+    """The module of tritonclient for a protocol: each needs libraries of its own."""
+    try:
+        if protocol == "grpc":
+            if asynchronous:
+                import tritonclient.grpc.aio as library
+            else:
+                import tritonclient.grpc as library
+        elif asynchronous:
+            import tritonclient.http.aio as library
+        else:
+            import tritonclient.http as library
+    except ImportError:
+        raise MissingExtraError(f"tritonclient[{protocol}]", "triton") from None
+    return library
+
+
+def infer_options(
+    library: Any, call: Call, timeout_s: float, regions: Mapping[str, Region]
+) -> dict[str, Any]:
+    """Arguments of `infer`. The server too learns the time limit, and drops what has waited longer."""
+    inputs, outputs = [], []
+    for name, array in call.inputs.items():
+        tensor = library.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        array = np.ascontiguousarray(array)
+        if name in regions:
+            regions[name].write(array)
+            tensor.set_shared_memory(regions[name].name, array.nbytes)
+        else:
+            tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    for name in call.outputs:
+        output = library.InferRequestedOutput(name)
+        if name in regions:
+            output.set_shared_memory(regions[name].name, regions[name].size)
+        outputs.append(output)
+    return {"model_name": call.model, "inputs": inputs, "outputs": outputs, "timeout": int(timeout_s * 1e6)}
+
+
+def read_arrays(result: Any, call: Call, regions: Mapping[str, Region]) -> Arrays:
+    return {
+        name: _read(result.get_output(name), regions[name]) if name in regions else result.as_numpy(name)
+        for name in call.outputs
+    }
+
+
+def _read(described: Any, region: Region) -> NDArray[Any]:
+    """The tensor that an answer describes, out of the region it was written to."""
+    if not isinstance(described, dict):  # gRPC
+        described = {"datatype": described.datatype, "shape": described.shape}
+    dtype = np.dtype(triton_to_np_dtype(described["datatype"]))
+    return region.read(dtype.str, tuple(described["shape"]))
+
+
+class CudaRegion:
+    """Memory of the first GPU: the server writes there, the client copies it to its own memory."""
+
+    def __init__(self, size: int, device: int = 0) -> None:
+        try:
+            from tritonclient.utils import cuda_shared_memory
+        except (ImportError, RuntimeError):  # which it is depends on the version of tritonclient
+            raise RequestError("shared_memory", "'cuda' needs pip install 'tritonclient[cuda]'") from None
+        self._library, self._device, self.size = cuda_shared_memory, device, size
+        self.name = region_name()
+        try:
+            self._handle = cuda_shared_memory.create_shared_memory_region(self.name, size, device)
+        except cuda_shared_memory.CudaSharedMemoryException as error:
+            raise RequestError("shared_memory", f"'cuda', but {error}") from None
+
+    @property
+    def registration(self) -> tuple[object, ...]:
+        return self.name, self._library.get_raw_handle(self._handle), self._device, self.size
+
+    def write(self, array: NDArray[Any]) -> None:
+        self._library.set_shared_memory_region(self._handle, [array])
+
+    def read(self, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        array: NDArray[Any] = self._library.get_contents_as_numpy(self._handle, np.dtype(dtype), shape)
+        return array.copy()
+
+    def close(self) -> None:
+        self._library.destroy_shared_memory_region(self._handle)
+
+
+@contextlib.contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn what tritonclient and its transports raise into the exceptions of this package."""
+    try:
+        yield
+    except InferenceServerException as error:
+        status = str(error.status()).removeprefix("StatusCode.")
+        words = str(error.message())
+        if status == "UNAVAILABLE" and url not in words:  # gRPC says numbers, and not whose
+            words = f"{url}: {words}"
+        raise error_of(status, words) from None
+    except TimeoutError as error:
+        raise DeadlineError(f"{url}: no answer in time") from error
+    except Exception as error:
+        # refused, reset, no such host; the HTTP libraries also have classes of their own for this
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _TRANSPORTS:
+            raise UnavailableError(f"{url}: {error or type(error).__name__}") from None
+        raise

@@ -1,0 +1,61 @@
+"""Images out: sheets to look at, and the one place through which every picture file is written."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from icgan_runtime import files, images
+from icgan_runtime.errors import RequestError
+from icgan_runtime.images import U8
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_MARGIN = 6  # pixels between an instance and its samples
+
+
+def grid(pictures: U8, columns: int | None = None, gap: int = 2) -> U8:
+    """Pictures [n, R, R, 3] side by side on white, as square as `columns` allows by default."""
+    count, height, width, _ = pictures.shape
+    columns = min(count, columns or math.ceil(math.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        y, x = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        sheet[y : y + height, x : x + width] = picture
+    return sheet
+
+
+def beside(instance: U8, samples: U8, columns: int) -> U8:
+    """The instance [R, R, 3] on the left, its samples [n, R, R, 3] beside it in rows of `columns`."""
+    if columns < 1:
+        raise RequestError("columns", f"{columns}, expected at least 1")
+    sheet = grid(samples, columns)
+    left = np.full((sheet.shape[0], instance.shape[1] + _MARGIN, 3), 255, np.uint8)
+    left[: instance.shape[0], : instance.shape[1]] = instance
+    return np.concatenate([left, sheet], axis=1)
+
+
+def file_format(path: Path, field: str) -> str:
+    """The format that a file's name asks for. RequestError of `field` for a folder or another ending."""
+    files.refuse_folder(path, field)
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise RequestError(field, f"{path}, expected a name ending in {', '.join(FORMATS)}") from None
+
+
+def write_picture(path: Path, pixels: U8, field: str) -> None:
+    """Pixels [H, W, 3] as the PNG, JPEG or WebP file that the name asks for, whole or not at all.
+
+    RequestError of `field` for another name, for a sheet larger than the format can hold (WebP and JPEG end
+    at 16,383 and 65,500 pixels a side), and where nothing can be written.
+    """
+    kind = file_format(path, field)
+    try:
+        data = images.encode(pixels, kind)
+    except (ValueError, OSError):
+        height, width, _ = pixels.shape
+        raise RequestError(field, f"{width} × {height} pixels are too many for a {kind}; use .png") from None
+    files.write_whole(path, data, field)
