@@ -52,7 +52,7 @@ ONE_FILE = {
     "faiss": "search/faiss.py",
     "openvino": "backends/openvino.py",
     "tensorrt": "backends/trt.py",
-    "tritonclient": "client/triton.py",
+    "tritonclient": "client/library.py",
     "pillow_heif": "reader/heif.py",
 }
 FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))

@@ -122,8 +122,11 @@ def test_info_verify_passes_a_sound_bundle_and_fails_a_damaged_one(icgan, tiny_b
         ("generate BUNDLE PHOTO --precision int8", "no encoder graph at int8; the bundle has ['fp32']"),
         ("generate BUNDLE PHOTO --backend ort-tensorrt", "backend ort-tensorrt is not in this onnxruntime"),
         ("generate BUNDLE absent.jpg", "picture: absent.jpg: cannot be read (No such file or directory)"),
-        ("generate BUNDLE BUNDLE/README.md", "/README.md: not a JPEG, PNG, WEBP, GIF, BMP or TIFF picture"),
-        ("embed BUNDLE PHOTO BUNDLE/README.md --json", "/README.md: not a JPEG, PNG, WEBP, GIF, BMP or"),
+        (
+            "generate BUNDLE BUNDLE/README.md",
+            "/README.md: not a JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF or HEIC picture",
+        ),
+        ("embed BUNDLE PHOTO BUNDLE/README.md --json", "/README.md: not a JPEG, PNG, WEBP, GIF, BMP, TIFF"),
         ("generate BUNDLE PHOTO --out a.txt", "out: a.txt, expected a name ending in .png"),
         ("generate BUNDLE/bank PHOTO", "holds no manifest.json; expected a bundle"),
         ("generate BUNDLE PHOTO --threads -1", "threads: -1, expected at least 1, or 0 for one per core"),

@@ -10,6 +10,7 @@ from typing import Any
 from icgan_runtime.backends.select import BACKENDS
 from icgan_runtime.bundle.manifest import PRECISIONS
 from icgan_runtime.console import Parser, say, tell
+from icgan_runtime.images import FORMATS
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import Neighbours
 from icgan_runtime.route import Route
@@ -50,7 +51,10 @@ def add_pipeline(command: Parser) -> None:
     """BUNDLE or --url, the pictures, and what runs them."""
     command.add_argument("bundle", metavar="BUNDLE", help=f"{BUNDLE}; leave it out with --url")
     command.add_argument(
-        "pictures", nargs="*", metavar="PICTURE", help="JPEG, PNG, WEBP, GIF, BMP or TIFF file"
+        "pictures",
+        nargs="*",
+        metavar="PICTURE",
+        help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} file",
     )
     group = command.add_argument_group(
         "where it runs (in this process without --url, which excludes the others)"
