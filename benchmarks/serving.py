@@ -34,8 +34,9 @@ from icgan_runtime import AsyncPipeline, Pipeline, images, latents, load
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.client.protocol import Call
 from icgan_runtime.client.triton import TritonChain
+from icgan_runtime.server.environment import Environment, find_environment
 from icgan_runtime.server.options import RepositoryOptions
-from icgan_runtime.server.process import Environment, Server, ServerOptions, find_environment, free_ports
+from icgan_runtime.server.process import Server, ServerOptions, free_ports
 from icgan_runtime.server.repository import write_repository
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from icgan_runtime.server.process import ENVIRONMENT_VARIABLE
+from icgan_runtime.server.environment import ENVIRONMENT_VARIABLE
 from tests.triton.conftest import ROOT, environment, monkeypatch_session
 from tests.triton.test_serve_bundle import FOLDERS
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from icgan_runtime.errors import IcganError
+from icgan_runtime.server.environment import Environment, find_environment
 from icgan_runtime.server.options import RepositoryOptions
-from icgan_runtime.server.process import Environment, Server, find_environment
+from icgan_runtime.server.process import Server
 from icgan_runtime.server.repository import write_repository
 from tests.models import bundles
 from tests.triton.wire import PROTOCOLS, Wire

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from icgan_runtime.server.environment import assemble_backends
 from icgan_runtime.server.models import ENSEMBLES
 from icgan_runtime.server.options import RepositoryOptions
-from icgan_runtime.server.process import CONTROL_HEADER, _assemble_backends, free_ports
+from icgan_runtime.server.process import CONTROL_HEADER, free_ports
 from icgan_runtime.server.repository import write_repository
 from icgan_runtime.server.watchdog import CANARY_MODEL, CANARY_NAME
 from tests.triton.conftest import ROOT, quiet
@@ -278,7 +279,7 @@ def test_the_real_server_serves_as_nobody_on_a_file_system_it_cannot_change(
     if closed_above(environment.package) is not None:
         pytest.skip("the server lies in a folder that nobody else may enter")
     write_repository(tiny_bundle, tmp_path / "model_repository", RepositoryOptions(), quiet)
-    _assemble_backends(environment, tmp_path / "backends")
+    assemble_backends(environment, tmp_path / "backends")
     for path in (tmp_path, *tmp_path.rglob("*")):
         path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
     ports = free_ports()

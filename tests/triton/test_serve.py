@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from icgan_runtime.errors import BackendError, MissingExtraError, ServiceError, UnavailableError
-from icgan_runtime.server import process as serve
+from icgan_runtime.server import environment as environments
+from icgan_runtime.server.environment import find_environment
 from icgan_runtime.server.options import RepositoryOptions
-from icgan_runtime.server.process import Server, find_environment
+from icgan_runtime.server.process import Server
 from icgan_runtime.server.repository import write_repository
 from tests.triton.conftest import quiet
 from tests.triton.test_icgan import PHOTO
@@ -121,7 +122,7 @@ def test_a_broken_model_is_reported_in_the_servers_own_words(repository, environ
 def test_an_environment_without_a_server_is_named_with_the_remedy(monkeypatch, tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
-    monkeypatch.setenv(serve.ENVIRONMENT_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(environments.ENVIRONMENT_VARIABLE, str(tmp_path))
     with pytest.raises(BackendError, match=r"bin/pip install '.+\[serve\]'"):
         find_environment()
 
@@ -129,7 +130,7 @@ def test_an_environment_without_a_server_is_named_with_the_remedy(monkeypatch, t
 def test_no_environment_at_all_names_the_extra(monkeypatch, tmp_path):
     if importlib.util.find_spec("pytriton"):
         pytest.skip("this interpreter can serve")
-    monkeypatch.delenv(serve.ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.setattr(serve, "__file__", str(tmp_path / "runtime" / "icgan_runtime" / "serve.py"))
+    monkeypatch.delenv(environments.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.setattr(environments, "__file__", str(tmp_path / "runtime" / "icgan_runtime" / "serve.py"))
     with pytest.raises(MissingExtraError, match=r"pip install 'icgan\[serve\]'"):
         find_environment()

@@ -17,7 +17,8 @@ import pytest
 
 from icgan_runtime import Pipeline
 from icgan_runtime.errors import UnavailableError
-from icgan_runtime.server.process import ENVIRONMENT_VARIABLE, free_ports
+from icgan_runtime.server.environment import ENVIRONMENT_VARIABLE
+from icgan_runtime.server.process import free_ports
 from tests.triton.conftest import ROOT
 from tests.triton.test_icgan import PHOTO
 

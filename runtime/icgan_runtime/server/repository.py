@@ -28,6 +28,7 @@ from icgan_runtime.bundle.strict_json import from_json, to_json
 from icgan_runtime.errors import RepositoryError
 from icgan_runtime.rows import CONDITIONS
 from icgan_runtime.server import pbtxt as tc
+from icgan_runtime.server.environment import model_sources
 from icgan_runtime.server.models import (
     ENSEMBLES,
     ServedModel,
@@ -36,7 +37,6 @@ from icgan_runtime.server.models import (
     ensembles,
 )
 from icgan_runtime.server.options import RepositoryOptions
-from icgan_runtime.server.process import model_sources
 from icgan_runtime.server.watchdog import CANARY_NAME
 
 RELEASES_NAME = "icgan.json"

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from icgan_runtime.files import cache_folder
+from icgan_runtime.server.environment import find_environment
 from icgan_runtime.server.options import RepositoryOptions
-from icgan_runtime.server.process import ORDINARY_LINE, Server, ServerOptions, find_environment
+from icgan_runtime.server.process import ORDINARY_LINE, Server, ServerOptions
 from icgan_runtime.server.repository import write_repository
 from icgan_runtime.server.watchdog import Watchdog
 

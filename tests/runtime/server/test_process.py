@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import re
 import shlex
 import signal
 import socket
-import subprocess
 import sys
-import sysconfig
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,19 +17,17 @@ from typing import Any
 
 import pytest
 
-from icgan_runtime.errors import BackendError, MissingExtraError, RequestError, ServiceError, UnavailableError
+from icgan_runtime.errors import BackendError, RequestError, ServiceError, UnavailableError
 from icgan_runtime.server import process as serve
+from icgan_runtime.server.environment import Environment, model_sources
 from icgan_runtime.server.process import (
-    Environment,
     Ports,
     Server,
     ServerOptions,
-    find_environment,
     free_ports,
 )
 from tests.processes import lives
 
-PROCESS = Path("icgan_runtime", "server", "process.py")
 PRETENDED = Path(__file__).with_name("pretend_tritonserver.py")
 
 
@@ -162,7 +156,7 @@ def test_the_backends_lie_in_a_folder_of_the_server_alone(start):
     assert not (folder / "python" / "libtriton_python.so").is_symlink()
     assert (folder / "python" / "triton_python_backend_stub").read_text() == "stub"
     assert not (folder / "python" / "more").exists()
-    source = serve.model_sources() / "backends" / "onnxruntime" / "model.py"
+    source = model_sources() / "backends" / "onnxruntime" / "model.py"
     assert (folder / "onnxruntime" / "model.py").read_bytes() == source.read_bytes()
 
 
@@ -357,100 +351,3 @@ def test_a_server_that_does_not_end_is_killed_after_a_while(start, monkeypatch):
     server = start("deaf", exit_timeout_s=0)
     server.stop()
     assert server._process.returncode == -signal.SIGKILL
-
-
-# ---- finding one -----------------------------------------------------------------------------------------
-
-
-def interpreter(folder: Path, **found: Any) -> Path:
-    """An environment whose python answers the probe with `found`."""
-    python = folder / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    answer = {"package": f"{folder}/pytriton", "runtime": True, "library": "/lib", "version": "3.11", **found}
-    python.write_text(f"#!/bin/sh\ncat <<'.'\n{json.dumps(answer)}\n.\n")
-    python.chmod(0o755)
-    return folder
-
-
-def expected(folder: Path) -> Environment:
-    return Environment(folder / "bin" / "python", folder / "pytriton", Path("/lib"), "3.11")
-
-
-def test_the_environment_that_is_named_serves(tmp_path, monkeypatch):
-    named = interpreter(tmp_path / "named")
-    monkeypatch.setenv("ICGAN_SERVE_ENV", str(named))
-    assert find_environment() == expected(named)
-    assert find_environment().server == named / "pytriton" / "tritonserver"
-
-
-def test_else_the_interpreters_own_or_the_one_in_the_checkout(tmp_path, monkeypatch):
-    monkeypatch.delenv("ICGAN_SERVE_ENV", raising=False)
-    monkeypatch.setattr(serve, "__file__", str(tmp_path / "runtime" / PROCESS))
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "absent"))
-    with pytest.raises(MissingExtraError, match=r"^nvidia-pytriton .*pip install 'icgan\[serve\]'"):
-        find_environment()
-    beside = interpreter(tmp_path / ".venv-serve")
-    assert find_environment() == expected(beside)
-    monkeypatch.setattr(sys, "prefix", str(interpreter(tmp_path / "without", package=None)))
-    assert find_environment() == expected(beside)
-    own = interpreter(tmp_path / "own")
-    monkeypatch.setattr(sys, "prefix", str(own))
-    assert find_environment() == expected(own)
-
-
-def test_nothing_in_the_current_folder_is_run(tmp_path, monkeypatch):
-    """It may be a stranger's bundle, which runs no code."""
-    monkeypatch.delenv("ICGAN_SERVE_ENV", raising=False)
-    monkeypatch.setattr(serve, "__file__", str(tmp_path / "checkout" / PROCESS))
-    folder = interpreter(tmp_path / "bundle" / ".venv-serve").parent
-    (folder / "json.py").write_text("raise SystemExit('not to be run')")
-    monkeypatch.chdir(folder)
-    with contextlib.suppress(MissingExtraError):  # this interpreter may have a server, or not
-        assert find_environment().python != folder / ".venv-serve" / "bin" / "python"
-
-
-@pytest.mark.parametrize("in_checkout", [True, False])
-def test_a_named_environment_without_a_server_or_this_package_says_what_to_install(
-    tmp_path, monkeypatch, in_checkout
-):
-    """pip has to be told where a checkout lies: no index carries it."""
-    monkeypatch.setattr(serve, "__file__", str(tmp_path / "here" / "runtime" / PROCESS))
-    package = "icgan"
-    if in_checkout:
-        (tmp_path / "here").mkdir()
-        (tmp_path / "here" / "pyproject.toml").touch()
-        package = str(tmp_path / "here")
-    for name, found in {"empty": None, "without": {"package": None}}.items():
-        folder = tmp_path / name if found is None else interpreter(tmp_path / name, **found)
-        monkeypatch.setenv("ICGAN_SERVE_ENV", str(folder))
-        with pytest.raises(BackendError) as caught:
-            find_environment()
-        remedy = f"{folder}/bin/pip install '{package}[serve]'"
-        assert str(caught.value) == f"ICGAN_SERVE_ENV={folder} has no Triton server: {remedy}"
-    other = interpreter(tmp_path / "other", runtime=False)
-    monkeypatch.setenv("ICGAN_SERVE_ENV", str(other))
-    with pytest.raises(BackendError) as caught:
-        find_environment()
-    remedy = f"{other}/bin/python -m pip install {package}"
-    assert str(caught.value) == f"{other} has a Triton server but not this package: {remedy}"
-
-
-def test_the_probe_answers_for_this_interpreter(monkeypatch):
-    """The real question, to a python that has no server."""
-    done = subprocess.run([sys.executable, "-c", serve._PROBE], check=True, capture_output=True)
-    found = json.loads(done.stdout)
-    assert found["runtime"] is True
-    assert re.fullmatch(r"3\.\d+", found["version"])
-
-
-def test_the_models_come_from_the_checkout_or_from_where_a_wheel_puts_them(tmp_path, monkeypatch):
-    checkout = tmp_path / "runtime" / PROCESS
-    monkeypatch.setattr(serve, "__file__", str(checkout))
-    monkeypatch.setattr(sysconfig, "get_default_scheme", lambda: "everybody's")
-    monkeypatch.setattr(sysconfig, "get_preferred_scheme", lambda key: f"{key}'s")  # pip install --user
-    monkeypatch.setattr(sysconfig, "get_path", lambda key, scheme: str(tmp_path / key / scheme))
-    with pytest.raises(BackendError, match=r"triton_models is in none of .*: install it anew"):
-        serve.model_sources()
-    for installed in ("data/user's/share/icgan", "data/everybody's/share/icgan", ""):
-        (tmp_path / installed / "triton_models").mkdir(parents=True)
-        assert serve.model_sources() == tmp_path / installed / "triton_models"
