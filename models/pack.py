@@ -20,7 +20,9 @@ from PIL import Image
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.data.grid import write_grid
 from icgan_training.data.neighbours import kmeans_instances
+from icgan_training.fit.run import open_encoder, read_config
 from icgan_training.networks.checkpoint import load_generator, save_weights
+from icgan_training.networks.encoder import read_encoder_config
 from icgan_training.score.sheets import plain_grid
 from icgan_training.score.subject import Settings, load_subject
 
@@ -42,12 +44,24 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     save_weights(load_generator(options.run), options.out / "generator.safetensors", half=True)
-    shutil.copyfile(options.run / "encoder.safetensors", options.out / "encoder.safetensors")
     _write_config(options.run, options.out)
+    _share_encoder(options.run, options.out)
     if options.sheet is not None:
         _write_sheet(options.run, options.data, options.sheet)
     if options.instances:
         _write_instances(PreparedDataset.open(options.data), options.out / "instances", options.instances)
+
+
+def _share_encoder(run: Path, out: Path) -> None:
+    """Encoders of all shipped models lie once, in `encoders/` beside them; a model says which is its own."""
+    own = read_encoder_config(run / "encoder.safetensors")
+    shared = out.parent / "encoders" / f"{own.architecture}.safetensors"
+    if not shared.exists():
+        shared.parent.mkdir(exist_ok=True)
+        shutil.copyfile(run / "encoder.safetensors", shared)
+    described = {"file": f"../encoders/{shared.name}", "input_size": own.input_size}
+    (out / "encoder.json").write_text(json.dumps(described) + "\n")
+    open_encoder(out, read_config(out))  # another encoder of the same name is found out here
 
 
 def _write_config(run: Path, out: Path) -> None:

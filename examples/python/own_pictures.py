@@ -20,7 +20,9 @@ from icgan_export.cli import main as icgan_export
 from icgan_runtime import Pipeline
 from icgan_training.cli import main as icgan_train
 
-ENCODER = Path(__file__).parents[2] / "models/demo/encoder.safetensors"  # shipped: nothing is downloaded
+ENCODER = (
+    Path(__file__).parents[2] / "models/encoders/efficientnet-lite0.safetensors"
+)  # nothing is downloaded
 
 
 def main() -> None:

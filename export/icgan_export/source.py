@@ -20,11 +20,11 @@ from icgan_training.data.labels import check_classes, cluster_labels
 from icgan_training.data.neighbours import kmeans_instances
 from icgan_training.data.sources import SourceNote, open_source
 from icgan_training.errors import DataError
-from icgan_training.fit.run import check_encoder, read_config
+from icgan_training.fit.run import open_encoder, read_config
 from icgan_training.integrity import file_sha256, inside
 from icgan_training.networks.backbones import AnyGenerator
 from icgan_training.networks.checkpoint import load_generator
-from icgan_training.networks.encoder import Encoder, load_encoder
+from icgan_training.networks.encoder import Encoder
 
 ENCODER_BATCH = 32
 UNSTATED_LICENCE = "LicenseRef-unstated"
@@ -74,14 +74,10 @@ def read_run(path: Path) -> Run:
         raise ExportError(
             f"{path}: the model takes no instance; a bundle needs one (icgan-export onnx does not)"
         )
-    encoder_file = path / "encoder.safetensors"
-    if not encoder_file.exists():
-        raise ExportError(f"{encoder_file} is missing: copy the encoder the generator was trained with there")
-    check_encoder(path, config)
-    encoder = load_encoder(encoder_file)
+    encoder, encoder_sha256 = open_encoder(path, config)
     identity = EncoderIdentity(
         encoder.config.architecture,
-        file_sha256(encoder_file),
+        encoder_sha256,
         encoder.config.input_size,
         encoder.config.embedding_dim,
     )
@@ -171,7 +167,7 @@ def embed(encoder: Encoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _from_prepared(run: Run, path: Path, count: int, queries: int) -> Instances:
     data = PreparedDataset.open(path)
-    check_prepared(run.model, data, f"{run.path}/encoder.safetensors")
+    check_prepared(run.model, data, f"the encoder of {run.path}")
     data.verify()
     chosen = _choose(data.embeddings, count)
     others = np.setdiff1d(np.arange(data.meta.count), chosen)

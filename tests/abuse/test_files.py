@@ -27,7 +27,7 @@ from icgan_training.data.labels import CENTROIDS, training_labels
 from icgan_training.data.prepare import prepare
 from icgan_training.errors import CheckpointError, ConfigError, DataError, TrainingError, WeightsError
 from icgan_training.fit.resume import Stateful, load_checkpoint, save_checkpoint
-from icgan_training.fit.run import check_encoder, read_config
+from icgan_training.fit.run import open_encoder, read_config
 from icgan_training.integrity import FileEntry, file_sha256
 from icgan_training.networks.checkpoint import load_discriminator, load_generator, save_weights
 from icgan_training.networks.discriminator import Discriminator
@@ -349,8 +349,8 @@ def test_an_encoder_that_is_not_the_runs_is_refused(run):
     path = run / "encoder.safetensors"
     for place in places(path):
         with flipped(path, place), pytest.raises(ConfigError, match=r"encoder\.safetensors has SHA-256"):
-            check_encoder(run, read_config(run))
-    check_encoder(run, read_config(run))
+            open_encoder(run, read_config(run))
+    open_encoder(run, read_config(run))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff", b"{", b"[]", b"[" * 100_000, b" " * (9 << 20)])

@@ -21,7 +21,7 @@ from icgan_training.networks.timm_encoder import describe, read_timm_weights, ti
 from tests.training.pictures import write_pictures
 
 pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="pip install --no-deps timm")
-SHIPPED = Path(__file__).parents[3] / "models" / "demo"
+SHIPPED = Path(__file__).parents[3] / "models" / "encoders" / "efficientnet-lite0.safetensors"
 VIT, CONVNEXT = "vit_tiny_patch16_224", "convnext_atto"
 SIZE = {VIT: 32, CONVNEXT: 32}
 
@@ -74,7 +74,7 @@ def test_a_data_set_is_prepared_with_it(weights, photo, tmp_path, capsys):
 
 
 def test_the_shipped_weights_in_timms_names_give_the_shipped_encoders_embeddings(photo, tmp_path):
-    ours = load_encoder(SHIPPED / "encoder.safetensors")
+    ours = load_encoder(SHIPPED)
     names = {
         "stem.conv": "conv_stem", "stem.bn": "bn1", "head.conv": "conv_head", "head.bn": "bn2",
     }  # fmt: skip

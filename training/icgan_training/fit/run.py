@@ -3,10 +3,11 @@
 config.json                  model, settings, encoder, data
 generator.safetensors        the averaged weights
 discriminator.safetensors
-encoder.safetensors          a copy, so that the directory is self-contained
+encoder.safetensors          a copy, or encoder.json, which names one that runs share
 """
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -18,11 +19,14 @@ from icgan_training.errors import ConfigError
 from icgan_training.integrity import file_sha256, inside, read_json
 from icgan_training.networks.checkpoint import save_weights
 from icgan_training.networks.config import ModelConfig, TrainConfig
+from icgan_training.networks.encoder import Encoder, encoder_bytes, load_encoder
 from icgan_training.networks.generator import Generator
 from icgan_training.networks.projected import AnyDiscriminator
 
 SCHEMA_VERSION = 1
 CONFIG = "config.json"
+ENCODER = "encoder.safetensors"
+SHARED_ENCODER = "encoder.json"
 
 
 def open_run(run_dir: Path, model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> None:
@@ -47,7 +51,7 @@ def open_run(run_dir: Path, model: ModelConfig, train: TrainConfig, data: Prepar
                     )
         described = there | described
     run_dir.mkdir(parents=True, exist_ok=True)
-    copy = run_dir / "encoder.safetensors"
+    copy = run_dir / ENCODER
     if not copy.exists():
         with atomic_file(copy) as partial:
             shutil.copyfile(data.encoder_path, partial)
@@ -71,15 +75,54 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     return config
 
 
-def check_encoder(run_dir: Path, config: dict[str, Any]) -> None:
-    """Raise ConfigError unless encoder.safetensors is the one that config.json names, if it names one."""
+def open_encoder(run_dir: Path, config: dict[str, Any]) -> tuple[Encoder, str]:
+    """The encoder of a run, and the SHA-256 of its file; both that the generator was trained with.
+
+    A run has its own encoder.safetensors, or an encoder.json that names a file which runs share:
+    {"file": "../encoders/NAME.safetensors", "input_size": PIXELS}. The hash is then that of the file which
+    the two stand for, so it is the one that data sets, bundles and config.json know.
+    Raises ConfigError when it is missing or not the one that config.json names, WeightsError for a bad file.
+    """
+    own = run_dir / ENCODER
+    if own.exists():
+        found = file_sha256(own)
+        wanted = config.get("encoder", {}).get("sha256")
+        if wanted not in (None, found):
+            raise _other_encoder(own, found, wanted)
+        return load_encoder(own), found
+    if not (run_dir / SHARED_ENCODER).exists():
+        raise ConfigError(f"{own} is missing: copy the encoder the generator was trained with there")
+    path, input_size = _shared_encoder(run_dir)
+    encoder = load_encoder(path)
+    encoder.config = dataclasses.replace(encoder.config, input_size=input_size)
+    found = hashlib.sha256(encoder_bytes(encoder)).hexdigest()
     wanted = config.get("encoder", {}).get("sha256")
-    path = run_dir / "encoder.safetensors"
-    if wanted is not None and path.exists() and (found := file_sha256(path)) != wanted:
-        raise ConfigError(
-            f"{path} has SHA-256 {found[:12]}..., {CONFIG} says {str(wanted)[:12]}...: put the encoder of"
-            " this run there"
-        )
+    if wanted != found:
+        raise _other_encoder(path, found, wanted)
+    return encoder, found
+
+
+def _other_encoder(path: Path, found: str, wanted: Any) -> ConfigError:
+    return ConfigError(
+        f"{path} has SHA-256 {found[:12]}..., {CONFIG} says {str(wanted)[:12]}...: put the encoder of"
+        " this run there"
+    )
+
+
+def _shared_encoder(run_dir: Path) -> tuple[Path, int]:
+    """What encoder.json names, a file below the folder that the run lies in. Raises ConfigError."""
+    note = run_dir / SHARED_ENCODER
+    try:
+        described = read_json(inside(run_dir, SHARED_ENCODER))
+        name, input_size = described["file"], described["input_size"]
+        if not isinstance(name, str) or not name.startswith("../") or type(input_size) is not int:
+            raise ValueError("file is not ../FOLDER/NAME, or input_size no number")
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{note} is damaged ({error}): restore it") from error
+    try:
+        return inside(run_dir.resolve().parent, name.removeprefix("../")), input_size
+    except ValueError as error:
+        raise ConfigError(f"{note} names {name}, which {error}: copy that file along with the run") from error
 
 
 def describe(model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> dict[str, Any]:

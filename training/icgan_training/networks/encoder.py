@@ -124,12 +124,17 @@ def random_encoder(config: EncoderConfig, seed: int = 0) -> Encoder:
 def save_encoder(encoder: Encoder, path: Path) -> None:
     """Write the weights and the config to one safetensors file, through a temporary sibling."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as partial:
+        partial.write_bytes(encoder_bytes(encoder))
+
+
+def encoder_bytes(encoder: Encoder) -> bytes:
+    """The content of an encoder file: equal encoders give equal bytes, and so one identity."""
     config = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(encoder.config)}
     if encoder.config.resize == "bicubic":
         del config["resize"]  # files from before it keep their bytes, and so their identity
     tensors = {key: value.contiguous() for key, value in encoder.backbone.state_dict().items()}
-    with atomic_file(path) as partial:
-        partial.write_bytes(save(tensors, metadata={"config": json.dumps(config)}))
+    return save(tensors, metadata={"config": json.dumps(config)})
 
 
 def read_encoder_config(path: Path) -> EncoderConfig:
