@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Generator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.chain import MAX_BATCH
+from icgan_runtime.client.connection import ConnectionOptions
 from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.images import Picture
 from icgan_runtime.pipeline import check_picture, is_pictures, one_row, picture_list
@@ -40,10 +42,23 @@ class AsyncPipeline:
 
     @classmethod
     def connect(
-        cls, url: str, *, timeout_s: float = 30, retries: int = 3, shared_memory: str | None = None
+        cls,
+        url: str,
+        *,
+        timeout_s: float = 30,
+        retries: int = 3,
+        shared_memory: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        ca: str | Path | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
+        balancing: str = "pick_first",
     ) -> Connecting:
         """As `Pipeline.connect`: to await, or to enter with `async with`, which closes it at the end."""
-        return Connecting(url, timeout_s, retries, shared_memory)
+        options = ConnectionOptions(
+            timeout_s, retries, shared_memory, headers, ca, certificate, key, balancing
+        )
+        return Connecting(url, options)
 
     @property
     def model(self) -> Model:
@@ -156,8 +171,8 @@ class AsyncPipeline:
 class Connecting(Coroutine[Any, Any, AsyncPipeline]):
     """A connection yet to be made: a coroutine that gives an AsyncPipeline, or to be entered `async with`."""
 
-    def __init__(self, url: str, timeout_s: float, retries: int, shared_memory: str | None) -> None:
-        self._arguments = url, timeout_s, retries, shared_memory
+    def __init__(self, url: str, options: ConnectionOptions) -> None:
+        self._arguments = url, options
         self._opening = self._open()
         self._pipeline: AsyncPipeline | None = None
 

@@ -31,8 +31,11 @@ def measure(
     seconds: float = 10,
     shares: Sequence[float] = (0.3, 0.6, 0.8),
     progress: Callable[[str], None] = lambda line: None,
+    connection: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run all scenarios, `seconds` each; Server at `shares` of the rate that single samples saturate at.
+
+    `connection` are further arguments of `AsyncPipeline.connect`.
 
     Plain JSON: the model, and for each scenario requests and images per second, percentiles in milliseconds
     and the number of errors. Raises UnavailableError when there is no server at `url`.
@@ -41,13 +44,18 @@ def measure(
         raise RequestError("seconds", f"{seconds:g}, expected more than 0")
     if min(shares, default=0) <= 0:
         raise RequestError("shares", f"{list(shares)}, expected some, each more than 0")
-    return asyncio.run(_measure(url, picture, seconds, shares, progress))
+    return asyncio.run(_measure(url, picture, seconds, shares, progress, connection or {}))
 
 
 async def _measure(
-    url: str, picture: bytes, seconds: float, shares: Sequence[float], progress: Callable[[str], None]
+    url: str,
+    picture: bytes,
+    seconds: float,
+    shares: Sequence[float],
+    progress: Callable[[str], None],
+    connection: Mapping[str, Any],
 ) -> dict[str, Any]:
-    async with AsyncPipeline.connect(url, retries=0) as pipe:
+    async with AsyncPipeline.connect(url, retries=0, **connection) as pipe:
 
         async def ask(n: int) -> object:
             return await pipe.generate(picture, n=n)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeGuard
@@ -14,7 +15,8 @@ from PIL import Image
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.chain import MAX_BATCH, Chain, LocalChain
-from icgan_runtime.errors import MissingExtraError, RequestError
+from icgan_runtime.client.connection import ConnectionOptions
+from icgan_runtime.errors import BackendError, MissingExtraError, RequestError
 from icgan_runtime.images import Picture
 from icgan_runtime.request import Result, embedding_rows, make_request, pages
 from icgan_runtime.route import LOG, Route
@@ -30,7 +32,8 @@ class Pipeline:
     """
 
     def __init__(self, chain: Chain) -> None:
-        self.chain = chain
+        self._chain = chain
+        self._process = os.getpid()
 
     @classmethod
     def load(
@@ -65,7 +68,17 @@ class Pipeline:
 
     @classmethod
     def connect(
-        cls, url: str, *, timeout_s: float = 30, retries: int = 3, shared_memory: str | None = None
+        cls,
+        url: str,
+        *,
+        timeout_s: float = 30,
+        retries: int = 3,
+        shared_memory: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        ca: str | Path | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
+        balancing: str = "pick_first",
     ) -> Pipeline:
         """Talk to a server: `grpc://host:8001` or `http://host:8000` (also grpcs and https).
 
@@ -73,14 +86,31 @@ class Pipeline:
         server is unreachable or overloaded it is tried again up to `retries` times, UnavailableError then.
         `shared_memory="system"` passes pictures through memory that a server on this machine maps too,
         `"cuda"` through its GPU's; ServiceError when the server cannot or may not.
+
+        For gateways: `headers` go with every request, `ca` (PEM) names the authorities that are trusted
+        instead of the system's, `certificate` and `key` (PEM) are our own. `balancing="round_robin"` spreads
+        calls over all addresses of a gRPC name.
         """
+        options = ConnectionOptions(
+            timeout_s, retries, shared_memory, headers, ca, certificate, key, balancing
+        )
         try:
             from icgan_runtime.client.triton import TritonChain
         except ImportError:
             raise MissingExtraError("tritonclient", "triton") from None
-        chain = TritonChain(url, timeout_s, retries, shared_memory)
+        chain = TritonChain(url, options)
         LOG.info("%s", chain.route)
         return cls(chain)
+
+    @property
+    def chain(self) -> Chain:
+        """The stages. BackendError in a process that was forked after they were opened: it has no threads."""
+        if os.getpid() != self._process:
+            raise BackendError(
+                f"this pipeline was opened in process {self._process} and is used in {os.getpid()}, forked "
+                "from it: open one in each worker process (docs/serving.md)"
+            )
+        return self._chain
 
     @property
     def model(self) -> Model:
@@ -187,8 +217,9 @@ class Pipeline:
         return Pipeline(self.chain.with_bank(bank if isinstance(bank, Bank) else Bank.read(bank)))
 
     def close(self) -> None:
-        """Release graphs or connections."""
-        self.chain.close()
+        """Release graphs or connections; nothing in a forked process, whose parent may still use them."""
+        if os.getpid() == self._process:
+            self._chain.close()
 
     def __enter__(self) -> Self:
         return self

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +66,11 @@ class ClosesOnExit:
 
     _closed = False
 
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        session = super().__new__(cls)
+        _OPEN.add(session)
+        return session
+
     @property
     def max_batch(self) -> int | None:
         """Rows that one run takes at most; None: any number."""
@@ -84,6 +92,22 @@ class ClosesOnExit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_OPEN: WeakSet[ClosesOnExit] = WeakSet()
+
+
+def _keep_for_ever() -> None:
+    """In a forked process, keep the sessions of its parent from ever being freed.
+
+    To free one is to wait for its threads, and a fork takes no threads along: the process would never end.
+    """
+    for session in list(_OPEN):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 def run_in_batches(session: Session, feeds: Mapping[str, Array], batch: int) -> dict[str, Array]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from icgan_runtime import files, images
 from icgan_runtime.cli import shared
+from icgan_runtime.client.connection import options_from_environment
 from icgan_runtime.console import Parser, say, tell
 from icgan_runtime.errors import RequestError
 
@@ -69,7 +70,13 @@ def run(options: argparse.Namespace) -> int:
     if remote:
         images.load(options.bundle, 1)  # a bad picture is the caller's mistake, not the server's
         picture = images.read(options.bundle)
-        report = load.measure(options.url, picture, seconds=options.seconds, progress=tell)
+        report = load.measure(
+            options.url,
+            picture,
+            seconds=options.seconds,
+            progress=tell,
+            connection=options_from_environment(),
+        )
         return _report(options.out, load.table(report), report)
     report = bench.bench(
         options.bundle,

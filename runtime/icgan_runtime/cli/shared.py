@@ -9,6 +9,7 @@ from typing import Any
 
 from icgan_runtime.backends.select import BACKENDS
 from icgan_runtime.bundle.manifest import PRECISIONS
+from icgan_runtime.client.connection import options_from_environment
 from icgan_runtime.console import Parser, say, tell
 from icgan_runtime.images import FORMATS
 from icgan_runtime.pipeline import Pipeline
@@ -87,7 +88,7 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
         options.parser.error("the following arguments are required: PICTURE")
     if options.url is not None:
         refuse_given(options, _IN_PROCESS, "is the server's choice: leave it out beside --url")
-        return Pipeline.connect(options.url)
+        return Pipeline.connect(options.url, **options_from_environment())
     return Pipeline.load(
         options.bundle,
         backend=options.backend,

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
+from icgan_runtime.client.connection import Address, ConnectionOptions
 from icgan_runtime.client.library import CudaRegion, infer_options, load_library, read_arrays, translated
 from icgan_runtime.client.protocol import ENSEMBLE, Arrays, Call, Conversation, ServedModel, back_off
 from icgan_runtime.client.regions import Pool, Region, SystemRegion
@@ -22,32 +22,7 @@ from icgan_runtime.route import Route
 
 T = TypeVar("T")
 
-SCHEMES = ("grpc", "grpcs", "http", "https")
 SHARED = ("system", "cuda")
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where and how a server is reached."""
-
-    url: str
-    protocol: str  # "grpc" or "http"
-    host: str  # with port
-    encrypted: bool
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """From `grpc://host:port`, `http://host:port`, or their encrypted forms. Raises RequestError."""
-        try:
-            parts = urlsplit(url)
-            sound = parts.scheme in SCHEMES and parts.hostname and parts.port != 0
-        except ValueError:  # half an IPv6 address, or no number from 0 to 65535 for a port
-            sound = False
-        if not sound:
-            schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-            raise RequestError("url", f"{url!r}, expected one of {schemes} and then host:port")
-        encrypted = parts.scheme in ("grpcs", "https")
-        return cls(url, parts.scheme[:4], parts.netloc + parts.path.rstrip("/"), encrypted)
 
 
 @dataclass(frozen=True)
@@ -73,12 +48,13 @@ Steps = Generator[Step | Pause, Any, T]  # is sent what each step gave, or throw
 class Exchange:
     """One connection; the clients of triton.py carry its steps out."""
 
-    def __init__(
-        self, url: str, timeout_s: float, retries: int, shared_memory: str | None, *, asynchronous: bool
-    ) -> None:
+    def __init__(self, url: str, options: ConnectionOptions, *, asynchronous: bool) -> None:
         self.address = Address.parse(url)
-        self._timeout_s, self._retries = timeout_s, retries
-        self._kind = _check_shared(shared_memory)
+        options.check(self.address)
+        self.options = options
+        self._headers = options.sent(self.address)
+        self._timeout_s = options.timeout_s
+        self._kind = _check_shared(options.shared_memory)
         self.library = load_library(self.address.protocol, asynchronous)
         self.pool: Pool | None = None
         self.service: ServedModel  # known once it is open
@@ -127,7 +103,9 @@ class Exchange:
                     yield from self._tell("unregister", (region.name,), time.monotonic() + self._timeout_s)
 
     def _config(self, deadline: float) -> Steps[dict[str, Any]]:
-        options = {"as_json": True} if self.address.protocol == "grpc" else {}
+        options: dict[str, Any] = {"headers": self._headers}
+        if self.address.protocol == "grpc":
+            options["as_json"] = True
         config: dict[str, Any] = yield Step("get_model_config", (ENSEMBLE,), options, deadline)
         return config
 
@@ -139,6 +117,7 @@ class Exchange:
                 for name in _large(call):
                     regions[name] = self.pool.take() or (yield from self._registered(deadline))
             options = infer_options(self.library, call, seconds_until(deadline), regions)
+            options["headers"] = self._headers
             arrays = read_arrays((yield Step("infer", (), options, deadline)), call, regions)
         except BaseException:  # cancelled too; no step follows, for the caller's time is over
             if self.pool is not None:
@@ -174,12 +153,13 @@ class Exchange:
     def _tell(self, verb: str, arguments: tuple[object, ...], deadline: float) -> Steps[None]:
         """Register or unregister a region."""
         with translated(self.address.url):
-            yield Step(f"{verb}_{self._kind}_shared_memory", arguments, {}, deadline)
+            options = {"headers": self._headers}
+            yield Step(f"{verb}_{self._kind}_shared_memory", arguments, options, deadline)
 
     def _persist(self, attempt: Callable[[float], Steps[T]]) -> Steps[T]:
         """`attempt(deadline)`, again after a pause while the server is unavailable and time is left."""
         deadline = time.monotonic() + self._timeout_s
-        pauses = back_off(self._retries)
+        pauses = back_off(self.options.retries)
         while True:
             try:
                 with translated(self.address.url):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,11 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
+from icgan_runtime.client.connection import Address, ConnectionOptions
 from icgan_runtime.client.protocol import Arrays, Call, error_of
 from icgan_runtime.client.regions import Region, region_name
-from icgan_runtime.errors import DeadlineError, MissingExtraError, RequestError, UnavailableError
+from icgan_runtime.errors import (
+    DeadlineError,
+    IcganError,
+    MissingExtraError,
+    RequestError,
+    ServiceError,
+    UnavailableError,
+)
 
 _TRANSPORTS = ("aiohttp", "geventhttpclient")
+# How tritonclient begins what it says of an HTTP answer that no Triton wrote.
+_FOREIGN = "an exception occurred in the client while decoding the response"
+# And how gRPC says it.
+_FOREIGN_GRPC = re.compile(r"Received http2 header with (?::)?status: (\d+)")
+# Pings show a connection to be alive. A Triton takes one in five minutes, and ends the connection after more.
+_PING_MS = 310_000
 
 
 def load_library(protocol: str, asynchronous: bool) -> Any:
@@ -32,6 +48,47 @@ def load_library(protocol: str, asynchronous: bool) -> Any:
     except ImportError:
         raise MissingExtraError(f"tritonclient[{protocol}]", "triton") from None
     return library
+
+
+def open_client(library: Any, address: Address, wanted: ConnectionOptions, *, asynchronous: bool) -> Any:
+    """A client with a connection of its own, not dialled yet."""
+    if address.protocol == "grpc":
+        return library.InferenceServerClient(
+            address.host,
+            ssl=address.encrypted,
+            root_certificates=wanted.ca,
+            certificate_chain=wanted.certificate,
+            private_key=wanted.key,
+            channel_args=_channel(address, wanted),
+        )
+    options: dict[str, Any] = {}
+    if asynchronous:
+        # the library would give up after a minute, whatever is allowed here
+        options["conn_timeout"] = wanted.timeout_s
+        if address.encrypted and (wanted.ca or wanted.certificate):
+            options["ssl_context"] = ssl.create_default_context(cafile=wanted.ca)
+            if wanted.certificate:
+                options["ssl_context"].load_cert_chain(wanted.certificate, wanted.key)
+    else:
+        options |= {"network_timeout": wanted.timeout_s, "connection_timeout": wanted.timeout_s}
+        files = {"ca_certs": wanted.ca, "certfile": wanted.certificate, "keyfile": wanted.key}
+        options["ssl_options"] = {name: str(path) for name, path in files.items() if path}
+    return library.InferenceServerClient(address.host, ssl=address.encrypted, **options)
+
+
+def _channel(address: Address, wanted: ConnectionOptions) -> list[tuple[str, object]]:
+    """Settings of a gRPC channel. The library's own are left out once any is given, so all stand here."""
+    return [
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.keepalive_time_ms", _PING_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # else a new channel would be given the old one's connection, dead or alive
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0 if address.is_loopback else 1),
+        ("grpc.lb_policy_name", wanted.balancing),
+    ]
 
 
 def infer_options(
@@ -101,6 +158,13 @@ class CudaRegion:
         self._library.destroy_shared_memory_region(self._handle)
 
 
+def is_deadline(error: BaseException) -> bool:
+    """Whether a call was given up for want of an answer: its connection may be dead, and nobody said so."""
+    if isinstance(error, InferenceServerException):
+        return str(error.status()) == "StatusCode.DEADLINE_EXCEEDED"
+    return isinstance(error, TimeoutError)
+
+
 @contextlib.contextmanager
 def translated(url: str) -> Iterator[None]:
     """Turn what tritonclient and its transports raise into the exceptions of this package."""
@@ -109,7 +173,12 @@ def translated(url: str) -> Iterator[None]:
     except InferenceServerException as error:
         status = str(error.status()).removeprefix("StatusCode.")
         words = str(error.message())
-        if status == "UNAVAILABLE" and url not in words:  # gRPC says numbers, and not whose
+        if words.startswith(_FOREIGN):  # a proxy's page, or JSON of another kind
+            raise _foreign(url, status, str(error.debug_details() or "")) from None
+        if found := _FOREIGN_GRPC.search(words):
+            raise _foreign(url, found[1]) from None
+        # gRPC says numbers, and not whose
+        if status in ("UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED") and url not in words:
             words = f"{url}: {words}"
         raise error_of(status, words) from None
     except TimeoutError as error:
@@ -119,3 +188,16 @@ def translated(url: str) -> Iterator[None]:
         if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _TRANSPORTS:
             raise UnavailableError(f"{url}: {error or type(error).__name__}") from None
         raise
+
+
+def _foreign(url: str, status: str, body: str = "") -> IcganError:
+    """What a proxy or gateway answered in the server's place; of its page, the words on one line."""
+    said = " ".join(re.sub(r"(?is)<(style|script|head)\b.*?</\1>|<[^>]*>", " ", body).split())[:120]
+    advice = {
+        "401": "; give credentials (headers=, ICGAN_HEADERS)",
+        "403": "; give credentials (headers=, ICGAN_HEADERS)",
+        "413": "; the request is larger than is allowed on the way",
+    }
+    words = f"{url}: status {status} from what stands before the server{advice.get(status, '')}"
+    words += f" ({said})" if said else ""
+    return ServiceError(words) if status == "400" else error_of(status, words)  # 400: no field of ours

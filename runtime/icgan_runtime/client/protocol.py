@@ -166,7 +166,9 @@ def error_of(status: str, words: str) -> IcganError:
         return UnavailableError(words)
     if status in ("400", "INVALID_ARGUMENT"):
         return from_wire(words)
-    if status in ("503", "429", "UNAVAILABLE"):
+    if "protocol is restricted" in words:  # gRPC says that it is unavailable, but it will stay so
+        return ServiceError(words)
+    if status in ("502", "503", "429", "UNAVAILABLE"):
         return UnavailableError(words)
     if status in ("504", "DEADLINE_EXCEEDED"):
         return DeadlineError(words)

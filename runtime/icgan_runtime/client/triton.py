@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from icgan_runtime import images
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import Model
+from icgan_runtime.client.connection import ConnectionOptions
 from icgan_runtime.client.exchange import Exchange, Pause, Step, Steps, seconds_until
+from icgan_runtime.client.library import is_deadline, open_client
 from icgan_runtime.client.protocol import Arrays, Call, Conversation, ServedModel
-from icgan_runtime.errors import (
-    RequestError,
-)
+from icgan_runtime.errors import RequestError
 from icgan_runtime.request import Request, Result
 from icgan_runtime.route import Route
 
@@ -32,19 +32,56 @@ I64 = NDArray[np.int64]
 T = TypeVar("T")
 
 HTTP_THREADS = 64  # requests that blocking HTTP clients have under way at most; more wait their turn
+IDLE_S = (
+    60.0  # a connection that was idle for longer is not trusted: load balancers forget it, and tell nobody
+)
+
+
+class Line:
+    """A client of the library, and how its connection fares."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.calls = 0  # under way
+        self.answered = time.monotonic()
+        self.given_up = False
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the next call may use it."""
+        idle = time.monotonic() - self.answered if not self.calls else 0
+        return not self.given_up and idle < IDLE_S
+
+    def begin(self) -> Any:
+        """The client, for one call."""
+        self.calls += 1
+        return self.client
+
+    def end(self, error: BaseException | None = None) -> None:
+        """A call's end; after a missed deadline nothing more is asked over this connection."""
+        self.calls -= 1
+        if error is None:
+            self.answered = time.monotonic()
+        elif is_deadline(error):
+            self.given_up = True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it can be closed: it is not used any more."""
+        return not self.calls and not self.is_trusted
 
 
 class TritonChain:
     """The chain of a Pipeline, on a server. Safe to use from several threads."""
 
-    def __init__(self, url: str, timeout_s: float, retries: int, shared_memory: str | None = None) -> None:
-        self._exchange = Exchange(url, timeout_s, retries, shared_memory, asynchronous=False)
-        self._timeout_s = timeout_s
+    def __init__(self, url: str, options: ConnectionOptions | None = None) -> None:
+        self._exchange = Exchange(url, options or ConnectionOptions(), asynchronous=False)
         # an HTTP client belongs to the thread that made it
         self._held: Any = (
             threading.local() if self._exchange.address.protocol == "http" else SimpleNamespace()
         )
-        self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lines: weakref.WeakSet[Line] = weakref.WeakSet()
+        self._lock = threading.Lock()  # of the lines' counts
         self._carry(self._exchange.open())
 
     @property
@@ -84,8 +121,8 @@ class TritonChain:
 
     def close(self) -> None:
         self._carry(self._exchange.close())
-        for client in list(self._clients):
-            client.close()
+        for line in list(self._lines):
+            line.client.close()
 
     def _hold(self, conversation: Conversation[T]) -> T:
         return self._carry(self._exchange.hold(conversation))
@@ -118,43 +155,52 @@ class TritonChain:
             under_way.cancel()  # if it has not even begun
 
     def _call(self, step: Step, limit: Mapping[str, float]) -> Any:
-        return getattr(self._client(), step.method)(*step.arguments, **step.options, **limit)
+        with self._lock:
+            line = self._line()
+            client = line.begin()
+        failure: BaseException | None = None
+        try:
+            return getattr(client, step.method)(*step.arguments, **step.options, **limit)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            with self._lock:
+                line.end(failure)
+                is_done = line.is_done
+            if is_done:
+                client.close()
 
-    def _client(self) -> Any:
-        client = getattr(self._held, "client", None)
-        if client is None:
-            address, options = self._exchange.address, {}
-            if address.protocol == "http":
-                options = {"network_timeout": self._timeout_s, "connection_timeout": self._timeout_s}
-            client = self._exchange.library.InferenceServerClient(
-                address.host, ssl=address.encrypted, **options
-            )
-            self._clients.add(client)
-            self._held.client = client
-        return client
+    def _line(self) -> Line:
+        """The line to ask over: the one held, or a new one."""
+        line: Line | None = getattr(self._held, "line", None)
+        if line is not None and line.is_trusted:
+            return line
+        if line is not None and line.is_done:
+            line.client.close()
+        exchange = self._exchange
+        line = Line(open_client(exchange.library, exchange.address, exchange.options, asynchronous=False))
+        self._lines.add(line)
+        self._held.line = line
+        return line
 
 
 class AsyncTriton:
     """A server's conversations under asyncio; `open` it, since a constructor cannot wait."""
 
-    def __init__(self, exchange: Exchange, client: Any) -> None:
-        self._exchange, self._client = exchange, client
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._held: Line | None = None
+        self._lines: set[Line] = set()  # not closed yet
 
     @classmethod
-    async def open(
-        cls, url: str, timeout_s: float, retries: int, shared_memory: str | None = None
-    ) -> AsyncTriton:
+    async def open(cls, url: str, options: ConnectionOptions | None = None) -> AsyncTriton:
         """Connect and learn what is served."""
-        exchange = Exchange(url, timeout_s, retries, shared_memory, asynchronous=True)
-        address = exchange.address
-        # over HTTP the library would give up after a minute, whatever is allowed here
-        options = {"conn_timeout": timeout_s} if address.protocol == "http" else {}
-        client = exchange.library.InferenceServerClient(address.host, ssl=address.encrypted, **options)
-        server = cls(exchange, client)
+        server = cls(Exchange(url, options or ConnectionOptions(), asynchronous=True))
         try:
-            await server._carry(exchange.open())
+            await server._carry(server._exchange.open())
         except BaseException:
-            await client.close()
+            await server._close_lines(server._lines)
             raise
         return server
 
@@ -175,7 +221,7 @@ class AsyncTriton:
     async def close(self) -> None:
         """Close the connection."""
         await self._carry(self._exchange.close())
-        await self._client.close()
+        await self._close_lines(self._lines)
 
     async def _carry(self, steps: Steps[T]) -> T:
         """As TritonChain._carry."""
@@ -195,8 +241,38 @@ class AsyncTriton:
     async def _perform(self, step: Step | Pause) -> Any:
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
-        call = getattr(self._client, step.method)(*step.arguments, **step.options)
-        return await asyncio.wait_for(call, seconds_until(step.deadline))
+        line = await self._line()
+        client = line.begin()
+        failure: BaseException | None = None
+        try:
+            call = getattr(client, step.method)(*step.arguments, **step.options)
+            return await asyncio.wait_for(call, seconds_until(step.deadline))
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            line.end(failure)
+            if line.is_done:
+                await self._close_lines({line})
+
+    async def _line(self) -> Line:
+        """As TritonChain._line."""
+        line = self._held
+        if line is not None and line.is_trusted:
+            return line
+        exchange = self._exchange
+        self._held = Line(
+            open_client(exchange.library, exchange.address, exchange.options, asynchronous=True)
+        )
+        self._lines.add(self._held)
+        if line is not None and line.is_done:
+            await self._close_lines({line})
+        return self._held
+
+    async def _close_lines(self, lines: set[Line]) -> None:
+        for line in list(lines):
+            self._lines.discard(line)
+            await line.client.close()
 
 
 @functools.cache

@@ -31,7 +31,7 @@ from icgan_runtime.errors import (
 pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
 pytest.importorskip("tritonclient.http", reason="pip install 'icgan[triton]'")
 from icgan_runtime.client import exchange, triton
-from icgan_runtime.client.exchange import Address
+from icgan_runtime.client.connection import Address
 from icgan_runtime.client.library import CudaRegion, load_library
 from icgan_runtime.client.regions import SystemRegion
 from tests.runtime.stand_in import MAX_BATCH, StandIn
@@ -522,11 +522,18 @@ def test_a_region_that_the_server_keeps_is_asked_for_again(connect, stand_in):
     assert stand_in.regions == {}, "asked once more at the end"
 
 
-def test_a_server_that_maps_no_memory_says_so_at_once(kind, protocol, stand_in):
+def test_a_server_that_maps_no_memory_says_so_at_once(kind, protocol, stand_in, pauses):
     before = memory()
-    stand_in.region_refusals.append(("INTERNAL", "This API is restricted"))
-    with pytest.raises(ServiceError, match="restricted"):
+    # as a Triton does by each protocol
+    words = {
+        "grpc": ("UNAVAILABLE", "This protocol is restricted"),
+        "http": ("INTERNAL", "This API is restricted"),
+    }
+    stand_in.region_refusals.append(words[protocol])
+    with pytest.raises(ServiceError, match="restricted") as caught:
         Client(kind, stand_in.url(protocol), shared_memory="system")
+    assert caught.type is ServiceError
+    assert pauses == []
     assert memory() == before
 
 
