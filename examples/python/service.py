@@ -33,7 +33,7 @@ MAX_PICTURES = 16  # of one answer
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     """The connection, for as long as the service runs."""
     url = os.environ.get("ICGAN_URL", "grpc://localhost:8001")
-    async with await AsyncPipeline.connect(url) as app.state.pipe:
+    async with AsyncPipeline.connect(url) as app.state.pipe:
         yield
 
 
@@ -67,7 +67,7 @@ async def body(request: Request) -> bytes:
     async for part in request.stream():
         held += part
         if len(held) > MAX_BYTES:
-            raise RequestError("image", f"more than {MAX_BYTES} bytes")
+            raise RequestError("picture", f"more than {MAX_BYTES} bytes")
     return bytes(held)
 
 

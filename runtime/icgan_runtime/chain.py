@@ -33,7 +33,7 @@ MAX_BATCH = 32  # rows per graph run: bounds memory whatever the request
 
 
 class Chain(Protocol):
-    """What a Pipeline stands on. The local one is below; client/triton.py has the remote one.
+    """What a Pipeline runs on. The local one is below; client/triton.py has the remote one.
 
     Arguments arrive validated: pictures of an accepted type, unit rows, a Request.
     """
@@ -163,12 +163,12 @@ class LocalChain:
     def generate_from(self, embedding: F32, request: Request) -> Result:
         ids, scores = self.search(embedding, self.neighbours)
         side = self.model.resolution
-        pictures = np.empty((request.n, side, side, 3), np.uint8)
+        generated = np.empty((request.n, side, side, 3), np.uint8)
         for rows in self._batches(request.n):
-            pictures[rows] = self._run_generator(embedding, ids, request, range(rows.start, rows.stop))
-        refuse_empty_pictures(self.generator.name, pictures)
+            generated[rows] = self._run_generator(embedding, ids, request, range(rows.start, rows.stop))
+        refuse_black_images(self.generator.name, generated)
         labels = None if self.bank.labels is None else self.bank.labels[self.bank.rows(ids[0])]
-        return Result(pictures, Neighbours(ids[0], scores[0], labels), embedding[0], request)
+        return Result(generated, Neighbours(ids[0], scores[0], labels), embedding[0], request)
 
     def with_bank(self, bank: Bank) -> LocalChain:
         bank.require_space(self.model)
@@ -183,7 +183,7 @@ class LocalChain:
             self.generator.close()
 
     def _run_generator(self, embedding: F32, ids: I64, request: Request, samples: range) -> U8:
-        """Pictures of some samples of one request; `embedding` [1, D], `ids` [1, k]."""
+        """Images of some samples of one request; `embedding` [1, D], `ids` [1, k]."""
         rows = request.rows(samples, self.model.classes)
         embedding, ids = embedding.repeat(len(samples), axis=0), ids.repeat(len(samples), axis=0)
         feeds: dict[str, NDArray[Any]] = {
@@ -192,8 +192,8 @@ class LocalChain:
         }
         if self.model.classes:
             feeds["label"] = rows.labels(ids, self.bank)
-        pictures: U8 = self.generator.run(feeds)["image"]
-        return pictures
+        generated: U8 = self.generator.run(feeds)["image"]
+        return generated
 
     def _batches(self, count: int) -> list[slice]:
         return [slice(start, min(start + self.max_batch, count)) for start in range(0, count, self.max_batch)]
@@ -226,15 +226,15 @@ def local_route(
     return Route(backend, provider, agreed(precisions), find.name, threads or allowed, reasons)
 
 
-def refuse_empty_pictures(session: str, pictures: U8) -> None:
-    """Raise NumericsError for a picture that is black to the last byte.
+def refuse_black_images(session: str, generated: U8) -> None:
+    """Raise NumericsError for an image that is black to the last byte.
 
-    The graph ends in bytes, where NaN has become 0: a picture computed from NaN looks like this, and tanh
+    The graph ends in bytes, where NaN has become 0: an image computed from NaN looks like this, and tanh
     never gives exactly -1 everywhere otherwise.
     """
-    empty = ~pictures.reshape(len(pictures), -1).any(axis=1)
-    if empty.any():
+    black = ~generated.reshape(len(generated), -1).any(axis=1)
+    if black.any():
         raise NumericsError(
-            f"{session}: picture {int(empty.argmax())} of {len(pictures)} is black throughout, the mark of "
+            f"{session}: image {int(black.argmax())} of {len(generated)} is black throughout, the mark of "
             "NaN; check the bundle with `icgan info --verify`, or try a higher precision"
         )

@@ -1,4 +1,4 @@
-"""Picture -> embedding -> neighbours -> pictures: the class that applications use."""
+"""Picture -> embedding -> neighbours -> images: the class that applications use."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class Pipeline:
         label: int | None = None,
         batch: int = MAX_BATCH,
     ) -> Iterator[Result]:
-        """As `generate`, in results of `batch` pictures each: any n, and the memory of one batch.
+        """As `generate`, in results of `batch` images each: any n, and the memory of one batch.
 
         The picture is embedded once.
         """

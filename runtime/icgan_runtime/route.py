@@ -1,4 +1,4 @@
-"""What runs a pipeline, and why: told from what was really opened, not from what was asked for."""
+"""What runs a pipeline, and why: read from the sessions that opened, not from what was asked for."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ I64 = NDArray[np.int64]
 # k nearest. The position in this tuple is the number on the wire.
 CONDITIONS = ("query", "nearest", "sample")
 # "The label of the instance itself" (for "query": of the nearest). Far from every label and every slip: a
-# client that sends -1 is told so.
+# client that sends -1 gets an error.
 OWN_LABEL = -(1 << 63)
 
 

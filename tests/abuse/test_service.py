@@ -133,7 +133,7 @@ def test_nan_in_a_served_generator_is_reported_not_shown_as_a_black_picture(star
     with Pipeline.connect(server.grpc_url) as pipe, pytest.raises(NumericsError, match="the mark of NaN"):
         pipe.generate(PHOTO)
     canary = json.loads((server.repository / CANARY_NAME).read_text())
-    with pytest.raises(ServiceError, match="picture 0 of 1 is black throughout, the mark of NaN"):
+    with pytest.raises(ServiceError, match="image 0 of 1 is black throughout, the mark of NaN"):
         server.call(f"v2/models/{CANARY_MODEL}/generate", canary)
 
 

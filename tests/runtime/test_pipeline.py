@@ -354,7 +354,7 @@ def test_one_bad_picture_among_good_ones_is_refused(pipe):
 
 def test_a_black_picture_is_reported_as_nan_not_shown(pipe):
     broken, _ = canned(pipe, picture=0)
-    with pytest.raises(NumericsError, match=r"^canned: picture 0 of 1 is black throughout, the mark of NaN"):
+    with pytest.raises(NumericsError, match=r"^canned: image 0 of 1 is black throughout, the mark of NaN"):
         broken.generate(PHOTO)
 
 

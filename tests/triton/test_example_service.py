@@ -80,7 +80,7 @@ def test_neighbours_are_json(post, tiny_bundle):
 @pytest.mark.parametrize(
     ("query", "body", "field"),
     [
-        ("n=3", b"no picture", "image"),
+        ("n=3", b"no picture", "picture"),
         ("n=many", PHOTO.read_bytes(), "n"),
         ("n=17", PHOTO.read_bytes(), "n"),
         ("truncation=3", PHOTO.read_bytes(), "truncation"),

@@ -74,10 +74,10 @@ def render(facts: dict[str, Any]) -> str:
         for engine in facts["engines"]
     ]
     for title in ("provenance", "metrics", "parity", "bench"):
-        told = {name: value for name, value in facts[title].items() if (title, name) != ("bench", "costs")}
-        if told:
+        shown = {name: value for name, value in facts[title].items() if (title, name) != ("bench", "costs")}
+        if shown:
             lines.append(f"  {title}")
-            lines += _tree(told, "    ")
+            lines += _tree(shown, "    ")
     if facts["unlisted_files"]:
         lines.append(f"  not in the manifest, never used: {', '.join(facts['unlisted_files'])}")
     return "\n".join(lines)

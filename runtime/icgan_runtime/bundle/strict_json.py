@@ -19,7 +19,7 @@ from typing import Any
 from icgan_runtime.errors import BundleError
 
 MAX_NESTING = 32  # of a report: deeper ones end programs that show or write them
-# All but newline; and halves of characters.
+# All control characters but newline; and lone surrogates, which UTF-8 cannot carry.
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Json = dict[str, Any]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from icgan_runtime import images
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.bundle.strict_json import from_json
-from icgan_runtime.chain import refuse_empty_pictures
+from icgan_runtime.chain import refuse_black_images
 from icgan_runtime.errors import (
     DeadlineError,
     IcganError,
@@ -127,11 +127,11 @@ class ServedModel:
         return Call(name, {**source, **self._scalars(request, rows)}, tuple(outputs))
 
     def _result(self, answers: list[Arrays], embedding: F32, request: Request) -> Result:
-        pictures = np.concatenate([answer["GENERATED"] for answer in answers])
-        refuse_empty_pictures(self.url, pictures)
+        generated = np.concatenate([answer["GENERATED"] for answer in answers])
+        refuse_black_images(self.url, generated)
         ids, scores = answers[0]["NEIGHBOUR_IDS"][0], answers[0]["NEIGHBOUR_SCORES"][0]
         labels = answers[0]["NEIGHBOUR_LABELS"][0] if self.labelled else None
-        return Result(pictures, Neighbours(ids, scores, labels), embedding, request)
+        return Result(generated, Neighbours(ids, scores, labels), embedding, request)
 
     def _source(self, picture: images.Picture, count: int) -> Arrays:
         """`count` rows of one picture: its file, or what the encoder sees of it, whichever is smaller."""
@@ -161,7 +161,7 @@ class ServedModel:
 
 def error_of(status: str, words: str) -> IcganError:
     """The exception for a refusal; `status` is an HTTP status or the name of a gRPC status."""
-    # being loaded or mended; or started anew, without the regions that its predecessor knew
+    # being loaded; or started anew, without the regions that its predecessor knew
     if "has no available versions" in words or "Unable to find shared memory region" in words:
         return UnavailableError(words)
     if status in ("400", "INVALID_ARGUMENT"):

@@ -1,9 +1,9 @@
 """Memory that a server and its client on the same machine both map, so that pictures need not pass a socket.
 
 A region holds one tensor of one request. Nobody may use it again before the server has answered: after a
-time-out the server may still be writing. Such a region is lost, and the server is told to forget it later;
-Triton refuses that while a request is using it. Only then is it freed: CUDA does not say what becomes of a
-GPU's memory that goes while another process has it mapped.
+time-out the server may still be writing. Such a region is lost, and unregistered later, which Triton refuses
+while a request is using it. Only then is it freed: CUDA does not say what becomes of a GPU's memory that goes
+while another process has it mapped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Region(Protocol):
 
     @property
     def registration(self) -> tuple[object, ...]:
-        """What the server is told about it, in the order of tritonclient's arguments."""
+        """What the server needs to register it, in the order of tritonclient's arguments."""
 
     def write(self, array: Array) -> None:
         """Lay a C-ordered array at its beginning."""
@@ -43,7 +43,7 @@ class Region(Protocol):
         """A copy of the array at its beginning."""
 
     def close(self) -> None:
-        """Free it; what the server has mapped of the host's memory stays until it is told to forget it."""
+        """Free it; what the server has mapped of the host's memory stays until it is unregistered."""
 
 
 def region_name() -> str:
@@ -96,7 +96,7 @@ class Pool:
             return self._free.pop() if self._free else None
 
     def new(self) -> Region:
-        """One that the server has yet to be told of."""
+        """One that is not registered yet."""
         return self._make(self.size)
 
     def give(self, region: Region) -> None:

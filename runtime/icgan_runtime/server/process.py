@@ -181,7 +181,7 @@ class Server:
         self.call(f"v2/repository/models/{model}/unload", {}, timeout_s=120)
 
     def wait(self) -> NoReturn:
-        """Wait until the server ends by itself: ServiceError, for it was not told to."""
+        """Wait until the server ends by itself: ServiceError, for nobody asked it to."""
         status = self._process.wait()
         self._clear_up()
         raise ServiceError(f"tritonserver {_end(status)}{self._last_words()}")
@@ -241,7 +241,7 @@ class Server:
     def _drain(self) -> None:
         """Unload the ensembles and wait until their requests in flight are answered.
 
-        Told to end at once, the server would stop the composing models first, and refuse the remaining steps
+        Asked to end at once, the server would stop the composing models first, and refuse the remaining steps
         of the ensemble requests it is in the middle of.
         """
         configs = self.repository.glob("*/config.pbtxt")
@@ -280,7 +280,7 @@ class Server:
             flags["model-config-name"] = options.config_name
         command = [str(self._environment.server / "bin" / "tritonserver"), "--disable-auto-complete-config"]
         command += [f"--{name}={value}" for name, value in flags.items()]
-        for backend in ("python", "onnxruntime"):  # shared memory that can be told from other servers'
+        for backend in ("python", "onnxruntime"):  # names of shared memory apart from other servers'
             command.append(f"--backend-config={backend},shm-region-prefix-name={self._scratch.name}-")
         return command + [f"--load-model={model}" for model in options.models]
 

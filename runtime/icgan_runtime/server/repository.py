@@ -86,7 +86,7 @@ def write_repository(bundle_path: Path, out: Path, options: RepositoryOptions, s
 def add_release(bundle_path: Path, repository: Path, say: Say = print) -> list[str]:
     """Add `bundle` to a repository as its next release; returns the models to load, in this order.
 
-    Nothing changes for a running server until it is told to load them. Requests are answered throughout:
+    Nothing changes for a running server until it is asked to load them. Requests are answered throughout:
     first the new versions come up beside the old, then each ensemble moves over in one moment.
     """
     book = read_releases(repository)

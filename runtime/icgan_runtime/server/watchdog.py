@@ -1,8 +1,8 @@
-"""A canary through the whole chain, and the mending of what it finds dead.
+"""A canary through the whole chain, and the reloading of models that it finds dead.
 
 When a Python process of the server dies, the server stays "ready" and answers every request for that model
 with an error, for ever. Only a real request shows it (or a look at its processes, from the same machine), and
-only unloading and loading the model mends it.
+only unloading and loading the model cures it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def check(self) -> list[str]:
-        """Look for dead processes, then send one canary; returns the models that had to be mended.
+        """Look for dead processes, then send one canary; returns the models that were loaded again.
 
         Raises ServiceError when the chain fails for a reason that loading a model does not cure.
         """
@@ -56,7 +56,7 @@ class Watchdog:
             try:
                 self._server.call(path, self._canary, timeout_s=self._timeout_s)
             except UnavailableError:
-                return []  # overloaded, or on its way out: neither is mended by taking models away
+                return []  # overloaded, or on its way out: neither is cured by loading a model again
             except ServiceError as error:
                 if _OVERLOAD.search(str(error)):
                     return []
@@ -68,7 +68,7 @@ class Watchdog:
         for model in dead:
             self._server.load(model)
         if dead:
-            self._models_without_process()  # who has just been replaced is not mourned again
+            self._models_without_process()  # a process just replaced is not reported again
         return dead
 
     def __enter__(self) -> Self:
@@ -85,13 +85,13 @@ class Watchdog:
         while not self._stopped.wait(self._period_s):
             started = time.monotonic()
             try:
-                mended = self.check()
+                reloaded = self.check()
             except ServiceError as error:
                 self._report(f"watchdog: {error}")
                 continue
-            if mended:
+            if reloaded:
                 seconds = time.monotonic() - started
-                self._report(f"watchdog: {', '.join(mended)} had died and is back after {seconds:.1f} s")
+                self._report(f"watchdog: {', '.join(reloaded)} had died and is back after {seconds:.1f} s")
 
     def _models_without_process(self) -> list[str]:
         """Models with a process that was alive at the last look and is dead now.

@@ -114,7 +114,7 @@ def test_as_many_as_the_server_finds_are_had(k):
 
 
 def test_a_black_picture_is_reported_with_the_server():
-    with pytest.raises(NumericsError, match=r"^grpc://here:1: picture 0 of 2 is black"):
+    with pytest.raises(NumericsError, match=r"^grpc://here:1: image 0 of 2 is black"):
         hold(SERVICE.generate(PICTURE, request(2)), fill=0)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from icgan_runtime import images
-from icgan_runtime.chain import refuse_empty_pictures
+from icgan_runtime.chain import refuse_black_images
 from icgan_runtime.errors import NumericsError, RequestError
 from icgan_runtime.refusals import to_wire
 
@@ -26,7 +26,7 @@ def _answer(request):
         # the server takes away the row axis of a request that says 0 rows
         return _refusal(f"{list(wanted.shape)}, expected rows")
     try:
-        refuse_empty_pictures("icgan_generator", generated)
+        refuse_black_images("icgan_generator", generated)
     except NumericsError as error:
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
     pictures = []
