@@ -15,6 +15,7 @@ from icgan_runtime import Bank, Pipeline
 from icgan_runtime.backends.canned import CannedSession
 from icgan_runtime.bundle.arrays import read_npz
 from icgan_runtime.chain import LocalChain
+from icgan_runtime.client.connection import ConnectionOptions
 from icgan_runtime.errors import BindingError, DecodeError, MissingExtraError, NumericsError, RequestError
 from icgan_runtime.latents import MAX_SEED, noise
 from icgan_runtime.request import MAX_SAMPLES, Request
@@ -380,7 +381,8 @@ def test_connecting_keeps_address_time_limit_retries_and_memory(monkeypatch):
     options: dict[str, Any] = {"timeout_s": 0.5, "retries": 7, "shared_memory": "system"}
     defaults = vars(Pipeline.connect("grpc://host:1").chain)["arguments"]
     chosen = vars(Pipeline.connect("http://host:2", **options).chain)["arguments"]
-    assert (defaults, chosen) == (("grpc://host:1", 30, 3, None), ("http://host:2", 0.5, 7, "system"))
+    assert defaults == ("grpc://host:1", ConnectionOptions(timeout_s=30, retries=3, shared_memory=None))
+    assert chosen == ("http://host:2", ConnectionOptions(**options))
 
 
 def test_the_model_is_described(pipe):
