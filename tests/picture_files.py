@@ -118,3 +118,45 @@ ORIENTED: dict[str, tuple[str, Write, bool]] = {  # container, source -> ending,
     "AVIF, XMP": ("avif", lambda p, o: encoded(p, "AVIF", xmp=xmp(o)), False),
 }  # fmt: skip
 CONTAINERS = [pytest.param(name, marks=needs_heif if name.startswith("HEIC") else ()) for name in ORIENTED]
+
+# Of colour spaces: the three primaries as XYZ under D50, and the exponent of the curve (None: sRGB's curve).
+Space = tuple[tuple[tuple[float, float, float], ...], float | None]
+DISPLAY_P3: Space = (
+    ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407)), None,
+)  # fmt: skip
+ADOBE_RGB: Space = (
+    ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)), 2.19921875,
+)  # fmt: skip
+SRGB: Space = (
+    ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410)), None,
+)  # fmt: skip
+
+
+def profile(primaries: tuple[tuple[float, float, float], ...], exponent: float | None) -> bytes:
+    """An ICC profile, version 4, of three primaries and one curve."""
+
+    def fixed(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    white = (0.9642, 1.0, 0.8249)
+    curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0)
+    curve += fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    if exponent is not None:
+        curve = b"curv" + bytes(4) + struct.pack(">IHH", 1, round(exponent * 256), 0)
+    said = b"".join(b"\0" + letter.encode() for letter in "made for tests")
+    text = (
+        b"mluc" + bytes(4) + struct.pack(">IIII", 1, 12, 0x656E5553, len(said)) + struct.pack(">I", 28) + said
+    )
+    tags = {b"desc": text, b"cprt": text, b"wtpt": b"XYZ " + bytes(4) + fixed(*white)}
+    for letter, xyz in zip("rgb", primaries, strict=True):
+        tags[f"{letter}XYZ".encode()] = b"XYZ " + bytes(4) + fixed(*xyz)
+        tags[f"{letter}TRC".encode()] = curve
+    directory, body, place = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, tag in tags.items():
+        padded = tag + bytes(-len(tag) % 4)
+        directory += name + struct.pack(">II", place + len(body), len(tag))
+        body += padded
+    size = place + len(body)
+    head = struct.pack(">I4sI4s4s4s", size, bytes(4), 0x04300000, b"mntr", b"RGB ", b"XYZ ")
+    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed(*white)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + directory + body

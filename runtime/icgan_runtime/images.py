@@ -16,6 +16,7 @@ from PIL import Image
 from icgan_runtime import files
 from icgan_runtime.errors import BundleError, DecodeError
 from icgan_runtime.reader import decode as reader
+from icgan_runtime.reader.colour import to_srgb
 from icgan_runtime.reader.decode import MAX_ENCODED_BYTES, MAX_PIXELS
 from icgan_runtime.reader.formats import FORMATS, SUFFIXES, sniff
 
@@ -54,18 +55,21 @@ def read(path: str | Path) -> bytes:
 def decode(data: bytes, size: int) -> U8:
     """An encoded picture as the encoder's input, uint8 [size, size, 3]. Raises DecodeError only.
 
-    Upright by its EXIF orientation, first frame, transparency on white, 16-bit grey by its high byte.
+    Upright by its EXIF orientation, first frame, transparency on white, 16-bit grey by its high byte, in
+    sRGB by its ICC profile.
     """
     return to_input(reader.to_rgb(data), size)
 
 
 def to_input(picture: Image.Image, size: int) -> U8:
-    """Centre-crop an RGB picture to its short side and resize it, as the prepared data set was."""
+    """Centre-crop an RGB picture to its short side, resize it, and follow its colour profile."""
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     square = picture.crop((left, top, left + side, top + side))
-    return np.array(square.resize((size, size), Image.Resampling.BILINEAR))
+    pixels = np.array(square.resize((size, size), Image.Resampling.BILINEAR))
+    profile = picture.info.get("icc_profile")
+    return to_srgb(pixels, profile) if isinstance(profile, bytes) else pixels
 
 
 def encode(image: U8, kind: str = "PNG") -> bytes:

@@ -56,6 +56,7 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 def to_rgb(data: bytes) -> Image.Image:
     """An encoded picture as RGB: upright, first frame, transparency on white, 16 bits by their high byte.
 
+    Its ICC profile, if any, is `info["icc_profile"]`; the pixels are as they are stored.
     Raises DecodeError only: for what is too large, damaged, or in no format of `formats`.
     """
     if len(data) > MAX_ENCODED_BYTES:
@@ -73,7 +74,7 @@ def opened_to_rgb(picture: Image.Image) -> Image.Image:
         check_size(*picture.size)
         picture.load()  # first: a PNG may carry its EXIF after its pixels
         turn = orientation.of_exif(picture.info.get("exif"))
-        return _opaque(orientation.turned(picture, turn))
+        return _finished(picture, turn)
 
     return _guarded(read)
 
@@ -110,7 +111,7 @@ def _read(data: bytes, kind: str) -> Image.Image:
             opened.info["transparency"] *= _SPREAD[samples]
         if samples == "RGB;16B":
             opened = _without_key_colour(opened, data)
-    return _opaque(orientation.turned(opened, turn))
+    return _finished(opened, turn)
 
 
 # ---- opening, with the work of it bounded ----------------------------------------------------------------
@@ -233,6 +234,14 @@ def _check_boxed_exif(data: bytes) -> None:
 # ---- pixels ----------------------------------------------------------------------------------------------
 
 
+def _finished(picture: Image.Image, turn: int) -> Image.Image:
+    """Upright and opaque; only the colour profile comes along, which `images.to_input` follows."""
+    rgb = _opaque(orientation.turned(picture, turn))
+    profile = picture.info.get("icc_profile")
+    rgb.info = {} if profile is None else {"icc_profile": profile}
+    return rgb
+
+
 def _opaque(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16"):
         levels = np.asarray(picture)
@@ -254,4 +263,6 @@ def _without_key_colour(high: Image.Image, data: bytes) -> Image.Image:
     samples: NDArray[np.int64] = np.asarray(high).astype(np.int64) << 8 | np.asarray(low)
     pixels = np.array(high)
     pixels[(samples == high.info["transparency"]).all(axis=2)] = 255
-    return Image.fromarray(pixels)
+    shown = Image.fromarray(pixels)
+    shown.info = {key: value for key, value in high.info.items() if key != "transparency"}
+    return shown
