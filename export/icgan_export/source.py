@@ -194,6 +194,8 @@ def _from_prepared(run: Run, path: Path, count: int, queries: int) -> Instances:
 def _from_pictures(run: Run, path: Path, count: int, queries: int) -> Instances:
     """Whatever `icgan-train prepare` reads. Pictures that cannot be read are left out, and said to be."""
     found = open_source(path)
+    for remark in found.remarks:
+        tell(remark)
     kept, stack = [], []
     for row in range(len(found)):
         try:

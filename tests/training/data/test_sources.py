@@ -227,3 +227,60 @@ def test_a_broken_note_is_named(photo, tmp_path):
     write_pictures(tmp_path, photo, 1)
     (tmp_path / "source.json").write_text(json.dumps({"title": "x"}))
     refused(tmp_path, r"source\.json cannot be read")
+
+
+def test_pictures_are_read_whatever_phones_and_cameras_call_them(photo, tmp_path):
+    (picture,) = write_pictures(tmp_path, photo, 1)
+    for ending in (".jfif", ".jpe", ".JPG", ".HEIC", ".heif", ".avif", ".ppm"):
+        (tmp_path / f"x{ending}").write_bytes(picture.read_bytes())
+    source = open_source(tmp_path)
+    assert len(source) == 8
+    assert source.remarks == []
+
+
+def test_what_is_not_looked_at_is_counted_and_named(photo, tmp_path):
+    write_pictures(tmp_path / "a", photo, 2)
+    for name in ("a/1.jxl", "a/2.JXL", "notes.txt", "a/README", "a/.hidden", "source.json"):
+        (tmp_path / name).write_text("{}" if "source" in name else "x")
+    (tmp_path / "source.json").write_text('{"name": "mine"}')
+    (remark,) = open_source(tmp_path).remarks
+    assert remark == (
+        f"{tmp_path}: not looked at, because no ending of pictures: 2 of .jxl, 1 of no ending, 1 of .txt"
+    )
+
+
+def test_a_folder_whose_files_have_other_endings_says_so(tmp_path):
+    (tmp_path / "a.cr3").write_text("x")
+    refused(tmp_path, r"holds no pictures .*not looked at, because no ending of pictures: 1 of \.cr3")
+
+
+def test_a_stray_picture_beside_class_folders_does_not_drop_the_classes_in_silence(photo, tmp_path):
+    write_pictures(tmp_path / "a", photo, 2)
+    write_pictures(tmp_path / "b", photo, 2)
+    photo.save(tmp_path / "cover.jpg")
+    refused(tmp_path, r"has 1 pictures \(cover\.jpg, \.\.\.\) beside 2 folders .* with --no-labels")
+    assert len(open_source(tmp_path, use_labels=False)) == 5
+
+
+@pytest.mark.parametrize("target", [".", "..", "a", "current"])
+def test_a_link_into_the_folder_is_named_and_each_picture_is_read_once(photo, tmp_path, target):
+    root = tmp_path / "root"
+    write_pictures(root / "a", photo, 2)
+    write_pictures(root / "b", photo, 2)
+    (root / "current").symlink_to(target)
+    source = open_source(root)
+    assert source.files == ["a/000.png", "a/001.png", "b/000.png", "b/001.png"]
+    assert source.class_names == ["a", "b"]
+    if target != "current":
+        assert source.remarks == [f"{root}: links to folders that are read where they lie: current"]
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed_once(photo, tmp_path):
+    write_pictures(tmp_path / "elsewhere", photo, 2)
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("a", "b"):
+        (root / name).symlink_to(tmp_path / "elsewhere")
+    source = open_source(root)
+    assert source.files == ["a/000.png", "a/001.png"]
+    assert source.remarks == [f"{root}: links to folders that are read where they lie: b"]

@@ -102,6 +102,9 @@ def prepare(
     if input_size is not None and input_size < 32:
         raise DataError(f"--input-size is {input_size}, it must be at least 32: encoders halve it five times")
     source = open_source(source_path, use_labels=use_labels)
+    if processes.first:
+        for remark in source.remarks:
+            tell(remark)
     check_count(len(source), neighbours)
     partial = out.with_name(out.name + ".partial")
     complete = (partial / "dataset.json").exists()
@@ -163,6 +166,9 @@ def listing_sha256(source: Source) -> str:
         digest.update(file.encode("utf-8", "surrogateescape") + b"\0")
     if source.array is not None:
         digest.update(str(source.array.shape).encode())
+    if source.container is not None:
+        for part in source.container.identity():
+            digest.update(part + b"\0")
     if source.labels is not None:
         digest.update(source.labels.tobytes())
     return digest.hexdigest()

@@ -1,11 +1,15 @@
-"""What `prepare` can read: a folder of pictures, class folders, a CSV or Parquet list, or plain arrays."""
+"""What `prepare` can read: folders of pictures, class folders, lists, plain arrays, and containers.
+
+Containers (HDF5, WebDataset, tables of pictures) have files of their own; see `containers`.
+"""
 
 import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime.errors import MissingExtraError
+from icgan_runtime.images import SUFFIXES
+from icgan_training.data.containers import Container
+from icgan_training.data.hdf5 import Hdf5
+from icgan_training.data.tables import Table, holds_pictures, open_parquet, open_saved
 from icgan_training.data.transforms import read_picture, square
+from icgan_training.data.webdataset import Shards
 from icgan_training.errors import DataError
 
 MOST_CLASSES = 1_000_000
 """Integer labels count from 0; beyond this they are identifiers of something else."""
 INTEGER = re.compile(r"-?[0-9]{1,18}")
-
-SUFFIXES = {
-    ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class SourceNote:
 
 @dataclass(frozen=True)
 class Source:
-    """A list of pictures in a fixed order: files under `root`, or the rows of an array."""
+    """A list of pictures in a fixed order: files under `root`, the rows of an array, or a container's."""
 
     note: SourceNote
     labels: NDArray[np.int64] | None  # [N]
@@ -50,16 +55,24 @@ class Source:
     root: Path = Path()
     files: Sequence[str] = ()  # relative to root
     array: NDArray[np.uint8] | None = None  # [N, H, W, 3]
+    container: Container | None = None
+    remarks: Sequence[str] = ()  # what whoever prepares it should be told, a line each
 
     def __len__(self) -> int:
+        if self.container is not None:
+            return len(self.container)
         return len(self.files) if self.array is None else len(self.array)
 
     def name(self, row: int) -> str:
         """What a message calls a picture: its file, or its row in the array."""
+        if self.container is not None:
+            return self.container.name(row)
         return f"row {row}" if self.array is not None else str(self.root / self.files[row])
 
     def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
         """One picture [R, R, 3]; raises `DataError` naming a file that cannot be decoded."""
+        if self.container is not None:
+            return self.container.read(row, resolution)
         if self.array is not None:
             return square(self.array[row], resolution)
         return read_picture(self.root / self.files[row], resolution)
@@ -70,25 +83,75 @@ def open_source(path: Path, *, use_labels: bool = True) -> Source:
 
     A folder with pictures at its top is a set without labels; a folder with pictures only in sub-folders has
     one class per sub-folder (`use_labels=False` ignores them). Sub-folders that start with `_` and all names
-    that start with `.` are skipped. Raises `DataError` for what is none of these, is damaged or holds no
-    pictures.
+    that start with `.` are skipped; a folder is visited once, whatever links to it. Files and folders of
+    HDF5, WebDataset, Parquet and `datasets` are containers. Raises `DataError` for what is none of these, is
+    damaged or holds no pictures.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    if path.is_file() and path.suffix.lower() in {".csv", ".parquet"}:
-        source = _from_list(path)
-    elif path.is_dir() and (path / "images.npy").exists():
-        source = _from_arrays(path)
-    elif path.is_dir():
-        source = _from_folder(path)
-    else:
-        raise DataError(f"{path} is neither a folder nor a .csv or .parquet list")
+    source = _from_directory(path, use_labels) if path.is_dir() else _from_file(path)
     if len(source) == 0:
         sought = f" (looked for {', '.join(sorted(SUFFIXES))})" if path.is_dir() else ""
-        raise DataError(f"{path} holds no pictures{sought}")
-    if use_labels:
+        rest = "".join(f"; {remark}" for remark in source.remarks)
+        raise DataError(f"{path} holds no pictures{sought}{rest}")
+    return source if use_labels else replace(source, labels=None, class_names=None)
+
+
+def _from_file(path: Path) -> Source:
+    kind = path.suffix.lower()
+    if kind == ".parquet" and holds_pictures(path):
+        return _contained(path, open_parquet(path, [path]), "Parquet with pictures")
+    if kind in {".csv", ".parquet"}:
+        return _from_list(path)
+    if kind in {".hdf5", ".h5"}:
+        return _contained(path, Hdf5(path), "HDF5")
+    if kind == ".tar":
+        return _contained(path, Shards([path]), "a WebDataset shard")
+    raise DataError(
+        f"{path} is neither a folder nor a .csv or .parquet list, nor a .hdf5, .tar or .parquet with pictures"
+    )
+
+
+def _from_directory(path: Path, use_labels: bool) -> Source:
+    if (path / "images.npy").exists():
+        return _from_arrays(path)
+    if (path / "dataset_dict.json").exists():
+        splits = sorted(folder.name for folder in path.iterdir() if (folder / "state.json").exists())
+        raise DataError(f"{path} is a set of data sets: name one of them, {', '.join(splits)}")
+    if (path / "state.json").exists() and (path / "dataset_info.json").exists():
+        return _contained(path, open_saved(path), "a folder of datasets' save_to_disk")
+    source = _from_folder(path, use_labels)
+    if len(source):
         return source
-    return Source(source.note, None, None, source.root, source.files, source.array)
+    for pattern, kind in (("*.tar", "WebDataset shards"), ("*.parquet", "Parquet with pictures")):
+        for folder in (path, path / "data"):
+            files = sorted(folder.glob(pattern))
+            if files and kind.startswith("Web"):
+                return _contained(path, Shards(files), f"{len(files)} {kind}")
+            if files:
+                files = _one_split(path, files)
+                return _contained(path, open_parquet(path, files), f"{len(files)} files of {kind}")
+    return source
+
+
+def _one_split(path: Path, files: list[Path]) -> list[Path]:
+    """Hugging Face names files SPLIT-00000-of-00002.parquet; a data set is one split."""
+    splits = sorted({file.name.partition("-")[0].removesuffix(".parquet") for file in files})
+    if len(splits) > 1:
+        raise DataError(
+            f"{path} holds several tables ({', '.join(splits)}): give one file, or a folder with one of them"
+        )
+    return files
+
+
+def _contained(path: Path, container: Hdf5 | Shards | Table, kind: str) -> Source:
+    note = _read_note(path) if path.is_dir() else SourceNote(_printable(path.stem), _printable(path.name))
+    remarks = [f"{path}: {kind}, {len(container)} pictures", *container.notes]
+    if container.labels is None:
+        return Source(note, None, None, container=container, remarks=remarks)
+    named = container.class_names if isinstance(container, Table) else None
+    labels, names = _integer_labels(container.labels, note.class_names or named, path)
+    return Source(note, labels, names, container=container, remarks=remarks)
 
 
 def _read_note(folder: Path) -> SourceNote:
@@ -99,11 +162,11 @@ def _read_note(folder: Path) -> SourceNote:
         note = SourceNote(**json.loads(file.read_bytes()))  # bytes may begin with a byte-order mark
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
-    for field, value in asdict(note).items():
-        texts = (value or []) if field == "class_names" else [value]
+    for key, value in asdict(note).items():
+        texts = (value or []) if key == "class_names" else [value]
         if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
-            wanted = "a list of names" if field == "class_names" else "text"
-            raise DataError(f"{file}: {field} is {value!r}, expected {wanted}")
+            wanted = "a list of names" if key == "class_names" else "text"
+            raise DataError(f"{file}: {key} is {value!r}, expected {wanted}")
     return note
 
 
@@ -112,28 +175,70 @@ def _printable(name: str) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
-def _pictures_below(folder: Path, prefix: str = "") -> Iterator[str]:
-    """Relative paths of all pictures, each folder in name order."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if entry.name.startswith("_"):  # of files cameras write it, for photos in Adobe RGB
+@dataclass
+class _Walk:
+    """Pictures below a folder, by relative path, each folder in name order and once."""
+
+    files: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)  # endings of files that are not looked at
+    links: list[str] = field(default_factory=list)  # to folders that are visited anyway
+    seen: set[tuple[int, int]] = field(default_factory=set)
+
+    def visit(self, folder: Path, root: Path, prefix: str = "") -> None:
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.name.startswith("."):
                 continue
-            yield from _pictures_below(Path(entry.path), f"{prefix}{entry.name}/")
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            yield prefix + entry.name
+            if _is_folder(entry):
+                if entry.name.startswith("_"):  # of files cameras write it, for photos in Adobe RGB
+                    continue
+                real = Path(entry.path).resolve()
+                place = entry.stat().st_dev, entry.stat().st_ino
+                inside = real.is_relative_to(root) or root.is_relative_to(real)
+                if place in self.seen or (entry.is_symlink() and inside):
+                    self.links.append(prefix + entry.name)
+                else:
+                    self.seen.add(place)
+                    self.visit(Path(entry.path), root, f"{prefix}{entry.name}/")
+            elif (ending := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
+                self.files.append(prefix + entry.name)
+            elif prefix + entry.name != "source.json":
+                self.others[ending or "no ending"] += 1
+
+    def remarks(self, folder: Path) -> list[str]:
+        said = []
+        if self.others:
+            named = ", ".join(f"{count} of {ending}" for ending, count in self.others.most_common(8))
+            said.append(f"{folder}: not looked at, because no ending of pictures: {_printable(named)}")
+        if self.links:
+            named = _printable(", ".join(self.links[:8]))
+            said.append(f"{folder}: links to folders that are read where they lie: {named}")
+        return said
 
 
-def _from_folder(folder: Path) -> Source:
-    files = list(_pictures_below(folder))
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _from_folder(folder: Path, use_labels: bool) -> Source:
+    walk = _Walk()
+    walk.visit(folder, folder.resolve())
+    files, remarks = walk.files, walk.remarks(folder)
     note = _read_note(folder)
-    if any("/" not in file for file in files):
-        return Source(note, None, None, folder, files)
-    folders = sorted({file.split("/", 1)[0] for file in files})
-    index = {name: label for label, name in enumerate(folders)}
+    top = [file for file in files if "/" not in file]
+    below = sorted({file.split("/", 1)[0] for file in files} - set(top))
+    if top and below and use_labels:
+        raise DataError(
+            f"{folder} has {len(top)} pictures ({_printable(top[0])}, ...) beside {len(below)} folders of"
+            " pictures: move them if the folders are classes, or prepare it with --no-labels"
+        )
+    if top or not below:
+        return Source(note, None, None, folder, files, remarks=remarks)
+    index = {name: label for label, name in enumerate(below)}
     labels = np.array([index[file.split("/", 1)[0]] for file in files], np.int64)
-    return Source(note, labels, [_printable(name) for name in folders], folder, files)
+    return Source(note, labels, [_printable(name) for name in below], folder, files, remarks=remarks)
 
 
 def _from_arrays(folder: Path) -> Source:
