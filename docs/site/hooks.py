@@ -47,6 +47,14 @@ PACKAGES = {
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)\)")
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """The reference of the code, a page for each wing, after the reference that is written for users."""
+    pages = [{name_of(wing): code_uri(wing)} for folder in PACKAGES.values() for wing in wings(folder)]
+    at = next(i for i, section in enumerate(config.nav) if "Reference" in section)
+    config.nav.insert(at + 1, {"Code": pages})
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The pages of the repository, what they show and cite, and the generated ones."""
     found = Files([file for file in files if file.src_uri.startswith(("css/", "js/", "img/"))])
@@ -104,6 +112,9 @@ def generated() -> Iterator[tuple[str, str]]:
     """Name and text of every page that no one writes."""
     yield "reference/python.md", python_page()
     yield "reference/errors.md", "# Errors\n\n::: icgan_runtime.errors\n"
+    for folder in PACKAGES.values():
+        for wing in wings(folder):
+            yield code_uri(wing), wing_page(wing)
     for program, build in PROGRAMS.items():
         yield f"reference/{program}.md", program_page(program, build())
     yield "reference/files.md", files_page()
@@ -165,23 +176,45 @@ def options(group: argparse._ArgumentGroup) -> str:
     return "\n".join(rows) + "\n"
 
 
+def wings(folder: Path) -> list[Path]:
+    """A package's folder and those of its wings."""
+    return [
+        folder,
+        *sorted(path.parent for path in folder.glob("*/**/__init__.py") if path.parent.name != "cli"),
+    ]
+
+
+def name_of(wing: Path) -> str:
+    """`icgan_runtime` or `icgan_runtime.bundle`."""
+    return ".".join(wing.relative_to(ROOT).parts[1:])
+
+
+def code_uri(wing: Path) -> str:
+    return f"reference/code/{name_of(wing)}.md"
+
+
+def wing_page(wing: Path) -> str:
+    """Every public function and class of a wing's files; the runtime's errors have a page of their own."""
+    elsewhere = {"__init__", "__main__"} | ({"errors"} if wing.name == "icgan_runtime" else set())
+    names = [path.stem for path in sorted(wing.glob("*.py")) if path.stem not in elsewhere]
+    return "\n\n".join([f"# {name_of(wing)}", *(f"::: {name_of(wing)}.{name}" for name in names)]) + "\n"
+
+
 def first_line(docstring: str) -> str:
     """The first line, as a cell of a table."""
     return docstring.partition("\n")[0].replace("|", "\\|")
 
 
 def files_page() -> str:
-    """Every file of the three packages with the first sentence of its docstring."""
-    parts = [
-        "# Every file\n",
-        "What each file is for, wing by wing. [Architecture](../docs/architecture.md) says more.\n",
-    ]
-    for package, folder in PACKAGES.items():
-        parts.append(f"## {package}\n")
-        for wing in [folder, *sorted(path for path in folder.rglob("*") if (path / "__init__.py").is_file())]:
-            module = ".".join(wing.relative_to(folder.parent).parts)
+    """Every file of the three packages with the first line of its docstring."""
+    intro = "What each file is for, wing by wing. [Architecture](../docs/architecture.md) says more."
+    parts = ["# Every file\n", f"{intro}\n"]
+    for folder in PACKAGES.values():
+        parts.append(f"## {folder.name}\n")
+        for wing in [*wings(folder), folder / "cli"]:
             if wing != folder:
-                parts.append(f"### {module}\n")
+                title = name_of(wing) if wing.name == "cli" else f"[{name_of(wing)}](code/{name_of(wing)}.md)"
+                parts.append(f"### {title}\n")
             about = ast.get_docstring(ast.parse((wing / "__init__.py").read_text())) or ""
             parts += [first_line(about) + "\n", "| file | what |", "|---|---|"]
             for path in sorted(wing.glob("*.py")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import html
 import re
 import subprocess
@@ -72,6 +73,21 @@ def test_the_reference_has_every_public_method(site, kind):
     public = [name for name in vars(kind) if not name.startswith("_") and callable(getattr(kind, name))]
     missing = [name for name in public if f"{kind.__module__}.{kind.__name__}.{name}" not in page]
     assert missing == []
+
+
+def test_the_reference_of_the_code_has_every_public_function_and_class(site):
+    pages = "".join(page.read_text() for page in (site / "reference").rglob("index.html"))
+    missing = set()
+    for folder in ("runtime", "training", "export"):
+        for path in (ROOT / folder).rglob("*.py"):
+            module = ".".join(path.relative_to(ROOT / folder).with_suffix("").parts)
+            if path.stem.startswith("__") or ".cli" in module:
+                continue
+            for node in ast.parse(path.read_text()).body:
+                public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+                if public and f'id="{module}.{node.name}"' not in pages:
+                    missing.add(f"{module}.{node.name}")
+    assert missing == set()
 
 
 def test_every_file_of_the_packages_says_what_it_is_for(site):
