@@ -194,9 +194,8 @@ def code_uri(wing: Path) -> str:
 
 
 def wing_page(wing: Path) -> str:
-    """Every public function and class of a wing's files; the runtime's errors have a page of their own."""
-    elsewhere = {"__init__", "__main__"} | ({"errors"} if wing.name == "icgan_runtime" else set())
-    names = [path.stem for path in sorted(wing.glob("*.py")) if path.stem not in elsewhere]
+    """Every public function and class of a wing's files."""
+    names = [path.stem for path in sorted(wing.glob("*.py")) if path.stem not in ("__init__", "__main__")]
     return "\n\n".join([f"# {name_of(wing)}", *(f"::: {name_of(wing)}.{name}" for name in names)]) + "\n"
 
 

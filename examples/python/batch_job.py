@@ -15,8 +15,6 @@ import sys
 import zlib
 from pathlib import Path
 
-from PIL import Image
-
 from icgan_runtime import Pipeline
 from icgan_runtime.errors import DecodeError
 from icgan_runtime.files import atomic_directory
@@ -44,12 +42,11 @@ def main() -> int:
 
 
 def vary(pipe: Pipeline, path: Path, out: Path, n: int) -> None:
-    """Write the folder `out` for one picture: 0.png ... and about.json. It is there whole or not at all."""
+    """Write the folder `out` of one picture, 00000.png ... and about.json: whole or not at all."""
     seed = zlib.crc32(path.read_bytes())
     result = pipe.generate(path, n=n, seed=seed, truncation=0.7)
     with atomic_directory(out) as folder:
-        for number, picture in enumerate(result.images):
-            Image.fromarray(picture).save(folder / f"{number}.png")
+        result.save(folder)
         about = {
             "seed": seed,
             "neighbours": result.neighbours.ids.tolist(),

@@ -13,9 +13,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from icgan_export.cli import main as icgan_export
 from icgan_runtime import Pipeline
 from icgan_training.cli import main as icgan_train
@@ -39,7 +36,7 @@ def main() -> None:
     with Pipeline.load(bundle) as pipe:
         result = pipe.generate(photo, n=8, seed=0, truncation=0.7)
     print(f"{photo}: its nearest instances are {result.neighbours.ids.tolist()}")
-    Image.fromarray(np.hstack(list(result.images))).save(options.work / "generated.png")
+    result.save(options.work / "generated.png")
     print(f"wrote {options.work / 'generated.png'}")
 
 

@@ -15,7 +15,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import numpy as np
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -50,7 +49,7 @@ async def generate(request: Request) -> Response:
         truncation=number(request, "truncation", 0.7, float),
     )
     png = io.BytesIO()
-    Image.fromarray(np.hstack(list(result.images))).save(png, "PNG")
+    Image.fromarray(result.sheet()).save(png, "PNG")
     return Response(png.getvalue(), media_type="image/png")
 
 

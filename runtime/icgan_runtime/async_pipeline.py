@@ -31,8 +31,8 @@ I64 = NDArray[np.int64]
 class AsyncPipeline:
     """The pipeline of a server, for asyncio.
 
-    async with AsyncPipeline.connect("grpc://localhost:8001") as pipe:
-        result = await pipe.generate("photo.jpg", n=8)
+        async with AsyncPipeline.connect("grpc://localhost:8001") as pipe:
+            result = await pipe.generate("photo.jpg", n=8)
 
     Or `pipe = await AsyncPipeline.connect(url)`, and `await pipe.close()` at the end.
     """
