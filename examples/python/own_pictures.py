@@ -55,7 +55,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--preset", choices=["tiny", "demo64"], default="tiny", help="(default: tiny)")
     parser.add_argument("--images", default="64", help="pictures to train on (default: 64)")
-    parser.add_argument("--encoder", default=ENCODER, help="weights file (default: the demo's)")
+    parser.add_argument("--encoder", default=ENCODER, help="weights file (default: the shipped one)")
     return parser.parse_args()
 
 
