@@ -44,7 +44,8 @@ PACKAGES = {
 }
 
 
-LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)\)")
+LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?!https?:)(?P<path>[^)#\s]+)\)")
+WEIGHTS = (".safetensors", ".onnx")  # too large to copy: their links become plain text
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -65,7 +66,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             found.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
         if path.suffix == ".md":
             code |= {
-                (path.parent / link).resolve() for link in LINK.findall(path.read_text()) if is_code(link)
+                (path.parent / link).resolve() for _, link in LINK.findall(path.read_text()) if is_code(link)
             }
     for name, text in (*generated(), *(item for path in sorted(code) for item in code_page(path))):
         found.append(File.generated(config, name, content=text))
@@ -73,13 +74,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links to folders become links to their lists of files, those to code lead to a page that shows it."""
+    """Links to folders lead to a list of their files, those to code to a page that shows it."""
     here = ROOT / Path(page.file.src_uri).parent
 
     def to_page(link: re.Match[str]) -> str:
-        if (here / link[1]).is_dir():
-            return f"]({link[1].rstrip('/')}/index.md)"
-        return f"]({link[1]}.md)" if is_code(link[1]) else link[0]
+        text, path = link["text"], link["path"]
+        if path.endswith(WEIGHTS):
+            return text
+        if (here / path).is_dir():
+            return f"[{text}]({path.rstrip('/')}/index.md)"
+        return f"[{text}]({path}.md)" if is_code(path) else link[0]
 
     return LINK.sub(to_page, markdown)
 

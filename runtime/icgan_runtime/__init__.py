@@ -1,10 +1,12 @@
 """Runtime side of icgan: run an exported bundle in-process or talk to a server, without torch.
 
-from icgan_runtime import Pipeline
+    from icgan_runtime import Pipeline
 
-with Pipeline.load("bundles/demo") as pipe:
-    result = pipe.generate("photo.jpg", n=8, seed=0, truncation=0.7)
-    result.save("grid.png")
+    with Pipeline.load("bundles/demo") as pipe:
+        result = pipe.generate("photo.jpg", n=8, seed=0, truncation=0.7)
+        result.save("grid.png")
+
+`Pipeline.connect(url)` does the same with a server, `AsyncPipeline` under asyncio.
 """
 
 from icgan_runtime.async_pipeline import AsyncPipeline
