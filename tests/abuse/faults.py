@@ -369,7 +369,7 @@ def repository_is_whole(repository: Path) -> None:
 def triton_cases(work: Path) -> list[Case]:
     from icgan_export.cli import main
     from tests.models.make_models import make_bundle
-    from tests.triton.test_triton_repo import other_bank
+    from tests.runtime.server.test_repository import other_bank
 
     first = make_bundle(work / "triton-bundle")
     (work / "triton-other").mkdir()

@@ -55,6 +55,21 @@ def test_generate_writes_a_sheet_with_the_instance_on_the_left(icgan, tiny_bundl
         np.testing.assert_array_equal(sheet[:8, 14:22], pipe.generate(PHOTO, n=3, seed=4).images[0])
 
 
+def test_generate_writes_single_files_into_a_folder(icgan, tiny_bundle, tmp_path):
+    other = tmp_path / "other.jpg"
+    other.write_bytes(Path(PHOTO).read_bytes())
+    with Pipeline.load(tiny_bundle) as pipe:
+        expected = pipe.generate(PHOTO, n=2, seed=4).images
+    out = tmp_path / "images"
+    status, printed, _ = icgan("generate", tiny_bundle, PHOTO, "-n", 2, "--seed", 4, "--out", out)
+    assert (status, printed.splitlines()[-1]) == (0, f"wrote {out}")
+    assert sorted(path.name for path in out.iterdir()) == ["00000.png", "00001.png"]
+    icgan("generate", tiny_bundle, PHOTO, other, "-n", 2, "--seed", 4, "--out", out)
+    for path in (out / "00001.png", out / "photo" / "00001.png", out / "other" / "00001.png"):
+        with Image.open(path) as opened:
+            np.testing.assert_array_equal(np.asarray(opened), expected[1])
+
+
 def test_generate_wraps_samples_into_columns(icgan, tiny_bundle, tmp_path):
     icgan("generate", tiny_bundle, PHOTO, "-n", 5, "--columns", 2, "--out", tmp_path / "a.png")
     assert size(tmp_path / "a.png") == (8 + 6 + 2 * 8 + 2, 3 * 8 + 2 * 2)
@@ -130,7 +145,7 @@ def test_info_verify_passes_a_sound_bundle_and_fails_a_damaged_one(icgan, tiny_b
         ("generate BUNDLE PHOTO --out a.txt", "out: a.txt, expected a name ending in .png"),
         ("generate BUNDLE/bank PHOTO", "holds no manifest.json; expected a bundle"),
         ("generate BUNDLE PHOTO --threads -1", "threads: -1, expected at least 1, or 0 for one per core"),
-        ("generate BUNDLE PHOTO --out BUNDLE/bank", "/bank is a folder; name a file in it"),
+        ("generate BUNDLE PHOTO PHOTO --out new", "out: new: two pictures have the same name"),
         ("embed BUNDLE PHOTO --out BUNDLE/bank", "/bank is a folder; name a file in it"),
         ("generate absent PHOTO", "absent: no such folder; expected a bundle"),
         ("generate PHOTO BUNDLE", "photo.jpg: not a folder; expected a bundle"),
@@ -572,7 +587,7 @@ def test_bench_of_a_server_sends_it_the_picture(icgan, monkeypatch):
     monkeypatch.setattr("icgan_runtime.load.table", lambda report: "a table")
     found = icgan("bench", "--url", "grpc://a:1", PHOTO, "--seconds", 3)
     assert found == (0, 'a table\n{"scenarios": {}}\n', "Offline\n")
-    assert asked == [("grpc://a:1", Path(PHOTO).read_bytes(), {"seconds": 3.0})]
+    assert asked == [("grpc://a:1", Path(PHOTO).read_bytes(), {"seconds": 3.0, "connection": {}})]
 
 
 @pytest.mark.parametrize(

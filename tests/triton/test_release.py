@@ -11,9 +11,9 @@ import pytest
 from icgan_runtime import Pipeline
 from icgan_runtime.server.repository import add_release, set_release
 from tests.models.make_models import make_bundle
+from tests.runtime.server.test_repository import other_bank
 from tests.triton.conftest import quiet
 from tests.triton.test_icgan import PHOTO
-from tests.triton.test_triton_repo import other_bank
 
 
 def everything_else(bundle: Path, tmp_path: Path) -> Path:

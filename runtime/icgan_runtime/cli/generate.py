@@ -10,6 +10,7 @@ import numpy as np
 from icgan_runtime import images, sheets
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser
+from icgan_runtime.errors import RequestError
 from icgan_runtime.rows import CONDITIONS
 
 
@@ -57,13 +58,16 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         type=Path,
         default=Path("grid.png"),
         metavar="FILE",
-        help="sheet to write, as .png, .jpg or .webp (default: %(default)s)",
+        help="sheet to write, as .png, .jpg or .webp; or a folder, for one PNG file per image (default: "
+        "%(default)s)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
     """Images that follow each picture, on one sheet: the picture on the left, its images beside it."""
-    sheets.file_format(options.out, "out")  # refused before the work is done
+    folders = _folders(options)
+    if folders is None:
+        sheets.file_format(options.out, "out")  # refused before the work is done
     rows, report = [], []
     with shared.open_pipeline(options) as pipe:
         for picture in options.pictures:
@@ -76,15 +80,33 @@ def run(options: argparse.Namespace) -> int:
                 condition=options.condition,
                 label=options.label,
             )
-            rows.append(sheets.beside(instance, result.images, options.columns))
+            if folders is None:
+                rows.append(sheets.beside(instance, result.images, options.columns))
+            else:
+                result.save(folders[picture])
             report.append({"picture": picture, "neighbours": shared.nearest_json(result.neighbours)})
             shared.say_text(options, shared.nearest_line(picture, result.neighbours))
         route = pipe.route
-    sheets.write_picture(options.out, sheets.grid(np.stack(rows), columns=1), "out")
+    if folders is None:
+        sheets.write_picture(options.out, sheets.grid(np.stack(rows), columns=1), "out")
     shared.say_text(options, f"wrote {options.out}")
     data = {"out": str(options.out), "seed": options.seed, "n": options.n, "pictures": report}
     shared.say_result(options, route, data)
     return 0
+
+
+def _folders(options: argparse.Namespace) -> dict[str, Path] | None:
+    """Where each picture's images go if --out is a folder: into it, or each picture's into one below it."""
+    out: Path = options.out
+    if out.suffix and not out.is_dir():
+        return None
+    pictures = [options.bundle] * (options.url is not None) + options.pictures
+    if len(pictures) == 1:
+        return {pictures[0]: out}
+    folders = {picture: out / Path(picture).stem for picture in pictures}
+    if len(set(folders.values())) < len(pictures):
+        raise RequestError("out", f"{out}: two pictures have the same name; give them to two commands")
+    return folders
 
 
 def _truncation(text: str) -> float | None:

@@ -1,0 +1,48 @@
+"""One set of options for both commands that serve a bundle."""
+
+import argparse
+
+import pytest
+
+from icgan_runtime.errors import RequestError
+from icgan_runtime.server.options import RepositoryOptions, add_options, from_options
+
+
+def read(*words: str, gpu: bool) -> RepositoryOptions:
+    parser = argparse.ArgumentParser()
+    add_options(parser, gpu=gpu)
+    return from_options(parser.parse_args(words))
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_what_is_not_said_is_as_the_dataclass_says(gpu):
+    assert read(gpu=gpu) == RepositoryOptions()
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_both_commands_read_the_same_words_alike(gpu):
+    words = ["--search", "graph", "--generators", "2", "--max-batch", "4", "--queue-delay-us", "7"]
+    wanted = RepositoryOptions(search="graph", generators=2, max_batch=4, queue_delay_us=7)
+    assert read(*words, gpu=gpu) == wanted
+
+
+def test_without_a_gpu_the_precision_is_that_of_what_runs():
+    assert read("--precision", "int8", gpu=False) == RepositoryOptions(precision="int8", cpu_precision="int8")
+    both = read("--precision", "fp16", "--cpu-precision", "int8", gpu=True)
+    assert both == RepositoryOptions(precision="fp16", cpu_precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"search": "annoy"}, "search: 'annoy', expected one of faiss, faiss-ivf, faiss-gpu, graph"),
+        ({"precision": "fp8"}, "precision: 'fp8', expected one of fp32, fp16, bf16, int8"),
+        ({"max_batch": 0}, "max_batch: 0, expected at least 1"),
+        ({"generators": 0}, "generators: 0, expected at least 1"),
+        ({"queue_delay_us": -1}, "queue_delay_us: -1, expected at least 0"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_by_name(options, message):
+    with pytest.raises(RequestError) as caught:
+        RepositoryOptions(**options)
+    assert str(caught.value) == message
