@@ -231,4 +231,4 @@ sbom: .venv/.stamp .venv-tools/.stamp ## CycloneDX list of what is installed: sb
 	touch $@
 
 findings: ## run every script of findings/: does outside software still behave as described? (installs packages)
-	@for script in findings/*.sh; do echo "== $$script"; "$$script" || exit 1; done
+	@shopt -s nullglob; for script in findings/*.sh; do echo "== $$script"; "$$script" || exit 1; done

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "findings").glob("*.sh"))
 PIN = re.compile(r"[A-Za-z0-9_.\[\],-]+(?:==|@)\d[\w.]*")
-INSTALLS = re.compile(r"(?:\bpip3? install|\bpip3? download|\bnpm (?:install|i)|\buv pip install)\b(.*)")
+INSTALLS = re.compile(r"\b(?:pip3?[\"']? (?:install|download)|npm[\"']? (?:install|i))\b(.*)")
 OF_A_MACHINE = re.compile(r"/(?:home|root|Users|work|opt)/\w+")
 
 
@@ -24,9 +24,9 @@ def code(script: Path) -> str:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 class TestAFinding:
     def test_it_opens_with_what_it_shows(self, script):
-        first, *comment = script.read_text().splitlines()[:3]
+        first, comment = script.read_text().splitlines()[:2]
         assert first.startswith("#!")
-        assert all(line.startswith("# ") for line in comment)
+        assert comment.startswith("# ")
 
     def test_it_can_be_started_and_stops_at_the_first_failure(self, script):
         assert os.access(script, os.X_OK)
