@@ -25,7 +25,7 @@ import onnx
 import torch
 
 from benchmarks.generator import processor, random_generator, versions
-from icgan_export.lower.compare import BOUNDS
+from icgan_export.lower.bounds import MAX_ERROR, PSNR, limit
 from icgan_export.lower.graphs import generator_graph
 from icgan_export.lower.half import LARGEST_HALF, rounded
 from icgan_export.lower.passes import float_pictures
@@ -121,12 +121,12 @@ def measure(resolution: int, ch: int, rows: int, precisions: list[str]) -> dict[
 
 def passes(row: dict[str, Any]) -> bool:
     """Every bound of the row holds."""
-    fp32 = BOUNDS["fp32"].image
-    assert fp32 is not None
-    held = [row["fp32_max_error"] <= fp32]
-    for precision, bounds in BOUNDS.items():
-        if precision in row and bounds.psnr is not None:
-            held.append(row[precision]["psnr"] >= bounds.psnr)
+    held = [row["fp32_max_error"] <= limit("generator", "fp32", MAX_ERROR)]
+    held += [
+        row[precision]["psnr"] >= limit("generator", precision, PSNR)
+        for precision in ("fp16", "bf16", "int8")
+        if precision in row
+    ]
     return all(held)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.generator import processor, versions
 from icgan_export.lower.graphs import encoder_graph
 from icgan_export.rewrite.encoder import EncoderRewrites
-from icgan_export.source import read_run
+from icgan_export.source.runs import read_run
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.bench import interleave
 

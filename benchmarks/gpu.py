@@ -83,7 +83,7 @@ def plan_call(model: onnx.ModelProto, name: str, largest: int, out: Path | None)
 
     trt = engine.load_library("auto")
     entry = GraphEntry("generator", "fp16", f"{name}.onnx", 18, (), (), "")
-    settings = engine.Settings(best_batch=largest, max_batch=largest, level=4)
+    settings = engine.PlanOptions(best_batch=largest, max_batch=largest, level=4)
     plan = engine.build(trt, half(model).SerializeToString(), entry, settings, b"", say)
     say(f"{name}: {len(plan.data) / 2**20:.1f} MiB, built in {plan.seconds:.0f} s")
     if out is not None and plan.layers is not None:

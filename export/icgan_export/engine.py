@@ -25,7 +25,7 @@ from icgan_export.lower.onnx_export import Step
 from icgan_runtime import files
 from icgan_runtime.backends.select import read_graph
 from icgan_runtime.backends.trt_logger import quiet_logger
-from icgan_runtime.bundle.manifest import EngineEntry, GraphEntry, describe_file
+from icgan_runtime.bundle.manifest import EngineEntry, GraphEntry, Manifest, describe_file
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import MissingExtraError
 
@@ -37,7 +37,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class PlanOptions:
     """How to build. Raises ExportError on construction for impossible values."""
 
     best_batch: int = 8
@@ -70,7 +70,7 @@ class Plan:
 
 
 def add_engines(
-    path: Path, precision: str, roles: tuple[str, ...], library: str, settings: Settings, step: Step
+    path: Path, precision: str, roles: tuple[str, ...], library: str, options: PlanOptions, step: Step
 ) -> list[str]:
     """Build plans for the graphs of a bundle and list them in its manifest. Returns one line per plan.
 
@@ -80,36 +80,25 @@ def add_engines(
     trt = load_library(library)
     bundle = Bundle.open(path)
     entries = [bundle.manifest.graph(role, precision) for role in roles]
-    capability = target_capability(trt, settings)
-    sm = f"sm{capability.replace('.', '')}"
+    sm = f"sm{target_capability(trt, options).replace('.', '')}"
     place = f"{FOLDER}/{sm}-{_short(trt)}{trt.__version__}"
-    folder = path / place
-    folder.mkdir(parents=True, exist_ok=True)
-    cache_file = folder / CACHE_NAME
-    cache = cache_file.read_bytes() if cache_file.exists() else b""
+    (path / place).mkdir(parents=True, exist_ok=True)
     names = {entry: f"{place}/{Path(entry.file).stem}.plan" for entry in entries}
     written = {f"{place}/{CACHE_NAME}"}.union(*({name, _layers_name(name)} for name in names.values()))
-    manifest = replace(
-        bundle.manifest,
-        files={name: entry for name, entry in bundle.manifest.files.items() if name not in written},
-        engines=tuple(entry for entry in bundle.manifest.engines if entry.file not in written),
-    )
+    manifest = _without(bundle.manifest, written)
     if manifest != bundle.manifest:
         manifest.write(path)
-    added, lines = [], []
-    for entry in entries:
+    cache_file = path / place / CACHE_NAME
+    cache = cache_file.read_bytes() if cache_file.exists() else b""
+    engines, lines = [], []
+    for entry, name in names.items():
         step(f"building {entry.file} for {sm} with {trt.__name__} {trt.__version__}")
-        plan = build(trt, read_graph(bundle, entry), entry, settings, cache, step)
+        plan = build(trt, read_graph(bundle, entry), entry, options, cache, step)
         cache = plan.timing_cache
-        name = names[entry]
-        with files.atomic_file(path / name) as partial:
-            partial.write_bytes(plan.data)
-        if plan.layers is not None:
-            with files.atomic_file(path / _layers_name(name)) as partial:
-                partial.write_text(plan.layers)
-        added.append(
+        _write_plan(plan, path / name)
+        engines.append(
             EngineEntry(
-                entry.role, entry.precision, name, sm, trt.__version__, settings.max_batch, entry.encoder_id
+                entry.role, entry.precision, name, sm, trt.__version__, options.max_batch, entry.encoder_id
             )
         )
         types = ", ".join(f"{count} {kind}" for kind, count in plan.products.items())
@@ -119,8 +108,26 @@ def add_engines(
             partial.write_bytes(cache)
     described = {name: describe_file(path / name) for name in sorted(written) if (path / name).exists()}
     listed = dict(sorted({**manifest.files, **described}.items()))
-    replace(manifest, files=listed, engines=(*manifest.engines, *added)).write(path)
+    replace(manifest, files=listed, engines=(*manifest.engines, *engines)).write(path)
     return lines
+
+
+def _without(manifest: Manifest, names: set[str]) -> Manifest:
+    """The manifest of the same bundle before files of these names were written."""
+    return replace(
+        manifest,
+        files={name: entry for name, entry in manifest.files.items() if name not in names},
+        engines=tuple(entry for entry in manifest.engines if entry.file not in names),
+    )
+
+
+def _write_plan(plan: Plan, path: Path) -> None:
+    """The plan, and the inspector's JSON beside it where there is one."""
+    with files.atomic_file(path) as partial:
+        partial.write_bytes(plan.data)
+    if plan.layers is not None:
+        with files.atomic_file(Path(_layers_name(str(path)))) as partial:
+            partial.write_text(plan.layers)
 
 
 def _layers_name(plan: str) -> str:
@@ -145,18 +152,18 @@ def load_library(wanted: str) -> Any:
     raise MissingExtraError(wanted, "tensorrt")
 
 
-def target_capability(trt: ModuleType, settings: Settings) -> str:
+def target_capability(trt: ModuleType, options: PlanOptions) -> str:
     """Compute capability "X.Y" the plan is for. Raises ExportError where TensorRT has no GPU to build for."""
     rtx = trt.__name__ == "tensorrt_rtx"
-    if settings.compute_capability is not None:
+    if options.compute_capability is not None:
         if not rtx:
             raise ExportError("--compute-capability: tensorrt builds for the GPU at hand only")
-        name = f"SM{settings.compute_capability.replace('.', '')}"
+        name = f"SM{options.compute_capability.replace('.', '')}"
         if not hasattr(trt.ComputeCapability, name):
             known = [item for item in dir(trt.ComputeCapability) if item.startswith("SM")]
-            wanted = settings.compute_capability
+            wanted = options.compute_capability
             raise ExportError(f"--compute-capability {wanted}: choose from {', '.join(known)}")
-        return settings.compute_capability
+        return options.compute_capability
     if torch.cuda.is_available():
         return ".".join(map(str, torch.cuda.get_device_capability()))
     if rtx:
@@ -165,7 +172,7 @@ def target_capability(trt: ModuleType, settings: Settings) -> str:
 
 
 def build(
-    trt: Any, graph: bytes, entry: GraphEntry, settings: Settings, timing_cache: bytes, step: Step
+    trt: Any, graph: bytes, entry: GraphEntry, options: PlanOptions, timing_cache: bytes, step: Step
 ) -> Plan:
     """Parse, set profiles and options, build. Raises ExportError with TensorRT's own words."""
     started = time.monotonic()
@@ -177,14 +184,14 @@ def build(
         reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         raise ExportError(f"{entry.file}: TensorRT cannot read it: {'; '.join(reasons)}")
     config = builder.create_builder_config()
-    for smallest, tuned, largest in settings.profiles:
+    for smallest, tuned, largest in options.profiles:
         profile = builder.create_optimization_profile()
         for index in range(network.num_inputs):
             tensor = network.get_input(index)
             rest = tuple(tensor.shape)[1:]
             profile.set_shape(tensor.name, (smallest, *rest), (tuned, *rest), (largest, *rest))
         config.add_optimization_profile(profile)
-    config.builder_optimization_level = settings.level
+    config.builder_optimization_level = options.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _progress(trt, entry.file, step)
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default, it would shorten what the file says is float32
@@ -192,7 +199,7 @@ def build(
     if rtx:
         # Without it memory may be allocated while a CUDA graph is captured, which CUDA refuses.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-        name = f"SM{target_capability(trt, settings).replace('.', '')}"
+        name = f"SM{target_capability(trt, options).replace('.', '')}"
         config.num_compute_capabilities = 1
         known = trt.ComputeCapability  # not every GPU it runs on has a name of its own
         config.set_compute_capability(getattr(known, name, known.CURRENT), 0)

@@ -80,7 +80,7 @@ CPP_LABEL = """\
 
 
 def page(model: onnx.ModelProto, file: str) -> str:
-    """Markdown about a generator graph with the contract's names, saved as `file`."""
+    """Markdown about a generator graph, saved as `file`."""
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     inputs = {value.name: _shape(value) for value in model.graph.input}
     image = _shape(model.graph.output[0])

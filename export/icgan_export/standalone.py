@@ -11,12 +11,13 @@ import torch
 
 from icgan_export.errors import ExportError, ParityError
 from icgan_export.lower import onnx_export, passes
-from icgan_export.lower.compare import BOUNDS
+from icgan_export.lower.bounds import MAX_ERROR, limit
 from icgan_export.lower.graphs import generator_graph
 from icgan_export.lower.onnx_export import Step
 from icgan_export.rewrite.backbones import AnyRewrites
 from icgan_export.snippets import write_page
-from icgan_export.source import UNSTATED_LICENCE
+from icgan_export.source.licences import licence_of_weights
+from icgan_export.source.runs import model_name, model_version
 from icgan_runtime import files, latents
 from icgan_runtime.backends.ort import OrtSession
 from icgan_training.fit.run import read_config
@@ -41,23 +42,23 @@ def write_generator(
     generator = load_generator(run)
     shape = generator.config
     rewrites = choose(shape)
-    licence = config.get("licence", UNSTATED_LICENCE)
     metadata = {
-        "icgan.name": config.get("name", run.resolve().name),
-        "icgan.version": str(config.get("version", "1")),
+        "icgan.name": model_name(run, config),
+        "icgan.version": model_version(config),
         "icgan.role": "generator",
         "icgan.precision": "fp32",
         "icgan.resolution": str(shape.resolution),
         "icgan.dim_z": str(shape.dim_z),
-        "icgan.licence": licence if isinstance(licence, str) else licence.get("weights", UNSTATED_LICENCE),
+        "icgan.licence": licence_of_weights(config).weights,
     }
     step("tracing the generator")
     model = generator_graph(generator, rewrites, metadata, image_dtype, step)
     step("comparing with torch")
     error = compare_generator(generator, model.SerializeToString(), image_dtype == "uint8")
-    if not error <= BOUNDS["fp32"].image:  # type: ignore[operator]
+    allowed = limit("generator", "fp32", MAX_ERROR)
+    if not error <= allowed:
         raise ParityError(
-            f"{out} not written: the graph differs from torch by {error:.3g}, at most 1e-4 is allowed"
+            f"{out} not written: the graph differs from torch by {error:.3g}, at most {allowed:g} is allowed"
         )
     with files.atomic_file(out) as path:
         onnx_export.save(model, path)

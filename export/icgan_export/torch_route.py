@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from icgan_export.errors import ExportError
 from icgan_export.lower.graphs import GraphGenerator
-from icgan_export.source import Run, read_run
+from icgan_export.source.runs import Run, read_run
 from icgan_runtime.backends.base import Array
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import RequestError

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from icgan_export import bundle as bundle_module
+from icgan_export import graphs as graphs_module
 from icgan_export.check import samples as samples_module
 from icgan_export.cli import main
 from icgan_export.lower.onnx_export import count_operators
-from icgan_export.source import choose_instances, read_run
+from icgan_export.source.instances import choose_instances
+from icgan_export.source.runs import read_run
 from icgan_runtime import Pipeline
 from icgan_runtime.bundle.info import describe, render
 from icgan_runtime.bundle.opened import Bundle
@@ -50,7 +52,7 @@ def test_the_licence_of_the_weights_is_shown_by_info_and_the_model_card(tiny_bun
 def test_a_bank_too_large_for_a_graph_is_bundled_without_one_and_found_by_the_others(
     tiny_run: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr(bundle_module, "fits_graph", lambda embeddings: False)
+    monkeypatch.setattr(graphs_module, "fits_graph", lambda embeddings: False)
     large = tmp_path / "bundle"
     assert main(["bundle", str(tiny_run), "--out", str(large), "--neighbours", "4"]) == 0
     said = capsys.readouterr()

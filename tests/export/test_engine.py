@@ -79,20 +79,20 @@ def test_a_plan_is_built_for_the_gpu_that_is_named() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx to build plans")
     plans = [
         engine.build(
-            trt, small_generator(), entry("fp32"), engine.Settings(compute_capability=name), b"", print
+            trt, small_generator(), entry("fp32"), engine.PlanOptions(compute_capability=name), b"", print
         )
         for name in ("8.9", "12.0")
     ]
     assert plans[0].data != plans[1].data
     assert plans[0].products == {"FLOAT": 1}
     with pytest.raises(ExportError, match=r"--compute-capability 3.5: choose from SM120"):
-        engine.target_capability(trt, engine.Settings(compute_capability="3.5"))
+        engine.target_capability(trt, engine.PlanOptions(compute_capability="3.5"))
 
 
 def test_what_tensorrt_cannot_read_is_said_in_its_own_words() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx to build plans")
     with pytest.raises(ExportError, match=r"generator\.onnx: TensorRT cannot read it"):
-        engine.build(trt, b"no graph", entry("fp32"), engine.Settings(), b"", lambda text: None)
+        engine.build(trt, b"no graph", entry("fp32"), engine.PlanOptions(), b"", lambda text: None)
 
 
 def test_without_tensorrt_the_command_says_where_to_run_it(
@@ -109,13 +109,13 @@ def test_without_tensorrt_the_command_says_where_to_run_it(
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("options", "message"),
     [
         ({"best_batch": 64}, "--best-batch 64"),
         ({"level": 9}, "--level is 9"),
         ({"best_batch": 0}, "--best-batch 0"),
     ],
 )
-def test_impossible_settings_are_refused(settings: dict[str, int], message: str) -> None:
+def test_impossible_options_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        engine.Settings(**settings)  # type: ignore[arg-type]
+        engine.PlanOptions(**options)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from icgan_export.cli import main
-from icgan_export.source import read_evaluation
+from icgan_export.source.runs import read_evaluation
 from icgan_runtime import Pipeline
 
 ROOT = Path(__file__).parents[2]

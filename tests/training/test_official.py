@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from icgan_export.source import read_run
+from icgan_export.source.runs import read_run
 from icgan_runtime.bundle.manifest import Licence
 from icgan_training.cli import main
 from icgan_training.errors import WeightsError

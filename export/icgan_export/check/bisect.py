@@ -23,7 +23,7 @@ from icgan_export.lower.passes import float_pictures
 from icgan_export.lower.skeleton import with_shapes
 from icgan_export.rewrite.backbones import best_rewrites
 from icgan_export.rewrite.choice import Target
-from icgan_export.source import read_run
+from icgan_export.source.runs import read_run
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.backends.select import read_graph
 from icgan_runtime.bundle.manifest import GraphEntry
@@ -113,7 +113,7 @@ def worst_tensors(path: Path, report: Report) -> str:
 
     A float32 graph has nothing in the bundle to be compared with: what compares it is named instead.
     """
-    missed = {(check.stage, check.precision) for check in report.failures}
+    missed = {(failure.stage, failure.precision) for failure in report.failures}
     tables = []
     for entry in Bundle.open(path).manifest.graphs:
         alone, chain = (entry.role, entry.precision), ("chain", entry.precision)

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from icgan_export.check.verify import entries_of, exact_session, in_batches
 from icgan_export.errors import ExportError
-from icgan_export.lower.compare import BOUNDS, Check
-from icgan_export.source import check_prepared, told_clusters
+from icgan_export.lower.bounds import FID_CHANGE
+from icgan_export.lower.compare import Comparison, compared
+from icgan_export.source.instances import check_prepared
+from icgan_export.source.runs import classes_are_clusters
 from icgan_runtime import latents
 from icgan_runtime.bundle.opened import Bundle
 from icgan_training.data.dataset import PreparedDataset
@@ -38,7 +40,7 @@ def fid_of_each(
         "embedding": np.asarray(data.embeddings)[rows],
     }
     if model.classes:
-        if told_clusters(model, bundle.manifest.provenance):
+        if classes_are_clusters(model, bundle.manifest.provenance):
             raise ExportError(
                 "--fid: the generator takes clusters of its run, which a bundle does not hold: "
                 "score the run with `icgan-train evaluate`"
@@ -56,11 +58,10 @@ def fid_of_each(
     return scores
 
 
-def check_fid(scores: dict[str, float]) -> list[Check]:
-    """Each score, and its distance from float32's against the contract's bound."""
-    checks = [Check("generator", precision, "FID", score) for precision, score in scores.items()]
-    return checks + [
-        Check("generator", precision, "FID, change", abs(score - scores["fp32"]), BOUNDS[precision].fid)
+def compare_fid(scores: dict[str, float]) -> list[Comparison]:
+    """Each score, and its distance from float32's against the bound."""
+    return [compared("generator", precision, "FID", score) for precision, score in scores.items()] + [
+        compared("generator", precision, FID_CHANGE, abs(score - scores["fp32"]))
         for precision, score in scores.items()
         if precision != "fp32"
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_export.check.verify import Report
-from icgan_export.lower.compare import Check
+from icgan_export.lower.compare import Comparison
 from icgan_export.lower.half import LARGEST_HALF
 from icgan_runtime import images, sheets
 from icgan_runtime.verify import psnr
@@ -31,7 +31,7 @@ def verification_page(report: Report) -> str:
     """The whole page; nothing is loaded from elsewhere."""
     verdict = "every bound holds" if report.passed else f"{len(report.failures)} bounds missed"
     title = f"{report.bundle}: {verdict}"
-    rows = "".join(_row(check) for check in report.checks)
+    rows = "".join(_row(comparison) for comparison in report.comparisons)
     sections = "".join(
         f"<h2>{html.escape(precision)}: {psnr(drawn, report.reference):.1f} dB</h2>"
         f'<img alt="torch, {html.escape(precision)} and their difference" '
@@ -65,10 +65,10 @@ def _activations(file: str, found: Mapping[str, float]) -> str:
     )
 
 
-def _row(check: Check) -> str:
-    bound = "" if check.bound is None else f"{'≥' if check.at_least else '≤'} {check.bound:g}"
-    cells = (check.stage, check.precision, check.what, f"{check.value:.4g}", bound)
-    mark = "" if check.passed else ' class="missed"'
+def _row(found: Comparison) -> str:
+    bound = "" if found.bound is None else f"{'≥' if found.at_least else '≤'} {found.bound:g}"
+    cells = (found.stage, found.precision, found.what, f"{found.value:.4g}", bound)
+    mark = "" if found.passed else ' class="missed"'
     return f"<tr{mark}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
 
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from icgan_export.lower.index import nearest
-from icgan_export.source import Instances, Run, embed
+from icgan_export.source.instances import Instances
+from icgan_export.source.runs import Run
 from icgan_runtime import latents
 from icgan_runtime.bundle.manifest import SAMPLES_NAME, GraphEntry
 from icgan_runtime.bundle.opened import Bundle
@@ -72,7 +73,7 @@ def query_count(size: int) -> int:
 
 def make_samples(run: Run, instances: Instances, neighbours: int) -> Samples:
     """Run torch in float32 on pinned inputs."""
-    embedding = embed(run.encoder, instances.queries)
+    embedding = run.embed(instances.queries)
     ids, scores = nearest(instances.embeddings, instances.ids, embedding, neighbours)
     count = min(IMAGES, len(embedding))
     noise = latents.noise(0, np.arange(count), TRUNCATION, run.model.dim_z)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from icgan_export.check.samples import Samples
-from icgan_export.lower.compare import BOUNDS, Bounds, Check, as_near, cosine, recall
-from icgan_export.lower.half import LARGEST_HALF, TYPES, rounded
+from icgan_export.lower.bounds import (
+    COSINE,
+    LARGEST_ACTIVATION,
+    MAX_ERROR,
+    NEAREST,
+    PSNR,
+    RECALL,
+    SCORE_ERROR,
+)
+from icgan_export.lower.compare import Comparison, as_near, compared, cosine, recall
+from icgan_export.lower.half import TYPES, rounded
 from icgan_export.lower.index import nearest
 from icgan_export.lower.passes import float_pictures
 from icgan_export.lower.precision import activation_ranges
@@ -37,10 +46,10 @@ BATCH = 16
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All checks of a bundle, and the pictures behind them."""
+    """All that was compared, and the pictures behind it."""
 
     bundle: str
-    checks: tuple[Check, ...]
+    comparisons: tuple[Comparison, ...]
     seconds: float
     reference: NDArray[np.uint8] = field(repr=False)  # [P, R, R, 3], what torch drew
     drawn: Mapping[str, NDArray[np.uint8]] = field(repr=False)  # precision -> the same by the whole chain
@@ -50,30 +59,30 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether no bound is missed."""
-        return all(check.passed for check in self.checks)
+        return all(comparison.passed for comparison in self.comparisons)
 
     @property
-    def failures(self) -> list[Check]:
-        """Missed bounds, in the order of the checks."""
-        return [check for check in self.checks if not check.passed]
+    def failures(self) -> list[Comparison]:
+        """Missed bounds, in the order of the comparisons."""
+        return [comparison for comparison in self.comparisons if not comparison.passed]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; infinity (two equal pictures) becomes null."""
         rows = []
-        for check in self.checks:
-            row = asdict(check) | {"passed": check.passed}
-            rows.append(row | {"value": check.value if np.isfinite(check.value) else None})
+        for found in self.comparisons:
+            row = asdict(found) | {"passed": found.passed}
+            rows.append(row | {"value": found.value if np.isfinite(found.value) else None})
         return {"passed": self.passed, "seconds": round(self.seconds, 2), "checks": rows}
 
     def table(self) -> str:
         """For the terminal."""
         lines = [f"{'stage':<10} {'precision':<9} {'what':<24} {'value':>10}   {'bound':<12}"]
-        for check in self.checks:
-            sign = ">=" if check.at_least else "<="
-            bound = "" if check.bound is None else f"{sign} {check.bound:g}"
-            mark = "" if check.passed else "  MISSED"
-            where = f"{check.stage:<10} {check.precision:<9} {check.what:<24}"
-            lines.append(f"{where} {check.value:>10.4g}   {bound:<12}{mark}")
+        for found in self.comparisons:
+            sign = ">=" if found.at_least else "<="
+            bound = "" if found.bound is None else f"{sign} {found.bound:g}"
+            mark = "" if found.passed else "  MISSED"
+            where = f"{found.stage:<10} {found.precision:<9} {found.what:<24}"
+            lines.append(f"{where} {found.value:>10.4g}   {bound:<12}{mark}")
         return "\n".join(line.rstrip() for line in lines)
 
 
@@ -83,32 +92,32 @@ def verify(path: Path) -> Report:
     bundle = Bundle.open(path)
     samples = Samples.read(bundle)
     bank = Bank.of_bundle(bundle)
-    checks: list[Check] = []
+    found: list[Comparison] = []
     embeddings: dict[str, NDArray[np.float32]] = {}
     drawn: dict[str, NDArray[np.uint8]] = {}
     activations: dict[str, Mapping[str, float]] = {}
     for entry in (entry for entry in bundle.manifest.graphs if entry.precision == "fp16"):
         activations[entry.file] = half_activations(bundle, entry, samples)
         largest = max(activations[entry.file].values(), default=0.0)
-        checks.append(Check(entry.role, "fp16", "largest activation", largest, LARGEST_HALF))
+        found.append(compared(entry.role, "fp16", LARGEST_ACTIVATION, largest))
     for entry in entries_of(bundle, "encoder"):
         with exact_session(bundle, entry) as session:
             embeddings[entry.precision] = in_batches(session, {"image": samples.picture})["embedding"]
-        checks += check_encoder(embeddings[entry.precision], samples, bank, entry.precision)
+        found += compare_encoder(embeddings[entry.precision], samples, bank, entry.precision)
     for entry in entries_of(bundle, "lookup"):
         with exact_session(bundle, entry) as session:
-            checks += check_lookup(in_batches(session, {"embedding": samples.embedding}), samples, bank)
+            found += compare_lookup(in_batches(session, {"embedding": samples.embedding}), samples, bank)
     for entry in entries_of(bundle, "generator"):
         count = len(samples.noise)
         with exact_session(bundle, entry, as_float=True) as session:
             given = _draw(session, samples, samples.embedding[:count])
-            checks += check_pictures(given, samples.image, "generator", entry.precision)
+            found += compare_pictures(given, samples.image, "generator", entry.precision)
             embedding = embeddings.get(entry.precision, embeddings["fp32"])
             chained = _draw(session, samples, embedding[:count])
-            checks += check_pictures(chained, samples.image, "chain", entry.precision)
+            found += compare_pictures(chained, samples.image, "chain", entry.precision)
             drawn[entry.precision] = to_bytes(chained)
     seconds = time.perf_counter() - started
-    return Report(str(path), tuple(checks), seconds, to_bytes(samples.image), drawn, activations)
+    return Report(str(path), tuple(found), seconds, to_bytes(samples.image), drawn, activations)
 
 
 def half_activations(bundle: Bundle, entry: GraphEntry, samples: Samples) -> dict[str, float]:
@@ -121,20 +130,18 @@ def half_activations(bundle: Bundle, entry: GraphEntry, samples: Samples) -> dic
     return {name: ranges[name] for name in made if name in ranges and types.get(name) == TensorProto.FLOAT16}
 
 
-def check_encoder(found: NDArray[np.float32], samples: Samples, bank: Bank, precision: str) -> list[Check]:
-    """Embeddings against torch's, and what their drift does to the neighbours."""
-    bounds = BOUNDS[precision]
+def compare_encoder(
+    found: NDArray[np.float32], samples: Samples, bank: Bank, precision: str
+) -> list[Comparison]:
+    """Embeddings [Q, D] against torch's, and what their drift does to the neighbours."""
     ids, _ = nearest(bank.embeddings, bank.ids, found, samples.ids.shape[1])
-    check = Check("encoder", precision, "", 0.0)
-    error = np.abs(found - samples.embedding)
-    return [
-        replace(check, what="max error", value=float(error.max()), bound=bounds.embedding),
-        replace(check, what="cosine, worst row", value=cosine(found, samples.embedding), bound=bounds.cosine,
-                at_least=True),
-        replace(check, what="recall@1 on the bank", value=nearest_kept(ids, samples, bank),
-                bound=bounds.recall, at_least=True),
-        replace(check, what="recall@10 on the bank", value=recall(ids, samples.ids, 10)),
-    ]  # fmt: skip
+    values = {
+        MAX_ERROR: float(np.abs(found - samples.embedding).max()),
+        COSINE: cosine(found, samples.embedding),
+        RECALL: nearest_kept(ids, samples, bank),
+        "recall@10 on the bank": recall(ids, samples.ids, 10),
+    }
+    return [compared("encoder", precision, what, value) for what, value in values.items()]
 
 
 def nearest_kept(ids: NDArray[np.int64], samples: Samples, bank: Bank) -> float:
@@ -144,33 +151,28 @@ def nearest_kept(ids: NDArray[np.int64], samples: Samples, bank: Bank) -> float:
     return as_near(np.where(bank.ids[rows] == ids[:, 0], scores, -np.inf), samples.scores[:, 0])
 
 
-def check_lookup(found: Mapping[str, NDArray[Any]], samples: Samples, bank: Bank) -> list[Check]:
+def compare_lookup(found: Mapping[str, NDArray[Any]], samples: Samples, bank: Bank) -> list[Comparison]:
     """Neighbours of torch's embeddings by the graph, against numpy's."""
-    check = Check("lookup", "fp32", "", 0.0)
-    same = nearest_kept(found["ids"], samples, bank)
     k = samples.ids.shape[1]
-    error = float(np.abs(found["scores"] - samples.scores).max())
-    return [
-        replace(check, what="nearest agrees", value=same, bound=1.0, at_least=True),
-        replace(check, what=f"recall@{k}", value=recall(found["ids"], samples.ids, k)),
-        replace(check, what="scores, max error", value=error, bound=1e-4),
-    ]
+    values = {
+        NEAREST: nearest_kept(found["ids"], samples, bank),
+        f"recall@{k}": recall(found["ids"], samples.ids, k),
+        SCORE_ERROR: float(np.abs(found["scores"] - samples.scores).max()),
+    }
+    return [compared("lookup", "fp32", what, value) for what, value in values.items()]
 
 
-def check_pictures(
+def compare_pictures(
     found: NDArray[np.float32], reference: NDArray[np.float32], stage: str, precision: str
-) -> list[Check]:
+) -> list[Comparison]:
     """Pictures [P, 3, R, R] in [-1, 1] against torch's; the chain adds the encoder's drift to them."""
-    bounds: Bounds = BOUNDS[precision]
-    check = Check(stage, precision, "", 0.0)
     error = np.abs(found - reference)
-    worst = float(error.max())
-    return [
-        replace(check, what="max error", value=worst, bound=bounds.image if stage == "generator" else None),
-        replace(check, what="mean error", value=float(error.mean())),
-        replace(check, what="PSNR, dB", value=psnr(to_bytes(found), to_bytes(reference)), bound=bounds.psnr,
-                at_least=True),
-    ]  # fmt: skip
+    values = {
+        MAX_ERROR: float(error.max()),
+        "mean error": float(error.mean()),
+        PSNR: psnr(to_bytes(found), to_bytes(reference)),
+    }
+    return [compared(stage, precision, what, value) for what, value in values.items()]
 
 
 def in_batches(session: Session, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -63,7 +63,7 @@ def add_parser(commands: Commands[Parser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export, compare with torch, and write; the comparisons go to stdout as a table."""
-    from icgan_export.bundle import Options, write_bundle
+    from icgan_export.bundle import BundleOptions, write_bundle
     from icgan_training.heap import keep_freed_memory
 
     out: Path = options.out
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     require("--instances", options.instances, 1)
     require("--neighbours", options.neighbours, 1, MAX_NEIGHBOURS)
     require("--thumbnails", options.thumbnails, 0)
-    settings = Options(
+    wanted = BundleOptions(
         precisions=listed(options.precision),
         instances=options.instances,
         neighbours=options.neighbours,
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         target=options.target,
     )
     keep_freed_memory()  # every trial of a precision writes the whole graph anew
-    report = write_bundle(options.source, out, settings, Steps())
+    report = write_bundle(options.source, out, wanted, Steps())
     say(report.table())
     say(f"wrote {out}")
     return 0

@@ -58,9 +58,9 @@ def add_parser(commands: Commands[Parser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Build the plans; one line for each goes to stdout."""
-    from icgan_export.engine import Settings, add_engines
+    from icgan_export.engine import PlanOptions, add_engines
 
-    settings = Settings(
+    plan = PlanOptions(
         best_batch=options.best_batch,
         max_batch=options.max_batch,
         level=options.level,
@@ -72,6 +72,6 @@ def run(options: argparse.Namespace) -> int:
             raise ExportError(f"--roles {role}: choose from {', '.join(ROLES)}")
     if options.precision not in PRECISIONS:
         raise ExportError(f"--precision {options.precision}: choose from {', '.join(PRECISIONS)}")
-    for line in add_engines(options.bundle, options.precision, roles, options.library, settings, Steps()):
+    for line in add_engines(options.bundle, options.precision, roles, options.library, plan, Steps()):
         say(line)
     return 0

@@ -15,7 +15,7 @@ from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.console import Parser, say
 
 if TYPE_CHECKING:
-    from icgan_export.lower.compare import Check
+    from icgan_export.lower.compare import Comparison
 
 
 def add_parser(commands: Commands[Parser]) -> None:
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
     report = verify(options.bundle)
     if options.fid is not None:
-        report = replace(report, checks=(*report.checks, *_fid(options)))
+        report = replace(report, comparisons=(*report.comparisons, *_fid(options)))
     if options.html is not None:
         from icgan_export.check.page import verification_page
 
@@ -110,10 +110,10 @@ def _bisect(options: argparse.Namespace) -> int:
     return 0 if found.first_bad is None else 1
 
 
-def _fid(options: argparse.Namespace) -> list[Check]:
-    from icgan_export.check.fidelity import check_fid, fid_of_each
+def _fid(options: argparse.Namespace) -> list[Comparison]:
+    from icgan_export.check.fidelity import compare_fid, fid_of_each
     from icgan_training.data.dataset import PreparedDataset
 
     bundle, data = Bundle.open(options.bundle), PreparedDataset.open(options.fid)
     data.verify()
-    return check_fid(fid_of_each(bundle, data, options.samples, Steps()))
+    return compare_fid(fid_of_each(bundle, data, options.samples, Steps()))

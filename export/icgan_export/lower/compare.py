@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_export.lower.bounds import find_bound
+
 F32 = NDArray[np.float32]
 # Instances whose inner products are this close are equally near: a picture that is stored twice, above all.
 # Which comes first is decided by the rounding of sums, and no graph can be asked for that.
@@ -14,8 +16,8 @@ TIE = 1e-5
 
 
 @dataclass(frozen=True)
-class Check:
-    """One number against its bound. `at_least` tells on which side of the bound it must lie."""
+class Comparison:
+    """One number, and its bound where there is one: the most, or with `at_least` the least, it may be."""
 
     stage: str  # encoder, lookup, generator or chain
     precision: str
@@ -32,26 +34,12 @@ class Check:
         return bool(self.value >= self.bound if self.at_least else self.value <= self.bound)
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Contract section 8 for one precision; `image` is the largest difference in [-1, 1]."""
-
-    image: float | None
-    psnr: float | None
-    cosine: float
-    recall: float
-    embedding: float | None
-    fid: float | None = None  # largest change of the FID
-
-
-# fp32: 1e-4; one grey level is 2/255, and rounding to bytes can turn 1e-6 into one level.
-# bf16, of which the contract says nothing: pictures as FP16, embeddings as INT8, which has as many digits.
-BOUNDS = {
-    "fp32": Bounds(image=1e-4, psnr=None, cosine=0.999999, recall=1.0, embedding=1e-4),
-    "fp16": Bounds(image=None, psnr=40.0, cosine=0.9995, recall=0.99, embedding=None, fid=0.1),
-    "bf16": Bounds(image=None, psnr=40.0, cosine=0.99, recall=0.95, embedding=None, fid=0.1),
-    "int8": Bounds(image=None, psnr=25.0, cosine=0.99, recall=0.95, embedding=None, fid=1.0),
-}
+def compared(stage: str, precision: str, what: str, value: float) -> Comparison:
+    """A number beside its bound of `bounds.py`."""
+    bound = find_bound(stage, precision, what)
+    if bound is None:
+        return Comparison(stage, precision, what, value)
+    return Comparison(stage, precision, what, value, bound.limit, bound.at_least)
 
 
 def cosine(found: F32, reference: F32) -> float:

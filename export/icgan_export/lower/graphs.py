@@ -1,4 +1,4 @@
-"""The encoder and generator graphs of contract section 5: byte pictures in and out, names, metadata."""
+"""The encoder and generator graphs as docs/format.md has them: byte pictures in and out, names, metadata."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from icgan_training.networks.stylegan2.config import StyleGAN2Config
 
 
 class GraphGenerator(nn.Module):
-    """A generator behind the inputs its graph has, in the contract's order, with the contract's output.
+    """A generator behind the inputs its graph has, in the same order, with its output.
 
     Bytes [N, R, R, 3] are round(clamp((x + 1) * 127.5, 0, 255)). They are made last: TensorRT knows bytes
     only at a network's ends. `truncated`: the last input is the truncation [N] towards the mean w, where

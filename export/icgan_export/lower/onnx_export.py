@@ -1,4 +1,4 @@
-"""torch module -> checked ONNX model with the contract's tensor names and a named dynamic batch axis."""
+"""torch module -> checked ONNX model with named tensors and a named dynamic batch axis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from icgan_export.errors import ExportError
 
 # The dynamo exporter's native opset; TensorRT 10 and 11, OpenVINO and ONNX Runtime Web all read it.
 OPSET = 18
-BATCH_AXIS = "N"  # as the contract and the manifest name it
+BATCH_AXIS = "N"  # as docs/format.md and the manifest name it
 TRACED_BATCH = 2  # torch.export specialises sizes 0 and 1
 Step = Callable[[str], None]  # told about progress, a line at a time
 MAX_PROTOBUF_BYTES = (1 << 31) - 1  # a single .onnx file cannot be larger

@@ -38,31 +38,55 @@ def quantise(model: onnx.ModelProto, nodes: Collection[str], ranges: Mapping[str
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    graph = copy.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    body: list[onnx.NodeProto] = []
-    done: dict[str, str] = {}  # activation -> its quantised and restored copy
+    quantiser = _Quantiser(copy.graph, ranges)
+    renamed: dict[str, str] = {}
+    public = {output.name for output in copy.graph.output}
+    for node in copy.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+        if node.name in nodes:
+            result = node.output[0]
+            node.input[0] = quantiser.activation(node.input[0])
+            node.input[1] = quantiser.weights(node)
+            quantiser.body.append(node)
+            if node.op_type == "Conv" and result not in public:
+                renamed[result] = quantiser.activation(result)
+        else:
+            quantiser.body.append(node)
+    del copy.graph.node[:]
+    copy.graph.node.extend(quantiser.body)
+    return clean(copy, rename=False)
 
-    def constant(name: str, value: NDArray[np.generic]) -> str:
-        graph.initializer.append(numpy_helper.from_array(value, name))
-        return name
 
-    def through_int8(name: str) -> str:
-        if name in done.values():  # it has just come out of a convolution
+class _Quantiser:
+    """The nodes of a graph as they are written anew, with pairs of QuantizeLinear and DequantizeLinear."""
+
+    def __init__(self, graph: onnx.GraphProto, ranges: Mapping[str, float]) -> None:
+        self.graph, self.ranges = graph, ranges
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.body: list[onnx.NodeProto] = []
+        self.done: dict[str, str] = {}  # activation -> its quantised and restored copy
+
+    def activation(self, name: str) -> str:
+        """The name of an activation behind its pair, which is made the first time."""
+        if name in self.done.values():  # it has just come out of a convolution
             return name
-        if name not in done:
-            scale = np.array(max(ranges[name], SMALLEST_RANGE) / LARGEST_INT8, np.float32)
+        if name not in self.done:
+            scale = np.array(max(self.ranges[name], SMALLEST_RANGE) / LARGEST_INT8, np.float32)
             scales = (
-                constant(f"{name}.scale", scale),
-                constant(f"{name}.zero", np.array(0, np.int8)),
+                self._constant(f"{name}.scale", scale),
+                self._constant(f"{name}.zero", np.array(0, np.int8)),
             )
-            done[name] = f"{name}.int8"
-            body.append(helper.make_node("QuantizeLinear", [name, *scales], [f"{name}.quantised"]))
-            body.append(helper.make_node("DequantizeLinear", [f"{name}.quantised", *scales], [done[name]]))
-        return done[name]
+            restored = self.done[name] = f"{name}.int8"
+            self.body += [
+                helper.make_node("QuantizeLinear", [name, *scales], [f"{name}.quantised"]),
+                helper.make_node("DequantizeLinear", [f"{name}.quantised", *scales], [restored]),
+            ]
+        return self.done[name]
 
-    def weights(node: onnx.NodeProto) -> str:
-        values = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
+    def weights(self, node: onnx.NodeProto) -> str:
+        """The name of a node's constant, stored as int8 with a scale per output channel, restored."""
+        values = numpy_helper.to_array(self.constants[node.input[1]]).astype(np.float64)
         axis = OUTPUT_AXIS[node.op_type] % values.ndim
         if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
             axis = 0
@@ -72,27 +96,13 @@ def quantise(model: onnx.ModelProto, nodes: Collection[str], ranges: Mapping[str
         levels = np.rint(values / scale.reshape(shape)).astype(np.int8)
         name = f"{node.name}.weight"
         inputs = [
-            constant(f"{name}.int8", levels),
-            constant(f"{name}.scale", scale.astype(np.float32)),
-            constant(f"{name}.zero", np.zeros(len(scale), np.int8)),
+            self._constant(f"{name}.int8", levels),
+            self._constant(f"{name}.scale", scale.astype(np.float32)),
+            self._constant(f"{name}.zero", np.zeros(len(scale), np.int8)),
         ]
-        body.append(helper.make_node("DequantizeLinear", inputs, [name], axis=axis))
+        self.body.append(helper.make_node("DequantizeLinear", inputs, [name], axis=axis))
         return name
 
-    renamed: dict[str, str] = {}
-    public = {output.name for output in graph.output}
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
-        if node.name in nodes:
-            result = node.output[0]
-            node.input[0] = through_int8(node.input[0])
-            node.input[1] = weights(node)
-            body.append(node)
-            if node.op_type == "Conv" and result not in public:
-                renamed[result] = through_int8(result)
-        else:
-            body.append(node)
-    del graph.node[:]
-    graph.node.extend(body)
-    return clean(copy, rename=False)
+    def _constant(self, name: str, value: NDArray[np.generic]) -> str:
+        self.graph.initializer.append(numpy_helper.from_array(value, name))
+        return name

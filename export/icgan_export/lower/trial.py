@@ -1,6 +1,6 @@
 """What a lower precision is judged on: real pictures, embeddings and noise, none of them in `samples.npz`.
 
-The loss is the share of the contract's bounds that a graph uses up, against the float32 graph on ONNX
+The loss is the share of the bounds (bounds.py) that a graph uses up, against the float32 graph on ONNX
 Runtime: 1 - cosine of an encoder's worst row (and the nearest instances it misses), a generator's mean
 squared error.
 """
@@ -15,18 +15,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from icgan_export.lower.compare import BOUNDS, as_near, cosine
+from icgan_export.lower.bounds import COSINE, PSNR, RECALL, limit
+from icgan_export.lower.compare import as_near, cosine
 from icgan_export.lower.half import rounded
 from icgan_export.lower.passes import float_pictures, transposed_in_phases
 from icgan_export.lower.precision import Lowered, lower_to_half, lower_to_int8
-from icgan_export.source import Instances, Run
 from icgan_runtime import latents
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.errors import NumericsError
 
 ROWS = 32
 ENCODER_ROWS = 128  # its bound is on the worst row, which few rows do not show
-INT8_PSNR = 40.0  # dB. At the contract's 25 the demo's FID moves by 1.5, and 1.0 is what the contract allows
+INT8_PSNR = 40.0  # dB. At the 25 that are allowed the demo's FID moves by 1.5, of which 1.0 is allowed
 CAUTION = 2.0  # the share of so few rows that miss their instance is a rough estimate
 RANKED_ROWS = 16  # enough to tell which node costs more than another
 SEED = 20211  # noise of the trial; samples.npz uses seed 0
@@ -44,34 +44,40 @@ class Trial:
     rank: Measure
 
 
-def encoder_trial(instances: Instances, encoder: onnx.ModelProto, recall: bool = False) -> Trial:
-    """Instances spread over the bank. Nodes are ranked by mean error, steadier than the worst row's.
+def encoder_trial(
+    bank_pictures: NDArray[np.uint8],
+    bank_embeddings: NDArray[np.float32],
+    encoder: onnx.ModelProto,
+    recall: bool = False,
+) -> Trial:
+    """Instances spread over the bank of pictures [M, S, S, 3] and embeddings [M, D].
+
+    Nodes are ranked by mean error, which is steadier than the worst row's.
 
     With `recall`, an instance also has to keep its nearest other one: for banks so dense that the cosine
     alone does not keep them.
     """
-    chosen = _spread(len(instances.pictures), ENCODER_ROWS)
-    pictures, own = instances.pictures[chosen], np.arange(len(chosen))
+    chosen = _spread(len(bank_pictures), ENCODER_ROWS)
+    pictures, own = bank_pictures[chosen], np.arange(len(chosen))
     reference = _run(encoder, {"image": pictures})["embedding"]
 
     def to_others(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = embeddings @ instances.embeddings.T
+        scores: NDArray[np.float32] = embeddings @ bank_embeddings.T
         scores[own, chosen] = -np.inf
         return scores
 
     exact = to_others(reference)
 
     def loss(model: onnx.ModelProto, precision: str) -> float:
-        bounds = BOUNDS[precision]
         try:
             found = _run(model, {"image": pictures})["embedding"]
         except NumericsError:  # it overflowed
             return float("inf")
-        drift = (1 - cosine(found, reference)) / (1 - bounds.cosine)
+        drift = (1 - cosine(found, reference)) / (1 - limit("encoder", precision, COSINE))
         if not recall:
             return drift
         missed = 1 - as_near(exact[own, to_others(found).argmax(1)], exact.max(1))
-        return max(drift, CAUTION * missed / (1 - bounds.recall))
+        return max(drift, CAUTION * missed / (1 - limit("encoder", precision, RECALL)))
 
     def rank(model: onnx.ModelProto, precision: str) -> float:
         rows = _spread(len(pictures), RANKED_ROWS)
@@ -79,26 +85,29 @@ def encoder_trial(instances: Instances, encoder: onnx.ModelProto, recall: bool =
             found = _run(model, {"image": pictures[rows]})["embedding"]
         except NumericsError:
             return float("inf")
-        return float(np.mean(1 - (found * reference[rows]).sum(1))) / (1 - BOUNDS[precision].cosine)
+        drift = float(np.mean(1 - (found * reference[rows]).sum(1)))
+        return drift / (1 - limit("encoder", precision, COSINE))
 
     return Trial({"image": pictures}, loss, rank)
 
 
-def generator_trial(run: Run, instances: Instances, generator: onnx.ModelProto) -> Trial:
-    """The embeddings of instances spread over the bank, with noise up to the published bound of 2.
+def generator_trial(
+    dim_z: int, classes: int, bank_embeddings: NDArray[np.float32], generator: onnx.ModelProto
+) -> Trial:
+    """The embeddings of instances spread over the bank, of [M, D], with noise up to the published bound of 2.
 
     A bank of fewer instances than `ROWS` lends the rest as what lies between two of them.
     """
-    rows = _spread(len(instances.embeddings), ROWS)
-    others = np.random.default_rng(SEED).choice(len(instances.embeddings), (ROWS - len(rows), 2))
-    between = instances.embeddings[others].sum(1)
+    rows = _spread(len(bank_embeddings), ROWS)
+    others = np.random.default_rng(SEED).choice(len(bank_embeddings), (ROWS - len(rows), 2))
+    between = bank_embeddings[others].sum(1)
     between /= np.linalg.norm(between, axis=1, keepdims=True)
     feeds: dict[str, NDArray[Any]] = {
-        "noise": latents.noise(SEED, np.arange(ROWS), TRUNCATION, run.model.dim_z),
-        "embedding": np.concatenate([instances.embeddings[rows], between]),
+        "noise": latents.noise(SEED, np.arange(ROWS), TRUNCATION, dim_z),
+        "embedding": np.concatenate([bank_embeddings[rows], between]),
     }
-    if run.model.classes:
-        feeds["label"] = np.arange(ROWS, dtype=np.int64) % run.model.classes
+    if classes:
+        feeds["label"] = np.arange(ROWS, dtype=np.int64) % classes
     return picture_trial(feeds, generator)
 
 
@@ -107,8 +116,7 @@ def picture_trial(feeds: Mapping[str, NDArray[Any]], generator: onnx.ModelProto)
     reference = _run(_as_float(generator), feeds)["image"]
 
     def loss(model: onnx.ModelProto, precision: str) -> float:
-        wanted = BOUNDS[precision].psnr
-        assert wanted is not None
+        wanted = limit("generator", precision, PSNR)
         if precision == "int8":
             wanted = max(wanted, INT8_PSNR)
         try:
@@ -121,7 +129,7 @@ def picture_trial(feeds: Mapping[str, NDArray[Any]], generator: onnx.ModelProto)
 
 
 def lower(graph: onnx.ModelProto, precision: str, ranges: Mapping[str, float], trial: Trial) -> Lowered:
-    """`graph` at `precision`, within the contract's bound on the trial's inputs."""
+    """`graph` at `precision`, within its bound on the trial's inputs."""
 
     def loss(model: onnx.ModelProto) -> float:
         return trial.loss(model, precision)

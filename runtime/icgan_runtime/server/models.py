@@ -27,7 +27,7 @@ from icgan_runtime.bundle.strict_json import to_json
 from icgan_runtime.server import pbtxt as tc
 from icgan_runtime.server.options import RepositoryOptions
 
-PLAN_PROFILES = ("0", "1")  # one row, and up to the largest batch (engine.Settings.profiles)
+PLAN_PROFILES = ("0", "1")  # one row, and up to the largest batch (engine.PlanOptions.profiles)
 CUDA_GRAPH_BATCHES = (1, 2, 4, 8, 16, 32, 64)  # captured, up to the largest batch served
 
 # Of a new repository; repository.py writes others here with each release.

@@ -14,9 +14,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from icgan_export.check import bisect
-from icgan_export.check.fidelity import check_fid, fid_of_each
+from icgan_export.check.fidelity import compare_fid, fid_of_each
 from icgan_export.check.samples import Samples
-from icgan_export.check.verify import check_encoder, check_lookup
+from icgan_export.check.verify import compare_encoder, compare_lookup
 from icgan_export.cli import main
 from icgan_export.errors import ExportError
 from icgan_export.rewrite.choice import Rewrites
@@ -238,7 +238,7 @@ def test_clusters_of_a_run_give_no_fid_for_no_data_set_knows_them(tiny_bundle):
 
 
 def test_a_change_of_the_fid_is_held_to_the_contract():
-    checks = check_fid({"fp32": 30.0, "fp16": 30.2, "int8": 30.9})
+    checks = compare_fid({"fp32": 30.0, "fp16": 30.2, "int8": 30.9})
     changes = {check.precision: check.passed for check in checks if check.what == "FID, change"}
     assert changes == {"fp16": False, "int8": True}
 
@@ -261,14 +261,14 @@ def test_the_other_copy_of_a_picture_is_as_near_as_the_first(twice):
     """Which of two comes first is decided by the rounding of sums: no graph can be asked to repeat that."""
     samples, bank = twice
     other = {"ids": samples.ids + 2, "scores": samples.scores}
-    assert all(check.passed for check in check_lookup(other, samples, bank))
+    assert all(check.passed for check in compare_lookup(other, samples, bank))
     rounding = np.tile(np.array([[1], [1 + 5e-7]], np.float32), (6, 1))
     rounded = replace(bank, embeddings=bank.embeddings * rounding)
-    assert all(check.passed for check in check_encoder(samples.embedding, samples, rounded, "fp32"))
+    assert all(check.passed for check in compare_encoder(samples.embedding, samples, rounded, "fp32"))
 
 
 @pytest.mark.parametrize("shift", [4, 1, 100], ids=["another picture", "no id", "beyond every id"])
 def test_an_instance_that_is_farther_is_still_a_miss(twice, shift):
     samples, bank = twice
-    nearest, *_ = check_lookup({"ids": samples.ids + shift, "scores": samples.scores}, samples, bank)
+    nearest, *_ = compare_lookup({"ids": samples.ids + shift, "scores": samples.scores}, samples, bank)
     assert not nearest.passed

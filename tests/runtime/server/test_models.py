@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from icgan_export.engine import Settings
+from icgan_export.engine import PlanOptions
 from icgan_runtime.server import pbtxt as tc
 from icgan_runtime.server.models import (
     ENSEMBLES,
@@ -118,7 +118,7 @@ def test_the_profiles_named_to_triton_are_those_of_a_plan_for_its_batch(max_batc
     built = dataclasses.replace(served(max_batch=max_batch), plans={"encoder": {"9.0": "encoder.plan"}})
     (group,) = configurations(built)["icgan_encoder"].instance_group
     named = [int(number) for number in group.profile or ("0",)]
-    profiles = Settings(best_batch=1, max_batch=max_batch).profiles
+    profiles = PlanOptions(best_batch=1, max_batch=max_batch).profiles
     assert named == list(range(len(profiles)))
     assert max(profiles[index][2] for index in named) == max_batch
 

@@ -1,4 +1,4 @@
-"""What a run directory says of itself, as a bundle passes it on."""
+"""Which pictures become a bank, and what they are labelled with."""
 
 from __future__ import annotations
 
@@ -12,83 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icgan_export.card import model_card
-from icgan_export.check.verify import Report
 from icgan_export.errors import ExportError
-from icgan_export.source import choose_instances, read_evaluation, read_run
-from icgan_runtime.bundle.opened import Bundle
+from icgan_export.source.instances import choose_instances
+from icgan_export.source.runs import read_run
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
-from icgan_training.integrity import file_sha256
 from tests.tiny_model import tiny_config, write_run
 from tests.training import conftest as training
 
 make_prepared = training.make_prepared
-
-SCORES = '{"fid": 12.5, "kid": NaN}'
 
 
 @pytest.fixture
 def run(tiny_run: Path, tmp_path: Path) -> Path:
     """A run directory of its own."""
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
-
-
-def evaluated(run: Path, weights: str) -> None:
-    """As `icgan-train evaluate` leaves it."""
-    text = f'{{"scores": {SCORES}, "parameters": {{"generator": "{weights}"}}, "notes": []}}'
-    (run / "evaluation.json").write_text(text)
-
-
-def test_the_scores_of_the_weights_stand_on_the_card(run, tiny_bundle):
-    evaluated(run, file_sha256(run / "generator.safetensors")[:12])
-    metrics = read_run(run).metrics
-    assert metrics["scores"] == {"fid": 12.5, "kid": None}
-    manifest = dataclasses.replace(Bundle.open(tiny_bundle).manifest, metrics=metrics)
-    manifest.validate()
-    card = model_card(manifest, Report("tiny", (), 0.0, np.zeros((0, 32, 32, 3), np.uint8), {}), "grid.png")
-    assert json.loads(card.partition("```json\n")[2].partition("```")[0]) == metrics
-    assert "not measured" in (tiny_bundle / "README.md").read_text()
-
-
-def test_which_pictures_of_the_data_set_samples_come_close_to_is_not_for_the_bundle(run):
-    parameters = {"generator": file_sha256(run / "generator.safetensors")[:12]}
-    found = {"scores": {"authenticity": 0.9}, "parameters": parameters, "closest": [{"picture": 7}]}
-    (run / "evaluation.json").write_text(json.dumps(found))
-    assert read_evaluation(run) == {"scores": {"authenticity": 0.9}, "parameters": parameters}
-
-
-@pytest.mark.parametrize("parameters", [{"generator": "0" * 12}, {"samples": 5000}])
-def test_scores_that_are_not_known_to_be_of_these_weights_do_not(run, parameters):
-    (run / "evaluation.json").write_text(json.dumps({"scores": {"fid": 1.0}, "parameters": parameters}))
-    assert read_evaluation(run) == {}
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"scores": {}}', '{"parameters": 3}', "[" * 100_000])
-def test_a_damaged_evaluation_is_refused_by_name(run, text):
-    (run / "evaluation.json").write_text(text)
-    with pytest.raises(
-        ExportError, match=r"evaluation\.json is damaged \(.+\): evaluate again, or delete it"
-    ):
-        read_evaluation(run)
-
-
-@pytest.mark.parametrize(
-    ("data", "licence"),
-    [
-        (b"\xef\xbb\xbfMIT License\r\n\r\nCopyright", "MIT License"),  # as Windows writes it
-        ("\n  CC\u00a0BY\t4.0 \x1b[0m".encode(), "CC BY 4.0 [0m"),
-        (b"", "LicenseRef-unstated"),
-        (b" \n\n", "LicenseRef-unstated"),
-    ],
-)
-def test_the_licence_beside_pictures_is_text_that_a_manifest_takes(run, data, licence):
-    """What is not printable is refused when the bundle is read, after all the work."""
-    pictures = run / "instances"
-    (pictures / "LICENSE").write_bytes(data)
-    found = choose_instances(read_run(run), pictures, 2, 1)
-    assert found.licence == licence
-    assert found.licence.isprintable()
 
 
 def described(run: Path, **changes: object) -> None:

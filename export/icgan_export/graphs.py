@@ -1,0 +1,122 @@
+"""Every graph of a bundle at every precision: traced, lowered until it meets its bounds, written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from icgan_export.check.samples import Samples
+from icgan_export.check.verify import compare_encoder
+from icgan_export.lower import onnx_export
+from icgan_export.lower.arithmetic import cost
+from icgan_export.lower.graphs import encoder_graph, generator_graph
+from icgan_export.lower.index import fits_graph, lookup_graph
+from icgan_export.lower.onnx_export import Step
+from icgan_export.lower.precision import Lowered, activation_ranges
+from icgan_export.lower.trial import Trial, embeddings, encoder_trial, generator_trial, lower
+from icgan_export.rewrite.backbones import best_rewrites
+from icgan_export.rewrite.choice import Target
+from icgan_export.source.instances import Instances
+from icgan_export.source.runs import Run
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.manifest import GraphEntry, KeptNode, Model, graph_specs, onnx_metadata
+
+LARGEST_SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class GraphFiles:
+    """The graphs in the folder of a bundle, and what the manifest says of them."""
+
+    folder: Path
+    model: Model
+    neighbours: int
+    step: Step
+    entries: list[GraphEntry] = field(default_factory=list)
+    costs: dict[str, dict[str, int]] = field(default_factory=dict)  # file -> operations and bytes
+    largest: dict[str, dict[str, float]] = field(default_factory=dict)  # role -> the largest activations
+
+    def add(self, role: str, precision: str, graph: onnx.ModelProto, kept: tuple[KeptNode, ...] = ()) -> None:
+        """Write one graph; `kept`: its nodes that stayed in float32."""
+        onnx_export.set_metadata(graph, onnx_metadata(self.model, role, precision))
+        file = f"{role}.onnx" if precision == "fp32" else f"{role}.{precision}.onnx"
+        onnx_export.save(graph, self.folder / file)
+        inputs, outputs = graph_specs(self.model, role, self.neighbours)
+        opset = graph.opset_import[0].version
+        encoder_id = self.model.encoder_id
+        self.entries.append(GraphEntry(role, precision, file, opset, inputs, outputs, encoder_id, kept))
+        self.costs[file] = cost(graph).summary()
+        operators = sum(onnx_export.count_operators(graph).values())
+        held = f", {len(kept)} in float32" if precision != "fp32" else ""
+        self.step(f"{file}: {operators} operators, {graph.ByteSize() / 2**20:.1f} MiB{held}")
+
+
+def write_graphs(
+    run: Run,
+    instances: Instances,
+    bank: Bank,
+    samples: Samples,
+    precisions: Sequence[str],
+    target: Target,
+    folder: Path,
+    step: Step,
+) -> GraphFiles:
+    """Lookup, encoder and generator in float32, then encoder and generator at the other precisions."""
+    files = GraphFiles(folder, run.model, samples.ids.shape[1], step)
+    if fits_graph(bank.embeddings):
+        files.add("lookup", "fp32", lookup_graph(bank.embeddings, bank.ids, files.neighbours, {}))
+    else:
+        step(f"no lookup.onnx: {len(bank)} instances are more than one ONNX file holds; faiss finds them")
+    step("tracing the encoder")
+    encoder = encoder_graph(run.encoder, run.model.preprocessing.size, {}, step=step)
+    files.add("encoder", "fp32", encoder)
+    step("tracing the generator")
+    generator = generator_graph(run.generator, best_rewrites(run.generator.config, target), {}, step=step)
+    files.add("generator", "fp32", generator)
+    lower_precisions = [precision for precision in precisions if precision != "fp32"]
+    if lower_precisions:
+        _add_lowered_encoders(files, encoder, instances, bank, samples, lower_precisions)
+        trial = generator_trial(run.model.dim_z, run.model.classes, instances.embeddings, generator)
+        ranges = _measure(files, "generator", generator, trial)
+        for precision in lower_precisions:
+            step(f"lowering the generator to {precision}")
+            lowered = lower(generator, precision, ranges, trial)
+            files.add("generator", precision, lowered.model, lowered.kept)
+    return files
+
+
+def _add_lowered_encoders(
+    files: GraphFiles,
+    encoder: onnx.ModelProto,
+    instances: Instances,
+    bank: Bank,
+    samples: Samples,
+    precisions: Sequence[str],
+) -> None:
+    trial = encoder_trial(instances.pictures, instances.embeddings, encoder)
+    ranges = _measure(files, "encoder", encoder, trial)
+    for precision in precisions:
+        files.step(f"lowering the encoder to {precision}")
+        lowered = lower(encoder, precision, ranges, trial)
+        if not keeps_neighbours(lowered, samples, bank, precision):
+            files.step(f"near ties in the bank: lowering the encoder to {precision} with more care")
+            with_recall = encoder_trial(instances.pictures, instances.embeddings, encoder, recall=True)
+            lowered = lower(encoder, precision, ranges, with_recall)
+        files.add("encoder", precision, lowered.model, lowered.kept)
+
+
+def _measure(files: GraphFiles, role: str, graph: onnx.ModelProto, trial: Trial) -> dict[str, float]:
+    """The largest magnitude of every activation on the trial's inputs; the largest are noted."""
+    files.step(f"measuring the {role}'s activations")
+    ranges = activation_ranges(graph, trial.feeds)
+    files.largest[role] = dict(sorted(ranges.items(), key=lambda item: -item[1])[:LARGEST_SHOWN])
+    return ranges
+
+
+def keeps_neighbours(lowered: Lowered, samples: Samples, bank: Bank, precision: str) -> bool:
+    """Whether an encoder that leaves float32 meets its bounds on the bundle's bank."""
+    found = embeddings(lowered.model, samples.picture)
+    return all(comparison.passed for comparison in compare_encoder(found, samples, bank, precision))

@@ -1,0 +1,1 @@
+"""What is exported: runs (networks), instances (pictures for the bank), licences of both."""

@@ -1,0 +1,135 @@
+"""A run directory as it is exported: networks in eval mode and float32, and what is known about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from icgan_export.errors import ExportError
+from icgan_export.source.licences import licence_of_weights
+from icgan_runtime.bundle.manifest import EncoderIdentity, Model, Preprocessing
+from icgan_training.fit.run import open_encoder, read_config
+from icgan_training.integrity import file_sha256, inside
+from icgan_training.networks.backbones import AnyConfig, AnyGenerator
+from icgan_training.networks.checkpoint import load_generator
+from icgan_training.networks.encoder import Encoder
+
+BATCH = 32  # pictures that the encoder takes at a time
+EVALUATION_NAME = "evaluation.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run directory: networks in eval mode and float32, and what is known about them."""
+
+    path: Path
+    generator: AnyGenerator
+    encoder: Encoder
+    model: Model
+    provenance: dict[str, Any]
+    metrics: dict[str, Any]  # of these weights; empty where none were measured
+    data_path: Path | None  # the prepared data set, where it still exists
+
+    @property
+    def clusters(self) -> bool:
+        """Whether the model's classes are clusters of the embeddings (`label_source=clusters`)."""
+        return classes_are_clusters(self.model, self.provenance)
+
+    @torch.inference_mode()
+    def embed(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeddings [N, D] of prepared pictures uint8 [N, S, S, 3], by torch in float32."""
+        batches = [
+            self.encoder(torch.from_numpy(np.ascontiguousarray(pictures[start : start + BATCH]))).numpy()
+            for start in range(0, len(pictures), BATCH)
+        ]
+        return np.concatenate(batches)
+
+
+def read_run(path: Path) -> Run:
+    """Open a run directory (`icgan-train fit`, `convert`, or `models/demo`).
+
+    Raises ExportError for a model that takes no instance, TrainingError where its encoder is not to be had.
+    """
+    config = read_config(path)
+    generator = load_generator(path)
+    if generator.config.embedding_dim is None:
+        raise ExportError(
+            f"{path}: the model takes no instance; a bundle needs one (icgan-export onnx does not)"
+        )
+    encoder, encoder_sha256 = open_encoder(path, config)
+    identity = EncoderIdentity(
+        encoder.config.architecture,
+        encoder_sha256,
+        encoder.config.input_size,
+        encoder.config.embedding_dim,
+    )
+    data = config.get("data", {}).get("path")
+    return Run(
+        path,
+        generator,
+        encoder,
+        _model(path, config, generator.config, identity),
+        provenance={key: value for key, value in config.items() if key in ("train", "data", "provenance")},
+        metrics=read_evaluation(path),
+        data_path=Path(data) if data and (Path(data) / "dataset.json").exists() else None,
+    )
+
+
+def _model(path: Path, config: dict[str, Any], shape: AnyConfig, encoder: EncoderIdentity) -> Model:
+    """What the manifest says of the model: the run's `config.json`, and the networks' own shapes."""
+    assert shape.embedding_dim is not None
+    names = config.get("class_names")
+    classes = shape.class_count if shape.takes_label and shape.class_count is not None else 0
+    return Model(
+        name=model_name(path, config),
+        version=model_version(config),
+        resolution=shape.resolution,
+        dim_z=shape.dim_z,
+        embedding_dim=shape.embedding_dim,
+        classes=classes,
+        class_names=tuple(names) if names is not None and len(names) == classes else None,
+        encoder=encoder,
+        preprocessing=Preprocessing(shape.resolution),
+        licence=licence_of_weights(config),
+    )
+
+
+def model_name(path: Path, config: dict[str, Any]) -> str:
+    """As `config.json` has it, else the folder's."""
+    name: str = config.get("name", path.resolve().name)
+    return name
+
+
+def model_version(config: dict[str, Any]) -> str:
+    """As `config.json` has it, else "1"."""
+    return str(config.get("version", "1"))
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """The scores that `icgan-train evaluate` left in a run directory, if they are of its weights."""
+    if not (path / EVALUATION_NAME).exists():
+        return {}
+    try:
+        text = inside(path, EVALUATION_NAME).read_bytes()
+        found = json.loads(text, parse_constant=lambda name: None)  # a manifest holds no NaN
+        weights = found["parameters"].get("generator", "none")  # older ones do not say
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ExportError(
+            f"{path / EVALUATION_NAME} is damaged ({error}): evaluate again, or delete it"
+        ) from None
+    same = file_sha256(path / "generator.safetensors").startswith(str(weights))
+    # rows of a data set mean nothing to who has only the bundle
+    return {name: value for name, value in found.items() if name != "closest"} if same else {}
+
+
+def classes_are_clusters(model: Model, provenance: Mapping[str, Any]) -> bool:
+    """Whether the classes of a model are clusters of the embeddings, whatever classes its data set has."""
+    train = provenance.get("train")
+    return model.classes > 0 and isinstance(train, dict) and train.get("label_source") == "clusters"

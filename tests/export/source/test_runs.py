@@ -1,0 +1,65 @@
+"""What a run directory says of itself, as a bundle passes it on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from icgan_export.card import model_card
+from icgan_export.check.verify import Report
+from icgan_export.errors import ExportError
+from icgan_export.source.runs import read_evaluation, read_run
+from icgan_runtime.bundle.opened import Bundle
+from icgan_training.integrity import file_sha256
+
+SCORES = '{"fid": 12.5, "kid": NaN}'
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A run directory of its own."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+def evaluated(run: Path, weights: str) -> None:
+    """As `icgan-train evaluate` leaves it."""
+    text = f'{{"scores": {SCORES}, "parameters": {{"generator": "{weights}"}}, "notes": []}}'
+    (run / "evaluation.json").write_text(text)
+
+
+def test_the_scores_of_the_weights_stand_on_the_card(run, tiny_bundle):
+    evaluated(run, file_sha256(run / "generator.safetensors")[:12])
+    metrics = read_run(run).metrics
+    assert metrics["scores"] == {"fid": 12.5, "kid": None}
+    manifest = dataclasses.replace(Bundle.open(tiny_bundle).manifest, metrics=metrics)
+    manifest.validate()
+    card = model_card(manifest, Report("tiny", (), 0.0, np.zeros((0, 32, 32, 3), np.uint8), {}), "grid.png")
+    assert json.loads(card.partition("```json\n")[2].partition("```")[0]) == metrics
+    assert "not measured" in (tiny_bundle / "README.md").read_text()
+
+
+def test_which_pictures_of_the_data_set_samples_come_close_to_is_not_for_the_bundle(run):
+    parameters = {"generator": file_sha256(run / "generator.safetensors")[:12]}
+    found = {"scores": {"authenticity": 0.9}, "parameters": parameters, "closest": [{"picture": 7}]}
+    (run / "evaluation.json").write_text(json.dumps(found))
+    assert read_evaluation(run) == {"scores": {"authenticity": 0.9}, "parameters": parameters}
+
+
+@pytest.mark.parametrize("parameters", [{"generator": "0" * 12}, {"samples": 5000}])
+def test_scores_that_are_not_known_to_be_of_these_weights_do_not(run, parameters):
+    (run / "evaluation.json").write_text(json.dumps({"scores": {"fid": 1.0}, "parameters": parameters}))
+    assert read_evaluation(run) == {}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"scores": {}}', '{"parameters": 3}', "[" * 100_000])
+def test_a_damaged_evaluation_is_refused_by_name(run, text):
+    (run / "evaluation.json").write_text(text)
+    with pytest.raises(
+        ExportError, match=r"evaluation\.json is damaged \(.+\): evaluate again, or delete it"
+    ):
+        read_evaluation(run)
