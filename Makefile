@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-edge test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
+.PHONY: help dist env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-edge test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z][a-zA-Z0-9_-]*:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,10 +36,14 @@ demo: .venv/.stamp ## main job: export the shipped weights, generate pictures li
 
 test: lint test-python ## everything CI runs: style, types, tests
 
+# the stages that the server runs in Python: one call each, for they share the name model
+STAGES := $(wildcard triton_models/*/1/model.py triton_models/backends/*/model.py)
+
 lint: .venv/.stamp ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for model in $(STAGES); do $(BIN)/mypy $$model || exit 1; done
 
 test-python: .venv/.stamp .venv-serve/.stamp
 	# a file stays in one process, as its models and servers do; the long ones come first. Real servers on a busy
@@ -207,6 +211,12 @@ mutation: .venv/.mutation ## small mistakes in the runtime and the rewrites: whi
 	touch $@
 
 ##@ release
+
+dist: .venv/.stamp ## wheel and sdist of the commit that is checked out (dist/)
+	rm -rf dist build/dist && mkdir -p build/dist
+	git archive HEAD | tar -x -C build/dist
+	cd build/dist && $(abspath $(BIN))/python -m hatchling build --directory ../../dist
+	@ls -l dist
 
 # torch's wheel depends on the machine (CPU, CUDA) and on the index it comes from: one list of hashes cannot cover
 # them, and with it go the CUDA libraries that only some of its wheels ask for

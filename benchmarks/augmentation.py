@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.report import add_line
+from benchmarks.report import table as markdown_table
 from benchmarks.study import mean_and_spread, read_lines
 from icgan_training.data.dataset import chunks
 from icgan_training.data.sources import open_source
@@ -190,7 +192,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
         if not line["share"]:
             alone.setdefault(recipe, {})[seed] = accuracy
     heads = ("run", *settings, "generated", "seeds", "accuracy ↑", "gain, seed by seed")
-    text = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for told, shares in found.items():
         for share, by_seed in sorted(shares.items()):
             without = alone.get(told[1:], {})
@@ -198,8 +200,8 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
             cells = ["–" if value is None else str(value) for value in told]
             cells += [f"{share:.0%}", str(len(by_seed)), mean_and_spread([*by_seed.values()], 3)]
             cells += [", ".join(f"{gain:+.3f}" for gain in gains) or "–"]
-            text.append(f"| {' | '.join(cells)} |")
-    return "\n".join(text) + "\n"
+            rows.append(cells)
+    return markdown_table(heads, rows)
 
 
 def main() -> None:
@@ -283,8 +285,7 @@ def compare(run: Path, data: Path, args: argparse.Namespace, recipe: Recipe) -> 
                 "date": time.strftime("%Y-%m-%d"),
                 "machine": f"{platform.machine()}, {device}, torch {torch.__version__}",
             }
-            with (args.out / "results.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            add_line(args.out / "results.jsonl", line)
             print(f"  {key['share']:.0%} generated: accuracy {line['accuracy']:.4f}", flush=True)
 
 

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,8 @@ import numpy as np
 import onnx
 import torch
 
-from benchmarks.generator import processor, random_generator, versions
+from benchmarks.generator import LIBRARIES, random_generator
+from benchmarks.report import about, page, progress, show, table, write
 from icgan_export.lower.bounds import MAX_ERROR, PSNR, limit
 from icgan_export.lower.graphs import generator_graph
 from icgan_export.lower.half import LARGEST_HALF, rounded
@@ -94,7 +93,7 @@ def measure(resolution: int, ch: int, rows: int, precisions: list[str]) -> dict[
                 for i in range(rows)
             ]
         ).numpy()
-    say(f"{resolution} px, ch {ch}: exporting")
+    progress(f"{resolution} px, ch {ch}: exporting")
     graph = generator_graph(generator, Rewrites.best(generator.config), {})
     error = float(np.abs(drawn(graph, judged) - reference).max())
     trial = picture_trial(chosen, graph)
@@ -108,7 +107,7 @@ def measure(resolution: int, ch: int, rows: int, precisions: list[str]) -> dict[
         "largest_activation": max(ranges.values()),
     }
     for precision in precisions:
-        say(f"{resolution} px, ch {ch}: {precision}")
+        progress(f"{resolution} px, ch {ch}: {precision}")
         lowered = lower(graph, precision, ranges, trial)
         found = drawn(lowered.model, judged)
         row[precision] = {
@@ -131,38 +130,29 @@ def passes(row: dict[str, Any]) -> bool:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    lines = [
-        "# Bounds at the published sizes, random weights",
-        "",
-        f"    {report['command']}",
-        "",
-        f"{report['date']}, {report['machine']}, "
-        + ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
-        "",
+    """The report for people."""
+    titles = ["size", "pictures", "float32", "FP16", "BF16", "INT8", "largest activation", ""]
+    rows = [
+        [
+            f"{row['resolution']} px, ch {row['ch']}",
+            row["rows"],
+            f"{row['fp32_max_error']:.1e}",
+            *(
+                f"{row[p]['psnr']:.1f} ({row[p]['kept']} kept)" if p in row else ""
+                for p in ("fp16", "bf16", "int8")
+            ),
+            f"{row['largest_activation']:.0f} ({row['largest_activation'] / LARGEST_HALF:.2%})",
+            "holds" if passes(row) else "MISSED",
+        ]
+        for row in report["rows"]
+    ]
+    notes = (
         "Float32: largest difference from torch in [-1, 1] on ONNX Runtime, at most 1e-4 allowed. Lower "
         "precisions: PSNR in dB from torch's float32 pictures (40 wanted of FP16 and BF16, 25 of INT8), with "
         "the number of nodes left in float32. Largest activation against FP16's last number, "
-        f"{LARGEST_HALF:.0f}.",
-        "",
-        "| size | pictures | float32 | FP16 | BF16 | INT8 | largest activation | |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in report["rows"]:
-        cells = [
-            f"{row[p]['psnr']:.1f} ({row[p]['kept']} kept)" if p in row else ""
-            for p in ("fp16", "bf16", "int8")
-        ]
-        share = row["largest_activation"] / LARGEST_HALF
-        lines.append(
-            f"| {row['resolution']} px, ch {row['ch']} | {row['rows']} | {row['fp32_max_error']:.1e} | "
-            + " | ".join(cells)
-            + f" | {row['largest_activation']:.0f} ({share:.2%}) | {'holds' if passes(row) else 'MISSED'} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def say(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+        f"{LARGEST_HALF:.0f}."
+    )
+    return page("Bounds at the published sizes, random weights", report, notes, table(titles, rows))
 
 
 def main() -> None:
@@ -178,22 +168,16 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     file = args.out / "bounds.json"
-    report: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks.bounds", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": processor(),
-        "versions": versions(),
-        "rows": json.loads(file.read_text())["rows"] if file.exists() else [],
-    }
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    report = about("benchmarks.bounds", LIBRARIES) | {"rows": rows}
     done = {(row["resolution"], row["ch"]) for row in report["rows"]}
     for resolution in args.resolution:
         for ch in args.ch:
             if (resolution, ch) in done:
                 continue
             report["rows"].append(measure(resolution, ch, args.rows, args.precision))
-            file.write_text(json.dumps(report, indent=1) + "\n")
-            (args.out / "bounds.md").write_text(markdown(report))
-    print(markdown(report))
+            write(report, markdown(report), args.out, "bounds")
+    show(report, markdown(report))
     if not all(passes(row) for row in report["rows"]):
         raise SystemExit("a bound is missed")
 

@@ -11,6 +11,8 @@ import statistics
 import subprocess
 import sys
 
+from benchmarks.report import about
+
 PROGRAM = """
 import sys, time
 start = time.perf_counter()
@@ -36,7 +38,8 @@ def main() -> None:
     ]
     print(
         json.dumps(
-            {
+            about("benchmarks.cold_start", ["onnxruntime"])
+            | {
                 "median_s": round(statistics.median(seconds), 3),
                 "all_s": [round(s, 3) for s in sorted(seconds)],
             }

@@ -11,18 +11,17 @@ when it has one, so a killed command goes on when it is given again. OUT/results
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.report import add_line, table
 from benchmarks.study import (
     SCORE_TITLES,
     SCORES,
     judge,
     machine,
-    markdown,
     read_lines,
     rounded,
     score_cells,
@@ -94,10 +93,9 @@ def main() -> None:
             "date": time.strftime("%Y-%m-%d"),
             "machine": machine(inception),
         }
-        with (args.out / "results.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        add_line(args.out / "results.jsonl", line)
     scores = done()
-    text = markdown(
+    text = table(
         ["samples", *SCORE_TITLES],
         [[name, *score_cells([scores[name]])] for name, _ in rows(base) if name in scores],
     )

@@ -14,21 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.generator import processor, psnr
+from benchmarks.generator import psnr
+from benchmarks.report import about, leave, page, progress, table
 from icgan_runtime import latents
 from icgan_runtime.backends.select import open_session
 from icgan_runtime.bundle.opened import Bundle
@@ -97,7 +96,7 @@ def all_routes(
         entry = bundle.manifest.graph("generator", precision)
         for runtime, backend in PYTHON_BACKENDS.items():
             for threads in (1, 2):
-                say(f"{runtime}, {precision}, {threads} threads")
+                progress(f"{runtime}, {precision}, {threads} threads")
                 command = [sys.executable, "-m", "benchmarks.edge", bundle_path, "--one", backend]
                 command += [
                     "--precision",
@@ -111,15 +110,15 @@ def all_routes(
                 ]
                 found[runtime, precision, threads] = measured(command)
         if node is None:
-            say("node or examples/node_modules is missing (make test-edge): no JavaScript rows")
+            progress("node or examples/node_modules is missing (make test-edge): no JavaScript rows")
             continue
         task = scratch / "task.json"
         told = {**given, "batch": batch, "rounds": rounds, "threads": 2, "file": entry.file}
         task.write_text(json.dumps(told | {"model": str((bundle_path / entry.file).resolve())}))
-        say(f"onnxruntime-node, {precision}")
+        progress(f"onnxruntime-node, {precision}")
         found["onnxruntime-node", precision, 2] = measured([node, ROOT / "benchmarks/edge_node.mjs", task])
         if CHROMIUM:
-            say(f"onnxruntime-web, {precision}")
+            progress(f"onnxruntime-web, {precision}")
             command = [node, ROOT / "benchmarks/edge_web.mjs", web, task, CHROMIUM]
             found["onnxruntime-web (WASM, Chromium)", precision, 2] = measured(command)
     return found
@@ -130,26 +129,29 @@ def scores(bundle: Bundle, data: Path, samples: int) -> dict[str, float]:
     from icgan_export.check.fidelity import fid_of_each
     from icgan_training.data.dataset import PreparedDataset
 
-    return fid_of_each(bundle, PreparedDataset.open(data), samples, say)
+    return fid_of_each(bundle, PreparedDataset.open(data), samples, progress)
 
 
-def table(report: dict[str, Any]) -> str:
-    lines = [
-        "| generator | MB | runtime | threads | load ms | first image ms | img/s | PSNR dB | FID |",
-        "|---|---|---|---|---|---|---|---|---|",
+def markdown(report: dict[str, Any]) -> str:
+    """The report for people."""
+    heads = ["generator", "MB", "runtime", "threads", "load ms", "first image ms", "img/s", "PSNR dB", "FID"]
+    rows = [
+        [
+            row["precision"],
+            f"{row['megabytes']:.1f}",
+            row["runtime"],
+            row["threads"],
+            f"{row['load_ms']:.0f}",
+            f"{row['first_ms']:.1f}",
+            f"{row['images_per_second']:.1f}",
+            f"{row['psnr']:.1f}",
+            f"{report['fid'][row['precision']]:.1f}" if report["fid"] else "",
+        ]
+        for row in report["rows"]
     ]
-    for row in report["rows"]:
-        score = f"{report['fid'][row['precision']]:.1f}" if report["fid"] else ""
-        lines.append(
-            f"| {row['precision']} | {row['megabytes']:.1f} | {row['runtime']} | {row['threads']}"
-            f" | {row['load_ms']:.0f} | {row['first_ms']:.1f} | {row['images_per_second']:.1f}"
-            f" | {row['psnr']:.1f} | {score} |"
-        )
-    return "\n".join(lines)
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    scored = f", FID of {report['samples']} samples" if report["fid"] else ""
+    notes = f"{report['model']}, batch {report['batch']}{scored}."
+    return page("The generator on edge runtimes", report, notes, table(heads, rows))
 
 
 def main() -> None:
@@ -192,30 +194,16 @@ def main() -> None:
         for (runtime, precision, threads), one in found.items()
     ]
     packages = json.loads((ROOT / "examples/package.json").read_text())["dependencies"]
-    report = {
+    report = about("benchmarks.edge", ["onnxruntime", "openvino"])
+    report["versions"] |= packages
+    report |= {
         "model": f"{model.name} {model.version}, {model.resolution} px",
-        "command": " ".join(["python -m benchmarks.edge", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
-        "versions": {name: version(name) for name in ("onnxruntime", "openvino")} | packages,
         "batch": args.batch,
         "fid": scores(bundle, args.fid, args.samples) if args.fid else {},
         "samples": args.samples if args.fid else 0,
         "rows": rows,
     }
-    head = (
-        f"{report['date']}, {report['machine']}, "
-        + ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-        + f"; {report['model']}, batch {args.batch}"
-        + (f", FID of {args.samples} samples" if args.fid else "")
-        + "."
-    )
-    text = f"    {report['command']}\n\n{head}\n\n{table(report)}\n"
-    print(text)
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "edge.json").write_text(json.dumps(report, indent=1) + "\n")
-        (args.out / "edge.md").write_text(f"# The generator on edge runtimes\n\n{text}")
+    leave(report, markdown(report), args.out, "edge")
 
 
 if __name__ == "__main__":

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.generator import processor, versions
+from benchmarks.generator import LIBRARIES
+from benchmarks.report import about, leave, page, table
 from icgan_export.lower.graphs import encoder_graph
 from icgan_export.rewrite.encoder import EncoderRewrites
 from icgan_export.source.runs import read_run
@@ -70,30 +69,22 @@ def main() -> None:
             }
             for name, timing in timings.items()
         ]
-    lines = [
-        f"# Encoder: {run.model.encoder.name}, {size} px enlarged to {run.model.encoder.input_size}",
-        "",
-        "    " + " ".join(["python -m benchmarks.encoder", *sys.argv[1:]]),
-        "",
-        f"{time.strftime('%Y-%m-%d')}, {processor()}, {args.threads} thread"
-        f"{'s' if args.threads > 1 else ''}, "
-        + ", ".join(f"{name} {version}" for name, version in versions().items())
-        + f"; {args.rounds} rounds.",
-        "",
-        "| batch | encoder | median ms | quartiles | times faster than plain | apart |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {row['batch']} | {row['encoder']} | {row['median_ms']:.2f} "
-            f"| {row['quartiles_ms'][0]:.2f} to {row['quartiles_ms'][1]:.2f} | {row['times_faster']:.2f} "
-            f"| {row['apart']:.1e} |"
-            for row in rows
-        ),
+    heads = ["batch", "encoder", "median ms", "quartiles", "times faster than plain", "apart"]
+    cells = [
+        [
+            row["batch"],
+            row["encoder"],
+            f"{row['median_ms']:.2f}",
+            f"{row['quartiles_ms'][0]:.2f} to {row['quartiles_ms'][1]:.2f}",
+            f"{row['times_faster']:.2f}",
+            f"{row['apart']:.1e}",
+        ]
+        for row in rows
     ]
-    print("\n".join(lines))
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "encoder.md").write_text("\n".join(lines) + "\n")
-        (args.out / "encoder.json").write_text(json.dumps(rows, indent=1) + "\n")
+    title = f"Encoder: {run.model.encoder.name}, {size} px enlarged to {run.model.encoder.input_size}"
+    report = about("benchmarks.encoder", LIBRARIES) | {"threads": args.threads, "rows": rows}
+    notes = f"{args.threads} thread{'s' if args.threads > 1 else ''}, {args.rounds} rounds."
+    leave(report, page(title, report, notes, table(heads, cells)), args.out, "encoder")
 
 
 if __name__ == "__main__":

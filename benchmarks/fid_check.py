@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.report import about
 from icgan_training.data.fetch import find_weights
 from icgan_training.distributed import local_device
 from icgan_training.progress import Progress
@@ -81,7 +82,12 @@ def main() -> None:
     print(f"CIFAR-10 train against test, {args.pictures} pictures each, float32 ({torch.__version__})")
     for name, value in scores.items():
         print(f"{name:<20} {value:10.4f}")
-    print(json.dumps({"pictures": args.pictures, "prdc_pictures": limit, "scores": scores}))
+    print(
+        json.dumps(
+            about("benchmarks.fid_check", ["torch"])
+            | {"pictures": args.pictures, "prdc_pictures": limit, "scores": scores}
+        )
+    )
 
 
 if __name__ == "__main__":

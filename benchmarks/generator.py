@@ -20,15 +20,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import os
-import platform
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +34,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.report import about, leave, page, table
 from icgan_export.lower.arithmetic import cost
 from icgan_export.lower.graphs import GraphGenerator, generator_graph
 from icgan_export.lower.precision import activation_ranges, lower_to_int8
@@ -54,6 +50,7 @@ Run = Callable[[Feeds], NDArray[np.uint8]]
 
 PEAK = "matrix product"
 PEAK_SIDE = 2048
+LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "numpy")  # whose versions a report names
 ROUTES = {
     "torch": "torch eager, float32",
     "torch.compile": "torch.compile, float32",
@@ -284,46 +281,34 @@ def run_only(subject: Subject, route: str, batch: int, threads: int) -> None:
 def markdown(report: dict[str, Any]) -> str:
     """The report for people."""
     base = report["base"]
-    lines = [
-        f"# Generator: {report['model']}",
-        "",
-        f"{report['date']}, {report['machine']}, "
-        + ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-        + f"; {report['rounds']} rounds.",
-        "",
-        f"    {report['command']}",
-        "",
-        f"`x` is how many times faster than {base}, median over rounds of the ratio within a round. Share of"
-        " peak: of the float32 matrix product in the same rounds, by the plain graph's operations / by the"
-        " route's own. Apart: from torch float32, in grey levels at most / PSNR in dB (INT8 needs 25).",
-        "",
-    ]
-    for threads in sorted({row["threads"] for row in report["rows"]}):
-        for batch in sorted({row["batch"] for row in report["rows"]}):
-            rows = [row for row in report["rows"] if (row["threads"], row["batch"]) == (threads, batch)]
-            if not rows:
-                continue
-            lines += [
-                f"## Batch {batch}, {threads} thread{'s' if threads > 1 else ''}",
-                "",
-                "| route | median ms | quartiles | p99 | fastest | img/s | x | share of peak | peak MiB"
-                " | apart |",
-                "|---|---|---|---|---|---|---|---|---|---|",
+    heads = ["route", "median ms", "quartiles", "p99", "fastest", "img/s", "x", "share of peak", "peak MiB"]
+    tables = []
+    for threads, batch in sorted({(row["threads"], row["batch"]) for row in report["rows"]}):
+        rows = [
+            [
+                ROUTES.get(row["route"], row["route"]),
+                f"{row['median_ms']:.1f}",
+                "{:.1f} to {:.1f}".format(*row["quartiles_ms"]),
+                f"{row['p99_ms']:.1f}",
+                f"{row['fastest_ms']:.1f}",
+                f"{row['images_per_second']:.1f}",
+                f"{row['times_faster'][base]:.2f}",
+                f"{row['share_of_peak']['plain']:.0%} / {row['share_of_peak']['own']:.0%}",
+                f"{row['peak_mib']:.0f}" if "peak_mib" in row else "",
+                f"{row['apart']:.0f} / {row['psnr']:.1f}",
             ]
-            for row in rows:
-                first, third = row["quartiles_ms"]
-                share = row["share_of_peak"]
-                memory = f"{row['peak_mib']:.0f}" if "peak_mib" in row else ""
-                name = ROUTES.get(row["route"], row["route"])
-                lines.append(
-                    f"| {name} | {row['median_ms']:.1f}"
-                    f" | {first:.1f} to {third:.1f} | {row['p99_ms']:.1f} | {row['fastest_ms']:.1f}"
-                    f" | {row['images_per_second']:.1f}"
-                    f" | {row['times_faster'][base]:.2f} | {share['plain']:.0%} / {share['own']:.0%}"
-                    f" | {memory} | {row['apart']:.0f} / {row['psnr']:.1f} |"
-                )
-            lines.append("")
-    return "\n".join(lines)
+            for row in report["rows"]
+            if (row["threads"], row["batch"]) == (threads, batch)
+        ]
+        title = f"## Batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
+        tables.append(f"{title}\n\n{table([*heads, 'apart'], rows)}")
+    notes = (
+        f"{report['rounds']} rounds.\n\n`x` is how many times faster than {base}, median over rounds of the "
+        "ratio within a round. Share of peak: of the float32 matrix product in the same rounds, by the plain "
+        "graph's operations / by the route's own. Apart: from torch float32, in grey levels at most / PSNR "
+        "in dB (INT8 needs 25)."
+    )
+    return page(f"Generator: {report['model']}", report, notes, "\n".join(tables))
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
@@ -352,19 +337,6 @@ def draw(report: dict[str, Any], path: Path) -> None:
     figure.suptitle(report["model"], fontsize=11)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("torch", "onnx", "onnxruntime", "openvino", "numpy")}
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def main() -> None:
@@ -412,22 +384,14 @@ def main() -> None:
             raise SystemExit(f"{row['route']} draws another picture: {row['apart']} grey levels apart")
         if args.memory and not args.ablation:
             row["peak_mib"] = peak_memory(size, row["route"], row["batch"], row["threads"])
-    report = {
+    report = about("benchmarks.generator", LIBRARIES) | {
         "model": subject.name,
         "base": "plain" if args.ablation else "plain ort" if "plain ort" in args.routes else args.routes[0],
-        "command": f"python -m benchmarks.generator {shlex.join(sys.argv[1:])}",
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
-        "versions": versions(),
         "rounds": args.rounds,
         "rows": rows,
     }
-    text = markdown(report)
-    print(text)
+    leave(report, markdown(report), args.out, "generator")
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "generator.json").write_text(json.dumps(report, indent=1) + "\n")
-        (args.out / "generator.md").write_text(text)
         draw(report, args.out / "generator.png")
 
 

@@ -18,11 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import json
-import shlex
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,6 +31,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from benchmarks.generator import Subject, draw, markdown, psnr, random_generator
+from benchmarks.report import about, leave, progress
 from icgan_export import engine
 from icgan_export.lower.arithmetic import cost
 from icgan_export.lower.graphs import GraphGenerator, generator_graph
@@ -83,9 +80,9 @@ def plan_call(model: onnx.ModelProto, name: str, largest: int, out: Path | None)
 
     trt = engine.load_library("auto")
     entry = GraphEntry("generator", "fp16", f"{name}.onnx", 18, (), (), "")
-    settings = engine.PlanOptions(best_batch=largest, max_batch=largest, level=4)
-    plan = engine.build(trt, half(model).SerializeToString(), entry, settings, b"", say)
-    say(f"{name}: {len(plan.data) / 2**20:.1f} MiB, built in {plan.seconds:.0f} s")
+    options = engine.PlanOptions(best_batch=largest, max_batch=largest, level=4)
+    plan = engine.build(trt, half(model).SerializeToString(), entry, options, b"", progress)
+    progress(f"{name}: {len(plan.data) / 2**20:.1f} MiB, built in {plan.seconds:.0f} s")
     if out is not None and plan.layers is not None:
         (out / f"{name.replace(' ', '-')}.layers.json").write_text(plan.layers)
     session = TrtSession(plan.data, f"{name}.plan", trt.__name__)
@@ -117,7 +114,7 @@ def open_calls(
     feeds = on_device(subject, largest)
     opened, memory, failed = {}, {}, {}
     for route in routes:
-        say(f"preparing {route}")
+        progress(f"preparing {route}")
         torch.cuda.empty_cache()  # what torch keeps of the route before would not be counted
         free, _ = torch.cuda.mem_get_info()
         try:
@@ -126,7 +123,7 @@ def open_calls(
             torch.cuda.synchronize()
         except Exception as error:  # one route must not cost the others their turn on a lent machine
             failed[route] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            say(f"{route} left out: {failed[route]}")
+            progress(f"{route} left out: {failed[route]}")
             continue
         opened[route], memory[route] = call, (free - torch.cuda.mem_get_info()[0]) / 2**20
     return opened, memory, failed
@@ -212,10 +209,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -244,17 +237,14 @@ def main() -> None:
         raise SystemExit("none of the routes could be prepared, the reasons are above")
     rows = []
     for batch in args.batch:
-        say(f"batch {batch}")
+        progress(f"batch {batch}")
         rows += compare(subject, calls, batch, args.rounds)
     for row, route in zip(rows, [*calls] * len(args.batch), strict=True):
         row["peak_mib"] = memory[route]
-    report = {
+    report = about("benchmarks.gpu", where=torch.cuda.get_device_name()) | {
+        "versions": versions(),
         "model": subject.name,
         "base": ROUTES["plain tensorrt" if "plain tensorrt" in calls else next(iter(calls))],
-        "command": f"python -m benchmarks.gpu {shlex.join(sys.argv[1:])}",
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": torch.cuda.get_device_name(),
-        "versions": versions(),
         "rounds": args.rounds,
         "rows": rows,
         "failed": failed,
@@ -262,14 +252,12 @@ def main() -> None:
     text = markdown(report)
     if failed:
         text += "".join(f"\nLeft out: {ROUTES[route]}: {reason}" for route, reason in failed.items()) + "\n"
-    print(text)
+    leave(report, text, args.out, "gpu")
     if args.out is not None:
-        (args.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
-        (args.out / "gpu.md").write_text(text)
         try:
             draw(report, args.out / "gpu.png")
         except ImportError:
-            say("gpu.png not drawn: pip install matplotlib")
+            progress("gpu.png not drawn: pip install matplotlib")
 
 
 if __name__ == "__main__":

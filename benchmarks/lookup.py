@@ -14,9 +14,7 @@ for a line on its input, so that a busy machine can be made quiet for the second
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
 import resource
 import sys
 import tempfile
@@ -27,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving import processor
+from benchmarks.report import about, leave, page, table
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.files import atomic_file
 from icgan_runtime.search.choose import choose_search
@@ -194,40 +192,33 @@ def main() -> None:
                     "recall_at_10": float(np.mean(overlap)),
                 }
                 rows.append(row)
-    report = {
-        "command": " ".join(["python -m benchmarks.lookup", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+    report = about("benchmarks.lookup") | {
         "width": options.width,
         "grown_from": f"{len(embeddings)} embeddings of {embeddings.shape[1]} in {options.data.name}",
         "rows": rows,
     }
-    text = markdown(report)
-    print(text)
-    if options.out:
-        (options.out / "lookup.json").write_text(json.dumps(report, indent=1) + "\n")
-        (options.out / "lookup.md").write_text(text)
+    leave(report, markdown(report), options.out, "lookup")
 
 
 def markdown(report: dict[str, Any]) -> str:
-    lines = [
-        f"# Lookup among instances of {report['width']} components",
-        "",
-        f"{report['date']}, {report['machine']}; grown from {report['grown_from']}; "
-        f"recall over {QUERIES} queries.",
-        "",
-        f"    {report['command']}",
-        "",
-        "| instances | form | to load s | MiB | p50 ms | p99 ms | recall@1 | recall@10 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['instances']:,} | {row['form']} | {row['seconds_to_load']:.1f} | {row['mib']:.0f} "
-        f"| {row['p50_ms']:.2f} | {row['p99_ms']:.2f} "
-        f"| {row['recall_at_1']:.3f} | {row['recall_at_10']:.3f} |"
+    """The report for people."""
+    heads = ["instances", "form", "to load s", "MiB", "p50 ms", "p99 ms", "recall@1", "recall@10"]
+    rows = [
+        [
+            f"{row['instances']:,}",
+            row["form"],
+            f"{row['seconds_to_load']:.1f}",
+            f"{row['mib']:.0f}",
+            f"{row['p50_ms']:.2f}",
+            f"{row['p99_ms']:.2f}",
+            f"{row['recall_at_1']:.3f}",
+            f"{row['recall_at_10']:.3f}",
+        ]
         for row in sorted(report["rows"], key=lambda row: (row["instances"], FORMS.index(row["form"])))
     ]
-    return "\n".join(lines) + "\n"
+    title = f"Lookup among instances of {report['width']} components"
+    notes = f"Grown from {report['grown_from']}; recall over {QUERIES} queries."
+    return page(title, report, notes, table(heads, rows))
 
 
 if __name__ == "__main__":

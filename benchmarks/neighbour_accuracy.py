@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.report import about
 from icgan_training.data.fetch import find_weights
 from icgan_training.data.neighbours import nearest_neighbours
 from icgan_training.data.sources import open_source
@@ -85,7 +86,12 @@ def main() -> None:
             started = time.perf_counter()
             rows = embed(encoder, pictures)
             report(title, rows, time.perf_counter() - started)
-    print(json.dumps({"source": source.note.name, "pictures": len(pictures), "results": results}))
+    print(
+        json.dumps(
+            about("benchmarks.neighbour_accuracy", ["torch"])
+            | {"source": source.note.name, "pictures": len(pictures), "results": results}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.report import about
+
 PHOTO = Path(__file__).parents[1] / "tests" / "golden" / "photo.jpg"
 PER_FOLDER = 1000
 
@@ -79,7 +81,7 @@ def main() -> None:
     columns = ("pictures", "seconds", "s per 10,000", "peak MiB")
     print(" ".join(f"{column:>12}" for column in columns))
     print("\n".join(lines))
-    print(json.dumps({"options": options, "results": results}))
+    print(json.dumps(about("benchmarks.prepare", ["torch"]) | {"options": options, "results": results}))
 
 
 if __name__ == "__main__":

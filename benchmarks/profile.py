@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -22,7 +21,8 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
-from benchmarks.generator import PEAK_SIDE, Subject, peak_route, processor, random_generator, versions
+from benchmarks.generator import LIBRARIES, PEAK_SIDE, Subject, peak_route, random_generator
+from benchmarks.report import about, leave, page, table
 from icgan_export.lower.arithmetic import cost, multiply_adds_by_node
 from icgan_training.networks.checkpoint import load_generator
 
@@ -86,33 +86,28 @@ def profile(model: onnx.ModelProto, feeds: dict[str, Any], runs: int) -> dict[st
 
 
 def markdown(report: dict[str, Any]) -> str:
-    lines = [
-        f"# Profile: {report['model']}",
-        "",
-        f"    {report['command']}",
-        "",
-        f"{report['date']}, {report['machine']}, one thread, "
-        + ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
-        "",
-    ]
+    """The report for people."""
+    tables = []
     for row in report["rows"]:
-        lines += [
+        title = (
             f"## {row['graph']}, batch {row['batch']}: {row['total_ms']:.1f} ms, "
             f"{row['multiply_adds'] / 1e9:.2f} G multiply-adds a picture; "
-            f"matrix product {row['peak_gflops']:.0f} GFLOP/s",
-            "",
-            "| | operators | ms | share | GFLOP/s | of the matrix product |",
-            "|---|---|---|---|---|---|",
+            f"matrix product {row['peak_gflops']:.0f} GFLOP/s"
+        )
+        cells = [
+            [
+                kind["kind"],
+                kind["operators"],
+                f"{kind['ms']:.1f}",
+                f"{kind['share']:.0%}",
+                "" if kind["gflops"] is None else f"{kind['gflops']:.0f}",
+                "" if kind["of_peak"] is None else f"{kind['of_peak']:.0%}",
+            ]
+            for kind in row["kinds"]
         ]
-        for kind in row["kinds"]:
-            rate = "" if kind["gflops"] is None else f"{kind['gflops']:.0f}"
-            of_peak = "" if kind["of_peak"] is None else f"{kind['of_peak']:.0%}"
-            lines.append(
-                f"| {kind['kind']} | {kind['operators']} | {kind['ms']:.1f} | {kind['share']:.0%} "
-                f"| {rate} | {of_peak} |"
-            )
-        lines.append("")
-    return "\n".join(lines)
+        heads = ["", "operators", "ms", "share", "GFLOP/s", "of the matrix product"]
+        tables.append(f"{title}\n\n{table(heads, cells)}")
+    return page(f"Profile: {report['model']}", report, "One thread.", "\n".join(tables))
 
 
 def main() -> None:
@@ -134,12 +129,8 @@ def main() -> None:
         )
     )
     graphs = {"plain": subject.plain, "ours": subject.ours("onnxruntime")}
-    report: dict[str, Any] = {
+    report = about("benchmarks.profile", LIBRARIES) | {
         "model": subject.name,
-        "command": " ".join(["python -m benchmarks.profile", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": processor(),
-        "versions": versions(),
         "rows": [
             {"graph": name, "batch": batch, "multiply_adds": cost(model).multiply_adds}
             | profile(model, subject.feeds(batch), args.runs)
@@ -147,12 +138,7 @@ def main() -> None:
             for name, model in graphs.items()
         ],
     }
-    text = markdown(report)
-    print(text)
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "profile.json").write_text(json.dumps(report, indent=1) + "\n")
-        (args.out / "profile.md").write_text(text)
+    leave(report, markdown(report), args.out, "profile")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,8 @@ import csv
 import html
 import json
 import os
-import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.report import about, leave, page, progress, table
 from icgan_runtime import AsyncPipeline, Pipeline, images, latents, load
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.client.protocol import Call
@@ -67,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
         asked = RepositoryOptions(search=options.search, generators=options.generators)
-        write_repository(options.bundle, repository, asked, say)
+        write_repository(options.bundle, repository, asked, progress)
         with Server(repository, environment, ServerOptions(free_ports())) as server:
             server.wait_until_ready()
             report = measure(server, options)
@@ -76,13 +75,10 @@ def main() -> None:
                     options.perf_analyzer, environment, server, options.picture.read_bytes(), Path(folder)
                 )
     text = markdown(report)
-    print(text)
+    leave(report, text, options.out, "serving")
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "serving.json").write_text(json.dumps(report, indent=1) + "\n")
-        (options.out / "serving.md").write_text(text)
         draw(report["load"], options.out / "load.png")
-        (options.out / "serving.html").write_text(page(text, (options.out / "load.png").read_bytes()))
+        (options.out / "serving.html").write_text(html_page(text, (options.out / "load.png").read_bytes()))
 
 
 def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
@@ -98,7 +94,7 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         calls = three_calls(remote.chain, picture)
         cost = {}
         for n in BATCHES:
-            say(f"cost at {n} samples: {options.rounds} rounds")
+            progress(f"cost at {n} samples: {options.rounds} rounds")
             cost[str(n)] = compare(
                 {
                     "in-process": lambda n=n: local.generate(picture, n=n),
@@ -118,16 +114,13 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
             feeds["label"] = np.zeros(8, np.int64)
         generator = local.chain.generator
         bare, served = [], []
-        say("saturation")
+        progress("saturation")
         for _ in range(5):  # interleaved here too
             bare.append(8 * repeat(lambda: generator.run(feeds), options.seconds / 5))
             served.append(asyncio.run(saturate(server.grpc_url, picture, options.seconds / 5)))
-        about = {"name": local.model.name, "resolution": local.model.resolution}
-    return {
-        "command": " ".join(["python -m benchmarks.serving", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
-        "model": about,
+        model = {"name": local.model.name, "resolution": local.model.resolution}
+    return about("benchmarks.serving") | {
+        "model": model,
         "rounds": options.rounds,
         "repeats": options.repeats,
         "largest_difference_in_grey_levels": int(np.abs(difference).max()),
@@ -137,7 +130,9 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
             "served_images_per_second": statistics.median(served),
             "share": statistics.median(one / other for one, other in zip(served, bare, strict=True)),
         },
-        "load": load.measure(server.grpc_url, picture, seconds=options.seconds, shares=SHARES, progress=say),
+        "load": load.measure(
+            server.grpc_url, picture, seconds=options.seconds, shares=SHARES, progress=progress
+        ),
     }
 
 
@@ -237,58 +232,44 @@ def perf_analyzer(
     }
 
 
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
 def markdown(report: Mapping[str, Any]) -> str:
+    """The report for people."""
     model, full = report["model"], report["saturation"]
     served, bare = full["served_images_per_second"], full["bare_generator_images_per_second"]
-    lines = [
-        f"# Serving: {model['name']}, {model['resolution']} px",
-        "",
-        f"{report['date']}, {report['machine']}; {report['rounds']} rounds of {report['repeats']} requests. "
-        "Served and in-process pictures differ by at most "
-        f"{report['largest_difference_in_grey_levels']} grey levels.",
-        "",
-        f"    {report['command']}",
-        "",
-        "One picture a request, milliseconds and the ratio to the chain in one process:",
-        "",
-        "| samples | route | wall ms | ratio | CPU ms | ratio |",
-        "|---|---|---|---|---|---|",
+    cost = [
+        [n, name, *(f"{row[key]:.2f}" for key in ("wall_ms", "wall_ratio", "cpu_ms", "cpu_ratio"))]
+        for n, routes in report["cost"].items()
+        for name, row in routes.items()
     ]
-    for n, routes in report["cost"].items():
-        lines += [
-            f"| {n} | {name} | {row['wall_ms']:.2f} | {row['wall_ratio']:.2f} "
-            f"| {row['cpu_ms']:.2f} | {row['cpu_ratio']:.2f} |"
-            for name, row in routes.items()
-        ]
-    lines += [
-        "",
-        "At saturation, 8 samples a request from an embedding: "
-        f"{served:.0f} images/s served, {bare:.0f} by the bare generator in a loop; "
-        f"{full['share']:.0%} in the median round.",
-        "",
-        "| scenario | requests/s | images/s | p50 ms | p90 ms | p99 ms | errors |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, row in report["load"]["scenarios"].items():
-        latencies = " | ".join(f"{row[f'p{p}_ms']:.1f}" for p in load.PERCENTILES)
-        rates = f"{row['requests_per_second']:.1f} | {row['images_per_second']:.1f}"
-        lines.append(f"| {name} | {rates} | {latencies} | {row['errors']} |")
+    scenarios = [[name, *_rates(row), row["errors"]] for name, row in report["load"]["scenarios"].items()]
     if row := report.get("perf_analyzer"):
-        latencies = " | ".join(f"{row[f'p{p}_ms']:.1f}" for p in load.PERCENTILES)
-        rate = row["requests_per_second"]
-        lines.append(f"| SingleStream by perf_analyzer | {rate:.1f} | {rate:.1f} | {latencies} | |")
-    return "\n".join(lines) + "\n"
+        alone = row | {"images_per_second": row["requests_per_second"]}
+        scenarios.append(["SingleStream by perf_analyzer", *_rates(alone), ""])
+    body = (
+        "One picture a request, milliseconds and the ratio to the chain in one process:\n\n"
+        + table(["samples", "route", "wall ms", "ratio", "CPU ms", "ratio"], cost)
+        + "\nAt saturation, 8 samples a request from an embedding: "
+        f"{served:.0f} images/s served, {bare:.0f} by the bare generator in a loop; "
+        f"{full['share']:.0%} in the median round.\n\n"
+        + table(
+            ["scenario", "requests/s", "images/s", *(f"p{p} ms" for p in load.PERCENTILES), "errors"],
+            scenarios,
+        )
+    )
+    notes = (
+        f"{report['rounds']} rounds of {report['repeats']} requests. Served and in-process pictures differ "
+        f"by at most {report['largest_difference_in_grey_levels']} grey levels."
+    )
+    return page(f"Serving: {model['name']}, {model['resolution']} px", report, notes, body)
+
+
+def _rates(row: Mapping[str, Any]) -> list[str]:
+    found = (
+        row["requests_per_second"],
+        row["images_per_second"],
+        *(row[f"p{p}_ms"] for p in load.PERCENTILES),
+    )
+    return [f"{value:.1f}" for value in found]
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
@@ -305,7 +286,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-def page(text: str, picture: bytes) -> str:
+def html_page(text: str, picture: bytes) -> str:
     """The report as one HTML file."""
     encoded = base64.b64encode(picture).decode()
     return (

@@ -33,6 +33,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.report import add_line
+from benchmarks.report import table as markdown_table
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.data.fetch import find_weights
 from icgan_training.data.grid import write_grid
@@ -260,17 +262,12 @@ def table(lines: list[dict[str, Any]]) -> str:
         [group, name, f"{images:,}", str(len(scores)), *score_cells(scores)]
         for (group, name, images), scores in by_row(lines).items()
     ]
-    return markdown(["study", "row", "seen", "seeds", *SCORE_TITLES], rows)
+    return markdown_table(["study", "row", "seen", "seeds", *SCORE_TITLES], rows)
 
 
 def score_cells(scores: Sequence[dict[str, float]]) -> list[str]:
     """What stands under `SCORE_TITLES` for the scores of one or several seeds."""
     return [mean_and_spread([each[name] for each in scores], digits) for name, digits in _DIGITS.items()]
-
-
-def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (titles, ["---"] * len(titles), *rows))
 
 
 def picture(lines: list[dict[str, Any]], path: Path) -> None:
@@ -384,8 +381,7 @@ def main() -> None:
             print(row.key(images), flush=True)
             train(row, images, budget, data, folder, device)
             line = score(row, images, budget, folder, inception)
-            with (args.out / "results.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            add_line(args.out / "results.jsonl", line)
             print(f"  FID {line['scores']['fid']:.1f}, KID {line['scores']['kid']:.4f}", flush=True)
     report(args.out)
 

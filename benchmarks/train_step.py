@@ -8,7 +8,6 @@ steps counts. Prints a table and, as its last line, JSON.
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -16,13 +15,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from benchmarks.plain import PlainTrainer
+from benchmarks.report import about, machine
 from icgan_training.distributed import ALONE
 from icgan_training.fit.augment import UNIFORMS
 from icgan_training.fit.sampler import Batch
@@ -96,12 +95,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
 def hardware(device: str) -> str:
     """The GPU's name or the processor's."""
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return machine() if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def main() -> None:
@@ -135,9 +129,9 @@ def main() -> None:
         rows[name] = {key: round(value, 2) for key, value in row.items()}
         ratio = row["images_per_second"] / rows["plain"]["images_per_second"]
         print(f"{name:42} {row['images_per_second']:8.2f} {ratio:9.2f} {row['peak_mib']:9.0f}", flush=True)
-    result = {key: getattr(args, key) for key in ("preset", "batch", "threads", "steps", "clock")}
-    result |= {"hardware": hardware(args.device), "torch": torch.__version__, "variants": rows}
-    print(json.dumps(result))
+    result = about("benchmarks.train_step", ["torch"], hardware(args.device))
+    result |= {key: getattr(args, key) for key in ("preset", "batch", "threads", "steps", "clock")}
+    print(json.dumps(result | {"variants": rows}))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from benchmarks.report import machine
 
 HERE = Path(__file__).parent
 ARMED = "ICGAN_FAULTS"  # set in the process that has the library under it
@@ -462,7 +463,7 @@ def main() -> int:
                     say(f"  {fault}")
     report = {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{sysconfig.get_platform()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": machine(),
         "first": options.first,
         "every": options.every,
         "cases": {outcome.name: vars(outcome) for outcome in outcomes},

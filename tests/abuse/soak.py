@@ -18,7 +18,6 @@ import contextlib
 import itertools
 import json
 import os
-import platform
 import random
 import signal
 import struct
@@ -34,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.report import machine
 from icgan_runtime import AsyncPipeline, Pipeline
 from icgan_runtime.errors import DeadlineError, RequestError, ServiceError, UnavailableError
 from icgan_runtime.server.process import free_ports
@@ -225,7 +225,7 @@ def summary(tally: Tally, options: Any) -> dict[str, Any]:
     names = {name for _, held in second_half for name in held}
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": machine(),
         "clients": options.clients,
         "minutes": options.minutes,
         "outcomes": dict(tally.outcomes),
@@ -242,13 +242,6 @@ def summary(tally: Tally, options: Any) -> dict[str, Any]:
         "seconds_until_back": sorted(round(outage, 2) for outage in tally.outages),
         "failures": tally.problems[:5],
     }
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def faults(outcomes: dict[str, int]) -> list[str]:

@@ -5,23 +5,32 @@ whose config says `backend: "onnxruntime"` is served unchanged; a stock server i
 Requests that the dynamic batcher put together run as one batch.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 from icgan_runtime.cpus import default_threads
 
+Feed = dict[str, NDArray[Any]]
+
 
 class TritonPythonModel:
-    def initialize(self, args):
+    def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         options = ort.SessionOptions()
-        options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", default_threads()))
+        options.intra_op_num_threads = int(
+            _parameter(config, "intra_op_thread_count", str(default_threads()))
+        )
         # spinning on between requests would steal the other stages' cores
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # INT8 products do not overflow on processors without VNNI, as in icgan_runtime
@@ -32,35 +41,39 @@ class TritonPythonModel:
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.batching = config["max_batch_size"] > 0
 
-    def execute(self, requests):
-        feeds = [
-            {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
-            for request in requests
-        ]
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        feeds = [{name: _tensor(request, name) for name in self.inputs} for request in requests]
         if self.batching and len(feeds) > 1:
             # a stranger's bad request must not take those beside it along: each has its own run then
             with contextlib.suppress(Exception):
                 return self._together(feeds)
         return [self._alone(feed) for feed in feeds]
 
-    def _alone(self, feed):
+    def _alone(self, feed: Feed) -> pb_utils.InferenceResponse:
         try:
             return self._answer(self.session.run(self.outputs, feed))
         except Exception as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
 
-    def _together(self, feeds):
+    def _together(self, feeds: list[Feed]) -> list[pb_utils.InferenceResponse]:
         joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
         results = self.session.run(self.outputs, joined)
         ends = np.cumsum([len(feed[self.inputs[0]]) for feed in feeds])[:-1]
         parts = [np.split(result, ends) for result in results]
         return [self._answer(arrays) for arrays in zip(*parts, strict=True)]
 
-    def _answer(self, arrays):
+    def _answer(self, arrays: Sequence[NDArray[Any]]) -> pb_utils.InferenceResponse:
         tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, arrays, strict=True)]
         return pb_utils.InferenceResponse(tensors)
 
 
-def _parameter(config, name, default):
+def _tensor(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any]:
+    found = pb_utils.get_input_tensor_by_name(request, name)
+    assert found is not None
+    return found.as_numpy()
+
+
+def _parameter(config: dict[str, Any], name: str, default: str) -> str:
     """A `parameters` entry of the model's config, as the stock backend would read it."""
-    return config["parameters"].get(name, {}).get("string_value", default)
+    found: str = config["parameters"].get(name, {}).get("string_value", default)
+    return found

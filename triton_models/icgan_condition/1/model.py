@@ -3,10 +3,14 @@
 Here U pictures become N rows: every tensor that comes from a picture is repeated for the rows that show it.
 """
 
+from __future__ import annotations
+
 import json
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.opened import Bundle
@@ -15,21 +19,22 @@ from icgan_runtime.refusals import to_wire
 from icgan_runtime.rows import Rows, check_embedding
 from icgan_runtime.search.novelty import SCORE_BUCKETS, outside_below
 
+Array = NDArray[Any]
 SCALARS = ("SEED", "SAMPLE", "TRUNCATION", "CONDITION")
 
 
 class TritonPythonModel:
-    def initialize(self, args):
+    def initialize(self, args: dict[str, str]) -> None:
         bundle = Bundle.open(f"{args['model_repository']}/{args['model_version']}")
         self.model = bundle.manifest.model
         self.bank = Bank.of_bundle(bundle)
         self.metrics = Metrics(outside_below(self.bank))
         self.max_rows = int(json.loads(args["model_config"])["parameters"]["max_rows"]["string_value"])
 
-    def execute(self, requests):
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         return [self._answer(request) for request in requests]
 
-    def _answer(self, request):
+    def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         try:
             outputs = self._outputs(request)
         except RequestError as error:
@@ -37,7 +42,7 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=failure)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
 
-    def _outputs(self, request):
+    def _outputs(self, request: pb_utils.InferenceRequest) -> dict[str, Array]:
         scalars = {name.lower(): _tensor(request, name)[:, 0] for name in SCALARS}
         label = _tensor(request, "LABEL")[:, 0] if self.model.classes else None
         rows = Rows(**scalars, label=label)
@@ -66,10 +71,10 @@ class TritonPythonModel:
             outputs["label"] = rows.labels(ids, self.bank)[:, None]
         return outputs
 
-    def _row(self, request, pictures, rows):
+    def _row(self, request: pb_utils.InferenceRequest, pictures: int, rows: int) -> Array:
         """Which picture each row shows; checked, for this model can also be called on its own."""
-        row = _tensor(request, "ROW")
-        row = np.arange(pictures) if row is None else row[:, 0]
+        given = pb_utils.get_input_tensor_by_name(request, "ROW")
+        row = np.arange(pictures) if given is None else given.as_numpy()[:, 0]
         if len(row) != rows or not 1 <= rows <= self.max_rows:
             raise RequestError("seed", f"{rows} rows for {len(row)} pictures, 1..{self.max_rows} are taken")
         if pictures > self.max_rows:
@@ -82,7 +87,7 @@ class TritonPythonModel:
 class Metrics:
     """How near the queries are to the bank, beside the server's own metrics."""
 
-    def __init__(self, limit):
+    def __init__(self, limit: float) -> None:
         self.limit = limit
         # kept: a metric dies with the family object it came from
         self.families = {
@@ -100,7 +105,7 @@ class Metrics:
         self.score = self.families["score"].Metric(labels={}, buckets=list(SCORE_BUCKETS))
         self.outside = self.families["outside"].Metric(labels={})
 
-    def observe(self, scores):
+    def observe(self, scores: Array) -> None:
         for score in scores:
             self.score.observe(float(score))
         outside = int((scores < self.limit).sum())
@@ -108,6 +113,8 @@ class Metrics:
             self.outside.increment(outside)
 
 
-def _tensor(request, name):
+def _tensor(request: pb_utils.InferenceRequest, name: str) -> Array:
+    """An input that the server gives with every request."""
     found = pb_utils.get_input_tensor_by_name(request, name)
-    return None if found is None else found.as_numpy()
+    assert found is not None
+    return found.as_numpy()

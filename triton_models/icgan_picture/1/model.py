@@ -1,9 +1,13 @@
 """Generated pixels -> picture files, for clients that want something to look at."""
 
+from __future__ import annotations
+
 import base64
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 from icgan_runtime import images
 from icgan_runtime.chain import refuse_black_images
@@ -15,13 +19,12 @@ FORMATS = {f"image/{kind.lower()}": kind for kind in ("PNG", "JPEG", "WEBP")}
 
 
 class TritonPythonModel:
-    def execute(self, requests):
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         return [_answer(request) for request in requests]
 
 
-def _answer(request):
-    generated = pb_utils.get_input_tensor_by_name(request, "GENERATED").as_numpy()
-    wanted = pb_utils.get_input_tensor_by_name(request, "FORMAT").as_numpy()
+def _answer(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+    generated, wanted = _tensor(request, "GENERATED"), _tensor(request, "FORMAT")
     if generated.ndim != 4 or wanted.ndim != 2:
         # the server takes away the row axis of a request that says 0 rows
         return _refusal(f"{list(wanted.shape)}, expected rows")
@@ -40,6 +43,12 @@ def _answer(request):
     return pb_utils.InferenceResponse([pb_utils.Tensor("PICTURE", array)])
 
 
-def _refusal(problem):
+def _tensor(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any]:
+    found = pb_utils.get_input_tensor_by_name(request, name)
+    assert found is not None
+    return found.as_numpy()
+
+
+def _refusal(problem: str) -> pb_utils.InferenceResponse:
     message = to_wire(RequestError("format", problem))
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
