@@ -57,18 +57,18 @@ def run(options: argparse.Namespace) -> int:
         report,
     )
     with served as server:
-        host = LOOPBACK if options.host == "0.0.0.0" else options.host
-        for line in (
-            f"serving {options.bundle} until Ctrl-C, metrics at {server.metrics_url}",
-            f"  icgan generate --url grpc://{host}:{options.grpc_port} photo.jpg --out grid.png",
-            f"  icgan generate --url http://{host}:{options.http_port} photo.jpg --out grid.png",
-        ):
-            shared.say_text(options, line)
-        addresses = {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url}
-        shared.say_json(options, addresses)
         try:
+            host = LOOPBACK if options.host == "0.0.0.0" else options.host
+            for line in (
+                f"serving {options.bundle} until Ctrl-C, metrics at {server.metrics_url}",
+                f"  icgan generate --url grpc://{host}:{options.grpc_port} photo.jpg --out grid.png",
+                f"  icgan generate --url http://{host}:{options.http_port} photo.jpg --out grid.png",
+            ):
+                shared.say_text(options, line)
+            addresses = {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url}
+            shared.say_json(options, addresses)
             server.wait()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # whoever reads the addresses may stop it at once
             shared.say_text(options, "stopping when the requests in flight are answered")
     return 0
 
