@@ -23,7 +23,8 @@ import pytest
 from PIL import Image
 
 from icgan_runtime.errors import IcganError
-from icgan_runtime.server.process import ENVIRONMENT_VARIABLE, find_environment, free_ports
+from icgan_runtime.server.environment import ENVIRONMENT_VARIABLE, find_environment
+from icgan_runtime.server.process import free_ports
 from tests.models.make_models import make_bundle
 
 ROOT = Path(__file__).parents[1]
