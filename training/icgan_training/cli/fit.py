@@ -6,10 +6,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from icgan_runtime.console import say
 from icgan_training.cli.common import Subparsers, add_command, count
 from icgan_training.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from icgan_training.data.dataset import PreparedDataset
+    from icgan_training.fit.loop import Evaluate
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -74,25 +81,11 @@ def run(args: argparse.Namespace) -> None:
     from icgan_training.data.dataset import PreparedDataset
     from icgan_training.distributed import join, leave, local_device
     from icgan_training.fit.loop import fit
-    from icgan_training.fit.settings import choose_precision, neighbourhood_note, parse_overrides, resolve
+    from icgan_training.fit.settings import neighbourhood_note, resolve
     from icgan_training.heap import keep_freed_memory
 
     device = local_device()
-    automatic, reason = choose_precision(device)
-    overrides = parse_overrides(args.set)
-    for flag, name, given in (
-        ("--precision", "precision", args.precision != "auto"),
-        ("--images", "total_images", args.images is not None),
-    ):
-        if given and name in overrides:
-            raise ConfigError(f"--set {name} says again what {flag} says: leave one of them out")
-    automatically = args.precision == "auto" and "precision" not in overrides
-    if automatically:
-        overrides["precision"] = automatic
-    elif args.precision != "auto":
-        overrides["precision"] = args.precision
-    if args.images is not None:
-        overrides["total_images"] = args.images
+    overrides, reason = _overrides(args, device)
     data = PreparedDataset.open(args.data)
     model, train = resolve(chosen, data, overrides)
     if args.dry_run:
@@ -103,20 +96,45 @@ def run(args: argparse.Namespace) -> None:
     processes = join(device)
     if processes.first:
         data.verify()
-        why = f" ({reason})" if automatically else ""
+        why = f" ({reason})" if reason else ""
         print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
         if note := neighbourhood_note(chosen, model, train, data):
             print(note, file=sys.stderr)
     score = None
     if args.fid_samples is not None:
-        from icgan_training.data.fetch import find_weights
-        from icgan_training.score.evaluate import fid_scorer
-        from icgan_training.score.feature_networks import inception_network
-
-        inception = inception_network(find_weights("inception"), device)
-        score = fid_scorer(data.nearest(train.neighbours), args.fid_samples, inception)
+        score = _scorer(data.nearest(train.neighbours), args.fid_samples, device)
     complete = fit(model, train, data, args.out, device=device, processes=processes, evaluate=score)
     if processes.first:
         end = "is complete" if complete else "is stopped; the same command goes on from here"
         print(f"{args.out} {end}", file=sys.stderr)
     leave()
+
+
+def _overrides(args: argparse.Namespace, device: torch.device) -> tuple[dict[str, Any], str]:
+    """What options say of the settings, and why the precision is what it is where the program chose it."""
+    from icgan_training.fit.settings import choose_precision, parse_overrides
+
+    overrides = parse_overrides(args.set)
+    for flag, name, given in (
+        ("--precision", "precision", args.precision != "auto"),
+        ("--images", "total_images", args.images is not None),
+    ):
+        if given and name in overrides:
+            raise ConfigError(f"--set {name} says again what {flag} says: leave one of them out")
+    if args.images is not None:
+        overrides["total_images"] = args.images
+    if args.precision != "auto":
+        return overrides | {"precision": args.precision}, ""
+    if "precision" in overrides:
+        return overrides, ""
+    automatic, reason = choose_precision(device)
+    return overrides | {"precision": automatic}, reason
+
+
+def _scorer(data: PreparedDataset, samples: int, device: torch.device) -> Evaluate:
+    """FID of that many samples against as many pictures of the data."""
+    from icgan_training.data.fetch import find_weights
+    from icgan_training.score.evaluate import fid_scorer
+    from icgan_training.score.feature_networks import inception_network
+
+    return fid_scorer(data, samples, inception_network(find_weights("inception"), device))

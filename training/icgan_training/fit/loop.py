@@ -102,36 +102,27 @@ def fit(
     if position.step == 0:
         _start(trainer.generator, trainer.discriminator, data)
         trainer.average.module.load_state_dict(trainer.generator.state_dict())
-    sampler = Sampler(
-        data,
-        labels,
-        seed=train.seed,
-        dim_z=model.dim_z,
-        neighbourhoods=model.takes_embedding,
-        flip_images=train.picture_flip,
-        flip_instances=train.instance_flip,
-        balance=data.labels if train.long_tail else None,
-    )
+    sampler = _sampler(data, labels, model, train)
     draw = _drawing(sampler, model, train, processes, rows_at_once, pin=device.type == "cuda")
     images_per_step = train.batch_size * train.discriminator_steps
     left = math.ceil(max(0, train.total_images - position.images) / images_per_step)
     steps = range(position.step + 1, position.step + left + 1)
     tick_steps = max(1, train.tick_images // images_per_step)
-    sheet = SampleSheet.choose(data, labels, model, train.seed)
 
     with ExitStack() as stack:
-        journal = None
+        keeper = None
         if processes.first:
-            journal = stack.enter_context(
-                Journal(run_dir, position.step, position.images, train.total_images)
-            )
+            journal = Journal(run_dir, position.step, position.images, train.total_images)
+            sheet = SampleSheet.choose(data, labels, model, train.seed)
+            stack.enter_context(journal)
+            keeper = Keeper(run_dir, trainer, position, train, journal, sheet, evaluate, labels)
         stop = stack.enter_context(_stop_requests(processes))
         batches = stack.enter_context(closing(_prefetched(draw, steps)))
         clock = time.monotonic()
         for step, inputs in zip(steps, batches, strict=True):
             position.advance(trainer.step(inputs.to(device), step), images_per_step)
-            if journal is not None:
-                journal.advance(images_per_step)
+            if keeper is not None:
+                keeper.journal.advance(images_per_step)
             tick, last = step // tick_steps, step == steps[-1]
             at_tick = step % tick_steps == 0 or last
             stopping = any_of(stop.is_set(), processes) and not last
@@ -143,30 +134,65 @@ def fit(
             record = position.record(processes, device)
             _watch(record, checkpoints)
             due = last or stopping or tick % train.checkpoint_ticks == 0
-            improved = evaluate is None
-            if journal is not None and evaluate is not None and due and not stopping:
-                record["fid"] = evaluate(trainer.average.module, labels)
-                improved = position.best_fid is None or record["fid"] < position.best_fid
-                position.best_fid = record["fid"] if improved else position.best_fid
+            improved = keeper is not None and keeper.improves(record, score=due and not stopping)
             if at_tick:
                 position.next_tick()
-            if journal is not None:
+            if keeper is not None:
                 if at_tick:
-                    journal.record(record)
-                if at_tick and (last or tick % train.snapshot_ticks == 0):
-                    journal.picture(sample_grid(*sheet.draw(trainer)), step)
-                if due and improved:
-                    publish(run_dir, trainer.average.module, trainer.discriminator)
-                    if evaluate is not None:
-                        save_checkpoint(checkpoints / "best.safetensors", trainer.state(), position.to_dict())
+                    keeper.record(record, step, sheet=last or tick % train.snapshot_ticks == 0)
                 if due:
-                    path = checkpoint_path(checkpoints, step)
-                    save_checkpoint(path, trainer.state(), position.to_dict())
-                    prune(checkpoints, train.checkpoints_kept)
+                    keeper.save(step, publish_too=improved)
             if stopping:
                 return False
             clock = time.monotonic()
     return True
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """What the first process writes at a tick, beside those who only train."""
+
+    run_dir: Path
+    trainer: Trainer
+    position: Position
+    train: TrainConfig
+    journal: Journal
+    sheet: "SampleSheet"
+    evaluate: Evaluate | None
+    labels: Indices | None
+
+    def improves(self, record: dict[str, Any], *, score: bool) -> bool:
+        """Whether the average is to be published: the best score so far, or there are no scores.
+
+        score: whether to take one now; it goes into the record.
+        """
+        if self.evaluate is None:
+            return True
+        if not score:
+            return False
+        record["fid"] = fid = self.evaluate(self.trainer.average.module, self.labels)
+        if self.position.best_fid is not None and not fid < self.position.best_fid:
+            return False
+        self.position.best_fid = fid
+        return True
+
+    def record(self, record: dict[str, Any], step: int, *, sheet: bool) -> None:
+        """A line of the log, and a sheet of samples where one is due."""
+        self.journal.record(record)
+        if sheet:
+            self.journal.picture(sample_grid(*self.sheet.draw(self.trainer)), step)
+
+    def save(self, step: int, *, publish_too: bool) -> None:
+        """A checkpoint, and before it the weights to export; the best of scored ones is kept as such."""
+        checkpoints = self.run_dir / "checkpoints"
+        if publish_too:
+            publish(self.run_dir, self.trainer.average.module, self.trainer.discriminator)
+            if self.evaluate is not None:
+                best = checkpoints / "best.safetensors"
+                save_checkpoint(best, self.trainer.state(), self.position.to_dict())
+        path = checkpoint_path(checkpoints, step)
+        save_checkpoint(path, self.trainer.state(), self.position.to_dict())
+        prune(checkpoints, self.train.checkpoints_kept)
 
 
 @dataclass(frozen=True)
@@ -209,6 +235,21 @@ def _rows_at_once(train: TrainConfig, processes: Processes) -> int:
             f" with accumulation {train.accumulation}: choose a multiple of their product"
         )
     return train.batch_size // parts
+
+
+def _sampler(
+    data: PreparedDataset, labels: Indices | None, model: ModelConfig, train: TrainConfig
+) -> Sampler:
+    return Sampler(
+        data,
+        labels,
+        seed=train.seed,
+        dim_z=model.dim_z,
+        neighbourhoods=model.takes_embedding,
+        flip_images=train.picture_flip,
+        flip_instances=train.instance_flip,
+        balance=data.labels if train.long_tail else None,
+    )
 
 
 def _drawing(

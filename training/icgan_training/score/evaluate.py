@@ -5,7 +5,7 @@ Every setting is printed beside the scores, because a score without them means n
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,11 @@ class Evaluation:
     notes: list[str]
     closest: list[Pair] = field(default_factory=list)  # of the metric `copies`, most suspicious first
 
+    def add(self, scores: Scores, notes: list[str]) -> None:
+        """More of both."""
+        self.scores.update(scores)
+        self.notes.extend(notes)
+
     def to_json(self) -> str:
         """The text of evaluation.json."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -96,55 +101,75 @@ def evaluate(
     strata = training_strata(subject.data, reference) if "strata" in wanted else {}
     draws = draw(subject, settings)
     fakes, fake_logits = sample_features(subject, draws, compared, logits if "is" in wanted else None)
-    scores: Scores = {}
-    notes: list[str] = []
-    closest: list[Pair] = []
-
-    def add(found: tuple[Scores, list[str]]) -> None:
-        scores.update(found[0])
-        notes.extend(found[1])
-
+    found = Evaluation({}, _parameters(subject, reference, settings, networks, count), [])
     for network, fake in zip(compared, fakes, strict=True):
         real = real_features(reference, network, count)
-        if network is inception and "fid" in wanted:
-            scores["fid"] = frechet_distance(real, fake)
-        if network is inception and "strata" in wanted:
-            classes = reference_classes(reference)[:count], sample_classes(subject, draws)
-            add(compare_strata(strata, real, fake, *classes))
-        if network is inception and "copies" in wanted:
-            found, closest = score_copies(real, fake, picture_order(reference.meta.count))
-            scores |= found
-            if count < subject.data.meta.count or reference is not subject.data:
-                notes.append(
-                    f"copies were looked for among {count} pictures of {reference.meta.name}, not among all "
-                    f"{subject.data.meta.count} that the model was trained on"
-                )
-        scores |= compare_sets(real, fake, settings, "" if network is inception else f"_{network.name}")
+        if network is inception:
+            _add_inception_scores(found, subject, reference, settings, (real, fake), strata, draws)
+        suffix = "" if network is inception else f"_{network.name}"
+        found.scores.update(compare_sets(real, fake, settings, suffix))
     if fake_logits is not None:
-        scores["is"], scores["is_deviation"] = inception_score(fake_logits, settings.seed)
+        found.scores["is"], found.scores["is_deviation"] = inception_score(fake_logits, settings.seed)
     elif "is" in wanted:
-        scores["is"] = None
-        notes.append("Inception Score needs class logits: give a full FID Inception file with --logits")
+        found.scores["is"] = None
+        found.notes.append("Inception Score needs class logits: give a full FID Inception file with --logits")
     if lpips is not None and "lpips" in wanted:
-        scores["lpips_diversity"] = lpips_diversity(subject, settings, lpips)
+        found.scores["lpips_diversity"] = lpips_diversity(subject, settings, lpips)
     if encoder is not None:
-        add(score_following(subject, settings, encoder))
-    if "fid" in scores and settings.samples < PUBLISHED_SAMPLES:
-        notes.append(
+        found.add(*score_following(subject, settings, encoder))
+    if "fid" in found.scores and settings.samples < PUBLISHED_SAMPLES:
+        found.notes.append(
             f"FID falls as samples are added: this one, of {settings.samples} samples, compares only with "
             f"others of {settings.samples} samples and {count} reference pictures"
         )
-    parameters = {
+    return found
+
+
+def _add_inception_scores(
+    found: Evaluation,
+    subject: Subject,
+    reference: PreparedDataset,
+    settings: Settings,
+    features: tuple[Features, Features],
+    strata: Mapping[str, NDArray[np.bool_]],
+    draws: Draws,
+) -> None:
+    """Scores that are of Inception's features [N, D] and [n, D] alone, of real pictures and samples."""
+    real, fake = features
+    if "fid" in settings.metrics:
+        found.scores["fid"] = frechet_distance(real, fake)
+    if "strata" in settings.metrics:
+        classes = reference_classes(reference)[: len(real)], sample_classes(subject, draws)
+        found.add(*compare_strata(strata, real, fake, *classes))
+    if "copies" in settings.metrics:
+        scores, closest = score_copies(real, fake, picture_order(reference.meta.count))
+        found.add(scores, [])
+        found.closest.extend(closest)
+        if len(real) < subject.data.meta.count or reference is not subject.data:
+            found.notes.append(
+                f"copies were looked for among {len(real)} pictures of {reference.meta.name}, not among all "
+                f"{subject.data.meta.count} that the model was trained on"
+            )
+
+
+def _parameters(
+    subject: Subject,
+    reference: PreparedDataset,
+    settings: Settings,
+    networks: Sequence[FeatureNetwork],
+    count: int,
+) -> dict[str, Any]:
+    """What the scores depend on; the first of the networks is Inception, where there is any."""
+    return {
         **dataclasses.asdict(settings),
         "data": subject.data.meta.name,
         "instances": len(subject.pool),
         "reference": f"{reference.meta.name}, {count} pictures",
         "prdc_pictures": prdc_pictures(settings, count),
         "feature_networks": [f"{network.name} {network.sha256[:12]}" for network in networks],
-        "arithmetic": "float32" if inception is None else inception.arithmetic,
+        "arithmetic": networks[0].arithmetic if networks else "float32",
         "device": str(subject.device),
     }
-    return Evaluation(scores, parameters, notes, closest)
 
 
 def compare_sets(real: Features, fake: Features, settings: Settings, suffix: str) -> Scores:
