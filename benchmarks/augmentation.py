@@ -37,7 +37,7 @@ from icgan_training.data.sources import open_source
 from icgan_training.distributed import local_device
 from icgan_training.heap import keep_freed_memory
 from icgan_training.integrity import file_sha256
-from icgan_training.score.subject import Draws, Settings, Subject, load_subject, repeat
+from icgan_training.score.subject import Draws, EvaluationSettings, Subject, load_subject, repeat
 
 WIDTHS = (16, 32, 64, 128)
 SHIFT = 4
@@ -82,7 +82,9 @@ def variations(subject: Subject, rows: NDArray[np.int64], recipe: Recipe, seed: 
         raise SystemExit("the run is unconditional: none of its samples belongs to a picture or its label")
     told = None if subject.labels is None else subject.labels[rows]
     once = Draws(rows, rows, told, np.empty((len(rows), config.dim_z), np.float32))
-    drawn = repeat(subject, once, recipe.variations, Settings(truncation=recipe.truncation, seed=seed))
+    drawn = repeat(
+        subject, once, recipe.variations, EvaluationSettings(truncation=recipe.truncation, seed=seed)
+    )
     return subject.samples(drawn)
 
 
@@ -246,7 +248,7 @@ def compare(run: Path, data: Path, args: argparse.Namespace, recipe: Recipe) -> 
     device = local_device()
     if device.type == "cpu":
         keep_freed_memory()
-    subject = load_subject(run, data, Settings(instances=0, truncation=recipe.truncation), device)
+    subject = load_subject(run, data, EvaluationSettings(instances=0, truncation=recipe.truncation), device)
     labels, names = subject.data.labels, subject.data.meta.class_names
     if labels is None or names is None:
         raise SystemExit(f"{data} has no labels: a classifier needs them")

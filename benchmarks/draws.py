@@ -31,14 +31,14 @@ from icgan_training.distributed import local_device
 from icgan_training.heap import keep_freed_memory
 from icgan_training.integrity import file_sha256
 from icgan_training.score.evaluate import evaluate
-from icgan_training.score.subject import Choice, Settings, load_subject
+from icgan_training.score.subject import Choice, EvaluationSettings, load_subject
 
 STORED = (10, 100, 1000)
 CHOICES: dict[Choice, str] = {"kmeans": "by k-means", "random": "at random"}
 TRUNCATIONS = (0.3, 0.5, 0.7, 1.0)
 
 
-def rows(base: Settings) -> Iterator[tuple[str, Settings]]:
+def rows(base: EvaluationSettings) -> Iterator[tuple[str, EvaluationSettings]]:
     """Every row with how its samples are drawn; the first one is what the others are compared with."""
     yield "all instances, untruncated", base
     for count in STORED:
@@ -63,7 +63,7 @@ def main() -> None:
     device = local_device()
     if device.type == "cpu":
         keep_freed_memory()
-    base = Settings(SCORES, samples=args.samples, instances=0, reference=args.reference)
+    base = EvaluationSettings(SCORES, samples=args.samples, instances=0, reference=args.reference)
     data = PreparedDataset.open(args.data)
     inception = judge(device, read_lines(args.out))
 

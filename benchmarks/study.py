@@ -47,7 +47,7 @@ from icgan_training.score.evaluate import Evaluation, evaluate
 from icgan_training.score.feature_networks import inception_network
 from icgan_training.score.features import FeatureNetwork, in_bfloat16
 from icgan_training.score.sheets import plain_grid
-from icgan_training.score.subject import Settings, load_subject
+from icgan_training.score.subject import EvaluationSettings, load_subject
 
 SEEDS = 3
 ENCODER = "efficientnet-lite0 at 160 px"
@@ -184,7 +184,7 @@ def train(
 
 def score(row: Row, images: int, budget: Budget, folder: Path, inception: FeatureNetwork) -> dict[str, Any]:
     """The row's line."""
-    settings = Settings(SCORES, samples=budget.samples, instances=0, reference=budget.reference)
+    settings = EvaluationSettings(SCORES, samples=budget.samples, instances=0, reference=budget.reference)
     subject = load_subject(folder, None, settings, inception.device)
     result = evaluate(subject, subject.data, settings, inception)
     return {
@@ -330,7 +330,7 @@ def sheet(out: Path) -> None:
     for folder in [out / f"{name}-seed0" for name in MODELS.values()]:
         if not (folder / "generator.safetensors").exists():
             continue
-        settings = Settings(samples=SHEET[0] * SHEET[1], instances=0)
+        settings = EvaluationSettings(samples=SHEET[0] * SHEET[1], instances=0)
         subject = load_subject(folder, None, settings, torch.device("cpu"))
         strip = plain_grid(subject, settings, SHEET[1]).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
         strips += [strip, np.full((BETWEEN, *strip.shape[1:]), 255, np.uint8)]

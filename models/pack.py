@@ -24,7 +24,7 @@ from icgan_training.fit.run import open_encoder, read_config
 from icgan_training.networks.checkpoint import load_generator, save_weights
 from icgan_training.networks.encoder import read_encoder_config
 from icgan_training.score.sheets import plain_grid
-from icgan_training.score.subject import Settings, load_subject
+from icgan_training.score.subject import EvaluationSettings, load_subject
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def _write_config(run: Path, out: Path) -> None:
 
 def _write_sheet(run: Path, data: Path, path: Path) -> None:
     """8 x 8 samples, each of another instance and noise, without the instances."""
-    settings = Settings(samples=64, instances=0)
+    settings = EvaluationSettings(samples=64, instances=0)
     subject = load_subject(run, data, settings, torch.device("cpu"))
     write_grid(path, plain_grid(subject, settings, 8).repeat(2, 0).repeat(2, 1))
 

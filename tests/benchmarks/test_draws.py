@@ -14,12 +14,12 @@ from icgan_training.networks.checkpoint import save_weights
 from icgan_training.networks.generator import Generator
 from icgan_training.networks.presets import preset
 from icgan_training.score.features import FeatureNetwork
-from icgan_training.score.subject import Settings
+from icgan_training.score.subject import EvaluationSettings
 from tests.training.conftest import make_prepared  # noqa: F401, a fixture
 
 draws = importlib.import_module("benchmarks.draws")
 CPU = torch.device("cpu")
-BASE = Settings(study.SCORES, samples=12, instances=0, reference=12)
+BASE = EvaluationSettings(study.SCORES, samples=12, instances=0, reference=12)
 
 
 def test_every_row_changes_one_thing_of_the_first() -> None:
@@ -29,7 +29,7 @@ def test_every_row_changes_one_thing_of_the_first() -> None:
     for _, settings in others:
         changed = {
             field.name
-            for field in dataclasses.fields(Settings)
+            for field in dataclasses.fields(EvaluationSettings)
             if getattr(settings, field.name) != getattr(BASE, field.name)
         }
         assert changed in ({"instances"}, {"instances", "choice"}, {"truncation"})

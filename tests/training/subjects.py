@@ -6,11 +6,11 @@ import torch
 
 from icgan_training.networks.generator import Generator
 from icgan_training.networks.presets import preset
-from icgan_training.score.subject import Settings
+from icgan_training.score.subject import EvaluationSettings
 
 TINY = preset("tiny").model
 CPU = torch.device("cpu")
-FEW = Settings(metrics=("fid", "kid", "prdc"), samples=50, instances=10)
+FEW = EvaluationSettings(metrics=("fid", "kid", "prdc"), samples=50, instances=10)
 
 
 def painter(colour):

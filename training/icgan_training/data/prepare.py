@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 
 from icgan_runtime.console import tell
 from icgan_runtime.cpus import usable_cpus
+from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.files import atomic_file
 from icgan_training.data.dataset import (
     ENCODER,
@@ -39,6 +38,7 @@ from icgan_training.data.dataset import (
 )
 from icgan_training.data.fetch import find_weights
 from icgan_training.data.neighbours import EXACT_UP_TO, check_count, nearest_neighbours, neighbour_statistics
+from icgan_training.data.npy_rows import Rows
 from icgan_training.data.sources import Source, open_source
 from icgan_training.distributed import ALONE, Processes, local_device, wait
 from icgan_training.errors import DataError, WeightsError
@@ -63,7 +63,7 @@ IDENTICAL_RADIUS = 1e-3  # distances below it are rounding
 
 
 @dataclass(frozen=True)
-class Settings:
+class PrepareSettings:
     """What a prepared data set depends on. A partial folder is only continued with the same settings."""
 
     source: str
@@ -114,22 +114,10 @@ def prepare(
             publish(partial, out)
         return
     if processes.first:
-        file = None if encoder.startswith(TIMM) else find_encoder(encoder)
-        if file is not None and weights is not None:
-            raise WeightsError(f"--weights goes with --encoder {TIMM}NAME, not with {encoder}")
-        partial.mkdir(parents=True, exist_ok=True)
-        try:
-            if file is None:
-                save_encoder(encoder_from_timm(encoder, weights, input_size), partial / ENCODER)
-            else:
-                bind_encoder(file, partial / ENCODER, input_size)
-        except WeightsError:
-            with contextlib.suppress(OSError):  # of an earlier run there is something in it
-                partial.rmdir()
-            raise
+        place_encoder(encoder, weights, input_size, partial)
     wait(processes)
     network = load_encoder(partial / ENCODER)
-    settings = Settings(
+    settings = PrepareSettings(
         source=str(source_path.resolve()),
         listing_sha256=listing_sha256(source),
         count=len(source),
@@ -148,6 +136,26 @@ def prepare(
 
 
 # ---- the partial folder ----------------------------------------------------------------------------------
+
+
+def place_encoder(encoder: str, weights: Path | None, input_size: int | None, partial: Path) -> None:
+    """Put the encoder's file into the partial folder, which is made.
+
+    Raises WeightsError, and leaves no new folder then.
+    """
+    file = None if encoder.startswith(TIMM) else find_encoder(encoder)
+    if file is not None and weights is not None:
+        raise WeightsError(f"--weights goes with --encoder {TIMM}NAME, not with {encoder}")
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        if file is None:
+            save_encoder(encoder_from_timm(encoder, weights, input_size), partial / ENCODER)
+        else:
+            bind_encoder(file, partial / ENCODER, input_size)
+    except (WeightsError, MissingExtraError):
+        with contextlib.suppress(OSError):  # of an earlier run there is something in it
+            partial.rmdir()
+        raise
 
 
 def find_encoder(argument: str) -> Path:
@@ -174,7 +182,7 @@ def listing_sha256(source: Source) -> str:
     return digest.hexdigest()
 
 
-def array_shapes(settings: Settings) -> dict[str, tuple[str, tuple[int, ...]]]:
+def array_shapes(settings: PrepareSettings) -> dict[str, tuple[str, tuple[int, ...]]]:
     """dtype and shape of the arrays that shards fill."""
     n, r, d = settings.count, settings.resolution, settings.embedding_dim
     return {
@@ -184,7 +192,7 @@ def array_shapes(settings: Settings) -> dict[str, tuple[str, tuple[int, ...]]]:
     }
 
 
-def begin_or_continue(partial: Path, settings: Settings) -> None:
+def begin_or_continue(partial: Path, settings: PrepareSettings) -> None:
     """Make the empty arrays, or check that the partial folder was begun with the same settings."""
     file = partial / "settings.json"
     wanted = dataclasses.asdict(settings)
@@ -209,7 +217,7 @@ def shard_marker(partial: Path, shard: int) -> Path:
     return partial / "shards" / f"{shard:06d}.json"
 
 
-def is_done(partial: Path, shard: int, rows: slice, settings: Settings) -> bool:
+def is_done(partial: Path, shard: int, rows: slice, settings: PrepareSettings) -> bool:
     """Whether a shard need not be read again. One without a single readable picture is: a list with wrong
     paths or a disk that was not there are mended, and the same command goes on."""
     marker = shard_marker(partial, shard)
@@ -219,65 +227,16 @@ def is_done(partial: Path, shard: int, rows: slice, settings: Settings) -> bool:
     return len(unreadable) < rows.stop - rows.start or is_cut(partial, settings)
 
 
-def is_cut(partial: Path, settings: Settings) -> bool:
+def is_cut(partial: Path, settings: PrepareSettings) -> bool:
     """Whether `fill_holes` has begun to cut the arrays, which then have no place for unreadable pictures."""
     return len(np.load(partial / "images.npy", mmap_mode="r", allow_pickle=False)) < settings.count
-
-
-class Rows:
-    """Writes and moves rows of a `.npy` file in place with plain file calls, which keep memory small."""
-
-    def __init__(self, path: Path) -> None:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        self.count, self.row_shape = len(array), array.shape[1:]
-        self.dtype, self.offset = array.dtype, array.offset
-        self.row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:]))
-        self.path = path
-        self.file = path.open("r+b", buffering=0)
-
-    def __enter__(self) -> "Rows":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def write(self, places: NDArray[np.int64], rows: NDArray[Any]) -> None:
-        """Put rows at ascending places, and on the disk before returning. `DataError` when it refuses."""
-        try:
-            for run in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) != 1) + 1):
-                self._put(rows[run].astype(self.dtype).tobytes(), int(places[run[0]]))
-            os.fsync(self.file.fileno())
-        except OSError as error:
-            raise DataError(
-                f"{self.path} could not be written ({error}): free some space and run the same command again"
-            ) from error
-
-    def move(self, row: int, to: int) -> None:
-        """Copy a row to another place."""
-        self._put(os.pread(self.file.fileno(), self.row_bytes, self.offset + row * self.row_bytes), to)
-
-    def _put(self, content: bytes, row: int) -> None:
-        """Write all of `content` from `row` on; a disk that is almost full takes a part and says nothing."""
-        rest, place = memoryview(content), self.offset + row * self.row_bytes
-        while rest:
-            written = os.pwrite(self.file.fileno(), rest, place)
-            rest, place = rest[written:], place + written
-
-    def shorten(self, count: int) -> None:
-        """Cut the file to `count` rows; the header keeps its length."""
-        with self.path.open("r+b") as file:
-            header = {"descr": self.dtype.str, "fortran_order": False, "shape": (count, *self.row_shape)}
-            np.lib.format.write_array_header_1_0(file, header)
-            if file.tell() != self.offset:
-                raise RuntimeError(f"{self.path}: header grew from {self.offset} to {file.tell()} bytes")
-            file.truncate(self.offset + count * self.row_bytes)
 
 
 # ---- shards ----------------------------------------------------------------------------------------------
 
 
 def fill_shards(
-    source: Source, network: Encoder, settings: Settings, partial: Path, processes: Processes
+    source: Source, network: Encoder, settings: PrepareSettings, partial: Path, processes: Processes
 ) -> None:
     """Decode and embed this process's unfinished shards; decoding runs one shard ahead, in threads."""
     shards = list(enumerate(chunks(len(source), SHARD_PICTURES)))[processes.rank :: processes.world]
@@ -368,7 +327,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def finish(
-    source: Source, encoder: EncoderConfig, settings: Settings, partial: Path, k: int, exact_up_to: int
+    source: Source, encoder: EncoderConfig, settings: PrepareSettings, partial: Path, k: int, exact_up_to: int
 ) -> None:
     """Close the holes, find neighbourhoods, write `dataset.json`; can be repeated after a kill."""
     shards = range(-(-settings.count // SHARD_PICTURES))
@@ -425,7 +384,7 @@ def publish(partial: Path, out: Path) -> None:
     partial.rename(out)
 
 
-def fill_holes(partial: Path, settings: Settings, unreadable: list[int]) -> NDArray[np.int64]:
+def fill_holes(partial: Path, settings: PrepareSettings, unreadable: list[int]) -> NDArray[np.int64]:
     """Move the last readable rows into the places of unreadable ones and cut the arrays.
 
     Returns, for every row kept, its number in the source. Every move reads a row that no move overwrites, so

@@ -35,7 +35,7 @@ from icgan_training.score.metrics import (
 from icgan_training.score.subject import (
     PUBLISHED_SAMPLES,
     Draws,
-    Settings,
+    EvaluationSettings,
     Subject,
     draw,
     instance_pool,
@@ -73,7 +73,7 @@ class Evaluation:
 def evaluate(
     subject: Subject,
     reference: PreparedDataset,
-    settings: Settings,
+    settings: EvaluationSettings,
     inception: FeatureNetwork | None,
     *,
     second: FeatureNetwork | None = None,
@@ -129,7 +129,7 @@ def _add_inception_scores(
     found: Evaluation,
     subject: Subject,
     reference: PreparedDataset,
-    settings: Settings,
+    settings: EvaluationSettings,
     features: tuple[Features, Features],
     strata: Mapping[str, NDArray[np.bool_]],
     draws: Draws,
@@ -155,7 +155,7 @@ def _add_inception_scores(
 def _parameters(
     subject: Subject,
     reference: PreparedDataset,
-    settings: Settings,
+    settings: EvaluationSettings,
     networks: Sequence[FeatureNetwork],
     count: int,
 ) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _parameters(
     }
 
 
-def compare_sets(real: Features, fake: Features, settings: Settings, suffix: str) -> Scores:
+def compare_sets(real: Features, fake: Features, settings: EvaluationSettings, suffix: str) -> Scores:
     """KID and precision/recall of features [N, D] and [n, D], where wanted, by names that end in `suffix`."""
     scores: Scores = {}
     if "kid" in settings.metrics:
@@ -212,7 +212,7 @@ def compare_strata(
     return scores, notes
 
 
-def prdc_pictures(settings: Settings, count: int) -> int:
+def prdc_pictures(settings: EvaluationSettings, count: int) -> int:
     """How many pictures of each kind precision, recall, density and coverage look at."""
     return min(settings.prdc_pictures, count, settings.samples)
 
@@ -245,7 +245,7 @@ def sample_classes(subject: Subject, draws: Draws) -> NDArray[np.int64]:
 
 
 @torch.inference_mode()
-def lpips_diversity(subject: Subject, settings: Settings, lpips: Lpips) -> float:
+def lpips_diversity(subject: Subject, settings: EvaluationSettings, lpips: Lpips) -> float:
     """Mean LPIPS between samples of one instance: 0 where noise changes nothing, higher is more diverse."""
     repeated = dataclasses.replace(settings, samples=LPIPS_INSTANCES)
     draws = repeat(subject, draw(subject, repeated), LPIPS_SAMPLES, settings)
@@ -258,7 +258,7 @@ def lpips_diversity(subject: Subject, settings: Settings, lpips: Lpips) -> float
     return float(np.mean(distances))
 
 
-def check_reference(model: AnyConfig, reference: PreparedDataset, settings: Settings) -> None:
+def check_reference(model: AnyConfig, reference: PreparedDataset, settings: EvaluationSettings) -> None:
     """Raise `ConfigError` for real pictures of another size, or too few, before samples are drawn.
 
     Pictures of two sizes differ in sharpness whatever they show, and every score would measure that.
@@ -278,7 +278,7 @@ def fid_scorer(
     data: PreparedDataset, samples: int, inception: FeatureNetwork
 ) -> Callable[[nn.Module, NDArray[np.int64] | None], float]:
     """What training calls at a checkpoint: FID of samples of all instances against as many real pictures."""
-    settings = Settings(metrics=("fid",), samples=samples, instances=0)
+    settings = EvaluationSettings(metrics=("fid",), samples=samples, instances=0)
     count = min(samples, data.meta.count)
 
     def score(generator: nn.Module, labels: NDArray[np.int64] | None) -> float:

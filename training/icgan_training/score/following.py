@@ -16,7 +16,7 @@ from icgan_training.score.metrics import (
     instance_similarity,
     share_of_class,
 )
-from icgan_training.score.subject import Draws, Settings, Subject, draw, sample_features
+from icgan_training.score.subject import Draws, EvaluationSettings, Subject, draw, sample_features
 
 FOLLOWING_SAMPLES = 1000
 """How many samples `instance` and `labels` look at, at most."""
@@ -25,7 +25,7 @@ LABEL_VOTERS = 10
 _TOLD_LESS = "this model does not take"
 
 
-def check_following(model: Conditions, settings: Settings) -> None:
+def check_following(model: Conditions, settings: EvaluationSettings) -> None:
     """Raise `ConfigError` where a model is asked how it follows what it is not told."""
     if "instance" in settings.metrics and not model.takes_embedding:
         raise ConfigError(f"--metrics instance asks how samples follow an instance: {_TOLD_LESS} instances")
@@ -33,13 +33,13 @@ def check_following(model: Conditions, settings: Settings) -> None:
         raise ConfigError(f"--metrics labels swaps the labels of instances: {_TOLD_LESS} both")
 
 
-def following_samples(settings: Settings) -> int:
+def following_samples(settings: EvaluationSettings) -> int:
     """How many samples `instance` and `labels` look at."""
     return min(settings.samples, FOLLOWING_SAMPLES)
 
 
 def score_following(
-    subject: Subject, settings: Settings, encoder: FeatureNetwork
+    subject: Subject, settings: EvaluationSettings, encoder: FeatureNetwork
 ) -> tuple[Scores, list[str]]:
     """How samples follow instance and label, where that is wanted, and a note on how each is measured."""
     scores: Scores = {}
@@ -60,7 +60,9 @@ def score_following(
     return scores, notes
 
 
-def instance_following(subject: Subject, settings: Settings, encoder: FeatureNetwork) -> InstanceFollowing:
+def instance_following(
+    subject: Subject, settings: EvaluationSettings, encoder: FeatureNetwork
+) -> InstanceFollowing:
     """Whether samples look like their instance, to the encoder."""
     draws = draw(subject, dataclasses.replace(settings, samples=following_samples(settings)))
     embeddings = subject.data.embeddings
@@ -72,7 +74,9 @@ def instance_following(subject: Subject, settings: Settings, encoder: FeatureNet
     )
 
 
-def label_following(subject: Subject, settings: Settings, encoder: FeatureNetwork) -> LabelFollowing:
+def label_following(
+    subject: Subject, settings: EvaluationSettings, encoder: FeatureNetwork
+) -> LabelFollowing:
     """Whether samples of an instance with the label of another class are of that class, to the encoder."""
     draws = draw(subject, dataclasses.replace(settings, samples=following_samples(settings)))
     labels, classes = subject.labels, subject.generator.config.class_count

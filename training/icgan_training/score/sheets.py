@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.data.grid import sample_grid, tiled
 from icgan_training.score.copies import Pair
-from icgan_training.score.subject import Draws, Settings, Subject, draw, repeat
+from icgan_training.score.subject import Draws, EvaluationSettings, Subject, draw, repeat
 
 GRID_ROWS, GRID_COLUMNS = 8, 8
 GRID_LABELS = 16
 """Columns of the sheet of labels, at most."""
 
 
-def plain_grid(subject: Subject, settings: Settings, columns: int) -> NDArray[np.uint8]:
+def plain_grid(subject: Subject, settings: EvaluationSettings, columns: int) -> NDArray[np.uint8]:
     """Samples alone, each of another instance and noise, in rows of `columns`, as one picture."""
     samples = subject.samples(draw(subject, settings))
     return tiled(samples.reshape(-1, columns, *samples.shape[1:]))
 
 
-def example_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8]:
+def example_grid(subject: Subject, settings: EvaluationSettings) -> NDArray[np.uint8]:
     """Instances left, samples right, as one picture."""
     draws = draw(subject, dataclasses.replace(settings, samples=GRID_ROWS))
     several = repeat(subject, draws, GRID_COLUMNS, settings)
@@ -32,7 +32,7 @@ def example_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8]:
     return sample_grid(instances, samples.reshape(GRID_ROWS, GRID_COLUMNS, size, size, 3))
 
 
-def label_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8] | None:
+def label_grid(subject: Subject, settings: EvaluationSettings) -> NDArray[np.uint8] | None:
     """The same instances with other labels, as one picture; None for a model that does not take both.
 
     Left the instances of `example_grid`, on top a real picture of each class (of at most `GRID_LABELS`,
@@ -61,7 +61,7 @@ def label_grid(subject: Subject, settings: Settings) -> NDArray[np.uint8] | None
 
 
 def copies_grid(
-    subject: Subject, reference: PreparedDataset, settings: Settings, closest: Sequence[Pair]
+    subject: Subject, reference: PreparedDataset, settings: EvaluationSettings, closest: Sequence[Pair]
 ) -> NDArray[np.uint8]:
     """The samples that came closest to a real picture, below each that picture, as one picture.
 

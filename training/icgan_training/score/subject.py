@@ -37,7 +37,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """How samples are drawn and compared."""
 
     metrics: tuple[str, ...] = ("fid", "kid", "prdc", "lpips")
@@ -114,7 +114,9 @@ class Subject:
         return np.concatenate([self.generate(draws, rows) for rows in chunks(len(draws.instances), BATCH)])
 
 
-def load_subject(run_dir: Path, data_path: Path | None, settings: Settings, device: torch.device) -> Subject:
+def load_subject(
+    run_dir: Path, data_path: Path | None, settings: EvaluationSettings, device: torch.device
+) -> Subject:
     """The generator of a run directory and its data set, checked to belong together, and its instances.
 
     data_path: where the prepared data set is; None takes what the run's config.json says.
@@ -168,7 +170,7 @@ def check_fit(
         )
 
 
-def instance_pool(data: PreparedDataset, settings: Settings) -> NDArray[np.int64]:
+def instance_pool(data: PreparedDataset, settings: EvaluationSettings) -> NDArray[np.int64]:
     """Rows that may serve as instances, ascending."""
     if settings.instances == 0 or settings.instances >= data.meta.count:
         return np.arange(data.meta.count)
@@ -177,7 +179,7 @@ def instance_pool(data: PreparedDataset, settings: Settings) -> NDArray[np.int64
     return kmeans_instances(data.embeddings, settings.instances, settings.seed)
 
 
-def draw(subject: Subject, settings: Settings) -> Draws:
+def draw(subject: Subject, settings: EvaluationSettings) -> Draws:
     """The inputs of `settings.samples` samples; the same for the same seed."""
     rng = np.random.default_rng(settings.seed)
     data, instances = subject.data, rng.choice(subject.pool, settings.samples)
@@ -214,7 +216,7 @@ def draw_noise(
     return (math.sqrt(2) * torch.erfinv(uniform)).float().numpy()
 
 
-def repeat(subject: Subject, draws: Draws, times: int, settings: Settings) -> Draws:
+def repeat(subject: Subject, draws: Draws, times: int, settings: EvaluationSettings) -> Draws:
     """Every draw `times` times in a row, with the same instance and label and fresh noise."""
     count = len(draws.instances) * times
     rng = np.random.default_rng([settings.seed, count])
