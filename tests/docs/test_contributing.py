@@ -38,6 +38,13 @@ def test_a_file_on_the_way_of_a_picture_or_bundle_exists(path):
     assert any((place / path).exists() for place in places)
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests/golden").glob("make_*.py")), ids=lambda path: path.stem
+)
+def test_the_page_says_where_a_golden_file_comes_from(path):
+    assert f"`tests/golden/{path.name}`" in CONTRIBUTING
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_wing_has_its_line(package):
     wings = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
