@@ -283,7 +283,7 @@ class Manifest:
 def graph_specs(
     model: Model, role: str, neighbours: int
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """(inputs, outputs) of a graph of `role`, contract section 5, with the batch axis named "N"."""
+    """(inputs, outputs) of a graph of `role` as docs/format.md says, with the batch axis named "N"."""
     embedding = TensorSpec("embedding", "float32", ("N", model.embedding_dim))
     if role == "encoder":
         side = model.preprocessing.size

@@ -8,7 +8,6 @@ stored in FP16 to halve the file; vectors, statistics and everything in memory a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from icgan_runtime.files import atomic_file
 from icgan_training.errors import ConfigError, WeightsError
 from icgan_training.integrity import read_sealed, seal
 from icgan_training.networks.backbones import (
@@ -56,15 +56,10 @@ def save_weights(network: AnyGenerator | AnyDiscriminator, path: Path, *, half: 
         "model": network.config.to_dict(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
-            file.write(save(tensors, metadata=seal(tensors, "config", config)))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with atomic_file(path) as partial:
+            partial.write_bytes(save(tensors, metadata=seal(tensors, "config", config)))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise WeightsError(f"{path} could not be written: {error}") from error
 
 
