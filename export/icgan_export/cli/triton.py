@@ -73,6 +73,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _say_loads(models: Sequence[str]) -> None:
-    """What a running server has to be told, in the order that keeps it answering."""
+    """The requests that a running server needs, in the order that keeps it answering."""
     for model in models:
         say(f"POST v2/repository/models/{model}/load")

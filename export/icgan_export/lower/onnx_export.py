@@ -20,7 +20,7 @@ from icgan_export.errors import ExportError
 OPSET = 18
 BATCH_AXIS = "N"  # as docs/format.md and the manifest name it
 TRACED_BATCH = 2  # torch.export specialises sizes 0 and 1
-Step = Callable[[str], None]  # told about progress, a line at a time
+Step = Callable[[str], None]  # called with a line of progress
 MAX_PROTOBUF_BYTES = (1 << 31) - 1  # a single .onnx file cannot be larger
 
 
@@ -38,7 +38,7 @@ def export_onnx(
     """Trace `module(*inputs)` and return a model that passed the checker and strict shape inference.
 
     `inputs` maps graph input names to example tensors whose first axis is the batch, of TRACED_BATCH rows.
-    `step` is told the number of operators before and after constants are folded and dead code is dropped.
+    `step` gets the number of operators before and after constants are folded and dead code is dropped.
     """
     batch = torch.export.Dim(BATCH_AXIS, min=1)
     with _quiet(), torch.no_grad():
