@@ -20,7 +20,7 @@ from icgan_export.lower.onnx_export import Step
 from icgan_export.rewrite.choice import Target
 from icgan_export.source.instances import Instances, choose_instances
 from icgan_export.source.runs import EVALUATION_NAME, Run, read_run
-from icgan_runtime import files, images, sheets
+from icgan_runtime import files, sheets
 from icgan_runtime.bundle.bank import FOLDER as BANK_FOLDER
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import PRECISIONS, BankEntry, Manifest, describe_files
@@ -138,5 +138,5 @@ def write_card(folder: Path, manifest: Manifest, samples: Samples, report: Repor
     rows = min(GRID_ROWS, len(samples.noise))
     drawn = to_bytes(samples.image[:rows])
     pairs = np.stack([samples.picture[:rows], drawn], axis=1).reshape(-1, *drawn.shape[1:])
-    (folder / GRID_NAME).write_bytes(images.encode(sheets.grid(pairs, columns=2)))
+    sheets.write_picture(folder / GRID_NAME, sheets.grid(pairs, columns=2), "out")
     (folder / CARD_NAME).write_text(model_card(manifest, report, GRID_NAME), "utf-8")
