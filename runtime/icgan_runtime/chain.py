@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from icgan_runtime import images
+from icgan_runtime import files, images
 from icgan_runtime.backends.base import Session
 from icgan_runtime.backends.select import Choice, choose_backend, choose_graph, open_session
 from icgan_runtime.bundle.bank import Bank
-from icgan_runtime.bundle.manifest import Manifest, Model
+from icgan_runtime.bundle.manifest import GraphEntry, Manifest, Model
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.cpus import default_threads
 from icgan_runtime.errors import NumericsError, RequestError
+from icgan_runtime.marks.claim import Source
 from icgan_runtime.request import Neighbours, Request, Result
 from icgan_runtime.route import LOG, Route, agreed
+from icgan_runtime.rows import Rows
 from icgan_runtime.search.base import Search
 from icgan_runtime.search.choose import choose_search
 
@@ -84,6 +87,7 @@ class LocalChain:
     route: Route
     max_batch: int = MAX_BATCH
     owns_sessions: bool = True
+    drawn_by: GraphEntry | None = None  # the generator's; None: the one of the highest precision
 
     @classmethod
     def load(
@@ -123,6 +127,7 @@ class LocalChain:
                 find,
                 route,
                 min([max_batch, *limits]),
+                drawn_by=entries["generator"],
             )
             opened.pop_all()
             return chain
@@ -165,10 +170,26 @@ class LocalChain:
         side = self.model.resolution
         generated = np.empty((request.n, side, side, 3), np.uint8)
         for rows in self._batches(request.n):
-            generated[rows] = self._run_generator(embedding, ids, request, range(rows.start, rows.stop))
+            asked = request.rows(range(rows.start, rows.stop), self.model.classes)
+            count = rows.stop - rows.start
+            generated[rows] = self.draw(embedding.repeat(count, axis=0), ids.repeat(count, axis=0), asked)
         refuse_black_images(self.generator.name, generated)
         labels = None if self.bank.labels is None else self.bank.labels[self.bank.rows(ids[0])]
-        return Result(generated, Neighbours(ids[0], scores[0], labels), embedding[0], request)
+        return Result(generated, Neighbours(ids[0], scores[0], labels), embedding[0], request, self.source)
+
+    @cached_property
+    def source(self) -> Source:
+        """What draws the pictures: hashes of model, generator and bank, and what runs them."""
+        graph = self.drawn_by or self.manifest.graph("generator")
+        return Source(
+            self.model.name,
+            self.model.version,
+            self.model.identity,
+            self.manifest.files[graph.file].sha256,
+            files.sha256(np.ascontiguousarray(self.bank.embeddings).data.cast("B")),
+            graph.precision,
+            self.route.backend,
+        )
 
     def with_bank(self, bank: Bank) -> LocalChain:
         bank.require_space(self.model)
@@ -182,10 +203,8 @@ class LocalChain:
             self.encoder.close()
             self.generator.close()
 
-    def _run_generator(self, embedding: F32, ids: I64, request: Request, samples: range) -> U8:
-        """Images of some samples of one request; `embedding` [1, D], `ids` [1, k]."""
-        rows = request.rows(samples, self.model.classes)
-        embedding, ids = embedding.repeat(len(samples), axis=0), ids.repeat(len(samples), axis=0)
+    def draw(self, embedding: F32, ids: I64, rows: Rows) -> U8:
+        """Images [N, R, R, 3], row by row: query embeddings [N, D] with their neighbours' ids [N, k]."""
         feeds: dict[str, NDArray[Any]] = {
             "noise": rows.noise(self.model),
             "embedding": rows.conditioning(embedding, ids, self.bank),

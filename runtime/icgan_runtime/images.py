@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from icgan_runtime import files
 from icgan_runtime.errors import BundleError, DecodeError
@@ -61,6 +61,11 @@ def decode(data: bytes, size: int) -> U8:
     return to_input(reader.to_rgb(data), size)
 
 
+def pixels(data: bytes) -> U8:
+    """All pixels of an encoded picture, upright RGB uint8 [H, W, 3]. Raises DecodeError only."""
+    return np.array(reader.to_rgb(data))
+
+
 def to_input(picture: Image.Image, size: int) -> U8:
     """Centre-crop an RGB picture to its short side, resize it, and follow its colour profile."""
     width, height = picture.size
@@ -72,11 +77,29 @@ def to_input(picture: Image.Image, size: int) -> U8:
     return to_srgb(pixels, profile) if isinstance(profile, bytes) else pixels
 
 
-def encode(image: U8, kind: str = "PNG") -> bytes:
-    """A picture [H, W, 3] as a PNG, JPEG (quality 95) or lossless WEBP file."""
+def encode(image: U8, kind: str = "PNG", xmp: bytes | None = None) -> bytes:
+    """A picture [H, W, 3] as a PNG, JPEG (quality 95) or lossless WEBP file, with XMP metadata if given."""
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, kind, quality=95, lossless=True)
+    options: dict[str, Any] = {}
+    if xmp is not None and kind == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    elif xmp is not None:
+        options["xmp"] = xmp
+    Image.fromarray(image).save(stream, kind, quality=95, lossless=True, **options)
     return stream.getvalue()
+
+
+def resize(image: U8, side: int) -> U8:
+    """A picture [H, W, 3] at [side, side, 3]."""
+    return resize_sides(image, side, side)
+
+
+def resize_sides(image: U8, height: int, width: int) -> U8:
+    """A picture [H, W, 3] at [height, width, 3]; the same pixels where it has that size."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _from_array(array: U8) -> Image.Image:

@@ -17,6 +17,8 @@ from PIL import Image
 from icgan_runtime import sheets
 from icgan_runtime.errors import RequestError
 from icgan_runtime.latents import MAX_SEED, UNTRUNCATED
+from icgan_runtime.marks.claim import EMBEDDING, SINGLE, VERSION, Claim, Sheet, Source, embedding_hash
+from icgan_runtime.marks.mark import Mark
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL, Rows, check_embedding
 
 MAX_SAMPLES = 10_000
@@ -62,6 +64,7 @@ class Result:
     neighbours: Neighbours
     embedding: NDArray[np.float32]  # [D], of the query
     request: Request
+    source: Source | None = None
 
     def __repr__(self) -> str:
         n, height, width, _ = self.images.shape
@@ -78,21 +81,58 @@ class Result:
         """The images as PIL images."""
         return [Image.fromarray(image) for image in self.images]
 
-    def save(self, path: str | Path) -> list[Path]:
+    def save(
+        self,
+        path: str | Path,
+        mark: bool = True,
+        sign_key: str | Path | None = None,
+        embedding: str = "none",
+    ) -> list[Path]:
         """Write the images, and return the files written; each is there whole or not at all.
 
         A name ending in .png, .jpg, .jpeg or .webp is one file: the image itself, or the sheet of several.
         Any other name is a folder, made if need be, of one PNG file per image, named by its number in the
         seed: 00000.png. Raises RequestError where that is not possible.
+
+        Files say that they are generated, and by what (docs/origin.md): signed with the key and certificates
+        in the PEM file `sign_key` (default: that of ICGAN_SIGN_KEY), without one as unsigned metadata. With
+        `mark=False` they say nothing, and whoever must mark them has to do it otherwise. `embedding`: what
+        they say of the query, "none", "hash" or "whole"; an embedding can reveal the picture it is of.
         """
-        target = Path(path)
+        if embedding not in EMBEDDING:
+            raise RequestError("embedding", f"{embedding!r}, expected one of {', '.join(EMBEDDING)}")
+
+        def marked(claim: Claim | None) -> Mark | None:
+            return Mark(claim, sign_key) if mark else None
+
+        target, first = Path(path), self.request.first
         if target.suffix and not target.is_dir() and not str(path).endswith(("/", os.sep)):
-            sheets.write_picture(target, self.sheet(), "path")
+            claim = self.claim(first, len(self.images), sheets.layout(len(self.images)), embedding)
+            sheets.write_picture(target, self.sheet(), "path", marked(claim))
             return [target]
-        paths = [target / f"{self.request.first + j:05}.png" for j in range(len(self.images))]
-        for file, image in zip(paths, self.images, strict=True):
-            sheets.write_picture(file, image, "path")
+        paths = [target / f"{first + j:05}.png" for j in range(len(self.images))]
+        for j, (file, image) in enumerate(zip(paths, self.images, strict=True)):
+            sheets.write_picture(file, image, "path", marked(self.claim(first + j, 1, SINGLE, embedding)))
         return paths
+
+    def claim(self, first: int, n: int, sheet: Sheet, embedding: str = "none") -> Claim | None:
+        """What a file with samples first .. first + n − 1 says of its origin; None if that is not known."""
+        if self.source is None:
+            return None
+        request = self.request
+        return Claim(
+            version=VERSION,
+            source=self.source,
+            seed=request.seed,
+            first=first,
+            n=n,
+            truncation=None if math.isinf(request.truncation) else request.truncation,
+            condition=request.condition,
+            label=None if request.label == OWN_LABEL else request.label,
+            sheet=sheet,
+            embedding_sha256=None if embedding == "none" else embedding_hash(self.embedding),
+            embedding=tuple(map(float, self.embedding)) if embedding == "whole" else None,
+        )
 
 
 def make_request(

@@ -10,12 +10,15 @@ import numpy as np
 from icgan_runtime import files, images
 from icgan_runtime.errors import RequestError
 from icgan_runtime.images import U8
+from icgan_runtime.marks.claim import Sheet
+from icgan_runtime.marks.mark import Mark
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_GAP = 2  # pixels between images
 _MARGIN = 6  # pixels between an instance and its samples
 
 
-def grid(pictures: U8, columns: int | None = None, gap: int = 2) -> U8:
+def grid(pictures: U8, columns: int | None = None, gap: int = _GAP) -> U8:
     """Pictures [n, R, R, 3] side by side on white, as square as `columns` allows by default."""
     count, height, width, _ = pictures.shape
     columns = min(count, columns or math.ceil(math.sqrt(count)))
@@ -46,16 +49,27 @@ def file_format(path: Path, field: str) -> str:
         raise RequestError(field, f"{path}, expected a name ending in {', '.join(FORMATS)}") from None
 
 
-def write_picture(path: Path, pixels: U8, field: str) -> None:
+def layout(count: int, columns: int | None = None, left: int = 0, strips: int = 1) -> Sheet:
+    """Where the images of a sheet lie, as its claim says it; `left`: width of the picture beside them."""
+    columns = min(count, columns or math.ceil(math.sqrt(count)))
+    return Sheet(columns, _GAP, left + _MARGIN if left else 0, strips)
+
+
+def write_picture(path: Path, pixels: U8, field: str, mark: Mark | None = None) -> bytes:
     """Pixels [H, W, 3] as the PNG, JPEG or WebP file that the name asks for, whole or not at all.
+
+    Generated ones carry a `mark` of their origin. Returns the bytes of the file.
 
     RequestError of `field` for another name, for a sheet larger than the format can hold (WebP and JPEG end
     at 16,383 and 65,500 pixels a side), and where nothing can be written.
     """
     kind = file_format(path, field)
     try:
-        data = images.encode(pixels, kind)
+        data = images.encode(pixels, kind) if mark is None else mark.encode(pixels, kind)
+    except RequestError:  # of a key that cannot sign
+        raise
     except (ValueError, OSError):
         height, width, _ = pixels.shape
         raise RequestError(field, f"{width} × {height} pixels are too many for a {kind}; use .png") from None
     files.write_whole(path, data, field)
+    return data

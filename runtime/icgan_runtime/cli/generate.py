@@ -11,6 +11,9 @@ from icgan_runtime import images, sheets
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser
 from icgan_runtime.errors import RequestError
+from icgan_runtime.marks.claim import EMBEDDING, SINGLE, Claim
+from icgan_runtime.marks.mark import Mark, find_signer
+from icgan_runtime.origin import ledger
 from icgan_runtime.rows import CONDITIONS
 
 
@@ -61,6 +64,29 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         help="sheet to write, as .png, .jpg or .webp; or a folder, for one PNG file per image (default: "
         "%(default)s)",
     )
+    group = command.add_argument_group("marks of origin (docs/origin.md)")
+    group.add_argument(
+        "--sign-key",
+        type=Path,
+        metavar="FILE",
+        help="PEM file with a private key and its certificates: the sheet carries a signed C2PA manifest "
+        "(default: that of ICGAN_SIGN_KEY; without one, unsigned metadata)",
+    )
+    group.add_argument(
+        "--no-mark",
+        action="store_true",
+        help="write a file that does not say it is generated; in the EU its provider may owe a mark",
+    )
+    group.add_argument(
+        "--embedding",
+        choices=EMBEDDING,
+        default="none",
+        help="what the mark says of the picture that was followed; its whole embedding can reveal it, and "
+        "needs no --picture to prove (default: %(default)s)",
+    )
+    group.add_argument(
+        "--ledger", type=Path, metavar="FILE", help="append a line to this log of what was generated"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -68,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
     folders = _folders(options)
     if folders is None:
         sheets.file_format(options.out, "out")  # refused before the work is done
+    if not options.no_mark:
+        find_signer(options.sign_key)  # and a key that cannot sign, too
     rows, report = [], []
     with shared.open_pipeline(options) as pipe:
         for picture in options.pictures:
@@ -83,16 +111,29 @@ def run(options: argparse.Namespace) -> int:
             if folders is None:
                 rows.append(sheets.beside(instance, result.images, options.columns))
             else:
-                result.save(folders[picture])
+                paths = result.save(
+                    folders[picture], not options.no_mark, options.sign_key, options.embedding
+                )
+                for j, path in enumerate(paths):
+                    _log(options, result.claim(j, 1, SINGLE), path.read_bytes())
             report.append({"picture": picture, "neighbours": shared.nearest_json(result.neighbours)})
             shared.say_text(options, shared.nearest_line(picture, result.neighbours))
         route = pipe.route
     if folders is None:
-        sheets.write_picture(options.out, sheets.grid(np.stack(rows), columns=1), "out")
+        layout = sheets.layout(options.n, options.columns, instance.shape[1], len(rows))
+        claim = result.claim(0, options.n, layout, options.embedding if len(rows) == 1 else "none")
+        mark = None if options.no_mark else Mark(claim, options.sign_key)
+        written = sheets.write_picture(options.out, sheets.grid(np.stack(rows), columns=1), "out", mark)
+        _log(options, claim, written)
     shared.say_text(options, f"wrote {options.out}")
     data = {"out": str(options.out), "seed": options.seed, "n": options.n, "pictures": report}
     shared.say_result(options, route, data)
     return 0
+
+
+def _log(options: argparse.Namespace, claim: Claim | None, file: bytes) -> None:
+    if options.ledger is not None and claim is not None:
+        ledger.append(options.ledger, claim, file)
 
 
 def _folders(options: argparse.Namespace) -> dict[str, Path] | None:

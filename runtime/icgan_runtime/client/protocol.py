@@ -27,6 +27,7 @@ from icgan_runtime.errors import (
     ServiceError,
     UnavailableError,
 )
+from icgan_runtime.marks.claim import Source
 from icgan_runtime.refusals import from_wire
 from icgan_runtime.request import Neighbours, Request, Result
 
@@ -131,7 +132,8 @@ class ServedModel:
         refuse_black_images(self.url, generated)
         ids, scores = answers[0]["NEIGHBOUR_IDS"][0], answers[0]["NEIGHBOUR_SCORES"][0]
         labels = answers[0]["NEIGHBOUR_LABELS"][0] if self.labelled else None
-        return Result(generated, Neighbours(ids, scores, labels), embedding, request)
+        source = Source(self.model.name, self.model.version, self.model.identity)
+        return Result(generated, Neighbours(ids, scores, labels), embedding, request, source)
 
     def _source(self, picture: images.Picture, count: int) -> Arrays:
         """`count` rows of one picture: its file, or what the encoder sees of it, whichever is smaller."""

@@ -1,0 +1,1 @@
+"""What a picture file says of its own making: claim, unsigned metadata, signed manifest."""

@@ -1,0 +1,104 @@
+"""What a picture file says of its own making: which bundle drew it, from which seed, with which settings.
+
+A claim is small and holds no picture, and no embedding unless that is asked for. It need not be believed:
+whoever doubts it draws the picture again (prove.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from icgan_runtime.bundle.strict_json import from_json, to_json
+from icgan_runtime.errors import RequestError
+
+VERSION = 1
+MAX_BYTES = 128 << 10  # of a claim as JSON; an embedding of 4,096 numbers has some 80 kB
+EMBEDDING = ("none", "hash", "whole")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What drew the pictures of a result, as far as it is known where they arrive."""
+
+    name: str
+    version: str
+    identity: str  # SHA-256 of the manifest's model section
+    generator: str | None = None  # SHA-256 of the graph's file; a server keeps it to itself
+    bank: str | None = None  # SHA-256 of the stored embeddings
+    precision: str | None = None
+    backend: str | None = None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """How the pictures of a file lie: `columns` in a row, `gap` pixels apart, `left` pixels from the edge."""
+
+    columns: int
+    gap: int
+    left: int
+    strips: int = 1  # one below the other, each with the samples of a query picture of its own
+
+
+SINGLE = Sheet(columns=1, gap=0, left=0)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The origin of the pictures in one file: samples first .. first + n − 1 of a seed."""
+
+    version: int
+    source: Source
+    seed: int
+    first: int
+    n: int
+    truncation: float | None  # None: untruncated
+    condition: str
+    label: int | None  # None: the instance's own
+    sheet: Sheet
+    embedding_sha256: str | None  # of the query's embedding as float32, little-endian
+    embedding: tuple[float, ...] | None
+
+    def to_text(self) -> str:
+        """The claim as JSON, on one line."""
+        return json.dumps(to_json(self), separators=(",", ":"))
+
+
+def read_claim(text: str) -> Claim:
+    """A claim from JSON that anybody may have written. Raises RequestError unless every value is possible."""
+    if len(text) > MAX_BYTES:
+        raise RequestError("claim", f"{len(text)} characters, at most {MAX_BYTES} are read")
+    try:
+        claim: Claim = from_json(Claim, json.loads(text, parse_constant=_refuse), "claim")
+    except (ValueError, RecursionError) as error:
+        raise RequestError("claim", f"not one that this version reads ({error})"[:200]) from None
+    if claim.version != VERSION:
+        raise RequestError("claim", f"version {claim.version}, this program reads {VERSION}")
+    sheet = claim.sheet
+    bounds = (
+        (claim.n, 1, 10_000),
+        (claim.seed, 0, 2**63 - 1),
+        (claim.first, 0, 2**63 - 10_001),
+        (claim.label or 0, 0, 2**31),
+        (sheet.columns, 1, 10_000),
+        (sheet.gap, 0, 64),
+        (sheet.left, 0, 10_000),
+        (sheet.strips, 1, 1000),
+    )
+    truncated = claim.truncation is None or 0 < claim.truncation <= 1
+    if not truncated or not all(low <= value <= high for value, low, high in bounds):
+        raise RequestError("claim", "holds a number that no picture was drawn with")
+    return claim
+
+
+def embedding_hash(embedding: np.ndarray[Any, np.dtype[np.float32]]) -> str:
+    """SHA-256 of an embedding [D] as float32, little-endian."""
+    return hashlib.sha256(np.ascontiguousarray(embedding, "<f4").tobytes()).hexdigest()
+
+
+def _refuse(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")

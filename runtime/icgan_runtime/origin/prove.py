@@ -1,0 +1,314 @@
+"""Proof by drawing again: is this picture what the bundle draws from that instance and seed?
+
+    proved                a drawing is the picture, no channel of any pixel more than one grey level apart
+    match                 a drawing is so like the picture that chance has less than one in a million
+    not from this bundle  neither, for every candidate that was tried
+
+The claim in the file says which drawing to try; where it was cut out, or lies, the candidates are searched.
+Nothing in the file is believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icgan_runtime import images
+from icgan_runtime.chain import LocalChain
+from icgan_runtime.errors import RequestError
+from icgan_runtime.marks.claim import Claim, embedding_hash
+from icgan_runtime.marks.mark import Marks
+from icgan_runtime.origin import chance, recover
+from icgan_runtime.origin.likeness import FINE, WHOLE, View, features, grey, refine, unit, views
+from icgan_runtime.origin.sheets import cut
+from icgan_runtime.rows import OWN_LABEL
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+PROVED, MATCH, NOT = "proved", "match", "not from this bundle"
+FALSE_MATCH = 1e-6
+NULL_PICTURES = 256
+_NULL_SEED = 1 << 62  # seeds that nobody asks for by hand
+_PROMISING = 0.8  # cosine of fingerprints from which a search looks closer before it goes on
+TOLERANCE = 1  # grey levels
+DAMPING = 0.3  # of the whitening, in mean variances: edits move the quiet directions, too
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawing beside the picture it was compared with."""
+
+    picture: U8  # [R, R, 3], as found, mirrored back and cut like the drawing
+    drawn: U8  # [R, R, 3]
+    difference: int  # largest, in grey levels
+    cosine: float  # of their band features, the instance's mean taken off
+    chance: float  # at most so likely for unrelated pictures, all candidates counted
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found, and what it rests on."""
+
+    verdict: str  # PROVED, MATCH or NOT
+    how: str  # "claim" or "search"
+    seed: int | None = None
+    sample: int | None = None
+    instance: int | None = None  # id of a stored instance, where the bank was searched
+    edit: str = "none"
+    tried: int = 0  # candidates
+    drawings: tuple[Drawing, ...] = ()
+    notes: tuple[str, ...] = ()
+    marks: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the pixels."""
+        worst = max(self.drawings, key=lambda drawing: drawing.chance, default=None)
+        return {
+            "verdict": self.verdict,
+            "how": self.how,
+            "seed": self.seed,
+            "sample": self.sample,
+            "instance": self.instance,
+            "edit": self.edit,
+            "pictures": len(self.drawings),
+            "largest_difference": max((drawing.difference for drawing in self.drawings), default=None),
+            "cosine": None if worst is None else round(worst.cosine, 4),
+            "false_match_probability": None if worst is None else worst.chance,
+            "tried": self.tried,
+            "notes": list(self.notes),
+            "marks": self.marks,
+        }
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Whose pictures are looked for: query embeddings [I, D], and the ids of those that are stored."""
+
+    embeddings: F32
+    ids: tuple[int, ...] | None = None
+
+
+Progress = Callable[[int, int, int], None]
+
+
+def prove(
+    data: bytes,
+    marks: Marks,
+    chain: LocalChain,
+    queries: Queries | None,
+    settings: recover.Settings,
+    index: Path | None = None,
+    progress: Progress = lambda done, of, drawn: None,
+) -> Verdict:
+    """Whether the picture file `data` is a drawing of this chain's bundle.
+
+    `queries` None: the claim must hold the embedding. Raises RequestError where neither is there, DecodeError
+    for a file that is no picture.
+    """
+    picture = images.pixels(data)
+    claim, notes = marks.claim, list(marks.notes)
+    if queries is None:
+        if claim is None or claim.embedding is None:
+            raise RequestError(
+                "picture", "the file does not hold the embedding: give --picture, --embedding or --bank"
+            )
+        queries = Queries(np.array([claim.embedding], np.float32))
+    if queries.embeddings.shape[1] != chain.model.embedding_dim:
+        width = queries.embeddings.shape[1]
+        raise RequestError("embedding", f"{width} wide, this bundle's are {chain.model.embedding_dim}")
+    if claim is not None:
+        notes += source_notes(claim, chain, queries)
+        found = check_claim(picture, claim, chain, queries)
+        if found is not None:
+            return _with(found, notes, marks)
+        notes.append(
+            f"the claim is false for what was given: seed {claim.seed}, sample {claim.first} does not draw "
+            "this picture"
+        )
+        if claim.n * claim.sheet.strips > 1:
+            notes.append("a sheet without its claim is not searched: cut one picture out")
+            return _with(Verdict(NOT, "claim", tried=claim.n), notes, marks)
+    return _with(find(picture, chain, queries, settings, index, progress), notes, marks)
+
+
+def _with(verdict: Verdict, notes: list[str], marks: Marks) -> Verdict:
+    return replace(verdict, notes=tuple(notes), marks=marks.to_json())
+
+
+def source_notes(claim: Claim, chain: LocalChain, queries: Queries) -> list[str]:
+    """What a claim says of its source that does not fit this bundle."""
+    here, notes = chain.source, []
+    if claim.source.identity != here.identity:
+        notes.append(f"it claims another model: {claim.source.name} {claim.source.version}")
+    elif claim.source.generator not in (None, here.generator):
+        notes.append("it claims another generator file of this model (another precision, or other weights)")
+    if claim.condition != "query" and claim.source.bank not in (None, here.bank):
+        notes.append("it claims another bank of instances")
+    hashes = {embedding_hash(row) for row in queries.embeddings}
+    if claim.embedding_sha256 not in (None, *hashes):
+        notes.append("the hash of its embedding is not that of what was given (another encoder or backend?)")
+    return notes
+
+
+def check_claim(picture: U8, claim: Claim, chain: LocalChain, queries: Queries) -> Verdict | None:
+    """The verdict if what is claimed draws the picture, for any of the query embeddings; else None."""
+    settings = recover.Settings(
+        range(claim.seed, claim.seed + 1),
+        range(claim.first, claim.first + claim.n),
+        math.inf if claim.truncation is None else claim.truncation,
+        claim.condition,
+        OWN_LABEL if claim.label is None or not chain.model.classes else claim.label,
+    )
+    strips = claim.sheet.strips
+    if len(queries.embeddings) % strips:
+        raise RequestError("picture", f"this sheet follows {strips} pictures: give as many, in their order")
+    cells = cut(picture, claim, chain.model.resolution)
+    if cells is None:
+        return None
+    for start in range(0, len(queries.embeddings), strips):
+        drawings: list[Drawing] = []
+        for strip in range(strips):
+            embedding = queries.embeddings[start + strip]
+            drawn = recover.draw(chain, embedding, settings, *settings.pairs())
+            drawings += _compare(cells[strip], drawn, chain, embedding, settings)
+        verdict = judge(drawings)
+        if verdict != NOT:
+            instance = None if queries.ids is None else queries.ids[start]
+            return Verdict(
+                verdict, "claim", claim.seed, claim.first, instance, tried=1, drawings=tuple(drawings)
+            )
+    return None
+
+
+def _compare(
+    cells: U8, drawn: U8, chain: LocalChain, embedding: F32, settings: recover.Settings
+) -> list[Drawing]:
+    """Cells of a file [n, R, R, 3] beside the drawings of their claim."""
+    differences = np.abs(cells.astype(np.int16) - drawn.astype(np.int16)).reshape(len(cells), -1).max(axis=1)
+    if differences.max() <= TOLERANCE:
+        return [
+            Drawing(cell, again, int(difference), 1.0, 0.0)
+            for cell, again, difference in zip(cells, drawn, differences, strict=True)
+        ]
+    judge_one = Judge(chain, embedding, settings)
+    return [judge_one.best(cell, again, tried=1) for cell, again in zip(cells, drawn, strict=True)]
+
+
+def judge(drawings: list[Drawing]) -> str:
+    """One word for all pictures of a file."""
+    if all(drawing.difference <= TOLERANCE for drawing in drawings):
+        return PROVED
+    return MATCH if all(drawing.chance <= FALSE_MATCH for drawing in drawings) else NOT
+
+
+def find(
+    picture: U8,
+    chain: LocalChain,
+    queries: Queries,
+    settings: recover.Settings,
+    index: Path | None,
+    progress: Progress,
+) -> Verdict:
+    """Search the candidates for a picture; those most like it are drawn again."""
+    # An instance's own pictures come near it in the encoder's eyes: those first.
+    seen = chain.embed([picture])[0]
+    order = np.argsort(-(queries.embeddings @ seen), kind="stable")
+    embeddings = queries.embeddings[order]
+    tried = len(embeddings) * settings.count
+    judges: dict[int, Judge] = {}
+    verdicts: dict[recover.Candidate, Drawing] = {}
+
+    def look(candidate: recover.Candidate) -> Drawing:
+        if candidate not in verdicts:
+            row = candidate.instance
+            if row not in judges:
+                judges[row] = Judge(chain, embeddings[row], settings)
+            pair = (np.array([candidate.seed]), np.array([candidate.sample]))
+            drawn = recover.draw(chain, embeddings[row], settings, *pair)[0]
+            shown = np.ascontiguousarray(picture[:, ::-1]) if candidate.mirrored else picture
+            cell = images.resize(shown, chain.model.resolution)
+            verdicts[candidate] = judges[row].best(cell, drawn, 2 * tried, candidate.view)
+        return verdicts[candidate]
+
+    def enough(candidate: recover.Candidate) -> bool:
+        return candidate.cosine >= _PROMISING and look(candidate).chance <= FALSE_MATCH
+
+    best = recover.search(picture, embeddings, recover.Index(chain, settings, index), enough, progress)
+    candidate = min(best[:4], key=lambda each: look(each).chance)
+    drawing = look(candidate)
+    verdict = judge([drawing])
+    if candidate.view != WHOLE or candidate.mirrored or len(picture) != chain.model.resolution:
+        verdict = MATCH if verdict == PROVED else verdict
+    if verdict == NOT:
+        return Verdict(NOT, "search", tried=tried, drawings=(drawing,))
+    instance = None if queries.ids is None else queries.ids[int(order[candidate.instance])]
+    edit = "mirrored " * candidate.mirrored + ("" if candidate.view == WHOLE else "cropped")
+    return Verdict(
+        verdict,
+        "search",
+        candidate.seed,
+        candidate.sample,
+        instance,
+        edit.strip() or "none",
+        tried,
+        (drawing,),
+    )
+
+
+class Judge:
+    """Compares pictures with drawings of one instance, against pictures of the same instance by chance.
+
+    Such pictures differ in few ways (their features' covariance is far from round), so the features are
+    whitened by it: what is left is alike only where the noise was the same.
+    """
+
+    def __init__(self, chain: LocalChain, embedding: F32, settings: recover.Settings) -> None:
+        # seeds that depend on the instance alone: the same question has the same answer
+        start = _NULL_SEED + int.from_bytes(hashlib.sha256(embedding.tobytes()).digest()[:5], "big")
+        seeds = np.arange(start, start + NULL_PICTURES, dtype=np.int64)
+        self._others = recover.draw(chain, embedding, settings, seeds, np.zeros_like(seeds))
+        self._fitted: dict[View, tuple[F32, F32, chance.Null]] = {}
+
+    def at(self, picture: U8, drawn: U8, view: View, tried: int) -> Drawing:
+        """A picture [R, R, 3] that may be this view of a drawing [R, R, 3]."""
+        drawn = view.crop(drawn[None])[0]
+        difference = np.abs(picture.astype(np.int16) - drawn.astype(np.int16)).max()
+        mean, whitening, null = self._null(view)
+        rows = unit((features(grey(np.stack([picture, drawn])), FINE) - mean) @ whitening)
+        cosine = float(rows[0] @ rows[1])
+        return Drawing(picture, drawn, int(difference), cosine, null.probability(cosine, tried))
+
+    def best(self, picture: U8, drawn: U8, tried: int, hint: View | None = None) -> Drawing:
+        """As `at`, for the whole and, where that is no match, for the likeliest crop near `hint`.
+
+        The whole is one guess in two; all crops share the other.
+        """
+        whole = self.at(picture, drawn, WHOLE, 2 * tried)
+        if whole.chance <= FALSE_MATCH:
+            return whole
+        grid, target = grey(picture[None]), grey(drawn[None])
+        view = refine(grid, target, hint)
+        # steps of half a cell in four directions: so many crops were possible
+        cropped = self.at(picture, drawn, view, 2 * tried * 16 * len(views()))
+        return min(whole, cropped, key=lambda each: each.chance)
+
+    def _null(self, view: View) -> tuple[F32, F32, chance.Null]:
+        if view not in self._fitted:
+            rows = features(grey(view.crop(self._others)), FINE)
+            # one half says how to whiten, the other how alike strangers are then
+            told, held = rows[::2], rows[1::2]
+            mean = told.mean(axis=0)
+            spread, directions = np.linalg.eigh((told - mean).T @ (told - mean) / len(told))
+            whitening = directions / np.sqrt(np.maximum(spread, 0) + DAMPING * spread.mean())
+            strangers = unit((held - mean) @ whitening)
+            pairs = np.triu_indices(len(held), 1)
+            self._fitted[view] = mean, whitening, chance.fit((strangers @ strangers.T)[pairs])
+        return self._fitted[view]
