@@ -36,7 +36,11 @@ function startWorker() {
     if ("error" in data) call.reject(new Error(data.error));
     else call.resolve(data.result);
   });
-  thread.addEventListener("error", () => showProblem("The models could not be started in this browser."));
+  // a browser without workers of this kind, or one that could not fetch a part of it
+  thread.addEventListener("error", () => {
+    $("#status").textContent = "";
+    showProblem("The models could not be started. Load the page again; if that does not help, this browser is too old for it: Chrome and Edge from 91, Firefox from 114 and Safari from 16.4 on run it.");
+  });
 }
 
 /** @returns {Promise<any>} */
@@ -364,7 +368,7 @@ async function start() {
   await keepOffline();
   startWorker();
   const options = { bundle: QUERY.get("bundle") ?? "bundle/", backend: QUERY.get("backend"), precision: QUERY.get("precision") };
-  const { manifest, labelNames: names, provider, threads } = await ask("load", options, ({ done, total }) => {
+  const { manifest, labelNames: names, provider, threads, fallback } = await ask("load", options, ({ done, total }) => {
     $("#progress").value = done / total;
     $("#status").textContent =
       done < total ? `Loading ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB` : "Preparing the models…";
@@ -375,6 +379,8 @@ async function start() {
   $("#drawn").hidden = bank.thumbnail_size !== null;
   const where = provider === "webgpu" ? "WebGPU" : threads > 1 ? `${threads} threads` : "1 thread";
   $("#facts").textContent = `${model.name} · ${model.resolution} × ${model.resolution} px · ${where} on your device`;
+  $("#fallback").hidden = !fallback;
+  if (fallback) $("#fallback").textContent = `WebGPU is offered here but could not run the models, so the processor draws (${fallback}).`;
   $("#licence").textContent = `Weights: ${model.licence.weights}. Stored pictures: ${bank.licence}.`;
   $("#progress").hidden = true;
   connectControls();

@@ -47,7 +47,10 @@ export class Pipeline {
     const options = { ...session, extra: { ...session.extra, "session.x64quantprecision": "1" } };
     // one after the other: the WebAssembly runtime opens one session at a time
     const generator = await ort.InferenceSession.create(await graphFiles[0], options);
-    const encoder = await ort.InferenceSession.create(await graphFiles[1], options);
+    const encoder = await graphFiles[1].then((file) => ort.InferenceSession.create(file, options)).catch(async (error) => {
+      await generator.release();
+      throw error;
+    });
     return new Pipeline(ort, bundle, encoder, generator, held);
   }
 

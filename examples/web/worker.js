@@ -13,23 +13,35 @@ let newest = 0; // id of the last request to generate; older ones stop at their 
 let queue = Promise.resolve(); // sessions run one at a time
 
 const methods = {
-  /** Load runtime and bundle. Tells the page what it got. */
+  /** Load runtime and bundle. Tells the page what it got; `fallback` says why it is not WebGPU where that was offered. */
   async load({ bundle, backend, precision }, /** @type {(value: any) => void} */ partial) {
+    if (!computes()) throw new Error(NEITHER);
     const adapter = backend === "wasm" ? null : await navigator.gpu?.requestAdapter().catch(() => null);
     if (backend === "webgpu" && !adapter) throw new Error("This browser offers no WebGPU adapter.");
-    const provider = adapter ? "webgpu" : "wasm";
-    const ort = await import(`./ort/ort.${provider}.min.js`);
-    const threads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
-    const compiled = new URL(`./ort/ort-wasm-simd-threaded${provider === "webgpu" ? ".asyncify" : ""}`, import.meta.url).href;
-    Object.assign(ort.env.wasm, { numThreads: threads, wasmPaths: { mjs: `${compiled}.js`, wasm: `${compiled}.wasm` } });
-    const usual = adapter ? (adapter.features.has("shader-f16") ? ["fp16", "fp32"] : ["fp32"]) : PRECISIONS;
-    pipeline = await Pipeline.load(ort, reader(new URL(bundle, import.meta.url)), {
-      precisions: precision ? [precision] : [...usual, ...PRECISIONS],
-      session: { executionProviders: provider === "webgpu" ? ["webgpu", "wasm"] : ["wasm"] },
-      onProgress: (done, total) => partial({ done, total }),
-    });
-    const { manifest, labelNames } = pipeline.bundle;
-    return { manifest, labelNames, provider, threads };
+    const open = async (/** @type {"webgpu" | "wasm"} */ provider) => {
+      const ort = await import(`./ort/ort.${provider}.min.js`);
+      const threads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
+      const compiled = new URL(`./ort/ort-wasm-simd-threaded${provider === "webgpu" ? ".asyncify" : ""}`, import.meta.url).href;
+      Object.assign(ort.env.wasm, { numThreads: threads, wasmPaths: { mjs: `${compiled}.js`, wasm: `${compiled}.wasm` } });
+      const usual = provider === "webgpu" ? (adapter?.features.has("shader-f16") ? ["fp16", "fp32"] : ["fp32"]) : PRECISIONS;
+      pipeline = await Pipeline.load(ort, reader(new URL(bundle, import.meta.url)), {
+        precisions: precision ? [precision] : [...usual, ...PRECISIONS],
+        session: { executionProviders: provider === "webgpu" ? ["webgpu", "wasm"] : ["wasm"] },
+        onProgress: (done, total) => partial({ done, total }),
+      });
+      const { manifest, labelNames } = pipeline.bundle;
+      return { manifest, labelNames, provider, threads, fallback: null };
+    };
+    // an adapter in software takes the same processor a slower way
+    if (!adapter || (adapter.info?.isFallbackAdapter && backend !== "webgpu")) return open("wasm");
+    try {
+      const opened = await open("webgpu");
+      await firstRun(); // shaders are made, and may be refused, when they are first needed
+      return opened;
+    } catch (error) {
+      await pipeline?.release().catch(() => {}); // a GPU that failed may fail at this, too
+      return { ...(await open("wasm")), fallback: oneLine(error) };
+    }
   },
 
   /** What stored instances look like: uint8 [T, T, 3] each, or without thumbnails [R, R, 3], drawn without noise. */
@@ -71,6 +83,28 @@ const methods = {
 };
 
 const PRECISIONS = ["fp16", "int8", "fp32"];
+const NEITHER =
+  "This page computes on your device, with WebGPU or with WebAssembly and its SIMD instructions, and this browser " +
+  "offers neither. Chrome and Edge from 91, Firefox from 114 and Safari from 16.4 on do, unless they are told not to.";
+// a function that returns i32x4.splat(0): valid only where there is SIMD. ONNX Runtime is such a module, on WebGPU, too
+const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 17, 11];
+
+/** Whether the browser runs ONNX Runtime at all. */
+const computes = () => typeof WebAssembly === "object" && WebAssembly.validate(new Uint8Array(SIMD));
+
+/** What ONNX Runtime says is long and names places in its sources. */
+function oneLine(/** @type {unknown} */ error) {
+  const text = (error instanceof Error ? error.message : String(error)).replace(/\s+/g, " ").trim();
+  const said = text.split(/ERROR_MESSAGE: (?:\S+\.cc:\d+ )?/).at(-1) ?? text;
+  return said.length > 160 ? `${said.slice(0, 160)}…` : said;
+}
+
+/** Each graph once: a grey picture, and what the model draws of the first stored instance. */
+async function firstRun() {
+  const side = pipeline.model.preprocessing.size;
+  await pipeline.embed(new Uint8Array(side * side * 3).fill(128));
+  await pipeline.portraits([0]);
+}
 
 /** Fetches files of a bundle, counting bytes as they arrive. @param {URL} root */
 function reader(root) {

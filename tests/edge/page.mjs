@@ -10,8 +10,13 @@ const need = createRequire(new URL("../../examples/package.json", import.meta.ur
 const { chromium } = need("playwright-core");
 export const AXE = readFileSync(need.resolve("axe-core/axe.min.js"), "utf8");
 const FLAGS = [
-  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync",
+  "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+  "--disable-sync",
+];
+const NO_GPU = ["--disable-gpu"];
+/** WebGPU computed on the processor, by SwiftShader. */
+export const SOFTWARE_GPU = [
+  "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader",
 ];
 
 /** Serves a folder on a free port. @param {string} folder */
@@ -21,10 +26,17 @@ export async function serve(folder) {
   return { url, stop: () => server.kill() };
 }
 
+<<<<<<< HEAD
 /** A browser that has never seen the page. @param {string} executablePath @param {string[]} flags more of Chromium's */
 export async function freshBrowser(executablePath, options = {}, flags = []) {
   const profile = mkdtempSync(join(tmpdir(), "chromium-"));
   const context = await chromium.launchPersistentContext(profile, { executablePath, args: [...FLAGS, ...flags], ...options });
+=======
+/** A browser that has never seen the page. @param {string} executablePath */
+export async function freshBrowser(executablePath, { gpu = NO_GPU, ...options } = {}) {
+  const profile = mkdtempSync(join(tmpdir(), "chromium-"));
+  const context = await chromium.launchPersistentContext(profile, { executablePath, args: [...FLAGS, ...gpu], ...options });
+>>>>>>> 8fa3060 (Graphs bind at most 8 tensors a shader, and the page draws without WebGPU where that fails)
   const close = async () => {
     await context.close();
     rmSync(profile, { recursive: true, force: true });

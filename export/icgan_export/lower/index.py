@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from icgan_export.errors import ExportError
 from icgan_export.lower import onnx_export
 from icgan_export.lower.onnx_export import BATCH_AXIS, OPSET, finish
 
@@ -28,7 +29,13 @@ def lookup_graph(
 
     Rows are unit vectors, so the inner product ranks as cosine and Euclidean distance do. TopK prefers the
     lower index among equals, and the bank is stored in ascending order of id: ties go to the smaller id.
+    Raises ExportError for a row with NaN or infinity: TopK lets one hide the true neighbours of every query.
     """
+    finite = np.isfinite(np.einsum("nd,nd->n", embeddings, embeddings))
+    if not finite.all():
+        raise ExportError(
+            f"row {int(finite.argmin())} of the bank holds NaN or infinity: embed its picture again"
+        )
     order = np.argsort(ids, kind="stable")
     bank = np.ascontiguousarray(embeddings[order].T)  # [D, M]
     nodes = [

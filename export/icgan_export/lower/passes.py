@@ -112,10 +112,13 @@ def clean(model: onnx.ModelProto, rename: bool = True) -> onnx.ModelProto:
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
     names: Counter[str] = Counter()
-    taken = set() if rename else {node.name for node in graph.node}
+    # nor as any tensor is called: a file that onnxslim has made of such a graph does not load in ONNX Runtime
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    if not rename:
+        taken |= {node.name for node in graph.node}
     for node in graph.node:
         if rename or not node.name:
-            while (name := f"{node.op_type.lower()}_{names[node.op_type]}") in taken:
+            while (name := f"{node.op_type}_{names[node.op_type]}") in taken:
                 names[node.op_type] += 1
             node.name = name
             names[node.op_type] += 1

@@ -167,10 +167,11 @@ def _float_by_definition(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, s
     nodes = list(model.graph.node)
     makers = {name: node for node in nodes for name in node.output}
     found = []
-    norms = [node for node in nodes if node.op_type == "ReduceL2"]
-    if norms:
-        behind = {norms[0].name}
-        names = set(norms[0].output)
+    sums = [node for node in nodes if node.op_type == "ReduceSum"]  # of the squares
+    if sums:
+        square = makers[sums[0].input[0]]
+        behind = {square.name}
+        names = set(square.output)
         for node in nodes:
             if names & set(node.input):
                 behind.add(node.name)

@@ -21,7 +21,8 @@ class SeparateConditions(nn.Module):
         self.shifts = nn.ModuleList(linear(norm.shift, norm.shift_bias) for norm in norms)
 
     def forward(self, noise: Tensor, embedding: Tensor | None, label: Tensor | None) -> list[Affine]:
-        shared, chunks = self.source(noise, embedding, label)
+        shared, rest = self.source(noise, embedding, label)
+        chunks = torch.split(rest, self.source.config.noise_chunk, dim=1) if rest is not None else ()
         conditions = [torch.cat([*shared, chunk], 1) for chunk in chunks] if chunks else None
         whole = torch.cat(shared, 1) if shared and conditions is None else None
         result = []
@@ -40,7 +41,8 @@ class ConditionProduct(nn.Module):
     def __init__(self, config: ModelConfig, weights: Weights, norms: list[FoldedNorm]) -> None:
         super().__init__()
         self.source = ConditionSource(config, weights)
-        self.widths = [len(norm.scale) for norm in norms for _ in range(2)]
+        widths = [len(norm.scale) for norm in norms for _ in range(2)]
+        self.widths = [widths[start : start + 4] for start in range(0, len(widths), 4)]  # of each block
         chunk = config.noise_chunk if config.hierarchical else 0
         blocks = len(config.block_resolutions)
         rows = []
@@ -55,9 +57,17 @@ class ConditionProduct(nn.Module):
         self.product = linear(torch.cat(rows), torch.cat(constants))
 
     def forward(self, noise: Tensor, embedding: Tensor | None, label: Tensor | None) -> list[Affine]:
-        shared, chunks = self.source(noise, embedding, label)
-        parts = torch.split(self.product(torch.cat([*shared, *chunks], 1)), self.widths, dim=1)
-        return list(zip(parts[::2], parts[1::2], strict=True))
+        shared, rest = self.source(noise, embedding, label)
+        inputs = [*shared, rest] if rest is not None else shared
+        # block by block: a WebGPU shader may bind 8 tensors, the parts of one split among them
+        blocks = torch.split(
+            self.product(torch.cat(inputs, 1)), [sum(widths) for widths in self.widths], dim=1
+        )
+        affines: list[Affine] = []
+        for block, widths in zip(blocks, self.widths, strict=True):
+            scale1, shift1, scale2, shift2 = torch.split(block, widths, dim=1)
+            affines += [(scale1, shift1), (scale2, shift2)]
+        return affines
 
 
 class ConditionSource(nn.Module):
@@ -73,7 +83,8 @@ class ConditionSource(nn.Module):
 
     def forward(
         self, noise: Tensor, embedding: Tensor | None, label: Tensor | None
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """What every block sees, each [N, ..], and the noise pieces of all blocks [N, blocks x chunk]."""
         shared = []
         if self.config.class_count is not None:
             # the unconditional baseline's label is the constant 0
@@ -83,7 +94,6 @@ class ConditionSource(nn.Module):
         if self.config.takes_embedding:
             shared.append(self.embedding(embedding))
         if not self.config.hierarchical:
-            return shared, []
-        size = self.config.noise_chunk
-        blocks = len(self.config.block_resolutions)
-        return shared, [noise[:, (block + 1) * size : (block + 2) * size] for block in range(blocks)]
+            return shared, None
+        chunk, blocks = self.config.noise_chunk, len(self.config.block_resolutions)
+        return shared, noise[:, chunk : (blocks + 1) * chunk]  # what is left over is of no block

@@ -5,11 +5,20 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+class Linear(nn.Module):
+    """[N, I] -> [N, O] as a product and a sum. Torch writes its own as Gemm, which tract has not in FP16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = constant(weight.t().contiguous()), constant(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+def linear(weight: Tensor, bias: Tensor) -> Linear:
     """A matrix product with weight [O, I] and bias [O]."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    layer.weight, layer.bias = constant(weight), constant(bias)
-    return layer
+    return Linear(weight, bias)
 
 
 def conv(weight: Tensor, bias: Tensor | None, padding: int = 0) -> nn.Conv2d:

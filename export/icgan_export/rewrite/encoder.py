@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from icgan_training.networks.encoder import Encoder, first_convolution, fold_batch_norm
 
+NORM_EPS = 1e-12  # of F.normalize
+
 
 @dataclass(frozen=True)
 class EncoderRewrites:
@@ -44,6 +46,16 @@ def rewrite_encoder(encoder: Encoder, size: int, rewrites: EncoderRewrites | Non
     dtype = next(encoder.parameters()).dtype
     exact = copy.deepcopy(encoder).double().eval()
     return RewrittenEncoder(exact, size, rewrites or EncoderRewrites()).to(dtype).eval()
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """[N, D] with rows of length 1, as `F.normalize`: square, sum, root and quotient.
+
+    ONNX's own ReduceL2 takes its axes as an input, which MNN's converter ignores: it would divide by the norm
+    of the whole batch.
+    """
+    squares = (x * x).sum(dim=1, keepdim=True)
+    return x / squares.clamp_min(NORM_EPS**2).sqrt()
 
 
 def resize_matrix(size: int, enlarged: int, mode: str) -> Tensor:
@@ -84,7 +96,7 @@ class RewrittenEncoder(nn.Module):
         # numbers first: TensorRT knows bytes only at a network's ends
         x = image.to(self.mean.dtype).permute(0, 3, 1, 2)
         x = self.enlarge(x - self.mean) if self.folds else (self.enlarge(x) - self.mean) / self.std
-        return F.normalize(self.backbone(x), dim=1)
+        return unit_rows(self.backbone(x))
 
     def enlarge(self, x: Tensor) -> Tensor:
         """[N, 3, size, size] to the network's own input size."""

@@ -60,9 +60,13 @@ class Bank:
         count = len(self.embeddings)
         # a norm without the copy that numpy's would make of a large bank
         norms = np.sqrt(np.einsum("nd,nd->n", self.embeddings, self.embeddings))
-        # `not <=` rather than `>`, so that NaN fails too
-        if not bool(np.all(np.abs(norms - 1) <= UNIT_TOLERANCE)):
-            raise BundleError(f"{FOLDER}/embeddings.npy", "holds rows that are not of unit length")
+        unit = np.abs(norms - 1) <= UNIT_TOLERANCE  # False for NaN, which would hide the true neighbours
+        if not unit.all():
+            row = int(unit.argmin())
+            raise BundleError(
+                f"{FOLDER}/embeddings.npy",
+                f"holds rows that are not of unit length, row {row} of length {norms[row]:.4g}",
+            )
         # compared, not subtracted: a difference may overflow
         if count == 0 or self.ids[0] < 0 or bool(np.any(self.ids[1:] <= self.ids[:-1])):
             raise BundleError(f"{FOLDER}/ids.npy", "ids must be non-negative and strictly increasing")

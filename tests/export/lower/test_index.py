@@ -1,9 +1,11 @@
 import numpy as np
 import onnxruntime as ort
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from icgan_export.errors import ExportError
 from icgan_export.lower.index import fits_graph, lookup_graph, nearest
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.search.choose import choose_search
@@ -31,6 +33,13 @@ def test_the_graph_finds_what_numpy_finds() -> None:
     expected_ids, expected_scores = nearest(bank, ids, queries, 5)
     np.testing.assert_array_equal(found, expected_ids)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+
+
+def test_a_bank_with_nan_is_refused_before_it_can_hide_neighbours() -> None:
+    bank = unit_rows(50, 16, 0)
+    bank[9, 3] = np.nan
+    with pytest.raises(ExportError, match="row 9 of the bank holds NaN"):
+        lookup_graph(bank, np.arange(50), 5, {})
 
 
 @settings(max_examples=25)

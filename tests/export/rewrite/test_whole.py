@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from icgan_export.rewrite.choice import BlockForm, Rewrites, Target
+from icgan_export.rewrite.constant_layers import Linear
 from icgan_export.rewrite.whole import rewrite
 from icgan_training.networks.config import ModelConfig
 from icgan_training.networks.generator import Generator
@@ -117,7 +118,7 @@ def test_every_rewrite_does_less_arithmetic() -> None:
 
 def linear_and_convolutions(model: nn.Module) -> tuple[int, int]:
     kinds = [type(module) for module in model.modules()]
-    return kinds.count(nn.Linear), kinds.count(nn.Conv2d)
+    return kinds.count(Linear), kinds.count(nn.Conv2d)
 
 
 def test_products_of_conditions_and_attention_are_one_where_there_were_many() -> None:

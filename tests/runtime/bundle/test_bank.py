@@ -64,7 +64,7 @@ def test_rows_are_found_by_id():
     ("file", "array", "message"),
     [
         ("embeddings.npy", np.zeros((20, 12), np.float32), "rows that are not of unit length"),
-        ("embeddings.npy", np.full((20, 12), np.nan, np.float32), "rows that are not of unit length"),
+        ("embeddings.npy", np.full((20, 12), np.nan, np.float32), "row 0 of length nan"),
         (
             "embeddings.npy",
             np.zeros((19, 12), np.float32),
