@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 from icgan_export.check.samples import Samples
 from icgan_export.check.verify import compare_encoder
+from icgan_export.errors import ExportError
 from icgan_export.lower import onnx_export
 from icgan_export.lower.arithmetic import cost
 from icgan_export.lower.graphs import encoder_graph, generator_graph
@@ -39,6 +41,8 @@ class GraphFiles:
     costs: dict[str, dict[str, int]] = field(default_factory=dict)  # file -> operations and bytes
     largest: dict[str, dict[str, float]] = field(default_factory=dict)  # role -> the largest activations
 
+    left_out: dict[str, str] = field(default_factory=dict)  # precision -> why it cannot be had
+
     def add(self, role: str, precision: str, graph: onnx.ModelProto, kept: tuple[KeptNode, ...] = ()) -> None:
         """Write one graph; `kept`: its nodes that stayed in float32."""
         onnx_export.set_metadata(graph, onnx_metadata(self.model, role, precision))
@@ -53,6 +57,27 @@ class GraphFiles:
         held = f", {len(kept)} in float32" if precision != "fp32" else ""
         self.step(f"{file}: {operators} operators, {graph.ByteSize() / 2**20:.1f} MiB{held}")
 
+    def leave_out(self, precision: str, reason: str) -> None:
+        """Delete what there is at a precision: a bundle has it whole or not at all."""
+        self.left_out[precision] = reason
+        self.step(f"{precision} is left out: {reason}")
+        for entry in [entry for entry in self.entries if entry.precision == precision]:
+            (self.folder / entry.file).unlink()
+            self.entries.remove(entry)
+            del self.costs[entry.file]
+
+    def lowered(self, role: str, precision: str, lower_it: Callable[[], Lowered]) -> None:
+        """Write what `lower_it` gives, or leave the precision out where no choice of nodes meets its bound."""
+        if precision in self.left_out:
+            return
+        self.step(f"lowering the {role} to {precision}")
+        try:
+            found = lower_it()
+        except ExportError as error:
+            self.leave_out(precision, f"{role}: {error}")
+        else:
+            self.add(role, precision, found.model, found.kept)
+
 
 def write_graphs(
     run: Run,
@@ -64,7 +89,7 @@ def write_graphs(
     folder: Path,
     step: Step,
 ) -> GraphFiles:
-    """Lookup, encoder and generator in float32, then encoder and generator at the other precisions."""
+    """Lookup, encoder and generator in float32, then both networks at the other precisions that can be had."""
     files = GraphFiles(folder, run.model, samples.ids.shape[1], step)
     if fits_graph(bank.embeddings):
         files.add("lookup", "fp32", lookup_graph(bank.embeddings, bank.ids, files.neighbours, {}))
@@ -82,9 +107,7 @@ def write_graphs(
         trial = generator_trial(run.model.dim_z, run.model.classes, instances.embeddings, generator)
         ranges = _measure(files, "generator", generator, trial)
         for precision in lower_precisions:
-            step(f"lowering the generator to {precision}")
-            lowered = lower(generator, precision, ranges, trial)
-            files.add("generator", precision, lowered.model, lowered.kept)
+            files.lowered("generator", precision, partial(lower, generator, precision, ranges, trial))
     return files
 
 
@@ -98,14 +121,17 @@ def _add_lowered_encoders(
 ) -> None:
     trial = encoder_trial(instances.pictures, instances.embeddings, encoder)
     ranges = _measure(files, "encoder", encoder, trial)
-    for precision in precisions:
-        files.step(f"lowering the encoder to {precision}")
+
+    def lower_encoder(precision: str) -> Lowered:
         lowered = lower(encoder, precision, ranges, trial)
-        if not keeps_neighbours(lowered, samples, bank, precision):
-            files.step(f"near ties in the bank: lowering the encoder to {precision} with more care")
-            with_recall = encoder_trial(instances.pictures, instances.embeddings, encoder, recall=True)
-            lowered = lower(encoder, precision, ranges, with_recall)
-        files.add("encoder", precision, lowered.model, lowered.kept)
+        if keeps_neighbours(lowered, samples, bank, precision):
+            return lowered
+        files.step(f"near ties in the bank: lowering the encoder to {precision} with more care")
+        with_recall = encoder_trial(instances.pictures, instances.embeddings, encoder, recall=True)
+        return lower(encoder, precision, ranges, with_recall)
+
+    for precision in precisions:
+        files.lowered("encoder", precision, partial(lower_encoder, precision))
 
 
 def _measure(files: GraphFiles, role: str, graph: onnx.ModelProto, trial: Trial) -> dict[str, float]:

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,13 @@ from PIL import Image
 from icgan_export import bundle as bundle_module
 from icgan_export import graphs as graphs_module
 from icgan_export.check import samples as samples_module
+from icgan_export.check.verify import verify
 from icgan_export.cli import main
+from icgan_export.errors import ExportError
+from icgan_export.lower.bounds import PSNR
+from icgan_export.lower.compare import compared
 from icgan_export.lower.onnx_export import count_operators
+from icgan_export.lower.trial import lower
 from icgan_export.source.instances import choose_instances
 from icgan_export.source.runs import read_run
 from icgan_runtime import Pipeline
@@ -67,6 +73,36 @@ def test_a_bank_too_large_for_a_graph_is_bundled_without_one_and_found_by_the_ot
     assert main(["triton", str(large), "--out", str(tmp_path / "graph"), "--search", "graph"]) == 1
     expected = f"--search graph: {large} has no lookup.onnx, its bank is too large: faiss-ivf or faiss\n"
     assert capsys.readouterr().err.endswith(expected)
+
+
+def test_a_precision_that_misses_its_bound_is_named_and_the_others_are_written(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """No choice of nodes holds the generator's bound at bf16, and int8 misses one once it is written."""
+
+    def lower_all_but_one(graph, precision, ranges, trial):
+        if precision == "bf16" and graph.graph.output[0].name == "image":
+            raise ExportError("even with every product in float32 the loss is 2")
+        return lower(graph, precision, ranges, trial)
+
+    def verify_with_a_miss(folder):
+        missed = compared("generator", "int8", PSNR, 12.0)
+        report = verify(folder)
+        return dataclasses.replace(report, comparisons=(*report.comparisons, missed))
+
+    monkeypatch.setattr(graphs_module, "lower", lower_all_but_one)
+    monkeypatch.setattr(bundle_module, "verify", verify_with_a_miss)
+    out = tmp_path / "bundle"
+    assert main(["bundle", str(tiny_run), "--precision", "fp32,bf16,int8", "--out", str(out)]) == 1
+    said = capsys.readouterr()
+    assert f"wrote {out} without bf16, int8" in said.out
+    assert "icgan-export: bf16 is left out (generator: even with every product" in said.err
+    assert "icgan-export: int8 is left out (generator at int8: PSNR, dB is 12, allowed >= 25)" in said.err
+    bundle = Bundle.open(out)
+    assert {entry.precision for entry in bundle.manifest.graphs} == {"fp32"}
+    bundle.verify_files()
+    assert bundle.unlisted_files() == []
+    assert bundle.manifest.parity["passed"] is True
 
 
 def test_sub_folders_become_labels(tiny_bundle: Path) -> None:

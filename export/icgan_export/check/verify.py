@@ -7,8 +7,8 @@ the bundle was written. Torch is not needed here.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,19 @@ class Report:
     def failures(self) -> list[Comparison]:
         """Missed bounds, in the order of the comparisons."""
         return [comparison for comparison in self.comparisons if not comparison.passed]
+
+    def without(self, precisions: Collection[str]) -> Report:
+        """The same of the other precisions alone."""
+        return replace(
+            self,
+            comparisons=tuple(found for found in self.comparisons if found.precision not in precisions),
+            drawn={name: images for name, images in self.drawn.items() if name not in precisions},
+            activations={
+                file: largest
+                for file, largest in self.activations.items()
+                if not any(f".{precision}." in file for precision in precisions)
+            },
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; infinity (two equal pictures) becomes null."""

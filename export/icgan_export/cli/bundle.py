@@ -8,7 +8,7 @@ from pathlib import Path
 from icgan_export.cli.arguments import RUN, Commands, Steps, add_command, add_target, listed, require
 from icgan_export.errors import ExportError
 from icgan_runtime.bundle.manifest import MAX_NEIGHBOURS
-from icgan_runtime.console import Parser, say
+from icgan_runtime.console import Parser, say, tell
 
 
 def add_parser(commands: Commands[Parser]) -> None:
@@ -81,7 +81,12 @@ def run(options: argparse.Namespace) -> int:
         target=options.target,
     )
     keep_freed_memory()  # every trial of a precision writes the whole graph anew
-    report = write_bundle(options.source, out, wanted, Steps())
-    say(report.table())
-    say(f"wrote {out}")
-    return 0
+    written = write_bundle(options.source, out, wanted, Steps())
+    say(written.report.table())
+    if not written.left_out:
+        say(f"wrote {out}")
+        return 0
+    say(f"wrote {out} without {', '.join(written.left_out)}")
+    for precision, reason in written.left_out.items():
+        tell(f"icgan-export: {precision} is left out ({reason})")
+    return 1

@@ -33,6 +33,11 @@ class Comparison:
             return True
         return bool(self.value >= self.bound if self.at_least else self.value <= self.bound)
 
+    def __str__(self) -> str:
+        """One line for a person."""
+        allowed = "" if self.bound is None else f", allowed {'>=' if self.at_least else '<='} {self.bound:g}"
+        return f"{self.stage} at {self.precision}: {self.what} is {self.value:.4g}{allowed}"
+
 
 def compared(stage: str, precision: str, what: str, value: float) -> Comparison:
     """A number beside its bound of `bounds.py`."""
