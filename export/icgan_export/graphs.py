@@ -67,7 +67,7 @@ class GraphFiles:
             del self.costs[entry.file]
 
     def lowered(self, role: str, precision: str, lower_it: Callable[[], Lowered]) -> None:
-        """Write what `lower_it` gives, or leave the precision out where no choice of nodes meets its bound."""
+        """Write what `lower_it` gives, or leave the precision out where nothing holds its bound."""
         if precision in self.left_out:
             return
         self.step(f"lowering the {role} to {precision}")
@@ -89,7 +89,7 @@ def write_graphs(
     folder: Path,
     step: Step,
 ) -> GraphFiles:
-    """Lookup, encoder and generator in float32, then both networks at the other precisions that can be had."""
+    """Lookup, encoder and generator in float32, then both networks at the precisions that can be had."""
     files = GraphFiles(folder, run.model, samples.ids.shape[1], step)
     if fits_graph(bank.embeddings):
         files.add("lookup", "fp32", lookup_graph(bank.embeddings, bank.ids, files.neighbours, {}))

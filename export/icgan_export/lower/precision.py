@@ -168,8 +168,8 @@ def _float_by_definition(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, s
     makers = {name: node for node in nodes for name in node.output}
     found = []
     sums = [node for node in nodes if node.op_type == "ReduceSum"]  # of the squares
-    if sums:
-        square = makers[sums[0].input[0]]
+    if sums and model.graph.output[0].name == "embedding":
+        square = makers[sums[-1].input[0]]  # a backbone may have sums of its own before
         behind = {square.name}
         names = set(square.output)
         for node in nodes:
