@@ -281,6 +281,7 @@ PLACE = {
                 "http_port": 8000,
                 "grpc_port": 8001,
                 "metrics_port": 8002,
+                "require_signature": None,
                 "search": "faiss",
                 "cpu_precision": None,
                 "generators": 1,

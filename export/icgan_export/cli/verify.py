@@ -12,6 +12,7 @@ from icgan_export.cli.arguments import BUNDLE, Commands, Steps, add_command, req
 from icgan_export.errors import ExportError
 from icgan_runtime import files
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.signature import check_signature
 from icgan_runtime.console import Parser, say
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ def add_parser(commands: Commands[Parser]) -> None:
     command.add_argument("--json", action="store_true", help="print the result as JSON instead of text")
     command.add_argument(
         "--html", type=Path, metavar="FILE", help="also write a page with the pictures (default: none)"
+    )
+    command.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="public key: first refuse a bundle that icgan-export sign did not sign with its private key",
     )
     score = command.add_argument_group("FID of every precision (needs the extra `evaluate`)")
     score.add_argument(
@@ -59,6 +66,8 @@ def add_parser(commands: Commands[Parser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compare; the result goes to stdout. Raises ExportError where a bound is missed."""
     _refuse_mixtures(options)
+    if options.key is not None:
+        check_signature(options.bundle, options.key)
     if options.bisect is not None:
         return _bisect(options)
     from icgan_export.check.bisect import worst_tensors

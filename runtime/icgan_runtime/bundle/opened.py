@@ -7,6 +7,7 @@ from pathlib import Path
 
 from icgan_runtime import files
 from icgan_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from icgan_runtime.bundle.signature import SIGNATURE_NAME
 from icgan_runtime.errors import IntegrityError
 
 # Read whole and hash in memory up to here; larger files are hashed in pieces and mapped.
@@ -49,7 +50,7 @@ class Bundle:
     def unlisted_files(self) -> list[str]:
         """Files that lie in the folder without being in the manifest; the runtime never opens them."""
         found = {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if not path.is_dir()}
-        return sorted(found - set(self.manifest.files) - {MANIFEST_NAME})
+        return sorted(found - set(self.manifest.files) - {MANIFEST_NAME, SIGNATURE_NAME})
 
     def _locate(self, name: str) -> tuple[Path, FileEntry]:
         entry = self.manifest.files.get(name)

@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from icgan_runtime.bundle.signature import check_signature
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser, escape
 from icgan_runtime.server import options as repository_options
@@ -37,6 +38,12 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         default="warning",
         help="show the server's log from this level up (default: %(default)s)",
     )
+    command.add_argument(
+        "--require-signature",
+        type=Path,
+        metavar="FILE",
+        help="public key: refuse a bundle that icgan-export sign did not sign with its private key",
+    )
     models = command.add_argument_group("how the bundle is served (the same as of icgan-export triton)")
     repository_options.add_options(models, gpu=False)
 
@@ -48,6 +55,8 @@ def run(options: argparse.Namespace) -> int:
 
     # as Ctrl-C, which a background job of a script is started without
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if options.require_signature is not None:
+        check_signature(options.bundle, options.require_signature)
     ports = Ports(options.http_port, options.grpc_port, options.metrics_port)
     served = serve_bundle(
         options.bundle,
