@@ -1,9 +1,7 @@
 // The models, off the page's thread. The page sends { id, method, argument }; answers are { id, result } or
 // { id, error }, with { id, partial } in between where a method has something to show early.
 import { mix, Pipeline } from "./pipeline.js";
-import { centreSquare, toInput } from "./picture.js";
-
-const MAX_PIXELS = 1 << 26; // as in Python
+import { decode } from "./decode.js";
 
 /** @type {Pipeline} */
 let pipeline;
@@ -120,26 +118,6 @@ function reader(root) {
     }
     return new Uint8Array(await new Blob(parts).arrayBuffer());
   };
-}
-
-/** Decode a picture file to the encoder's input, upright, transparency on white. @param {Blob} file @param {number} size */
-async function decode(file, size) {
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
-  } catch {
-    throw new Error("This file cannot be read as a picture. Try a JPEG, PNG, WebP, GIF or BMP.");
-  }
-  const { width, height } = bitmap;
-  if (width * height > MAX_PIXELS) throw new Error(`${width} × ${height} pixels are too many: 67 million at most.`);
-  const { side, left, top } = centreSquare(width, height);
-  const context = new OffscreenCanvas(side, side).getContext("2d", { willReadFrequently: true });
-  if (!context) throw new Error("This browser cannot draw off screen.");
-  context.fillStyle = "white";
-  context.fillRect(0, 0, side, side);
-  context.drawImage(bitmap, -left, -top);
-  bitmap.close();
-  return toInput(context.getImageData(0, 0, side, side).data, side, size);
 }
 
 self.addEventListener("message", ({ data: { id, method, argument } }) => {

@@ -132,7 +132,7 @@ def test_stored_pictures_are_shown_by_thumbnails_or_else_as_the_model_draws_them
 
 
 def test_a_broken_picture_is_named_and_the_page_goes_on(visit):
-    assert visit["problem"].startswith("broken.png: This file cannot be read as a picture.")
+    assert visit["problem"].startswith("broken.png: This PNG file is damaged, or of a kind")
     assert len(visit["states"]["followed"]["images"]) == 16
 
 
