@@ -5,6 +5,7 @@ Training prepares its pictures by the same functions, so that a model meets what
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,10 +23,11 @@ from icgan_runtime.reader.formats import FORMATS, SUFFIXES, sniff
 
 __all__ = [
     "FORMATS", "MAX_ENCODED_BYTES", "MAX_PIXELS", "SUFFIXES", "U8", "Picture", "decode", "encode",
-    "load", "read", "sniff", "to_input",
+    "from_text", "load", "read", "sniff", "to_input",
 ]  # fmt: skip
 
 U8 = NDArray[np.uint8]
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 Picture: TypeAlias = str | Path | bytes | Image.Image | U8
 
 
@@ -64,6 +66,23 @@ def decode(data: bytes, size: int) -> U8:
 def pixels(data: bytes) -> U8:
     """All pixels of an encoded picture, upright RGB uint8 [H, W, 3]. Raises DecodeError only."""
     return np.array(reader.to_rgb(data))
+
+
+def from_text(text: bytes) -> bytes | None:
+    """The bytes that base64 stands for: standard or URL-safe, with line breaks, unpadded, or a data: URL.
+
+    None for what is no base64 at all.
+    """
+    head, comma, rest = text.partition(b",")
+    if comma and head.startswith(b"data:"):
+        if not head.endswith(b";base64"):
+            raise DecodeError("a data: URL that is not base64")
+        text = rest
+    text = text.translate(_STANDARD, b" \t\r\n").rstrip(b"=")
+    try:
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        return None
 
 
 def to_input(picture: Image.Image, size: int) -> U8:

@@ -115,7 +115,7 @@ def test_what_the_browser_cannot_decode_is_called_by_its_name(seen, name, senten
 def test_node_reads_orientation_and_profile_of_every_container_as_python_does(node_packages, tmp_path):
     colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     (tmp_path / "pixels").write_bytes(colours.tobytes())
-    said = {
+    said: dict[str, tuple[bytes, int, bytes | None]] = {
         f"{name} {turn}": (write(RGB, turn), turn if counts and "container" not in name else 1, None)
         for name, (_, write, counts) in ORIENTED.items()
         if not name.startswith(("TIFF", "HEIC"))
@@ -127,10 +127,10 @@ def test_node_reads_orientation_and_profile_of_every_container_as_python_does(no
             said[f"{kind} {name}"] = (encoded(RGB, kind, icc_profile=wide), 1, wide)
     files = written(tmp_path, {name: data for name, (data, _, _) in said.items()})
     told = {"files": files, "pixels": str(tmp_path / "pixels")}
-    for (name, (_, turn, wide)), found in zip(
+    for (name, (_, turn, said_wide)), found in zip(
         said.items(), json.loads(node(HERE / "decode.mjs", json.dumps(told))), strict=True
     ):
         assert found["orientation"] == turn, name
-        expected = colours if wide is None else colour.to_srgb(colours, wide)
+        expected = colours if said_wide is None else colour.to_srgb(colours, said_wide)
         np.testing.assert_array_equal(pixels(found["pixels"], 64), expected, err_msg=name)
     assert orientation.of_exif(None) == 1

@@ -1,3 +1,5 @@
+import base64
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,3 +84,28 @@ def test_encoding_and_decoding_gives_the_picture_back(photo, kind, exact):
     original = np.asarray(photo.resize((SIZE, SIZE)))
     decoded = images.decode(images.encode(original, kind), SIZE)
     assert difference(decoded, original) <= (0 if exact else 6)
+
+
+TEXTS = {
+    "standard": base64.standard_b64encode,
+    "URL-safe": base64.urlsafe_b64encode,
+    "line breaks": base64.encodebytes,
+    "Windows line breaks": lambda data: base64.encodebytes(data).replace(b"\n", b"\r\n"),
+    "unpadded": lambda data: base64.urlsafe_b64encode(data).rstrip(b"="),
+    "data: URL": lambda data: b"data:image/png;base64," + base64.b64encode(data),
+    "data: URL with a parameter": lambda data: b"data:image/png;name=a.png;base64," + base64.b64encode(data),
+}
+
+
+@pytest.mark.parametrize("way", TEXTS)
+@pytest.mark.parametrize("extra", range(3))  # whatever padding that leaves
+def test_base64_is_read_however_it_is_written(photo, way, extra):
+    data = encoded(photo, "PNG") + bytes([251, 255, 191][:extra])
+    assert images.from_text(TEXTS[way](data)) == data
+
+
+def test_what_is_no_base64_is_left_to_the_decoder():
+    for text in (b"Dear all!", b"\xff\xd8\xff", b"abc=def", b"data:nothing", "é".encode()):
+        assert images.from_text(text) is None
+    with pytest.raises(DecodeError, match="a data: URL that is not base64"):
+        images.from_text(b"data:image/svg+xml,%3Csvg/%3E")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from icgan_runtime import Pipeline
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL
-from tests.triton.wire import Wire, rows, statistics
+from tests.triton.wire import RefusedError, Wire, rows, statistics
 
 PHOTO = (Path(__file__).parents[1] / "golden" / "photo.jpg").read_bytes()
 
@@ -137,6 +137,25 @@ def test_plain_json_gives_a_png(server, pipe):
     expected = pipe.generate(PHOTO, seed=3, truncation=0.5)
     np.testing.assert_array_equal(np.asarray(picture), expected.images[0])
     assert answer["NEIGHBOUR_IDS"] == expected.neighbours.ids.tolist()
+
+
+def test_a_picture_as_text_is_taken_however_its_base64_is_written(wire):
+    plain = base64.b64encode(PHOTO)
+    texts = [
+        plain,
+        base64.encodebytes(PHOTO),
+        base64.urlsafe_b64encode(PHOTO).rstrip(b"="),
+        b"data:image/jpeg;base64," + plain,
+    ]
+    asked = {"IMAGE": [PHOTO, *texts], **rows(5)}
+    found = wire.ask("icgan", asked)["EMBEDDING"]
+    np.testing.assert_array_equal(found, np.repeat(found[:1], 5, axis=0))
+
+
+def test_a_data_url_without_base64_is_refused_with_a_sentence(wire):
+    with pytest.raises(RefusedError) as caught:
+        wire.ask("icgan", {"IMAGE": [b"data:image/svg+xml,%3Csvg/%3E"], **rows(1)})
+    assert "IMAGE: a data: URL that is not base64" in caught.value.words
 
 
 @pytest.mark.parametrize("search", ["graph", "faiss-ivf"])

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from icgan_runtime.reader import decode
 from icgan_training.cli import main
 from icgan_training.data import prepare as prepare_module
 from icgan_training.data.dataset import PreparedDataset
@@ -111,10 +111,10 @@ def test_a_picture_that_is_only_too_large_is_named_with_that_reason(
 ):
     paths = write_pictures(tmp_path / "in", photo, 8)
     photo.resize((100, 100)).save(paths[3])
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 9999)
     assert run(tmp_path / "in", tmp_path / "out", encoder_file).meta.unreadable == 1
     (line,) = (line for line in capsys.readouterr().err.splitlines() if str(paths[3]) in line)
-    assert "exceeds limit" in line
+    assert line.strip() == f"{paths[3]}: 100 × 100 pixels, at most 9999 are accepted"
 
 
 def test_labels_follow_their_pictures_when_holes_are_filled(photo, encoder_file, tmp_path):

@@ -44,10 +44,10 @@ def independent_coverage(real, fake, k):
     real_radii = np.sort(distances(real, real), axis=1)[:, k]
     fake_radii = np.sort(distances(fake, fake), axis=1)[:, k]
     between = distances(real, fake)
-    in_real = between < real_radii[:, None]
+    in_real = between <= real_radii[:, None]
     return (
         in_real.any(0).mean(),
-        (between < fake_radii).any(1).mean(),
+        (between <= fake_radii).any(1).mean(),
         in_real.sum(0).mean() / k,
         in_real.any(1).mean(),
     )
@@ -112,6 +112,23 @@ def test_precision_and_its_sisters_agree_with_prdc_where_it_is_installed():
     real, fake = features(1500, dim=64), features(1300, dim=64, shift=0.1, scale=0.95, seed=1)
     expected = prdc.compute_prdc(real, fake, nearest_k=5)
     assert dataclasses.asdict(coverage(real, fake, k=5)) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("copies", [1, 6, 7])
+def test_copies_of_a_set_score_one_however_often_it_holds_each_picture(copies):
+    real = np.repeat(features(200, dim=64, shift=3), copies, axis=0)
+    found = coverage(real, np.random.default_rng(0).permutation(real), k=5)
+    assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
+    assert found.density >= 1  # a copy may lie in the balls of all its copies
+
+
+def test_what_lies_on_the_border_of_a_ball_is_inside():
+    real = np.arange(6, dtype=np.float32)[:, None]  # radius 1 to the nearest other with k = 1
+    fake = np.array([[6.0], [-1.0], [20.0]], np.float32)
+    found = coverage(real, fake, k=1)
+    assert found.precision == pytest.approx(2 / 3)
+    assert found.coverage == pytest.approx(2 / 6)
+    assert found.density == pytest.approx(2 / 3)
 
 
 def test_samples_far_from_the_data_have_no_precision_and_cover_nothing():

@@ -131,11 +131,6 @@ def nearest_by_distance(
     return exact_search(queries, rows, k, faiss.METRIC_L2)
 
 
-def squared_distances(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Squared Euclidean distance [n, m] of every row of `one` [n, D] to every row of `other` [m, D]."""
-    return np.asarray(faiss.pairwise_distances(one, other))
-
-
 def _inverted_file(embeddings: NDArray[np.float32]) -> faiss.Index:
     """An IVF index, which holds all rows in memory and looks only at the cells nearest to a query."""
     count, dim = embeddings.shape

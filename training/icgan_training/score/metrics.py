@@ -18,7 +18,6 @@ from torch import nn
 
 from icgan_runtime.errors import MissingExtraError
 from icgan_training.data.dataset import chunks
-from icgan_training.data.neighbours import nearest_by_distance, squared_distances
 from icgan_training.errors import DataError
 
 Features = NDArray[np.float32]
@@ -32,6 +31,7 @@ except ImportError as error:
     raise MissingExtraError("torchmetrics", "evaluate") from error
 
 ROWS_PER_CALL = 1024
+ROUNDING = 1e-12  # of sums of squares in double precision, relative
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 IS_SPLITS = 10
@@ -98,21 +98,26 @@ class Coverage:
 
 
 def coverage(real: Features, fake: Features, k: int = 5) -> Coverage:
-    """Precision, recall, density and coverage with k-nearest-neighbour balls, in blocks of small memory."""
+    """Precision, recall, density and coverage with k-nearest-neighbour balls, in blocks of small memory.
+
+    A ball holds its border, as Kynkäänniemi et al. have it: pictures at the k-th distance itself are inside,
+    exact duplicates (of distance 0) among them, so that copies of a set score 1 however often it repeats.
+    """
     check_sets(real, fake)
     if min(len(real), len(fake)) <= k:
         raise DataError(f"precision and recall with k = {k} need more than {k} pictures of each kind")
-    real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
+    of_real, of_fake = real.astype(np.float64), fake.astype(np.float64)
+    real_radii, fake_radii = _squared_radii(of_real, k), _squared_radii(of_fake, k)
     in_real_ball = np.zeros(len(fake), np.int64)  # of how many real pictures
     in_fake_ball = np.zeros(len(real), bool)
     covered = np.zeros(len(real), bool)
     for start in range(0, len(real), ROWS_PER_CALL):
         rows = slice(start, start + ROWS_PER_CALL)
-        distances = squared_distances(real[rows], fake)
-        inside = distances < real_radii[rows, None]
+        distances, rounding = _squared_distances(of_real[rows], of_fake)
+        inside = distances <= real_radii[rows, None] + rounding
         in_real_ball += inside.sum(axis=0)
         covered[rows] = inside.any(axis=1)
-        in_fake_ball[rows] = (distances < fake_radii[None]).any(axis=1)
+        in_fake_ball[rows] = (distances <= fake_radii[None] + rounding).any(axis=1)
     return Coverage(
         precision=float((in_real_ball > 0).mean()),
         recall=float(in_fake_ball.mean()),
@@ -171,9 +176,19 @@ def share_of_class(votes: NDArray[np.int64], labels: NDArray[np.int64]) -> float
     return float((winners == labels).mean())
 
 
-def _squared_radii(features: Features, k: int) -> Features:
+def _squared_distances(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[Any, Any]:
+    """Squared distances [n, m], and how much of them may be rounding: those of duplicates are not quite 0."""
+    lengths = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)
+    return lengths - 2 * (one @ other.T), ROUNDING * lengths
+
+
+def _squared_radii(features: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     """Squared distance to the k-th nearest other row; the row itself is the nearest of k + 1."""
-    return nearest_by_distance(features, features, k + 1)[0][:, -1]
+    radii = np.empty(len(features))
+    for start in range(0, len(features), ROWS_PER_CALL):
+        rows = slice(start, start + ROWS_PER_CALL)
+        radii[rows] = np.partition(_squared_distances(features[rows], features)[0], k, axis=1)[:, k]
+    return radii
 
 
 def check_sets(real: Features, fake: Features) -> None:

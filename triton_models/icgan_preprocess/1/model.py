@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import json
 import warnings
 
@@ -45,11 +43,11 @@ class TritonPythonModel:
         if array.ndim != (4 if files is None else 2):
             # the server takes away the row axis of a request that says 0 rows
             return _refusal(RequestError(name, f"{list(array.shape)}, expected rows"))
-        rows = array if files is None else [_raw(file) for file in array[:, 0]]
-        first: dict[bytes, int] = {}  # picture -> its position among the distinct ones
-        row = [first.setdefault(_key(picture), len(first)) for picture in rows]
-        distinct = [rows[row.index(position)] for position in range(len(first))]
         try:
+            rows = array if files is None else [_raw(file) for file in array[:, 0]]
+            first: dict[bytes, int] = {}  # picture -> its position among the distinct ones
+            row = [first.setdefault(_key(picture), len(first)) for picture in rows]
+            distinct = [rows[row.index(position)] for position in range(len(first))]
             prepared = np.stack([images.load(picture, self.size) for picture in distinct])
         except RequestError as error:
             self.failures.increment(1)
@@ -67,11 +65,8 @@ def _key(picture: bytes | NDArray[np.uint8]) -> bytes:
 
 
 def _raw(file: bytes) -> bytes:
-    """The bytes of a picture file, also when they came as base64: JSON has no other way to carry them."""
-    if images.sniff(file) is None:
-        with contextlib.suppress(ValueError):
-            return base64.b64decode(file, validate=True)
-    return file
+    """The bytes of a picture file, also when they came as text: JSON has no other way to carry them."""
+    return file if images.sniff(file) else images.from_text(file) or file
 
 
 def _refusal(error: RequestError, tensor: str | None = None) -> pb_utils.InferenceResponse:
