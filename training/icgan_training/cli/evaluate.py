@@ -11,7 +11,12 @@ from icgan_runtime.console import say
 from icgan_training.cli.common import Subparsers, add_command, count, truncation
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from icgan_training.data.dataset import PreparedDataset
     from icgan_training.score.evaluate import Evaluation
+    from icgan_training.score.subject import EvaluationSettings, Subject
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -24,6 +29,15 @@ def add_parser(commands: Subparsers) -> None:
         "Writes evaluation.json, evaluation.html and the sample sheet samples.png into the run directory;\n"
         "labels.png too, the same instances with other labels, where the model takes both.",
     )
+    _add_what(parser)
+    _add_how(parser)
+    _add_networks(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the report (default: RUN)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of text")
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    """What is scored, and against what."""
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory of fit or convert")
     parser.add_argument(
         "--data", type=Path, help="prepared data set of the instances (default: the one it was trained on)"
@@ -34,6 +48,10 @@ def add_parser(commands: Subparsers) -> None:
         metavar="DATA",
         help="prepared data set to compare with (default: that of the instances)",
     )
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    """Which scores, of how many samples of which instances."""
     parser.add_argument(
         "--metrics",
         default="fid,kid,prdc,lpips",
@@ -77,6 +95,10 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="same seed, same samples (default: 0)"
     )
+
+
+def _add_networks(parser: argparse.ArgumentParser) -> None:
+    """The networks whose features are compared."""
     parser.add_argument(
         "--inception",
         default="inception",
@@ -101,22 +123,19 @@ def add_parser(commands: Subparsers) -> None:
         metavar="FILE",
         help="full FID Inception of yours (torch file), which the metric `is` needs (default: none)",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the report (default: RUN)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of text")
 
 
 def run(args: argparse.Namespace) -> None:
+    from icgan_runtime.files import sha256_of_file
     from icgan_training.data.dataset import PreparedDataset
     from icgan_training.data.fetch import find_weights
     from icgan_training.distributed import local_device
-    from icgan_training.integrity import file_sha256
     from icgan_training.networks.inception import load_inception_with_logits
     from icgan_training.networks.lpips import load_lpips
     from icgan_training.score.evaluate import OF_FEATURES, evaluate
     from icgan_training.score.feature_networks import conditioning_network, encoder_network, inception_network
     from icgan_training.score.features import in_bfloat16
     from icgan_training.score.report import write_report
-    from icgan_training.score.sheets import copies_grid, example_grid, label_grid
     from icgan_training.score.subject import EvaluationSettings, load_subject
 
     settings = EvaluationSettings(
@@ -153,21 +172,30 @@ def run(args: argparse.Namespace) -> None:
         encoder=conditioning_network(subject.data, device) if follows else None,
     )
     # by which `icgan-export bundle` knows the scores of the weights it exports
-    weights = {"generator": file_sha256(args.run_dir / "generator.safetensors")[:12]}
+    weights = {"generator": sha256_of_file(args.run_dir / "generator.safetensors")[:12]}
     result = dataclasses.replace(result, parameters=result.parameters | weights)
     folder = args.out or args.run_dir
+    write_report(result, str(args.run_dir), _sheets(subject, reference, settings, result), folder)
+    if args.json:
+        say(result.to_json().rstrip())
+    else:
+        _say_evaluation(result)
+        say(f"report: {folder / 'evaluation.html'}")
+
+
+def _sheets(
+    subject: Subject, reference: PreparedDataset, settings: EvaluationSettings, result: Evaluation
+) -> dict[str, NDArray[np.uint8]]:
+    """The grids of the report by name: samples, and what else the model and the metrics give."""
+    from icgan_training.score.sheets import copies_grid, example_grid, label_grid
+
     sheets = {"samples": example_grid(subject, settings)}
     labels = label_grid(subject, settings)
     if labels is not None:
         sheets["labels"] = labels
     if result.closest:
         sheets["copies"] = copies_grid(subject, reference, settings, result.closest)
-    write_report(result, str(args.run_dir), sheets, folder)
-    if args.json:
-        say(result.to_json().rstrip())
-    else:
-        _say_evaluation(result)
-        say(f"report: {folder / 'evaluation.html'}")
+    return sheets
 
 
 def _say_evaluation(result: Evaluation) -> None:

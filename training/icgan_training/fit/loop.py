@@ -107,8 +107,6 @@ def fit(
     images_per_step = train.batch_size * train.discriminator_steps
     left = math.ceil(max(0, train.total_images - position.images) / images_per_step)
     steps = range(position.step + 1, position.step + left + 1)
-    tick_steps = max(1, train.tick_images // images_per_step)
-
     with ExitStack() as stack:
         keeper = None
         if processes.first:
@@ -118,33 +116,50 @@ def fit(
             keeper = Keeper(run_dir, trainer, position, train, journal, sheet, evaluate, labels)
         stop = stack.enter_context(_stop_requests(processes))
         batches = stack.enter_context(closing(_prefetched(draw, steps)))
-        clock = time.monotonic()
-        for step, inputs in zip(steps, batches, strict=True):
-            position.advance(trainer.step(inputs.to(device), step), images_per_step)
-            if keeper is not None:
-                keeper.journal.advance(images_per_step)
-            tick, last = step // tick_steps, step == steps[-1]
-            at_tick = step % tick_steps == 0 or last
-            stopping = any_of(stop.is_set(), processes) and not last
-            if not at_tick and not stopping:
-                continue
+        return _train(trainer, position, zip(steps, batches, strict=True), left, keeper, stop, checkpoints)
 
-            trainer.synchronise()
-            position.spend(time.monotonic() - clock)
-            record = position.record(processes, device)
-            _watch(record, checkpoints)
-            due = last or stopping or tick % train.checkpoint_ticks == 0
-            improved = keeper is not None and keeper.improves(record, score=due and not stopping)
+
+def _train(
+    trainer: Trainer,
+    position: Position,
+    batches: Iterator[tuple[int, StepInputs]],
+    left: int,
+    keeper: "Keeper | None",
+    stop: threading.Event,
+    checkpoints: Path,
+) -> bool:
+    """Train on each step's batch, `left` of them, and write at ticks; whether none of them was left out."""
+    train, processes = trainer.train, trainer.processes
+    images_per_step = train.batch_size * train.discriminator_steps
+    tick_steps = max(1, train.tick_images // images_per_step)
+    final = position.step + left
+    clock = time.monotonic()
+    for step, inputs in batches:
+        position.advance(trainer.step(inputs.to(trainer.device), step), images_per_step)
+        if keeper is not None:
+            keeper.journal.advance(images_per_step)
+        tick, last = step // tick_steps, step == final
+        at_tick = step % tick_steps == 0 or last
+        stopping = any_of(stop.is_set(), processes) and not last
+        if not at_tick and not stopping:
+            continue
+
+        trainer.synchronise()
+        position.spend(time.monotonic() - clock)
+        record = position.record(processes, trainer.device)
+        _watch(record, checkpoints)
+        due = last or stopping or tick % train.checkpoint_ticks == 0
+        improved = keeper is not None and keeper.improves(record, score=due and not stopping)
+        if at_tick:
+            position.next_tick()
+        if keeper is not None:
             if at_tick:
-                position.next_tick()
-            if keeper is not None:
-                if at_tick:
-                    keeper.record(record, step, sheet=last or tick % train.snapshot_ticks == 0)
-                if due:
-                    keeper.save(step, publish_too=improved)
-            if stopping:
-                return False
-            clock = time.monotonic()
+                keeper.record(record, step, sheet=last or tick % train.snapshot_ticks == 0)
+            if due:
+                keeper.save(step, publish_too=improved)
+        if stopping:
+            return False
+        clock = time.monotonic()
     return True
 
 
