@@ -32,11 +32,11 @@ from torch.nn import functional as F
 from benchmarks.report import add_line
 from benchmarks.report import table as markdown_table
 from benchmarks.study import mean_and_spread, read_lines
+from icgan_runtime.files import sha256_of_file
 from icgan_training.data.dataset import chunks
 from icgan_training.data.sources import open_source
 from icgan_training.distributed import local_device
 from icgan_training.heap import keep_freed_memory
-from icgan_training.integrity import file_sha256
 from icgan_training.score.subject import Draws, EvaluationSettings, Subject, load_subject, repeat
 
 WIDTHS = (16, 32, 64, 128)
@@ -253,7 +253,7 @@ def compare(run: Path, data: Path, args: argparse.Namespace, recipe: Recipe) -> 
     if labels is None or names is None:
         raise SystemExit(f"{data} has no labels: a classifier needs them")
     test = open_test(args.test, args.test_pictures, names)
-    weights = file_sha256(run / "generator.safetensors")[:12]  # a run that has learnt more is another one
+    weights = sha256_of_file(run / "generator.safetensors")[:12]  # a run that has learnt more is another one
     same = {"run": run.name, "weights": weights, "recipe": asdict(recipe), "test_pictures": len(test.labels)}
     done = {
         json.dumps({name: line.get(name) for name in (*same, "seed", "share")})

@@ -26,10 +26,10 @@ from benchmarks.study import (
     rounded,
     score_cells,
 )
+from icgan_runtime.files import sha256_of_file
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.distributed import local_device
 from icgan_training.heap import keep_freed_memory
-from icgan_training.integrity import file_sha256
 from icgan_training.score.evaluate import evaluate
 from icgan_training.score.subject import Choice, EvaluationSettings, load_subject
 
@@ -69,7 +69,7 @@ def main() -> None:
 
     # a run that has learnt more is another model
     asked = {
-        "weights": file_sha256(args.model / "generator.safetensors")[:12],
+        "weights": sha256_of_file(args.model / "generator.safetensors")[:12],
         "samples": args.samples,
         "pictures": args.reference,
     }

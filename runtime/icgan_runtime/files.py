@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from icgan_runtime.errors import BundleError, IcganError, IntegrityError, Reques
 # letters are all impossible.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(?:/[A-Za-z0-9][A-Za-z0-9._+-]*)*\Z")
 MAX_NAME_LENGTH = 200
+PIECE = 1 << 22  # bytes read at once
 
 
 def is_safe_name(name: str) -> bool:
@@ -65,10 +66,14 @@ def sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of_file(path: Path, read: Callable[[int], None] = lambda count: None) -> str:
+    """Hex SHA-256 of a file, read in pieces; `read` is called with the length of each."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            read(len(piece))
+    return digest.hexdigest()
 
 
 def cache_folder() -> Path:

@@ -183,10 +183,10 @@ def remember(module: Any, *names: str) -> None:
 
 def every_file(folder: Path) -> dict[str, str]:
     """Hash of every file that is not hidden."""
-    from icgan_training.integrity import file_sha256
+    from icgan_runtime.files import sha256_of_file
 
     return {
-        path.relative_to(folder).as_posix(): file_sha256(path)
+        path.relative_to(folder).as_posix(): sha256_of_file(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
@@ -225,11 +225,13 @@ def fit_case(work: Path) -> Case:
     from PIL import Image
     from safetensors.torch import load_file
 
+    from icgan_runtime.files import sha256_of_file
+    from icgan_runtime.identity import EncoderIdentity
     from icgan_training.cli import main
-    from icgan_training.data.dataset import DatasetMeta, EncoderIdentity
+    from icgan_training.data.dataset import DatasetMeta
     from icgan_training.fit.resume import list_checkpoints
     from icgan_training.fit.run import read_config
-    from icgan_training.integrity import file_sha256, read_sealed
+    from icgan_training.integrity import read_sealed
     from icgan_training.networks.checkpoint import load_discriminator, load_generator
 
     before = work / "fit-before"
@@ -244,7 +246,7 @@ def fit_case(work: Path) -> Case:
     np.save(data / "neighbours.npy", (np.arange(12)[:, None] + [1, 2, 3]).astype(np.int32) % 12)
     np.save(data / "radii.npy", np.ones(12, np.float32))
     (data / "encoder.safetensors").write_bytes(b"any")
-    identity = EncoderIdentity("random", file_sha256(data / "encoder.safetensors"), 32, 16)
+    identity = EncoderIdentity("random", sha256_of_file(data / "encoder.safetensors"), 32, 16)
     meta = DatasetMeta("tiny", 12, 32, 16, 3, None, "random numbers", "CC0-1.0", identity)
     (data / "dataset.json").write_text(meta.to_json())
 

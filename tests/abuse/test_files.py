@@ -22,13 +22,14 @@ import torch
 from icgan_runtime.bundle.manifest import EngineEntry, Manifest, describe_files
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import IntegrityError
+from icgan_runtime.files import sha256_of_file
+from icgan_runtime.identity import FileEntry
 from icgan_training.data.dataset import DESCRIPTION, DatasetMeta, PreparedDataset
 from icgan_training.data.labels import CENTROIDS, training_labels
 from icgan_training.data.prepare import prepare
 from icgan_training.errors import CheckpointError, ConfigError, DataError, TrainingError, WeightsError
 from icgan_training.fit.resume import Stateful, load_checkpoint, save_checkpoint
 from icgan_training.fit.run import open_encoder, read_config
-from icgan_training.integrity import FileEntry, file_sha256
 from icgan_training.networks.checkpoint import load_discriminator, load_generator, save_weights
 from icgan_training.networks.discriminator import Discriminator
 from icgan_training.networks.encoder import random_encoder, save_encoder
@@ -135,7 +136,7 @@ def signed(prepared: Path, name: str, content: bytes) -> Iterator[None]:
     """A file holds something else inside the block, and dataset.json agrees, as its author could have it."""
     value = json.loads((prepared / DESCRIPTION).read_text())
     with replaced(prepared / name, content):
-        value["files"][name] = {"bytes": len(content), "sha256": file_sha256(prepared / name)}
+        value["files"][name] = {"bytes": len(content), "sha256": sha256_of_file(prepared / name)}
         with replaced(prepared / DESCRIPTION, json.dumps(value).encode()):
             yield
 
@@ -265,7 +266,7 @@ def run(prepared, tmp_path_factory) -> Path:
     save_weights(Discriminator(TINY), folder / "discriminator.safetensors")
     shutil.copyfile(prepared / "encoder.safetensors", folder / "encoder.safetensors")
     save_checkpoint(folder / "step-000000001.safetensors", state(), {"step": 1})
-    described = {"encoder": {"sha256": file_sha256(folder / "encoder.safetensors")}}
+    described = {"encoder": {"sha256": sha256_of_file(folder / "encoder.safetensors")}}
     (folder / "config.json").write_text(json.dumps(described))
     return folder
 

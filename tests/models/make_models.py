@@ -24,7 +24,6 @@ from icgan_runtime.bundle import arrays
 from icgan_runtime.bundle.manifest import (
     SAMPLES_NAME,
     BankEntry,
-    EncoderIdentity,
     GraphEntry,
     Licence,
     Manifest,
@@ -36,6 +35,7 @@ from icgan_runtime.bundle.manifest import (
     onnx_metadata,
 )
 from icgan_runtime.bundle.strict_json import to_json
+from icgan_runtime.identity import EncoderIdentity
 
 OPSET = 18
 GRID = 4  # cells per side that the tiny encoder averages

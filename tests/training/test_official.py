@@ -10,9 +10,9 @@ from torch import nn
 
 from icgan_export.source.runs import read_run
 from icgan_runtime.bundle.manifest import Licence
+from icgan_runtime.files import sha256_of_file
 from icgan_training.cli import main
 from icgan_training.errors import WeightsError
-from icgan_training.integrity import file_sha256
 from icgan_training.networks.checkpoint import load_discriminator, load_generator
 from icgan_training.networks.encoder import EncoderConfig, bind_encoder, random_encoder, save_encoder
 from icgan_training.official import LICENCE, NOTICE, convert, open_experiment
@@ -146,7 +146,7 @@ def test_the_torch_file_of_the_encoder_is_as_good_and_has_the_identity_that_prep
     convert(experiment, tmp_path / "run", encoder=tmp_path / "swav_800ep_pretrain.pth.tar")
     bind_encoder(tmp_path / "swav_800ep_pretrain.pth.tar", tmp_path / "prepared.safetensors")
     described = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert described["encoder"]["sha256"] == file_sha256(tmp_path / "prepared.safetensors")
+    assert described["encoder"]["sha256"] == sha256_of_file(tmp_path / "prepared.safetensors")
 
 
 def test_what_is_no_encoder_leaves_nothing_behind(experiment, tmp_path):

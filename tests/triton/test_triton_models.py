@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from icgan_runtime.bundle.manifest import EncoderIdentity, Licence, Model, Preprocessing
+from icgan_runtime.bundle.manifest import Licence, Model, Preprocessing
+from icgan_runtime.identity import EncoderIdentity
 from icgan_runtime.server.models import ServedModel, configurations, cpu_configurations, ensembles
 from icgan_runtime.server.pbtxt import to_pbtxt
 

@@ -7,8 +7,7 @@ neither is a signature. Files written before there were hashes are read as they 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,6 @@ from torch import Tensor
 
 SEAL = "sha256"  # key in the JSON of a safetensors file's metadata
 MAX_JSON_BYTES = 8 << 20
-PIECE = 1 << 22
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """Size and hexadecimal SHA-256 of one file."""
-
-    bytes: int
-    sha256: str
-
-
-def file_sha256(path: Path, read: Callable[[int], None] = lambda count: None) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces; `read` hears of each piece's length."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-            read(len(piece))
-    return digest.hexdigest()
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import shutil
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -24,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from icgan_runtime.files import atomic_directory, sha256_of_file
 from icgan_training.errors import ConfigError, WeightsError
-from icgan_training.integrity import file_sha256
 from icgan_training.networks.checkpoint import assign_strictly, save_weights, unallocated
 from icgan_training.networks.config import ModelConfig
 from icgan_training.networks.discriminator import Discriminator
@@ -116,26 +115,19 @@ def convert(folder: Path, out: Path, *, encoder: Path | None = None) -> Experime
     if experiment.discriminator_file.exists():
         files.append(experiment.discriminator_file)
         discriminator = load_network(Discriminator, experiment.discriminator_file, experiment.config)
-    partial = out.with_name(out.name + ".partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        copy = partial / "encoder.safetensors"
-        if encoder is not None:
-            bind_encoder(encoder, copy)
-        identity = _encoder_identity(experiment, copy)
-        described = json.dumps(_describe(experiment, identity, files), indent=2) + "\n"
-        save_weights(generator, partial / "generator.safetensors")
-        if discriminator is not None:
-            save_weights(discriminator, partial / "discriminator.safetensors")
-        (partial / "config.json").write_text(described)
-        if out.exists():
-            out.rmdir()
-        partial.replace(out)
+        with atomic_directory(out) as partial:
+            copy = partial / "encoder.safetensors"
+            if encoder is not None:
+                bind_encoder(encoder, copy)
+            identity = _encoder_identity(experiment, copy)
+            described = json.dumps(_describe(experiment, identity, files), indent=2) + "\n"
+            save_weights(generator, partial / "generator.safetensors")
+            if discriminator is not None:
+                save_weights(discriminator, partial / "discriminator.safetensors")
+            (partial / "config.json").write_text(described)
     except OSError as error:
         raise WeightsError(f"--out {out} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # what an error left
     return experiment
 
 
@@ -279,7 +271,7 @@ def _encoder_identity(experiment: Experiment, copy: Path) -> dict[str, Any]:
             )
         identity |= {
             "name": config.architecture,
-            "sha256": file_sha256(copy),
+            "sha256": sha256_of_file(copy),
             "input_size": config.input_size,
         }
     return identity | {"trained_with": experiment.encoder}
@@ -298,6 +290,6 @@ def _describe(experiment: Experiment, encoder: dict[str, Any], files: Iterable[P
             "data": experiment.settings.get("which_dataset"),
             "iterations": experiment.iterations,
             "recorded_fid": None if math.isnan(experiment.recorded_fid) else experiment.recorded_fid,
-            "files": {file.name: file_sha256(file) for file in files},
+            "files": {file.name: sha256_of_file(file) for file in files},
         },
     }

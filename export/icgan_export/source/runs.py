@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from icgan_export.errors import ExportError
 from icgan_export.source.licences import licence_of_weights
-from icgan_runtime.bundle.manifest import EncoderIdentity, Model, Preprocessing
+from icgan_runtime.bundle.manifest import Model, Preprocessing
+from icgan_runtime.files import sha256_of_file
+from icgan_runtime.identity import EncoderIdentity
 from icgan_training.fit.run import open_encoder, read_config
-from icgan_training.integrity import file_sha256, inside
+from icgan_training.integrity import inside
 from icgan_training.networks.backbones import AnyConfig, AnyGenerator
 from icgan_training.networks.checkpoint import load_generator
 from icgan_training.networks.encoder import Encoder
@@ -124,7 +126,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         raise ExportError(
             f"{path / EVALUATION_NAME} is damaged ({error}): evaluate again, or delete it"
         ) from None
-    same = file_sha256(path / "generator.safetensors").startswith(str(weights))
+    same = sha256_of_file(path / "generator.safetensors").startswith(str(weights))
     # rows of a data set mean nothing to who has only the bundle
     return {name: value for name, value in found.items() if name != "closest"} if same else {}
 

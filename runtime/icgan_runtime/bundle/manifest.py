@@ -26,6 +26,7 @@ from pathlib import Path
 from icgan_runtime import files
 from icgan_runtime.bundle.strict_json import Json, digest, parse, to_json
 from icgan_runtime.errors import BindingError, BundleError
+from icgan_runtime.identity import EncoderIdentity, FileEntry
 
 FORMAT = "icgan-bundle"
 SCHEMA_VERSION = 1
@@ -51,24 +52,6 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """Size in bytes and hex SHA-256 of one file of the bundle."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class EncoderIdentity:
-    """Which feature extractor: name, SHA-256 of its weights file, the side its network sees, output width."""
-
-    name: str
-    sha256: str
-    input_size: int  # pixels; the graph enlarges from Preprocessing.size inside
-    embedding_dim: int
 
 
 @dataclass(frozen=True)

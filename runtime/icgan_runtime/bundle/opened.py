@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icgan_runtime import files
-from icgan_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from icgan_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from icgan_runtime.bundle.signature import SIGNATURE_NAME
 from icgan_runtime.errors import IntegrityError
+from icgan_runtime.identity import FileEntry
 
 # Read whole and hash in memory up to here; larger files are hashed in pieces and mapped.
 MAX_READ_BYTES = 2 << 30

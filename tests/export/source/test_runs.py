@@ -15,7 +15,7 @@ from icgan_export.check.verify import Report
 from icgan_export.errors import ExportError
 from icgan_export.source.runs import read_evaluation, read_run
 from icgan_runtime.bundle.opened import Bundle
-from icgan_training.integrity import file_sha256
+from icgan_runtime.files import sha256_of_file
 
 SCORES = '{"fid": 12.5, "kid": NaN}'
 
@@ -33,7 +33,7 @@ def evaluated(run: Path, weights: str) -> None:
 
 
 def test_the_scores_of_the_weights_stand_on_the_card(run, tiny_bundle):
-    evaluated(run, file_sha256(run / "generator.safetensors")[:12])
+    evaluated(run, sha256_of_file(run / "generator.safetensors")[:12])
     metrics = read_run(run).metrics
     assert metrics["scores"] == {"fid": 12.5, "kid": None}
     manifest = dataclasses.replace(Bundle.open(tiny_bundle).manifest, metrics=metrics)
@@ -44,7 +44,7 @@ def test_the_scores_of_the_weights_stand_on_the_card(run, tiny_bundle):
 
 
 def test_which_pictures_of_the_data_set_samples_come_close_to_is_not_for_the_bundle(run):
-    parameters = {"generator": file_sha256(run / "generator.safetensors")[:12]}
+    parameters = {"generator": sha256_of_file(run / "generator.safetensors")[:12]}
     found = {"scores": {"authenticity": 0.9}, "parameters": parameters, "closest": [{"picture": 7}]}
     (run / "evaluation.json").write_text(json.dumps(found))
     assert read_evaluation(run) == {"scores": {"authenticity": 0.9}, "parameters": parameters}

@@ -12,9 +12,7 @@ from icgan_runtime.bundle.manifest import (
     PRECISIONS,
     ROLES,
     BankEntry,
-    EncoderIdentity,
     EngineEntry,
-    FileEntry,
     GraphEntry,
     KeptNode,
     Licence,
@@ -28,6 +26,7 @@ from icgan_runtime.bundle.manifest import (
 )
 from icgan_runtime.bundle.strict_json import from_json, to_json
 from icgan_runtime.errors import BindingError, BundleError
+from icgan_runtime.identity import EncoderIdentity, FileEntry
 from tests.models.make_models import tiny_model
 
 

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 import torch
 
+from icgan_runtime.files import sha256_of_file
 from icgan_runtime.reader import decode
 from icgan_training.cli import main
 from icgan_training.data import prepare as prepare_module
+from icgan_training.data import shards
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.data.npy_rows import Rows
 from icgan_training.data.prepare import prepare
 from icgan_training.data.transforms import read_picture
 from icgan_training.errors import DataError, WeightsError
-from icgan_training.integrity import file_sha256
 from icgan_training.networks.encoder import load_encoder
 from icgan_training.progress import Progress
 from tests.training.pictures import write_pictures
@@ -73,7 +74,7 @@ def test_a_prepared_set_holds_pictures_embeddings_labels_and_neighbours(photos, 
     assert np.array_equal(data.images[7], read_picture(photos / "right" / "001.png", 16))
     assert data.labels.tolist() == [0] * 6 + [1] * 6
     assert data.meta.class_names == ["left", "right"]
-    assert data.meta.encoder.sha256 == file_sha256(encoder_file) == file_sha256(data.encoder_path)
+    assert data.meta.encoder.sha256 == sha256_of_file(encoder_file) == sha256_of_file(data.encoder_path)
     assert data.neighbours.shape == (12, 3)
     with torch.inference_mode():
         network = load_encoder(data.encoder_path)
@@ -142,7 +143,7 @@ def test_pictures_that_come_back_are_read_by_the_same_command(photo, encoder_fil
 def test_a_disk_that_was_gone_for_some_shards_is_read_when_it_is_back(
     photo, encoder_file, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(prepare_module, "SHARD_PICTURES", 4)
+    monkeypatch.setattr(shards, "SHARD_PICTURES", 4)
     paths = write_pictures(tmp_path / "in", photo, 10)
     straight = run(tmp_path / "in", tmp_path / "straight", encoder_file)
     with unreadable(paths[1], *paths[4:]):
@@ -221,7 +222,7 @@ def test_holes_are_filled_the_same_when_filling_was_interrupted(photo, encoder_f
 def test_pictures_that_come_back_when_holes_are_filled_already_stay_out(
     photo, encoder_file, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(prepare_module, "SHARD_PICTURES", 4)
+    monkeypatch.setattr(shards, "SHARD_PICTURES", 4)
     paths = write_pictures(tmp_path / "in", photo, 10)
     straight = run(tmp_path / "in", tmp_path / "straight", encoder_file)
     with unreadable(*paths[4:8]), monkeypatch.context() as stopped:
@@ -269,7 +270,7 @@ def test_embeddings_are_not_shortened_on_a_gpu():
     encoder: Any = network
     images, cpu = np.zeros((3, 8, 8, 3), np.uint8), torch.device("cpu")
     with Progress(3, "prepare", "pictures") as progress:
-        plain, flipped = prepare_module.embed(encoder, images, cpu, progress)
+        plain, flipped = shards.embed(encoder, images, cpu, progress)
     assert plain.shape == flipped.shape == (3, 4)
     assert shortened == [False, False]
 
@@ -368,7 +369,7 @@ def test_an_input_size_below_what_encoders_can_halve_is_refused(photos, encoder_
 
 def test_an_unknown_encoder_is_refused_with_the_known_names(photos, tmp_path):
     refused(
-        "--encoder vgg is neither a file nor one of resnet50, efficientnet-lite0$",
+        "--encoder vgg is neither a file nor one of resnet50, efficientnet-lite0, timm:NAME$",
         photos,
         tmp_path / "out",
         "vgg",
@@ -402,4 +403,4 @@ def test_another_input_size_is_written_into_the_encoder_of_the_set(photos, encod
     data = run(photos, tmp_path / "out", encoder_file, input_size=48)
     assert data.meta.encoder.input_size == 48
     assert load_encoder(data.encoder_path).config.input_size == 48
-    assert data.meta.encoder.sha256 == file_sha256(data.encoder_path)
+    assert data.meta.encoder.sha256 == sha256_of_file(data.encoder_path)

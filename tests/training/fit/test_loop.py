@@ -137,13 +137,13 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_equal_to_one_that_is_not(
     kill_once(lambda: len(list_checkpoints(checkpoints)) == 2)
     seen = list_checkpoints(checkpoints)[-1]
     kill_once(lambda: list_checkpoints(checkpoints)[-1:] not in ([], [seen]))
-    kill_once(lambda: any(checkpoints.glob("*.tmp")))  # while one is being written
+    kill_once(lambda: any(checkpoints.glob(".*.safetensors")))  # while one is being written
     fit(TINY.model, train, PreparedDataset.open(data), killed, device=CPU)
 
     for name in ("generator", "discriminator", "checkpoints/step-000000040"):
         assert_equal_files(whole / f"{name}.safetensors", killed / f"{name}.safetensors")
     assert without_times(log(killed)) == without_times(log(whole))
-    assert not list(checkpoints.glob("*.tmp"))
+    assert not list(checkpoints.glob(".*.safetensors"))
 
 
 def test_interrupting_writes_a_checkpoint_and_the_same_command_goes_on(make_prepared, tmp_path):
@@ -188,7 +188,7 @@ def test_a_disk_that_fills_up_during_a_checkpoint_costs_nothing_but_the_steps_si
     assert f"the last good checkpoint is {good[-1]}" in message
     assert "free some space and run the same command again" in message
     assert list_checkpoints(full / "checkpoints") == good
-    assert not list((full / "checkpoints").glob("*.tmp"))
+    assert not list((full / "checkpoints").glob(".*.safetensors"))
     fit(TINY.model, settings(total_images=48), PreparedDataset.open(data), full, device=CPU)
     assert_equal_files(whole / "generator.safetensors", full / "generator.safetensors")
     assert without_times(log(full)) == without_times(log(whole))

@@ -103,7 +103,7 @@ def test_a_checkpoint_of_another_model_is_refused_naming_the_tensor(tmp_path):
 def test_the_newest_are_kept_and_half_written_ones_go(tmp_path):
     for step in (5, 900, 10_000_000):
         save_checkpoint(checkpoint_path(tmp_path, step), state(*trained(steps=1)), {})
-    (tmp_path / "step-000000007.tmp").write_bytes(b"killed")
+    (tmp_path / ".step-000000007.0a1b2c3d.safetensors").write_bytes(b"killed")
     (tmp_path / "best.safetensors").write_bytes(b"another rule")
     prune(tmp_path, keep=2)
     assert list_checkpoints(tmp_path) == [

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from icgan_runtime.files import sha256_of_file
 from icgan_training.cli import main
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
-from icgan_training.integrity import file_sha256
 from icgan_training.networks.inception import Inception, save_inception
 from icgan_training.score.evaluate import STRATA, evaluate, fid_scorer
 from icgan_training.score.features import FeatureNetwork
@@ -149,7 +149,7 @@ def test_the_command_writes_json_and_a_page(run_dir, tmp_path, capsys):
     assert "KID" in capsys.readouterr().out
     result = json.loads((run_dir / "evaluation.json").read_text())
     assert result["parameters"]["samples"] == 4
-    assert file_sha256(run_dir / "generator.safetensors").startswith(result["parameters"]["generator"])
+    assert sha256_of_file(run_dir / "generator.safetensors").startswith(result["parameters"]["generator"])
     assert (result["parameters"]["instances"], result["parameters"]["choice"]) == (5, "random")
     assert "data:image/png;base64," in (run_dir / "evaluation.html").read_text()
     assert (run_dir / "samples.png").exists()

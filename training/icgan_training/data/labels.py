@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from icgan_runtime.files import atomic_file
+from icgan_runtime.files import atomic_file, sha256_of_file
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.data.neighbours import kmeans_centroids, nearest_centroids
 from icgan_training.distributed import ALONE, Processes, wait
 from icgan_training.errors import ConfigError, DataError
-from icgan_training.integrity import file_sha256, inside
+from icgan_training.integrity import inside
 from icgan_training.networks.config import Conditions, LabelSource
 
 CENTROIDS = "centroids.npy"
@@ -94,14 +94,14 @@ def _write(path: Path, centroids: NDArray[np.float32]) -> None:
     with atomic_file(path) as partial:
         with partial.open("wb") as file:
             np.save(file, centroids)
-        path.with_name(CENTROIDS_HASH).write_text(file_sha256(partial) + "\n")
+        path.with_name(CENTROIDS_HASH).write_text(sha256_of_file(partial) + "\n")
 
 
 def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
     """Float32 centroids of this shape, all finite; DataError otherwise."""
     digest = path.with_name(CENTROIDS_HASH)
     try:
-        if digest.exists() and digest.read_text().strip() != file_sha256(inside(path.parent, path.name)):
+        if digest.exists() and digest.read_text().strip() != sha256_of_file(inside(path.parent, path.name)):
             raise ValueError(f"its SHA-256 is not that in {CENTROIDS_HASH}")
         # mapped: a header that asks for more than the file holds is refused before anything is allocated
         centroids: NDArray[np.float32] = np.array(np.lib.format.open_memmap(path, mode="r"))

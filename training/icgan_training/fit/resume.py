@@ -8,7 +8,6 @@
 All randomness is a function of the seed and the step, so no random state is stored.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from icgan_runtime.files import atomic_file
 from icgan_training.errors import CheckpointError
 from icgan_training.integrity import read_sealed, seal
 
@@ -56,16 +56,12 @@ def save_checkpoint(path: Path, state: Stateful, metadata: Mapping[str, Any]) ->
 
     Raises CheckpointError when the disk refuses; the other checkpoints are untouched then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     try:
-        save_file(tensors, temporary, seal(tensors, "checkpoint", metadata))
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as partial:
+            save_file(tensors, partial, seal(tensors, "checkpoint", metadata))
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"checkpoint {path} could not be written ({error}); {last_good(path.parent)}:"
             " free some space and run the same command again"
@@ -149,5 +145,5 @@ def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints, and what a kill left half written."""
     for path in list_checkpoints(folder)[:-keep]:
         path.unlink()
-    for path in folder.glob("*.tmp"):
+    for path in folder.glob(".*.safetensors"):
         path.unlink()

@@ -13,10 +13,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from icgan_runtime.files import atomic_file
+from icgan_runtime.files import atomic_file, sha256_of_file
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
-from icgan_training.integrity import file_sha256, inside, read_json
+from icgan_training.integrity import inside, read_json
 from icgan_training.networks.checkpoint import save_weights
 from icgan_training.networks.config import ModelConfig, TrainConfig
 from icgan_training.networks.encoder import Encoder, encoder_bytes, load_encoder
@@ -85,7 +85,7 @@ def open_encoder(run_dir: Path, config: dict[str, Any]) -> tuple[Encoder, str]:
     """
     own = run_dir / ENCODER
     if own.exists():
-        found = file_sha256(own)
+        found = sha256_of_file(own)
         wanted = config.get("encoder", {}).get("sha256")
         if wanted not in (None, found):
             raise _other_encoder(own, found, wanted)

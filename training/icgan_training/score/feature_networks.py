@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from icgan_training.data.dataset import EncoderIdentity, PreparedDataset
+from icgan_runtime.files import sha256_of_file
+from icgan_runtime.identity import EncoderIdentity
+from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
-from icgan_training.integrity import file_sha256
 from icgan_training.networks.encoder import fold_batch_norm, load_encoder
 from icgan_training.networks.inception import load_inception
 from icgan_training.score.features import FeatureNetwork
@@ -14,7 +15,7 @@ from icgan_training.score.features import FeatureNetwork
 
 def inception_network(path: Path, device: torch.device) -> FeatureNetwork:
     """The FID Inception-v3 as a feature network."""
-    return FeatureNetwork("inception", file_sha256(path), load_inception(path).to(device), device)
+    return FeatureNetwork("inception", sha256_of_file(path), load_inception(path).to(device), device)
 
 
 def conditioning_network(data: PreparedDataset, device: torch.device) -> FeatureNetwork:
@@ -25,7 +26,7 @@ def conditioning_network(data: PreparedDataset, device: torch.device) -> Feature
 
 def encoder_network(path: Path, device: torch.device, conditioning: EncoderIdentity) -> FeatureNetwork:
     """An encoder as the second feature network; the one the generator is conditioned on may not judge it."""
-    identity = file_sha256(path)
+    identity = sha256_of_file(path)
     encoder = load_encoder(path)
     name = encoder.config.architecture
     if identity == conditioning.sha256 or name == conditioning.name:

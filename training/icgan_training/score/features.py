@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from icgan_runtime.files import atomic_file
 from icgan_training.data.dataset import PreparedDataset, chunks
 from icgan_training.errors import DataError
 from icgan_training.networks.arithmetic import full_float32
@@ -77,10 +78,9 @@ def real_features(data: PreparedDataset, network: FeatureNetwork, count: int) ->
             if piece is None or len(piece) < wanted:
                 rows = order[start : min(start + PIECE, count)]
                 piece = network(data.images[rows])
-                if keep:  # two evaluations may fill one store at the same time
-                    partial = file.with_suffix(f".{os.getpid()}.partial.npy")
-                    np.save(partial, piece)
-                    partial.replace(file)
+                if keep:
+                    with atomic_file(file) as partial:
+                        np.save(partial, piece)
             if not len(found):  # filled as it grows: joining the pieces would hold all of them twice
                 found = np.empty((count, piece.shape[1]), np.float32)
             found[start : start + wanted] = piece[:wanted]
