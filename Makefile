@@ -18,6 +18,7 @@ env: .venv/.stamp ## make .venv with everything but the server
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements.lock # whole, but for torch
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 # without a hash: see the lock
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt timm # its torchvision would not load beside torch of a CPU
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $@
 

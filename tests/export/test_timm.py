@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="pip install -
 def test_a_bundle_embeds_as_torch_does(name: str, width: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(timm_backbone(name, 160).state_dict(), tmp_path / "weights.safetensors")
-    encoder = encoder_from_timm(f"timm:{name}", tmp_path / "weights.safetensors", 64)
+    encoder = encoder_from_timm(f"timm:{name}", tmp_path / "weights.safetensors", 32)
     run, config = tmp_path / "run", tiny_config(embedding_dim=width)
     run.mkdir()
     save_weights(lively_generator(config), run / "generator.safetensors")
