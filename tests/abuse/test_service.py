@@ -23,10 +23,11 @@ from icgan_runtime import Pipeline
 from icgan_runtime.bundle.manifest import Manifest, describe_files
 from icgan_runtime.errors import IcganError, NumericsError, ServiceError, UnavailableError
 from icgan_runtime.images import MAX_ENCODED_BYTES
+from icgan_runtime.server.models import CANARY_MODEL
 from icgan_runtime.server.options import SEARCHES, RepositoryOptions
 from icgan_runtime.server.process import Server, free_ports
 from icgan_runtime.server.repository import write_repository
-from icgan_runtime.server.watchdog import CANARY_MODEL, CANARY_NAME, Watchdog
+from icgan_runtime.server.watchdog import CANARY_NAME, Watchdog
 from tests.abuse.soak import STUB, descendants
 from tests.models import bundles
 from tests.processes import lives
@@ -102,7 +103,7 @@ def test_an_overloaded_server_is_not_taken_for_a_broken_one(server, monkeypatch,
     watchdog = Watchdog(server)
 
     def shed(*_: object, **__: object) -> bytes:
-        raise ServiceError(f"v2/models/icgan_file/generate: 400 in ensemble 'icgan_file', {words}")
+        raise ServiceError(f"v2/models/icgan_canary/generate: 400 in ensemble 'icgan_canary', {words}")
 
     monkeypatch.setattr(server, "call", shed)
     assert watchdog.check() == []

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,11 +20,11 @@ from typing import Any
 import pytest
 
 from icgan_runtime.server.environment import assemble_backends
-from icgan_runtime.server.models import ENSEMBLES
+from icgan_runtime.server.models import CANARY_MODEL, ENSEMBLES
 from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import CONTROL_HEADER, free_ports
-from icgan_runtime.server.repository import write_repository
-from icgan_runtime.server.watchdog import CANARY_MODEL, CANARY_NAME
+from icgan_runtime.server.repository import read_releases, write_repository
+from icgan_runtime.server.watchdog import CANARY_NAME
 from tests.triton.conftest import ROOT, quiet
 from tests.triton.test_icgan import PHOTO
 from tests.triton.test_watchdog import kill
@@ -39,15 +43,38 @@ VALUES = {
         "cpu": 0.5,
         "startupSeconds": 1800,
     },
+    "of a cluster": {
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": [{"name": "registry"}],
+        "env": [{"name": "NAME", "value": "1"}],
+        "runtimeClassName": "nvidia",
+        "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H200"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "spreadOver": "kubernetes.io/hostname",
+        "bundleImage": "registry.example/bundles/demo:1",
+    },
+    "on CPUs, counted and watched by hand": {"gpus": 0, "autoscaler": False, "replicas": 5},
 }
+ALWAYS = {"Deployment/demo", "Service/demo", "Service/demo-pods", "PodDisruptionBudget/demo"}
+
+
+def rendered_all(values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The chart as Helm itself fills it in: kind/name -> manifest."""
+    helm = pytest.importorskip("helm_python", reason="pip install helm-python-sdk")
+    with helm.Chart.load(CHART) as chart:
+        files = chart.render(dict(values or {}), name="demo").values()
+        manifests = [manifest for file in files for manifest in yaml.safe_load_all(file) if manifest]
+        return {f"{manifest['kind']}/{manifest['metadata']['name']}": manifest for manifest in manifests}
 
 
 def rendered(values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The chart as Helm itself fills it in: kind -> manifest."""
-    helm = pytest.importorskip("helm_python", reason="pip install helm-python-sdk")
-    with helm.Chart.load(CHART) as chart:
-        manifests = map(yaml.safe_load, chart.render(dict(values or {}), name="demo").values())
-        return {manifest["kind"]: manifest for manifest in manifests}
+    """kind -> manifest, of those that have the release's own name."""
+    return {
+        name.partition("/")[0]: manifest
+        for name, manifest in rendered_all(values).items()
+        if name.endswith("/demo")
+    }
 
 
 def deployment() -> dict[str, Any]:
@@ -65,8 +92,11 @@ def test_helm_finds_nothing_wrong_with_the_chart():
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
 def test_what_helm_makes_of_the_chart_is_what_kubernetes_accepts(values):
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
-    manifests = rendered(values)
-    assert set(manifests) == {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
+    manifests = rendered_all(values)
+    wanted = set(ALWAYS)
+    wanted |= {"HorizontalPodAutoscaler/demo"} if values.get("autoscaler", True) else set()
+    wanted |= {"Job/demo-bundle"} if values.get("bundleImage") else set()
+    assert set(manifests) == wanted
     for manifest in manifests.values():
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
 
@@ -77,6 +107,108 @@ def test_the_operators_values_reach_the_pods():
     assert manifests["HorizontalPodAutoscaler"]["spec"]["minReplicas"] == 3
     assert pod["containers"][0]["image"] == "registry.example:5000/icgan@sha256:0123"
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 4
+
+
+def test_a_cluster_says_where_pods_run_and_how_their_image_is_pulled():
+    values = VALUES["of a cluster"]
+    pod = rendered(values)["Deployment"]["spec"]["template"]["spec"]
+    for name in ("imagePullSecrets", "runtimeClassName", "nodeSelector", "tolerations", "affinity"):
+        assert pod[name] == values[name]
+    assert pod["containers"][0]["imagePullPolicy"] == "Always"
+    assert values["env"][0] in pod["containers"][0]["env"]
+    [spread] = pod["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["labelSelector"]["matchLabels"] == rendered()["Service"]["spec"]["selector"]
+
+
+def test_on_cpus_no_gpu_is_asked_for_and_the_models_run_there():
+    manifests = rendered(VALUES["on CPUs, counted and watched by hand"])
+    [container] = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    assert "--model-config-name=cpu" in container["args"]
+    assert manifests["Deployment"]["spec"]["replicas"] == 5
+
+
+def test_every_pod_may_run_under_the_restricted_pod_security_standard():
+    for name, manifest in rendered_all(VALUES["of a cluster"]).items():
+        if not name.startswith(("Deployment", "Job")):
+            continue
+        pod = manifest["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in (*pod["containers"], *pod.get("initContainers", ())):
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert {kind for volume in pod["volumes"] for kind in volume} <= {
+            "name",
+            "persistentVolumeClaim",
+            "emptyDir",
+        }
+
+
+def test_with_the_prometheus_operator_it_is_told_where_to_scrape():
+    monitor = rendered_all({"podMonitor": True})["PodMonitor/demo"]
+    assert monitor["spec"]["selector"]["matchLabels"] == rendered()["Service"]["spec"]["selector"]
+    [container] = deployment()["containers"]
+    ports = {port["name"] for port in container["ports"]}
+    assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} <= ports
+
+
+def test_the_job_writes_the_bundle_as_a_repository_then_as_its_next_release_and_tells_every_pod(
+    tiny_bundle, tmp_path
+):
+    """Its script, run here: the claim is a folder, and the one pod a listener."""
+    [container] = rendered_all(VALUES["of a cluster"])["Job/demo-bundle"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    *shell, script = container["command"]
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"/work", "/claim", "/tmp"} == mounts
+    script = script.replace("/work", str(tiny_bundle)).replace("/claim", str(tmp_path))
+    (tmp_path / "bin").mkdir()
+    programs = {
+        "icgan-export": f'exec "{sys.executable}" -m icgan_export "$@"',
+        "getent": 'echo "127.0.0.1 STREAM $2"',
+    }
+    for name, line in programs.items():
+        path = tmp_path / "bin" / name
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PODS": "demo-pods",
+        "CONTROL_KEY": "key",
+    }
+
+    def run(script: str) -> None:
+        done = subprocess.run([*shell, script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    run(script)
+    repository = tmp_path / "repository"
+    assert len(read_releases(repository)["releases"]) == 1
+    asked: list[tuple[str, str]] = []
+
+    class Pod(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append((self.path, self.headers[CONTROL_HEADER]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pod) as pod:
+        threading.Thread(target=pod.serve_forever, args=(0.01,), daemon=True).start()
+        run(script.replace(":8000", f":{pod.server_port}"))
+        pod.shutdown()
+    assert len(read_releases(repository)["releases"]) == 2
+    assert [path for path, _ in asked][-len(ENSEMBLES) :] == [
+        f"/v2/repository/models/{ensemble.name}/load" for ensemble in ENSEMBLES
+    ]
+    assert {key for _, key in asked} == {"key"}
 
 
 @pytest.mark.parametrize(("values", "seconds"), [("as shipped", 300), ("changed", 1800)])
@@ -117,7 +249,7 @@ def test_the_autoscaler_follows_the_queue_time_that_the_page_teaches_the_adapter
     [counted] = re.findall(
         r'nv_inference_request_success\{<<.LabelMatchers>>,model=~"([^"]*)"', rule["metricsQuery"]
     )
-    assert set(counted.split("|")) == {ensemble.name for ensemble in ENSEMBLES}
+    assert set(counted.split("|")) == {ensemble.name for ensemble in ENSEMBLES} - {CANARY_MODEL}
 
 
 def test_every_rate_has_two_scrapes_to_be_taken_from():
@@ -201,6 +333,17 @@ def test_compose_builds_on_the_image_that_the_operator_names_and_serves_the_chec
     assert (DEPLOY / models).resolve() == ROOT / "model_repository", "relative to the Compose file"
 
 
+def test_composes_form_for_cpus_differs_by_the_models_configuration_and_asks_for_no_gpu():
+    class Loader(yaml.SafeLoader):  # type: ignore[name-defined,misc]
+        pass
+
+    Loader.add_constructor("!reset", lambda loader, node: "reset")
+    over = yaml.load((DEPLOY / "compose.cpu.yaml").read_text(), Loader)["services"]["triton"]
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]
+    assert over["deploy"] == "reset"
+    assert sorted(over["command"]) == sorted([*compose["command"], "--model-config-name=cpu"])
+
+
 def test_a_pod_finishes_the_requests_of_every_ensemble_before_it_goes():
     [container] = deployment()["containers"]
     script = container["lifecycle"]["preStop"]["exec"]["command"][-1]
@@ -219,6 +362,23 @@ def test_the_dashboard_says_that_the_server_counts_a_refused_request_twice(start
     dashboard = json.loads((DEPLOY / "grafana" / "icgan.json").read_text())
     [panel] = [panel for panel in dashboard["panels"] if panel["title"] == "Failures per second"]
     assert "twice" in panel["description"]
+
+
+def test_a_server_that_only_its_probes_ask_counts_no_request_of_users(start, tiny_bundle):
+    server = start(tiny_bundle)
+    canary = json.loads((server.repository / CANARY_NAME).read_text())
+    for _ in range(3):
+        server.call(f"v2/models/{CANARY_MODEL}/generate", canary)
+    with urllib.request.urlopen(server.metrics_url) as response:
+        page = response.read().decode()
+    line = re.compile(r'^nv_inference_request_success\{model="(\w+)",.*\} (\d+)$', re.MULTILINE)
+    counted = dict(line.findall(page))
+    assert counted.pop(CANARY_MODEL) == "3"
+    dashboard = json.loads((DEPLOY / "grafana" / "icgan.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            assert CANARY_MODEL not in target["expr"]
+    assert {counted[each.name] for each in ENSEMBLES if each.name != CANARY_MODEL} == {"0"}
 
 
 def test_every_metric_of_the_dashboard_exists_on_a_live_server(server):

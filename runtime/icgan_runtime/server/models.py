@@ -45,11 +45,13 @@ class Ensemble:
     as_file: bool = False  # answer with PNG, JPEG or WebP files instead of pixels
 
 
+CANARY_MODEL = "icgan_canary"  # asked by probes and watchdogs, so that the others' metrics count users alone
 ENSEMBLES = (
     Ensemble("icgan", "IMAGE"),
     Ensemble("icgan_from_pixels", "PIXELS"),
     Ensemble("icgan_from_embedding", "EMBEDDING"),
     Ensemble("icgan_file", "IMAGE", as_file=True),
+    Ensemble(CANARY_MODEL, "IMAGE", as_file=True),
 )
 
 

@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Self
 
 from icgan_runtime.errors import ServiceError, UnavailableError
+from icgan_runtime.server.models import CANARY_MODEL
 from icgan_runtime.server.process import Server
 
 CANARY_NAME = "canary.json"  # written into the repository by `icgan-export triton`
-CANARY_MODEL = "icgan_file"  # the ensemble that runs every stage
 
 # The `generate` API says 400 to these too, which are the queues' way of shedding load.
 _OVERLOAD = re.compile("Request timeout expired|Exceeds maximum queue size")

@@ -55,7 +55,7 @@ def watching(server: Server, report: Any = print, **options: float) -> Watchdog:
     return Watchdog(cast(Any, server), report, **options)
 
 
-CANARY_CALL = ("v2/models/icgan_file/generate", CANARY, 30)
+CANARY_CALL = ("v2/models/icgan_canary/generate", CANARY, 30)
 
 
 def test_a_healthy_server_gets_one_canary_and_is_left_alone(repository):
@@ -106,7 +106,7 @@ def test_who_dies_while_others_are_replaced_is_seen_by_the_canary(repository):
 @pytest.mark.parametrize(
     ("words", "models"),
     [
-        ("in ensemble 'icgan_file', Stub process 'icgan_lookup_0_0' is not healthy.", ["icgan_lookup"]),
+        ("in ensemble 'icgan_canary', Stub process 'icgan_lookup_0_0' is not healthy.", ["icgan_lookup"]),
         ("Stub process 'icgan_b_12_3' is dead; 'icgan_a_0_0', 'icgan_b_0_1'", ["icgan_a", "icgan_b"]),
     ],
 )
@@ -139,7 +139,7 @@ def test_what_loading_does_not_cure_is_raised(repository):
     "busy",
     [
         UnavailableError("refused"),
-        ServiceError("400 in ensemble 'icgan_file', Request timeout expired"),
+        ServiceError("400 in ensemble 'icgan_canary', Request timeout expired"),
         ServiceError("400 Exceeds maximum queue size"),
     ],
 )
