@@ -30,7 +30,17 @@ GROUND = {f"icgan_runtime.{name}" for name in ("console", "cpus", "errors", "fil
 WINGS = {
     "icgan_training": ["networks", "data", "fit", "score"],
     "icgan_export": ["source", "rewrite", "lower", "check"],
-    "icgan_runtime": ["reader", "bundle", "marks", "backends", "search", "origin", "client", "server"],
+    "icgan_runtime": [
+        "reader",
+        "bundle",
+        "marks",
+        "backends",
+        "search",
+        "origin",
+        "client",
+        "synthesize",
+        "server",
+    ],
 }
 # Files beside the wings that wings may import. In the runtime some stand between two wings: the number of
 # wings below them.
@@ -57,6 +67,7 @@ ONE_FILE = {
     "pillow_heif": "reader/heif.py",
     "c2pa": "marks/signed.py",
     "model_signing": "bundle/signature.py",
+    "ray": "synthesize/ray_engine.py",
 }
 FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
 

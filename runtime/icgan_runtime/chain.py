@@ -69,6 +69,12 @@ class Chain(Protocol):
     def generate_from(self, embedding: F32, request: Request) -> Result:
         """Images that follow an embedding [1, D]."""
 
+    def generate_rows(self, embedding: F32, rows: Rows) -> tuple[U8, I64 | None]:
+        """Images [N, R, R, 3] that follow the rows of embeddings [N, D], each as its row says.
+
+        With them the label [N] that each was drawn with, where the model has labels.
+        """
+
     def with_bank(self, bank: Bank) -> Chain:
         """The same chain over other instances, borrowing this one's sessions."""
 
@@ -190,6 +196,21 @@ class LocalChain:
             graph.precision,
             self.route.backend,
         )
+
+    def generate_rows(self, embedding: F32, rows: Rows) -> tuple[U8, I64 | None]:
+        ids = np.zeros((len(embedding), 1), np.int64)
+        if rows.need_neighbours:  # else a search would be for nothing
+            anew = np.append(True, (embedding[1:] != embedding[:-1]).any(axis=1))  # rows often repeat
+            found, _ = self.search(embedding[anew], self.neighbours)
+            ids = found[anew.cumsum() - 1]
+        if rows.label is not None:
+            rows = replace(rows, label=rows.labels(ids, self.bank))
+        generated = [
+            self.draw(embedding[some], ids[some], rows.part(some)) for some in self._batches(len(embedding))
+        ]
+        whole = np.concatenate(generated)
+        refuse_black_images(self.generator.name, whole)
+        return whole, rows.label
 
     def with_bank(self, bank: Bank) -> LocalChain:
         bank.require_space(self.model)

@@ -4,7 +4,8 @@ import argparse
 import os
 import re
 import sys
-from typing import Any
+import time
+from typing import Any, Self, TextIO
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,3 +47,52 @@ def tell(text: str) -> None:
 def escape(text: str) -> str:
     """Text that strangers may have written; control characters and lone surrogates as JSON writes them."""
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class Progress:
+    """How far long work is, with rate and time left: a line that changes on a terminal, elsewhere a line now
+    and then and one at the end. Use with `with`.
+    """
+
+    def __init__(self, what: str, unit: str, total: int, done: int = 0, stream: TextIO | None = None) -> None:
+        self.what, self.unit, self.total, self.done = what, unit, total, done
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._first = self._told = done
+        self._began = self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.done > self._told or self._terminal:
+            self._tell("\n" if self._terminal else "")
+
+    def advance(self, count: int) -> None:
+        """Count `count` more as done."""
+        self.done += count
+        if time.monotonic() - self._last >= (0.2 if self._terminal else 10):
+            self._tell("")
+
+    def line(self) -> str:
+        """Where the work stands."""
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        rate = (self.done - self._first) / seconds
+        left = f", {span((self.total - self.done) / rate)} left" if rate else ""
+        return f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.1f}/s{left}"
+
+    def _tell(self, end: str) -> None:
+        self._last, self._told = time.monotonic(), self.done
+        if self._terminal:
+            print(f"\r\x1b[K{self.line()}", end=end, file=self._stream, flush=True)
+        else:
+            print(self.line(), file=self._stream, flush=True)
+
+
+def span(seconds: float) -> str:
+    """A length of time for people: the two largest units that it has."""
+    whole = round(seconds)
+    for unit, size, smaller, less in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // less} {smaller}"
+    return f"{whole} s"

@@ -38,6 +38,17 @@ class Rows:
     condition: NDArray[np.int32]  # position in CONDITIONS
     label: I64 | None  # OWN_LABEL or 0 .. classes − 1; None for a model without labels
 
+    @property
+    def need_neighbours(self) -> bool:
+        """Whether what is stored decides anything: an instance to follow, or a label to take."""
+        own = self.label is not None and bool((self.label == OWN_LABEL).any())
+        return own or bool(self.condition.any())
+
+    def part(self, some: slice) -> Rows:
+        """Some of the rows."""
+        label = None if self.label is None else self.label[some]
+        return Rows(self.seed[some], self.sample[some], self.truncation[some], self.condition[some], label)
+
     def check(self, model: Model) -> None:
         """Raise RequestError naming the first field with a value out of its range."""
         _check("seed", self.seed, self.seed >= 0, "0..2^63-1")
@@ -77,12 +88,16 @@ class Rows:
 
     def _instances(self, ids: I64) -> I64:
         """The id [N] of the instance behind each row: drawn for "sample", the nearest otherwise."""
-        ranks = np.zeros(len(ids), np.int64)
+        instances: I64 = ids[np.arange(len(ids)), self.ranks(ids.shape[1])]
+        return instances
+
+    def ranks(self, k: int) -> I64:
+        """Which of the k nearest [N] is behind each row, 0 the nearest."""
+        ranks = np.zeros(len(self.seed), np.int64)
         drawn = self.condition == CONDITIONS.index("sample")
         if drawn.any():
-            ranks[drawn] = latents.draw_ranks(self.seed[drawn], self.sample[drawn], ids.shape[1])
-        instances: I64 = ids[np.arange(len(ids)), ranks]
-        return instances
+            ranks[drawn] = latents.draw_ranks(self.seed[drawn], self.sample[drawn], k)
+        return ranks
 
 
 def check_embedding(embedding: F32) -> None:

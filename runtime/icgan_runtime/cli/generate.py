@@ -34,7 +34,7 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
     )
     command.add_argument(
         "--truncation",
-        type=_truncation,
+        type=shared.truncation,
         default=1.0,
         metavar="T",
         help="noise within ±2T, T in (0, 1]: less is more typical and less varied; or none (default: 1)",
@@ -148,10 +148,3 @@ def _folders(options: argparse.Namespace) -> dict[str, Path] | None:
     if len(set(folders.values())) < len(pictures):
         raise RequestError("out", f"{out}: two pictures have the same name; give them to two commands")
     return folders
-
-
-def _truncation(text: str) -> float | None:
-    try:
-        return None if text == "none" else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number in (0, 1] nor none") from None

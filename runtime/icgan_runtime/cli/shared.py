@@ -21,8 +21,8 @@ BUNDLE = "folder that icgan-export bundle wrote"
 URL = "a server instead of a bundle: grpc://localhost:8001 or http://localhost:8000"
 THREADS = "threads per graph, 0 for one per core (default: %(default)s)"
 
-# Options of `add_pipeline` that a server has chosen already.
-_IN_PROCESS = ("backend", "precision", "search", "threads")
+# Options of `add_where` that a server has chosen already.
+IN_PROCESS = ("backend", "precision", "search", "threads")
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -57,10 +57,14 @@ def add_pipeline(command: Parser) -> None:
         metavar="PICTURE",
         help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} file",
     )
+    add_where(command).add_argument("--url", help=URL)
+
+
+def add_where(command: Parser) -> argparse._ArgumentGroup:
+    """What runs the graphs; the group is for `--url` to join."""
     group = command.add_argument_group(
         "where it runs (in this process without --url, which excludes the others)"
     )
-    group.add_argument("--url", help=URL)
     group.add_argument(
         "--backend",
         choices=BACKENDS,
@@ -78,6 +82,7 @@ def add_pipeline(command: Parser) -> None:
         "installed)",
     )
     group.add_argument("--threads", type=int, default=0, metavar="N", help=THREADS)
+    return group
 
 
 def open_pipeline(options: argparse.Namespace) -> Pipeline:
@@ -87,7 +92,7 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
     if not options.pictures:
         options.parser.error("the following arguments are required: PICTURE")
     if options.url is not None:
-        refuse_given(options, _IN_PROCESS, "is the server's choice: leave it out beside --url")
+        refuse_given(options, IN_PROCESS, "is the server's choice: leave it out beside --url")
         return Pipeline.connect(options.url, **options_from_environment())
     return Pipeline.load(
         options.bundle,
@@ -141,3 +146,11 @@ def nearest_json(found: Neighbours) -> list[dict[str, Any]]:
     return [
         {"id": i, "score": score} | ({} if label is None else {"label": label}) for i, score, label in rows
     ]
+
+
+def truncation(text: str) -> float | None:
+    """A number, or none; the type of `--truncation`."""
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number in (0, 1] nor none") from None

@@ -30,9 +30,11 @@ from icgan_runtime.errors import (
 from icgan_runtime.marks.claim import Source
 from icgan_runtime.refusals import from_wire
 from icgan_runtime.request import Neighbours, Request, Result
+from icgan_runtime.rows import OWN_LABEL, Rows
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
 Arrays = dict[str, NDArray[Any]]
 T = TypeVar("T")
 
@@ -121,6 +123,27 @@ class ServedModel:
             answers.append((yield self._generation("icgan_from_embedding", source, request, rows)))
         return self._result(answers, embedding[0], request)
 
+    def generate_rows(self, embedding: F32, rows: Rows) -> Conversation[tuple[U8, I64 | None]]:
+        """As `Chain.generate_rows`."""
+        generated, labels = [], []
+        own = rows.label is not None and bool((rows.label == OWN_LABEL).any())
+        for page in self._batches(len(embedding)):
+            some = slice(page.start, page.stop)
+            part = rows.part(some)
+            inputs = {"EMBEDDING": embedding[some], **_scalars(part)}
+            outputs = ("GENERATED", "NEIGHBOUR_LABELS") if own and self.labelled else ("GENERATED",)
+            answer = yield Call("icgan_from_embedding", inputs, outputs)
+            generated.append(answer["GENERATED"])
+            if part.label is not None and "NEIGHBOUR_LABELS" in answer:
+                near = answer["NEIGHBOUR_LABELS"]
+                instances = near[np.arange(len(near)), part.ranks(near.shape[1])]
+                labels.append(np.where(part.label == OWN_LABEL, instances, part.label))
+            elif part.label is not None:
+                labels.append(part.label)
+        whole = np.concatenate(generated)
+        refuse_black_images(self.url, whole)
+        return whole, np.concatenate(labels) if labels else None
+
     def _generation(self, name: str, source: Arrays, request: Request, rows: range) -> Call:
         outputs = ["GENERATED", *(NEIGHBOURS if self.labelled else NEIGHBOURS[:2])]
         if name != "icgan_from_embedding":
@@ -146,19 +169,23 @@ class ServedModel:
         return {"PIXELS": np.repeat(images.load(picture, size)[None], count, axis=0)}
 
     def _scalars(self, request: Request, samples: range) -> Arrays:
-        rows = request.rows(samples, self.model.classes)
-        arrays: Arrays = {
-            "SEED": rows.seed,
-            "SAMPLE": rows.sample,
-            "TRUNCATION": rows.truncation,
-            "CONDITION": rows.condition,
-        }
-        if rows.label is not None:
-            arrays["LABEL"] = rows.label
-        return {name: array[:, None] for name, array in arrays.items()}
+        return _scalars(request.rows(samples, self.model.classes))
 
     def _batches(self, count: int) -> list[range]:
         return [range(start, min(start + self.max_batch, count)) for start in range(0, count, self.max_batch)]
+
+
+def _scalars(rows: Rows) -> Arrays:
+    """The inputs that each row has one number of."""
+    arrays: Arrays = {
+        "SEED": rows.seed,
+        "SAMPLE": rows.sample,
+        "TRUNCATION": rows.truncation,
+        "CONDITION": rows.condition,
+    }
+    if rows.label is not None:
+        arrays["LABEL"] = rows.label
+    return {name: array[:, None] for name, array in arrays.items()}
 
 
 def error_of(status: str, words: str) -> IcganError:

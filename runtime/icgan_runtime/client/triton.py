@@ -26,9 +26,11 @@ from icgan_runtime.client.protocol import Arrays, Call, Conversation, ServedMode
 from icgan_runtime.errors import RequestError
 from icgan_runtime.request import Request, Result
 from icgan_runtime.route import Route
+from icgan_runtime.rows import Rows
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
 T = TypeVar("T")
 
 HTTP_THREADS = 64  # requests that blocking HTTP clients have under way at most; more wait their turn
@@ -111,6 +113,9 @@ class TritonChain:
 
     def generate_from(self, embedding: F32, request: Request) -> Result:
         return self._hold(self._exchange.service.generate_from(embedding, request))
+
+    def generate_rows(self, embedding: F32, rows: Rows) -> tuple[U8, I64 | None]:
+        return self._hold(self._exchange.service.generate_rows(embedding, rows))
 
     def with_bank(self, bank: Bank) -> TritonChain:
         raise RequestError("bank", "a server's instances are changed on the server: docs/serving.md")

@@ -1,0 +1,89 @@
+"""Several servers as one chain: a request goes to the next of them, and on to another when that one fails."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icgan_runtime import images
+from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.manifest import Model
+from icgan_runtime.chain import Chain
+from icgan_runtime.errors import BindingError, DeadlineError, RequestError, UnavailableError
+from icgan_runtime.request import Request, Result
+from icgan_runtime.route import LOG, Route
+from icgan_runtime.rows import Rows
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
+T = TypeVar("T")
+
+
+class Fleet:
+    """Chains of servers that serve the same model. Safe to use from several threads."""
+
+    def __init__(self, chains: Sequence[Chain]) -> None:
+        self._chains = chains
+        self._turns = itertools.count()
+        for chain in chains[1:]:
+            if chain.model.identity != self.model.identity:
+                raise BindingError(
+                    str(chain.route.url),
+                    f"serves another model than {self.route.url}: start both with one bundle",
+                )
+
+    @property
+    def model(self) -> Model:
+        return self._chains[0].model
+
+    @property
+    def bank(self) -> Bank | None:
+        return None
+
+    @property
+    def neighbours(self) -> int:
+        return min(chain.neighbours for chain in self._chains)
+
+    @property
+    def route(self) -> Route:
+        return self._chains[0].route
+
+    def embed(self, pictures: Sequence[images.Picture]) -> F32:
+        return self._ask(lambda chain: chain.embed(pictures))
+
+    def search(self, embedding: F32, k: int) -> tuple[I64, F32]:
+        return self._ask(lambda chain: chain.search(embedding, k))
+
+    def generate(self, picture: images.Picture, request: Request) -> Result:
+        return self._ask(lambda chain: chain.generate(picture, request))
+
+    def generate_from(self, embedding: F32, request: Request) -> Result:
+        return self._ask(lambda chain: chain.generate_from(embedding, request))
+
+    def generate_rows(self, embedding: F32, rows: Rows) -> tuple[U8, I64 | None]:
+        return self._ask(lambda chain: chain.generate_rows(embedding, rows))
+
+    def with_bank(self, bank: Bank) -> Any:
+        raise RequestError("bank", "a server's instances are changed on the server: docs/serving.md")
+
+    def close(self) -> None:
+        for chain in self._chains:
+            chain.close()
+
+    def _ask(self, question: Callable[[Chain], T]) -> T:
+        """The answer of the server whose turn it is, or of the next that can be reached."""
+        first = next(self._turns)
+        for more in range(len(self._chains)):
+            chain = self._chains[(first + more) % len(self._chains)]
+            try:
+                return question(chain)
+            except (UnavailableError, DeadlineError) as error:
+                if more + 1 == len(self._chains):
+                    raise
+                LOG.warning("%s: %s; another server is asked", chain.route.url, error)
+        raise AssertionError("a fleet has servers")
