@@ -1,6 +1,7 @@
 """Commands that are killed, or whose disk is full, at every change they make to the disk: `make faults`.
 
-    python -m tests.abuse.faults [prepare fit bundle engine triton add release] [--every N] [--out FILE]
+    python -m tests.abuse.faults [prepare fit bundle engine triton add release synthesize] [--every N]
+        [--out FILE]
 
 Each command runs on a tiny case, once undisturbed, which counts its writes, renames, new and removed files.
 Then, for each of these steps, three times in a process of its own: killed before the step, killed half way
@@ -410,11 +411,45 @@ def triton_cases(work: Path) -> list[Case]:
     ]
 
 
-CASES = ("prepare", "fit", "bundle", "engine", "triton", "add", "release")
+def synthesize_case(work: Path) -> Case:
+    import numpy as np
+
+    from icgan_runtime.cli import main
+    from icgan_runtime.synthesize.reading import Variants
+    from icgan_runtime.synthesize.recipe import FORMATS
+    from tests.models.make_models import make_bundle
+
+    bundle = make_bundle(work / "synthesize-bundle")
+    rows = np.load(bundle / "bank" / "embeddings.npy")[:3]
+    np.save(work / "synthesize-rows.npy", rows)
+
+    def command(folder: Path) -> int:
+        words = ["synthesize", str(bundle), "--from", str(work / "synthesize-rows.npy"), "--threads", "1"]
+        words += ["--per", "2", "--shard", "4"]
+        return max(main([*words, "--out", str(folder / form), "--format", form]) for form in FORMATS)
+
+    def whole(folder: Path) -> None:
+        for form in FORMATS:
+            if (folder / form / "SHA256SUMS").exists():
+                assert len(list(Variants(folder / form))) == 6
+
+    def result(folder: Path) -> object:
+        return {form: every_file(folder / form) for form in FORMATS}
+
+    return Case("synthesize", command, whole, result)
+
+
+CASES = ("prepare", "fit", "bundle", "engine", "triton", "add", "release", "synthesize")
 
 
 def make_cases(names: list[str], work: Path) -> Iterator[Case]:
-    makers = {"prepare": prepare_case, "fit": fit_case, "bundle": bundle_case, "engine": engine_case}
+    makers = {
+        "prepare": prepare_case,
+        "fit": fit_case,
+        "bundle": bundle_case,
+        "engine": engine_case,
+        "synthesize": synthesize_case,
+    }
     for name, make in makers.items():
         if name in names:
             yield make(work)

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EVERY = {"prepare": 25, "fit": 90, "bundle": 40, "engine": 8, "triton": 110, "add": 45, "release": 6}
+EVERY = {
+    "prepare": 25,
+    "fit": 90,
+    "bundle": 40,
+    "engine": 8,
+    "triton": 110,
+    "add": 45,
+    "release": 6,
+    "synthesize": 25,
+}
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")
