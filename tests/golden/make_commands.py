@@ -1,4 +1,4 @@
-"""Writes commands.txt: what `icgan COMMAND --help` says, for tests/runtime/test_cli.py.
+"""Writes commands.txt: what `icgan COMMAND --help` says, for tests/runtime/cli/test_commands.py.
 
 python -m tests.golden.make_commands
 """
