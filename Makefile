@@ -153,7 +153,7 @@ bench: .venv/.bench ## the generator against torch and plain exports, and each r
 	$(BIN)/python -m benchmarks.generator --resolution 256 --ch 64 --batch 1 --threads 2 --rounds 7 --memory --out bench/256
 	$(BIN)/python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 --threads 2 --ablation --out bench/ablation
 
-bounds: .venv/.bench ## the contract's bounds on random generators of the published sizes, 64 to 256 px (bench/bounds)
+bounds: .venv/.bench ## the bounds of docs/export.md on random generators of the published sizes, 64 to 256 px (bench/bounds)
 	$(BIN)/python -m benchmarks.bounds --out bench/bounds
 
 profile: .venv/.bench ## where a generator's time goes, and what each encoder rewrite gains (bench/profile, bench/encoder)

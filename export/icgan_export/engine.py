@@ -1,8 +1,9 @@
 """ONNX -> TensorRT plans, beside the graphs of a bundle; the only file that imports tensorrt or tensorrt_rtx.
 
-Both libraries share the builder: `tensorrt` builds for the GPU at hand, `tensorrt_rtx` for any of its targets
-and without a GPU, which is how the graphs, profiles and precisions are tested where there is none. Networks
-are strongly typed: precision is what the ONNX file says (TensorRT 10.12 and later, the only way in 11).
+Both libraries share the builder: `tensorrt` builds for this machine's GPU, `tensorrt_rtx` for any of its
+targets and without a GPU, which is how the graphs, profiles and precisions are tested where there is none.
+Networks are strongly typed: precision is what the ONNX file says (TensorRT 10.12 and later, the only way in
+11).
 
 A plan runs on one compute capability and with one TensorRT version; the timing cache beside it makes the next
 build of the same graph quick.
@@ -157,7 +158,7 @@ def target_capability(trt: ModuleType, options: PlanOptions) -> str:
     rtx = trt.__name__ == "tensorrt_rtx"
     if options.compute_capability is not None:
         if not rtx:
-            raise ExportError("--compute-capability: tensorrt builds for the GPU at hand only")
+            raise ExportError("--compute-capability: tensorrt builds for this machine's GPU only")
         name = f"SM{options.compute_capability.replace('.', '')}"
         if not hasattr(trt.ComputeCapability, name):
             known = [item for item in dir(trt.ComputeCapability) if item.startswith("SM")]

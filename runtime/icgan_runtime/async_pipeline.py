@@ -163,7 +163,7 @@ class AsyncPipeline:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
 
@@ -193,7 +193,7 @@ class Connecting(Coroutine[Any, Any, AsyncPipeline]):
         return self._pipeline
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._pipeline is not None:
             await self._pipeline.close()

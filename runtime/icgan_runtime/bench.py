@@ -4,9 +4,9 @@ Competitors take turns: every round runs each of them once, in an order that rot
 the machine hits all alike, and ratios are taken within a round before the median over rounds. Results are
 checked, not only timed: a competitor that paints another picture is named.
 
-A route is a way to run the two graphs. ONNX Runtime and OpenVINO are built in; other packages offer theirs
-through the entry point group `icgan.routes` (the exporter: torch), each a function (bundle path, threads,
-what follows the colon) -> Route.
+A runner runs the two graphs. ONNX Runtime and OpenVINO are built in; other packages offer theirs
+through the entry point group `icgan.bench` (the exporter: torch), each a function (bundle path, threads,
+what follows the colon) -> Runner.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from icgan_runtime.errors import MissingExtraError, RequestError
 from icgan_runtime.route import agreed
 
 BUILT_IN = {"onnxruntime": "ort-cpu", "onnxruntime-cuda": "ort-cuda", "openvino": "openvino"}
-ENTRY_POINTS = "icgan.routes"
+ENTRY_POINTS = "icgan.bench"
 
 
-class Route(Protocol):
-    """A way to run the encoder and the generator of a bundle. Inputs and outputs as in the contract."""
+class Runner(Protocol):
+    """Runs the encoder and the generator of a bundle, with the inputs and outputs of docs/format.md."""
 
     @property
     def runs_on(self) -> str:
@@ -51,7 +51,7 @@ class Route(Protocol):
 
 
 @dataclass(frozen=True)
-class SessionRoute:
+class SessionRunner:
     """The bundle's own graphs on a backend of the runtime."""
 
     encoder: Session
@@ -59,7 +59,7 @@ class SessionRoute:
     precisions: tuple[str, str]
 
     @classmethod
-    def open(cls, bundle: Bundle, backend: str, threads: int, precision: str | None = None) -> SessionRoute:
+    def open(cls, bundle: Bundle, backend: str, threads: int, precision: str | None = None) -> SessionRunner:
         """Open both graphs at `precision` (default: the highest there is)."""
         entries = [bundle.manifest.graph(role, precision) for role in ("encoder", "generator")]
         encoder, generator = (open_session(bundle, entry, backend, threads) for entry in entries)
@@ -123,24 +123,24 @@ def interleave(
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def open_routes(path: str | Path, names: Sequence[str], threads: int) -> dict[str, Route]:
-    """Routes by name; "onnxruntime:int8" asks for a precision. RequestError lists what there is."""
+def open_runners(path: str | Path, names: Sequence[str], threads: int) -> dict[str, Runner]:
+    """Runners by name; "onnxruntime:int8" asks for a precision. RequestError lists what there is."""
     bundle = Bundle.open(path)
     offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    routes: dict[str, Route] = {}
+    runners: dict[str, Runner] = {}
     for name in names:
         library, _, precision = name.partition(":")
         if library in BUILT_IN:
-            routes[name] = SessionRoute.open(bundle, BUILT_IN[library], threads, precision or None)
+            runners[name] = SessionRunner.open(bundle, BUILT_IN[library], threads, precision or None)
         elif library in offered:
             try:
-                open_route = offered[library].load()
+                open_runner = offered[library].load()
             except ModuleNotFoundError as error:  # installed without the exporter's libraries
                 raise MissingExtraError(error.name or library, "export") from None
-            routes[name] = open_route(Path(path), threads, precision)
+            runners[name] = open_runner(Path(path), threads, precision)
         else:
             raise RequestError("against", f"{name!r}, expected some of {', '.join([*BUILT_IN, *offered])}")
-    return routes
+    return runners
 
 
 def bench(
@@ -152,30 +152,30 @@ def bench(
     threads: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Compare routes stage by stage at each batch size. The result is plain JSON; the first name is the base.
+    """Compare runners stage by stage at each batch size, in plain JSON; the first name is the base.
 
-    Every row: stage, batch, route, median and quartiles in milliseconds, images per second, how many times
+    Every row: stage, batch, runner, median and quartiles in milliseconds, images per second, how many times
     faster than the base, and how far its output is from the base's (grey levels, components of embeddings).
     """
     if not names:
-        raise RequestError("against", "no route given; `onnxruntime` is one")
+        raise RequestError("against", "no runner given; `onnxruntime` is one")
     if min(batches, default=0) < 1:
         raise RequestError("batches", f"{list(batches)}, expected sizes of at least 1")
     if rounds < 1:
         raise RequestError("rounds", f"{rounds}, expected at least 1")
     if threads < 0:
         raise RequestError("threads", f"{threads}, expected at least 1, or 0 for one per core")
-    routes = open_routes(path, names, threads)
-    runs_on = {name: route.runs_on for name, route in routes.items()}
+    runners = open_runners(path, names, threads)
+    runs_on = {name: runner.runs_on for name, runner in runners.items()}
     for name, where in runs_on.items():
-        progress(f"route {name}: {where}")
+        progress(f"runner {name}: {where}")
     model = Bundle.open(path).manifest.model
     rows: list[dict[str, Any]] = []
     for batch in batches:
         pictures, feeds = make_inputs(model, batch)
         stages: dict[str, dict[str, Callable[[], Array]]] = {
-            "encoder": {name: partial(route.embed, pictures) for name, route in routes.items()},
-            "generator": {name: partial(route.generate, feeds) for name, route in routes.items()},
+            "encoder": {name: partial(runner.embed, pictures) for name, runner in runners.items()},
+            "generator": {name: partial(runner.generate, feeds) for name, runner in runners.items()},
         }
         for stage, work in stages.items():
             progress(f"{stage}, batch {batch}: {rounds} rounds of {', '.join(names)}")
@@ -186,7 +186,7 @@ def bench(
                 {
                     "stage": stage,
                     "batch": batch,
-                    "route": name,
+                    "runner": name,
                     **milliseconds(timings[name]),
                     "images_per_second": round(batch / timings[name].median, 2),
                     "times_faster": round(timings[name].ratio(timings[base]), 3),
@@ -199,7 +199,7 @@ def bench(
         "identity": model.identity,
         "threads": threads,
         "rounds": rounds,
-        "routes": runs_on,
+        "runners": runs_on,
         "rows": rows,
     }
 
@@ -235,12 +235,12 @@ def apart(base: Array, other: Array) -> float:
 
 def table(report: Mapping[str, Any]) -> str:
     """The result of `bench` for people."""
-    head = ("stage", "batch", "route", "median ms", "quartiles ms", "img/s", "ratio", "apart")
+    head = ("stage", "batch", "runner", "median ms", "quartiles ms", "img/s", "ratio", "apart")
     rows = [
         (
             row["stage"],
             str(row["batch"]),
-            row["route"],
+            row["runner"],
             f"{row['median_ms']:.2f}",
             f"{row['first_quartile_ms']:.2f} .. {row['third_quartile_ms']:.2f}",
             f"{row['images_per_second']:.1f}",

@@ -47,7 +47,7 @@ class Chain(Protocol):
 
     @property
     def bank(self) -> Bank | None:
-        """The stored instances, where they are at hand."""
+        """The stored instances, where they are in this process."""
 
     @property
     def neighbours(self) -> int:

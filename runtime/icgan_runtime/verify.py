@@ -90,7 +90,7 @@ def _common_length(samples: Samples, names: tuple[str, ...]) -> int:
 
 
 def to_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Generator output float32 [N, 3, R, R] in [-1, 1] as uint8 [N, R, R, 3], by the contract's rule."""
+    """Generator output float32 [N, 3, R, R] in [-1, 1] as uint8 [N, R, R, 3], as docs/format.md says."""
     scaled = np.rint(np.clip((images + 1) * np.float32(127.5), 0, 255)).astype(np.uint8)
     return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
 

@@ -125,14 +125,14 @@ def test_what_is_not_a_graph_is_refused_by_name():
         openvino.OpenVinoSession(b"\x08\x09", "encoder.onnx")
 
 
-def test_a_graph_with_other_tensors_than_the_contract_is_refused(tiny_bundle, monkeypatch):
+def test_a_graph_with_other_tensors_than_the_format_is_refused(tiny_bundle, monkeypatch):
     bundle = Bundle.open(tiny_bundle)
     entry = bundle.manifest.graph("encoder")
     wrong = (TensorSpec("pixels", "uint8", ("N", 8, 8, 3)),), entry.outputs
     monkeypatch.setattr(type(bundle.manifest), "specs", lambda self, role: wrong)
     with pytest.raises(
         BindingError,
-        match=r"encoder\.onnx: computes image uint8\[N, 8, 8, 3\] -> .*, the contract says pixels uint8",
+        match=r"encoder\.onnx: computes image uint8\[N, 8, 8, 3\] -> .*, the format says pixels uint8",
     ):
         select.open_session(bundle, entry, "ort-cpu")
 
@@ -287,7 +287,7 @@ def test_a_session_says_on_which_device_its_tensors_lie(labelled_bundle, monkeyp
     "use",
     [
         lambda path, backend: Pipeline.load(path, backend=backend),
-        lambda path, backend: bench.SessionRoute.open(Bundle.open(path), backend, 1),
+        lambda path, backend: bench.SessionRunner.open(Bundle.open(path), backend, 1),
     ],
     ids=["load", "bench"],
 )

@@ -33,21 +33,21 @@ def test_a_ratio_is_taken_within_rounds_so_a_slow_spell_cancels():
     assert bench.Timing((3.0,)).quartiles == (3, 3)
 
 
-def test_the_report_times_and_checks_every_route(labelled_bundle):
+def test_the_report_times_and_checks_every_runner(labelled_bundle):
     report = bench.bench(
         labelled_bundle, ["onnxruntime", "onnxruntime:fp32"], batches=[1, 3], rounds=2, threads=1
     )
-    assert [(row["stage"], row["batch"], row["route"]) for row in report["rows"]] == [
-        (stage, batch, route)
+    assert [(row["stage"], row["batch"], row["runner"]) for row in report["rows"]] == [
+        (stage, batch, runner)
         for batch in (1, 3)
         for stage in ("encoder", "generator")
-        for route in ("onnxruntime", "onnxruntime:fp32")
+        for runner in ("onnxruntime", "onnxruntime:fp32")
     ]
     assert all(row["median_ms"] > 0 and row["apart"] < 1e-6 for row in report["rows"])
-    assert all(row["times_faster"] == 1 for row in report["rows"] if row["route"] == "onnxruntime")
+    assert all(row["times_faster"] == 1 for row in report["rows"] if row["runner"] == "onnxruntime")
 
 
-def test_a_route_that_paints_another_picture_shows_it(tiny_bundle, monkeypatch):
+def test_a_runner_that_paints_another_picture_shows_it(tiny_bundle, monkeypatch):
     class Black:
         runs_on = "ink"
 
@@ -60,13 +60,13 @@ def test_a_route_that_paints_another_picture_shows_it(tiny_bundle, monkeypatch):
     point = SimpleNamespace(name="black", load=lambda: lambda path, threads, rest: Black())
     monkeypatch.setattr(bench, "entry_points", lambda group: [point])
     report = bench.bench(tiny_bundle, ["onnxruntime", "black"], batches=[1], rounds=1, threads=1)
-    apart = {(row["stage"], row["route"]): row["apart"] for row in report["rows"]}
+    apart = {(row["stage"], row["runner"]): row["apart"] for row in report["rows"]}
     assert apart["generator", "black"] > 100
     assert apart["encoder", "black"] > 0.1
 
 
 class Fake:
-    """A route that gives one answer for every row."""
+    """A runner that gives one answer for every row."""
 
     runs_on = "paper"
 
@@ -81,13 +81,13 @@ class Fake:
         return np.full((len(feeds["noise"]), 8, 8, 3), self.grey, np.uint8)
 
 
-def test_a_row_says_how_fast_and_how_far_apart_from_the_first_route(labelled_bundle, monkeypatch):
+def test_a_row_says_how_fast_and_how_far_apart_from_the_first_runner(labelled_bundle, monkeypatch):
     offered = {"ours": Fake(0.5, 100), "theirs": Fake(0.25, 130)}
     points = [
         SimpleNamespace(name=name, load=lambda fake=fake: lambda path, threads, rest: fake)
         for name, fake in offered.items()
     ]
-    monkeypatch.setattr(bench, "entry_points", lambda group: points if group == "icgan.routes" else [])
+    monkeypatch.setattr(bench, "entry_points", lambda group: points if group == "icgan.bench" else [])
     asked = []
 
     def timed(work, rounds):
@@ -102,14 +102,14 @@ def test_a_row_says_how_fast_and_how_far_apart_from_the_first_route(labelled_bun
     model = Bundle.open(labelled_bundle).manifest.model
     ours = {"median_ms": 30.0, "first_quartile_ms": 25.0, "third_quartile_ms": 35.0, "batch": 3}
     theirs = {"median_ms": 20.0, "first_quartile_ms": 15.0, "third_quartile_ms": 25.0, "batch": 3}
-    base = {"route": "ours", "images_per_second": 100.0, "times_faster": 1.0, "apart": 0.0}
-    other = {"route": "theirs", "images_per_second": 150.0, "times_faster": 2.0}
+    base = {"runner": "ours", "images_per_second": 100.0, "times_faster": 1.0, "apart": 0.0}
+    other = {"runner": "theirs", "images_per_second": 150.0, "times_faster": 2.0}
     assert report == {
         "model": "tiny",
         "identity": model.identity,
         "threads": 5,
         "rounds": 7,
-        "routes": {"ours": "paper", "theirs": "paper"},
+        "runners": {"ours": "paper", "theirs": "paper"},
         "rows": [
             {"stage": "encoder", **ours, **base},
             {"stage": "encoder", **theirs, **other, "apart": 0.25},
@@ -119,13 +119,13 @@ def test_a_row_says_how_fast_and_how_far_apart_from_the_first_route(labelled_bun
     }
     assert asked == [(["ours", "theirs"], 7)] * 2
     assert said == [
-        "route ours: paper",
-        "route theirs: paper",
+        "runner ours: paper",
+        "runner theirs: paper",
         "encoder, batch 3: 7 rounds of ours, theirs",
         "generator, batch 3: 7 rounds of ours, theirs",
     ]
     assert bench.table(report).splitlines() == [
-        "stage      batch  route   median ms  quartiles ms    img/s  ratio  apart",
+        "stage      batch  runner  median ms  quartiles ms    img/s  ratio  apart",
         "encoder    3      ours    30.00      25.00 .. 35.00  100.0  1.00   0",
         "encoder    3      theirs  20.00      15.00 .. 25.00  150.0  2.00   0.25",
         "generator  3      ours    30.00      25.00 .. 35.00  100.0  1.00   0",
@@ -174,7 +174,7 @@ def test_the_command_prints_a_table_and_ends_in_json(tiny_bundle, tmp_path, caps
     ]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["stage", "batch", "route"]
+    assert lines[0].split()[:3] == ["stage", "batch", "runner"]
     assert json.loads(lines[-1]) == json.loads((tmp_path / "report" / "bench.json").read_text())
     assert (tmp_path / "report" / "bench.txt").read_text().startswith("stage")
 
@@ -183,7 +183,7 @@ def test_the_command_prints_a_table_and_ends_in_json(tiny_bundle, tmp_path, caps
     ("names", "options", "message"),
     [
         (["tpu"], {}, "against: 'tpu', expected some of onnxruntime, onnxruntime-cuda, openvino"),
-        ([], {}, "against: no route given"),
+        ([], {}, "against: no runner given"),
         (["onnxruntime"], {"batches": [0]}, r"batches: \[0\], expected sizes of at least 1"),
         (["onnxruntime"], {"batches": []}, r"batches: \[\], expected sizes of at least 1"),
         (["onnxruntime"], {"rounds": 0}, "rounds: 0, expected at least 1"),
@@ -201,7 +201,7 @@ def test_a_precision_that_is_not_there_is_refused(tiny_bundle):
 
 
 @pytest.mark.parametrize(
-    ("module", "route", "message"),
+    ("module", "runner", "message"),
     [
         (
             "icgan_runtime.backends.ort",
@@ -211,8 +211,8 @@ def test_a_precision_that_is_not_there_is_refused(tiny_bundle):
         ("torch", "torch", "torch is not installed: pip install 'icgan[export]'"),
     ],
 )
-def test_a_route_whose_library_is_not_installed_is_one_line(
-    tiny_bundle, monkeypatch, capsys, module, route, message
+def test_a_runner_whose_library_is_not_installed_is_one_line(
+    tiny_bundle, monkeypatch, capsys, module, runner, message
 ):
     def load() -> object:
         import torch
@@ -221,5 +221,5 @@ def test_a_route_whose_library_is_not_installed_is_one_line(
 
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(bench, "entry_points", lambda group: [SimpleNamespace(name="torch", load=load)])
-    assert main(["bench", str(tiny_bundle), "--against", route]) == 1
+    assert main(["bench", str(tiny_bundle), "--against", runner]) == 1
     assert capsys.readouterr().err == f"icgan: {message}\n"

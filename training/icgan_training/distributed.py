@@ -67,7 +67,7 @@ def leave() -> None:
     """Leave the group, if there is one: at the end of work, not after an error.
 
     nccl waits here until every process leaves; the others would be waiting for this one somewhere else, and
-    the error would never be told. A process that ends without leaving lets torchrun end the others.
+    the error would never be printed. A process that ends without leaving lets torchrun end the others.
     """
     if dist.is_initialized():
         dist.destroy_process_group()

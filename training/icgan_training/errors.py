@@ -24,7 +24,7 @@ REFUSED_BY_THE_MACHINE = {
 }  # fmt: skip
 
 
-# Without these nothing of the package runs: whoever installed less is told, and has not met a bug.
+# Without these nothing of the package runs: that less is installed is a user's mistake, and no bug.
 LIBRARIES = {"torch", "safetensors", "tqdm"}
 
 

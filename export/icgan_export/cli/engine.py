@@ -17,7 +17,7 @@ def add_parser(commands: Commands[Parser]) -> None:
         commands,
         "engine",
         "icgan-export engine bundles/cifar10 --precision fp16 --max-batch 32",
-        "TensorRT plans for the machine at hand, added to the bundle.",
+        "TensorRT plans for this machine, added to the bundle.",
     )
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help=BUNDLE)
     command.add_argument(
@@ -45,13 +45,13 @@ def add_parser(commands: Commands[Parser]) -> None:
         "--library",
         choices=("auto", "tensorrt", "tensorrt_rtx"),
         default="auto",
-        help="tensorrt builds for the GPU at hand; tensorrt_rtx needs no GPU to build (default: %(default)s, "
-        "the first that can)",
+        help="tensorrt builds for this machine's GPU; tensorrt_rtx needs no GPU to build "
+        "(default: %(default)s, the first that can)",
     )
     command.add_argument(
         "--compute-capability",
         metavar="X.Y",
-        help="the GPU to build for, tensorrt_rtx only (default: that at hand, or 8.9)",
+        help="the GPU to build for, tensorrt_rtx only (default: this machine's, or 8.9)",
     )
     command.set_defaults(run=run)
 

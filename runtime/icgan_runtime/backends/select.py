@@ -28,8 +28,8 @@ def choose_backend(
     """Resolve "auto" to the best that this machine can run; any other name is taken at its word.
 
     `engines` are the bundle's TensorRT plans: where those of encoder and generator, at `precision` if it is
-    given, fit the GPU at hand, "auto" takes them. Raises RequestError for an unknown name, BackendError for a
-    backend that is not here.
+    given, fit this machine's GPU, "auto" takes them. Raises RequestError for an unknown name, BackendError
+    for a backend that is not here.
     """
     if wanted not in BACKENDS:
         raise RequestError("backend", f"{wanted!r}, expected one of {', '.join(BACKENDS)}")
@@ -69,7 +69,7 @@ def choose_graph(manifest: Manifest, role: str, precision: str | None, backend: 
 
 
 def fitting_plan(engines: Sequence[EngineEntry], role: str, precision: str | None = None) -> EngineEntry:
-    """The plan of a role that the GPU and the TensorRT at hand can run. Raises BackendError if none can."""
+    """The plan of a role that this machine's GPU and TensorRT can run. Raises BackendError if none can."""
     try:
         from icgan_runtime.backends import trt
     except ImportError:
@@ -108,7 +108,7 @@ def open_session(
         raise BindingError(
             entry.file,
             f"computes {show_specs(session.inputs)} -> {show_specs(session.outputs)}, "
-            f"the contract says {show_specs(expected[0])} -> {show_specs(expected[1])}",
+            f"the format says {show_specs(expected[0])} -> {show_specs(expected[1])}",
         )
     return session
 

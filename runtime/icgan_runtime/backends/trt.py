@@ -48,7 +48,7 @@ class Buffer:
 
 
 def machine() -> Machine:
-    """The GPU at hand and the libraries that can run plans. Raises BackendError without a GPU."""
+    """The GPU of this machine and the libraries that can run plans. Raises BackendError without a GPU."""
     attribute = cudart.cudaDeviceAttr
     major, minor = (
         _call(cudart.cudaDeviceGetAttribute, name, 0)
@@ -201,7 +201,7 @@ class TrtSession(ClosesOnExit):
     def _context_settings(self) -> Any:
         """What every context is made with: memory of ours, and of TensorRT-RTX the kernels of its batch size.
 
-        Unless told, that library starts with kernels for any size and compiles those beside the first runs; a
+        By default that library starts with kernels for any size and compiles those beside the first runs; a
         captured graph would keep the slow ones.
         """
         ours = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED

@@ -209,7 +209,7 @@ class Manifest:
         )
 
     def specs(self, role: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Inputs and outputs that the contract prescribes for a graph of `role` in this bundle."""
+        """Inputs and outputs that docs/format.md prescribes for a graph of `role` in this bundle."""
         return graph_specs(self.model, role, self.bank.neighbours)
 
     def validate(self) -> None:
@@ -243,7 +243,7 @@ class Manifest:
                 raise BundleError(
                     MANIFEST_NAME,
                     f"{where}: computes {show_specs(graph.inputs)} -> {show_specs(graph.outputs)}, "
-                    f"the contract says {show_specs(expected[0])} -> {show_specs(expected[1])}",
+                    f"the format says {show_specs(expected[0])} -> {show_specs(expected[1])}",
                 )
         for role in ("encoder", "generator"):  # a large bank has no lookup graph
             self.graph(role)

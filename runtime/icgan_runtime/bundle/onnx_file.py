@@ -1,7 +1,7 @@
 """What an ONNX file says about itself, read without the onnx package.
 
 ONNX is protobuf, and the few fields needed here are quickly walked: operators, opsets, metadata, the size of
-the weights. Nothing is executed or allocated beyond slices of the bytes at hand. A file that keeps tensors
+the weights. Nothing is executed or allocated beyond slices of the given bytes. A file that keeps tensors
 in other files is refused: a bundle's graphs are self-contained, and a path in a stranger's file is a way out.
 """
 

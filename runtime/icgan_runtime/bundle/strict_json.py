@@ -25,8 +25,8 @@ _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 Json = dict[str, Any]
 
 
-def parse(kind: Any, data: bytes, file: str, name: str, version: int) -> Any:
-    """The dataclass `kind` from JSON text that says `"format": name` and `"schema_version": version`.
+def parse(hint: Any, data: bytes, file: str, name: str, version: int) -> Any:
+    """The dataclass `hint` from JSON text that says `"format": name` and `"schema_version": version`.
 
     Raises BundleError, which names `file`, for anything else.
     """
@@ -43,7 +43,7 @@ def parse(kind: Any, data: bytes, file: str, name: str, version: int) -> Any:
         raise BundleError(file, f"schema_version {found!r}, this runtime reads {version}; export it again")
     body = {key: item for key, item in value.items() if key not in ("format", "schema_version")}
     try:
-        return from_json(kind, body, file.rpartition("/")[2].removesuffix(".json"))
+        return from_json(hint, body, file.rpartition("/")[2].removesuffix(".json"))
     except ValueError as error:
         raise BundleError(file, str(error)) from None
 
@@ -59,11 +59,11 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def from_json(kind: Any, value: Any, where: str) -> Any:
-    """The inverse of `to_json` for the type `kind`; ValueError names the place of anything unexpected."""
-    if dataclasses.is_dataclass(kind):
-        return _dataclass_from_json(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+def from_json(hint: Any, value: Any, where: str) -> Any:
+    """The inverse of `to_json` for the type `hint`; ValueError names the place of anything unexpected."""
+    if dataclasses.is_dataclass(hint):
+        return _dataclass_from_json(hint, value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return _union_from_json(arguments, value, where)
     if origin is tuple:
@@ -74,22 +74,22 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
         if arguments[1] is Any:
             from_json(Any, list(value), where)  # keys of a report are free, too
         return {key: from_json(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is Any:
+    if hint is Any:
         _expect(not any(map(_CONTROLS.search, _texts(value))), where, "no control characters", value)
         _expect(not _deeper(value, MAX_NESTING), where, f"at most {MAX_NESTING} levels", "more")
         return value
     # bool is an int to Python, but not to a file format
     _expect(
-        isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), where, kind.__name__, value
+        isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), where, hint.__name__, value
     )
-    if kind is str:  # strings reach terminals and hashes: no escape sequences, no lone surrogates
+    if hint is str:  # strings reach terminals and hashes: no escape sequences, no lone surrogates
         _expect(value.replace("\n", "").isprintable(), where, "printable text", value)
     return value
 
 
-def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
+def _dataclass_from_json(hint: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), where, "an object", value)
-    names = [item.name for item in dataclasses.fields(kind)]
+    names = [item.name for item in dataclasses.fields(hint)]
     # every key is written, so every key is required: a default serves the code that builds, not the file
     for key in value:
         if key not in names:
@@ -97,8 +97,8 @@ def _dataclass_from_json(kind: Any, value: Any, where: str) -> Any:
     for name in names:
         if name not in value:
             raise ValueError(f"{where}: key {name!r} is missing")
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: from_json(hints[name], value[name], f"{where}.{name}") for name in names})
+    hints = typing.get_type_hints(hint)
+    return hint(**{name: from_json(hints[name], value[name], f"{where}.{name}") for name in names})
 
 
 def _union_from_json(choices: tuple[Any, ...], value: Any, where: str) -> Any:

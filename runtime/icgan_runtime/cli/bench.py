@@ -15,7 +15,7 @@ from icgan_runtime.console import Parser, say, tell
 from icgan_runtime.errors import RequestError
 
 # Options that only one of the two uses heeds.
-_OF_ROUTES = ("against", "batches", "rounds", "threads")
+_OF_RUNNERS = ("against", "batches", "rounds", "threads")
 _OF_SERVERS = ("seconds",)
 
 
@@ -41,7 +41,7 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
     command.add_argument(
         "--against",
         default="onnxruntime",
-        metavar="ROUTES",
+        metavar="RUNNERS",
         help="comma-separated, the first is the base: onnxruntime, onnxruntime-cuda, openvino, each with "
         ":fp16 or :int8 for a precision; torch, or torch:RUN where the weights have moved "
         "(default: %(default)s)",
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from icgan_runtime import bench, load
 
     remote = options.url is not None
-    ignored, reason = (_OF_ROUTES, "beside --url") if remote else (_OF_SERVERS, "without --url")
+    ignored, reason = (_OF_RUNNERS, "beside --url") if remote else (_OF_SERVERS, "without --url")
     shared.refuse_given(options, ignored, f"means nothing {reason}: leave it out")
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise RequestError("out", f"{options.out} is no folder; name one for the report")

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     with shared.open_pipeline(options) as pipe:
         bank = pipe.chain.bank
         if drawn and (bank is None or bank.thumbnails is None):
-            raise RequestError("out", "there are no thumbnails at hand to draw")
+            raise RequestError("out", "there are no thumbnails to draw")
         ids, scores = pipe.search(list(options.pictures), k=options.k)
         for picture, row_ids, row_scores in zip(options.pictures, ids, scores, strict=True):
             labels = bank.labels[bank.rows(row_ids)] if bank is not None and bank.labels is not None else None

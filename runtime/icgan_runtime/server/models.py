@@ -241,7 +241,7 @@ def _scalars(model: Model) -> Tensors:
 
 
 def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, int]) -> tc.ModelConfig:
-    """An ensemble: its tensors in capitals are the wire contract's, or private to it."""
+    """An ensemble: its tensors in capitals are those that docs/serving.md names, or private to it."""
     scalars = _scalars(served.model)
     found = {"ids": "IDS", "scores": "SCORES"}
     label = {"label": "CHECKED_LABEL"} if served.model.classes else {}

@@ -90,7 +90,7 @@ def test_the_graph_of_highest_precision_is_the_default(tiny_bundle):
         (["graphs", 0, "precision"], "fp8", "precision is 'fp8'"),
         (["graphs", 0, "opset"], 9, "opset is 9"),
         (["graphs", 0, "file"], "other.onnx", "'other.onnx' is not among the files"),
-        (["graphs", 0, "inputs", 0, "dtype"], "float32", "the contract says image uint8"),
+        (["graphs", 0, "inputs", 0, "dtype"], "float32", "the format says image uint8"),
         (["graphs", 0, "kept_fp32"], [{"node": "a"}], r"kept_fp32\[0\]: key 'reason' is missing"),
         (["graphs"], [], "no encoder graph at any precision"),
         (["bank", "neighbours"], 21, "bank.neighbours is 21, expected 1..20"),

@@ -8,12 +8,12 @@ from pathlib import Path
 from tests.runtime.cli.common import PHOTO
 
 
-def test_bench_says_what_each_route_runs_on(icgan, tiny_bundle):
+def test_bench_says_what_each_runner_runs_on(icgan, tiny_bundle):
     status, printed, progress = icgan("bench", tiny_bundle, "--rounds", 1, "--batches", 1)
     assert status == 0
-    assert "route onnxruntime: ort-cpu on CPUExecutionProvider, fp32\n" in progress
-    routes = json.loads(printed.splitlines()[-1])["routes"]
-    assert routes == {"onnxruntime": "ort-cpu on CPUExecutionProvider, fp32"}
+    assert "runner onnxruntime: ort-cpu on CPUExecutionProvider, fp32\n" in progress
+    runners = json.loads(printed.splitlines()[-1])["runners"]
+    assert runners == {"onnxruntime": "ort-cpu on CPUExecutionProvider, fp32"}
 
 
 def test_bench_measures_what_is_asked_for_and_ends_in_json(icgan, monkeypatch, tmp_path):

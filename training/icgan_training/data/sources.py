@@ -56,7 +56,7 @@ class Source:
     files: Sequence[str] = ()  # relative to root
     array: NDArray[np.uint8] | None = None  # [N, H, W, 3]
     container: Container | None = None
-    remarks: Sequence[str] = ()  # what whoever prepares it should be told, a line each
+    remarks: Sequence[str] = ()  # what whoever prepares it should know, a line each
 
     def __len__(self) -> int:
         if self.container is not None:
@@ -98,14 +98,14 @@ def open_source(path: Path, *, use_labels: bool = True) -> Source:
 
 
 def _from_file(path: Path) -> Source:
-    kind = path.suffix.lower()
-    if kind == ".parquet" and holds_pictures(path):
+    suffix = path.suffix.lower()
+    if suffix == ".parquet" and holds_pictures(path):
         return _contained(path, open_parquet(path, [path]), "Parquet with pictures")
-    if kind in {".csv", ".parquet"}:
+    if suffix in {".csv", ".parquet"}:
         return _from_list(path)
-    if kind in {".hdf5", ".h5"}:
+    if suffix in {".hdf5", ".h5"}:
         return _contained(path, Hdf5(path), "HDF5")
-    if kind == ".tar":
+    if suffix == ".tar":
         return _contained(path, Shards([path]), "a WebDataset shard")
     raise DataError(
         f"{path} is neither a folder nor a .csv or .parquet list, nor a .hdf5, .tar or .parquet with pictures"
@@ -123,14 +123,14 @@ def _from_directory(path: Path, use_labels: bool) -> Source:
     source = _from_folder(path, use_labels)
     if len(source):
         return source
-    for pattern, kind in (("*.tar", "WebDataset shards"), ("*.parquet", "Parquet with pictures")):
+    for pattern, form in (("*.tar", "WebDataset shards"), ("*.parquet", "Parquet with pictures")):
         for folder in (path, path / "data"):
             files = sorted(folder.glob(pattern))
-            if files and kind.startswith("Web"):
-                return _contained(path, Shards(files), f"{len(files)} {kind}")
+            if files and form.startswith("Web"):
+                return _contained(path, Shards(files), f"{len(files)} {form}")
             if files:
                 files = _one_split(path, files)
-                return _contained(path, open_parquet(path, files), f"{len(files)} files of {kind}")
+                return _contained(path, open_parquet(path, files), f"{len(files)} files of {form}")
     return source
 
 
@@ -144,9 +144,9 @@ def _one_split(path: Path, files: list[Path]) -> list[Path]:
     return files
 
 
-def _contained(path: Path, container: Hdf5 | Shards | Table, kind: str) -> Source:
+def _contained(path: Path, container: Hdf5 | Shards | Table, form: str) -> Source:
     note = _read_note(path) if path.is_dir() else SourceNote(_printable(path.stem), _printable(path.name))
-    remarks = [f"{path}: {kind}, {len(container)} pictures", *container.notes]
+    remarks = [f"{path}: {form}, {len(container)} pictures", *container.notes]
     if container.labels is None:
         return Source(note, None, None, container=container, remarks=remarks)
     named = container.class_names if isinstance(container, Table) else None

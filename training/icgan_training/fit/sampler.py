@@ -70,7 +70,7 @@ class Classes:
 class Sampler:
     """Draws batches from a prepared data set.
 
-    `labels` [N] are what the model is told about the pictures, None for nothing. `neighbourhoods` is off for
+    `labels` [N] are what the model is given for the pictures, None for nothing. `neighbourhoods` is off for
     models without an instance: their pictures are drawn uniformly, where the neighbours of uniform instances
     would show popular pictures more often and some never. `balance` [N] are the classes of balanced sampling:
     first a class, uniformly, then a picture of it, then an instance that has this picture among its

@@ -6,7 +6,7 @@ import torch
 
 
 def full_float32() -> AbstractContextManager[None]:
-    """Within it a GPU's cuDNN does not shorten float32 to TF32, as it does unless told.
+    """Within it a GPU's cuDNN does not shorten float32 to TF32, as it does by default.
 
     What is compared with other machines' results is made in it: embeddings, features, samples to score.
     """

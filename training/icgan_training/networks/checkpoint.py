@@ -52,7 +52,7 @@ def save_weights(network: AnyGenerator | AnyDiscriminator, path: Path, *, half: 
         tensors[name] = tensor
     config = {
         "schema_version": SCHEMA_VERSION,
-        "network": _kind(network),
+        "network": _network_name(network),
         "model": network.config.to_dict(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def assign_strictly(network: nn.Module, tensors: Mapping[str, Tensor], origin: s
     ]
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise WeightsError(f"{origin} does not fit the {_kind(network)}: {shown}")
+        raise WeightsError(f"{origin} does not fit the {_network_name(network)}: {shown}")
     network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
 
 
@@ -110,30 +110,30 @@ def _assembled(
     return built.eval()
 
 
-def _read(path: Path, kind: str) -> tuple[AnyConfig, dict[str, Tensor]]:
+def _read(path: Path, network: str) -> tuple[AnyConfig, dict[str, Tensor]]:
     try:
         described, mapped = read_sealed(path, "config")
     except FileNotFoundError as error:
-        raise WeightsError(f"{path} does not exist; {path.parent} is not a run with a {kind}") from error
+        raise WeightsError(f"{path} does not exist; {path.parent} is not a run with a {network}") from error
     except KeyError as error:
         raise WeightsError(f"{path} carries no config: it was not written by icgan-train") from error
     except ValueError as error:
         raise WeightsError(f"{path} is damaged: {error}") from error
     tensors = {name: tensor.clone() for name, tensor in mapped.items()}  # the file may be replaced
-    return _read_config(described, kind, path), tensors
+    return _read_config(described, network, path), tensors
 
 
-def _read_config(config: Mapping[str, Any], kind: str, path: Path) -> AnyConfig:
+def _read_config(config: Mapping[str, Any], network: str, path: Path) -> AnyConfig:
     try:
         if config["schema_version"] != SCHEMA_VERSION:
             found = config["schema_version"]
             raise WeightsError(f"{path}: schema_version is {found}, this program reads {SCHEMA_VERSION}")
-        if config["network"] != kind:
-            raise WeightsError(f"{path} holds a {config['network']}, not a {kind}")
+        if config["network"] != network:
+            raise WeightsError(f"{path} holds a {config['network']}, not a {network}")
         return config_from_dict(config["model"])
     except (KeyError, TypeError, ConfigError) as error:
         raise WeightsError(f"{path}: its config cannot be read: {error}") from error
 
 
-def _kind(network: nn.Module) -> str:
+def _network_name(network: nn.Module) -> str:
     return "generator" if isinstance(network, Generator | StyleGAN2Generator) else "discriminator"

@@ -239,7 +239,7 @@ def reference_classes(reference: PreparedDataset) -> NDArray[np.int64]:
 
 
 def sample_classes(subject: Subject, draws: Draws) -> NDArray[np.int64]:
-    """The class [n] of every sample: the one that a class-conditional model is told."""
+    """The class [n] of every sample: the one that a class-conditional model is given."""
     assert subject.data.labels is not None
     return np.asarray(subject.data.labels)[draws.labelled]
 

@@ -1,4 +1,4 @@
-"""How samples follow what a model is told: its instance, and the label of another class."""
+"""How samples follow what a model is given: its instance, and the label of another class."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ _TOLD_LESS = "this model does not take"
 
 
 def check_following(model: Conditions, settings: EvaluationSettings) -> None:
-    """Raise `ConfigError` where a model is asked how it follows what it is not told."""
+    """Raise `ConfigError` where a model is asked how it follows what it is not given."""
     if "instance" in settings.metrics and not model.takes_embedding:
         raise ConfigError(f"--metrics instance asks how samples follow an instance: {_TOLD_LESS} instances")
     if "labels" in settings.metrics and not (model.takes_embedding and model.takes_label):
@@ -83,12 +83,12 @@ def label_following(
     assert labels is not None
     assert classes is not None
     own, rng = labels[draws.instances], np.random.default_rng([settings.seed, classes])
-    told = (own + rng.integers(1, classes, size=len(own))) % classes
-    swapped = dataclasses.replace(draws, labels=told)
+    given = (own + rng.integers(1, classes, size=len(own))) % classes
+    swapped = dataclasses.replace(draws, labels=given)
     voters = min(LABEL_VOTERS, subject.data.meta.neighbours)
     found = nearest_rows(sample_embeddings(subject, swapped, encoder), subject.data.embeddings, voters)
     return LabelFollowing(
-        label_followed=share_of_class(labels[found], told),
+        label_followed=share_of_class(labels[found], given),
         label_of_instance=share_of_class(labels[found], own),
         label_of_real=share_of_class(labels[subject.data.neighbours[draws.instances, :voters]], own),
     )

@@ -159,9 +159,9 @@ def instance_similarity(
 
 @dataclass(frozen=True)
 class LabelFollowing:
-    """Of what class samples are that were told another label than their instance has, as shares."""
+    """Of what class samples are that were given another label than their instance has, as shares."""
 
-    label_followed: float  # of the class they were told
+    label_followed: float  # of the class they were given
     label_of_instance: float  # of the class of their instance
     label_of_real: float  # real pictures whose own class is found in the same way: the most to expect
 

@@ -29,13 +29,13 @@ NAMES = {
     "similarity_other": "similarity to another instance",
     "similarity_neighbour": "similarity of a real neighbour to the instance",
     "own_is_nearer": "own instance nearer than another ↑",
-    "label_followed": "samples of the label they were told ↑",
+    "label_followed": "samples of the label they were given ↑",
     "label_of_instance": "samples of the label of their instance",
     "label_of_real": "real pictures whose label is recognised",
 }
 SHEETS = {
     "samples": "Left the instance, right samples conditioned on it.",
-    "labels": "Left the instance, on top a real picture of each class: a column is told the label of that "
+    "labels": "Left the instance, on top a real picture of each class: a column is given the label of that "
     "class, and the samples of a row share their noise.",
     "copies": "The samples that come closest to a real picture, closest first; below each that picture.",
 }

@@ -76,7 +76,7 @@ class Draws:
     """Inputs of n samples: rows of the data set as instances, labels, noise."""
 
     instances: NDArray[np.int64]  # [n]
-    labelled: NDArray[np.int64]  # [n], rows whose label the model is told: one neighbour of each instance
+    labelled: NDArray[np.int64]  # [n], rows whose label the model is given: one neighbour of each instance
     labels: NDArray[np.int64] | None  # [n], None for a model without
     noise: NDArray[np.float32]  # [n, dim_z]
     psi: float = 1.0  # truncation towards the mean w, of the backbone that has one
@@ -84,7 +84,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: a generator, the data it was trained on, what it was told, what it is shown."""
+    """What is evaluated: a generator, the data it was trained on, its labels and its instances."""
 
     generator: AnyGenerator  # in eval mode, on `device`
     data: PreparedDataset

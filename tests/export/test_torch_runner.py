@@ -12,7 +12,7 @@ def test_bench_runs_torch_beside_the_graphs_and_finds_the_same_pictures(
     command = ["bench", str(tiny_bundle), "--against", routes, "--rounds", "1", "--batches", "2"]
     assert main([*command, "--threads", "1", "--out", str(report)]) == 0
     rows = json.loads((report / "bench.json").read_text())["rows"]
-    apart = {(row["stage"], row["route"]): row["apart"] for row in rows}
+    apart = {(row["stage"], row["runner"]): row["apart"] for row in rows}
     assert apart["encoder", "onnxruntime"] < 1e-5
     assert apart["generator", "onnxruntime"] <= 1  # grey level
     assert "torch:" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from icgan_training.errors import TrainingError
 
 
 @dataclass(frozen=True, eq=False)
-class TorchRoute:
+class TorchRunner:
     """The networks of a run directory behind the inputs and outputs of the graphs."""
 
     run: Run
@@ -45,7 +45,7 @@ class TorchRoute:
         return np.ascontiguousarray(image.numpy())
 
 
-def open_torch(bundle: Path, threads: int, run: str) -> TorchRoute:
+def open_torch(bundle: Path, threads: int, run: str) -> TorchRunner:
     """The weights that `bundle` was made from: `run`, or where the manifest says they were.
 
     Raises RequestError where they are not there.
@@ -58,4 +58,4 @@ def open_torch(bundle: Path, threads: int, run: str) -> TorchRoute:
     if threads:
         torch.set_num_threads(threads)
     generator = GraphGenerator(weights.generator, weights.generator.config, as_bytes=True).eval()
-    return TorchRoute(weights, generator)
+    return TorchRunner(weights, generator)
