@@ -15,16 +15,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
 import itertools
 import json
 import os
 import random
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.report import machine
 from icgan_runtime import AsyncPipeline, Pipeline
@@ -61,11 +61,10 @@ class Tally:
 
 
 def bad_pictures(good: bytes) -> list[bytes]:
-    """What a server must refuse: nothing, noise, half a picture, and one of 65535 x 65535 pixels."""
-    header = struct.pack(">IIBBBBB", 65535, 65535, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return [b"", b"not a picture", good[: len(good) // 3], b"\xff\xd8\xff" + bytes(5000), bomb]
+    """What a server must refuse: nothing, noise, half a picture, and one of 32-bit samples."""
+    stream = io.BytesIO()
+    Image.new("F", (9, 9)).save(stream, "TIFF")
+    return [b"", b"not a picture", good[: len(good) // 3], b"\xff\xd8\xff" + bytes(5000), stream.getvalue()]
 
 
 def expected_pictures(bundle: Path, photos: list[Path]) -> dict[Key, np.ndarray]:

@@ -232,7 +232,7 @@ def test_a_pickle_in_place_of_an_array_runs_nothing(prepared, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("text", [b"\xff", b"[" * 100_000, b"[]", b"{}", b" " * (9 << 20), b'{"files": 3}'])
+@pytest.mark.parametrize("text", [b"\xff", b"[" * 2_000, b"[]", b"{}", b" " * (9 << 20), b'{"files": 3}'])
 def test_a_description_that_is_none_is_refused(prepared, text):
     with (
         replaced(prepared / DESCRIPTION, text),
@@ -323,7 +323,7 @@ def header_of(length: int, header: object) -> bytes:
         header_of(0, {"x": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}),
         header_of(0, {"x": {"dtype": "F32", "shape": [1 << 62, 1 << 62], "data_offsets": [0, 64]}}),
         header_of(0, {"x": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}}),
-        header_of(0, {"__metadata__": {"config": "[" * 100_000, "checkpoint": "[" * 100_000}}),
+        header_of(0, {"__metadata__": {"config": "[" * 2_000, "checkpoint": "[" * 2_000}}),
     ],
     ids=["header", "offsets", "product", "negative", "nested"],
 )
@@ -354,7 +354,7 @@ def test_an_encoder_that_is_not_the_runs_is_refused(run):
     open_encoder(run, read_config(run))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\xff", b"{", b"[]", b"[" * 100_000, b" " * (9 << 20)])
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"{", b"[]", b"[" * 2_000, b" " * (9 << 20)])
 def test_a_description_of_a_run_that_is_none_is_refused(run, content):
     with replaced(run / "config.json", content), pytest.raises(ConfigError, match=r"config\.json"):
         read_config(run)

@@ -117,7 +117,7 @@ def test_verification_refuses_samples_of_different_lengths(bundle):
     assert "arrays of different lengths: {'image': 2, 'noise': 1}" in failed[SAMPLES_NAME]
 
 
-def test_a_zip_bomb_of_samples_is_refused_by_its_directory(bundle):
+def test_an_archive_of_samples_with_more_members_than_samples_have_is_refused(bundle):
     with zipfile.ZipFile(bundle / SAMPLES_NAME, "w", zipfile.ZIP_DEFLATED) as archive:
         for index in range(65):
             archive.writestr(f"{index}.npy", b"")

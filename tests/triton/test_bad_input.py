@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,18 +33,6 @@ def rotated() -> bytes:
     return encoded(gradient("RGB"), "JPEG", exif=exif)
 
 
-def bomb() -> bytes:
-    """A PNG of 2 kB that says it has 60000 x 60000 pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(2_000_000))) + chunk(b"IEND", b"")
-    )
-
-
 ODD = {
     "cmyk": encoded(gradient("CMYK"), "JPEG"),
     "grey": encoded(gradient("L")),
@@ -61,7 +48,8 @@ BAD = {
     "text": b"<html>not a picture</html>",
     "truncated": PHOTO[: len(PHOTO) // 2],
     "corrupt": png(0)[:40] + bytes(20) + png(0)[60:],
-    "bomb": bomb(),
+    "32 bit": encoded(Image.new("F", (9, 9)), "TIFF"),
+    "raw": b"FUJIFILMCCD-RAW " + bytes(40),
 }
 COLUMN = {"SEED": np.int64, "SAMPLE": np.int64, "TRUNCATION": np.float32, "CONDITION": np.int32}
 

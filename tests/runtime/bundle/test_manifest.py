@@ -207,7 +207,7 @@ def test_a_name_that_could_leave_the_bundle_is_refused(value, name):
         b"[]",
         b"\xff\xfe\x00",
         b"null",
-        b"[" * 100_000,
+        b"[" * 2_000,
         b'{"a": 1, "a": 2}',
         b'{"a": NaN}',
         b"9" * 9999,

@@ -24,7 +24,8 @@ def add_parser(commands: Subparsers) -> None:
         type=Path,
         metavar="SOURCE",
         help="folder of pictures, folder with one sub-folder per class, fetched data set, or a .csv or "
-        ".parquet list with the columns path and, if there are labels, label",
+        ".parquet list with the columns path and, if there are labels, label; also .hdf5 of the published "
+        "system, WebDataset .tar (or a folder of them), Parquet with pictures, and what datasets saved",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DATA", help="folder to write")
     parser.add_argument(
