@@ -21,7 +21,7 @@ from PIL import Image, ImageCms
 from benchmarks.neighbour_accuracy import embed
 from icgan_runtime import images
 from icgan_training.data.sources import open_source
-from icgan_training.networks.encoder import load_encoder
+from icgan_training.fit.run import open_encoder
 from tests.picture_files import ADOBE_RGB, DISPLAY_P3, profile
 
 PICTURES = 300
@@ -49,8 +49,9 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a folder of weights with its instances")
     parser.add_argument("source", type=Path, help="photos")
     args = parser.parse_args()
-    size = json.loads((args.model / "config.json").read_text())["model"]["resolution"]
-    encoder = load_encoder(args.model / "encoder.safetensors")
+    config = json.loads((args.model / "config.json").read_text())
+    size = config["model"]["resolution"]
+    encoder, _ = open_encoder(args.model, config)
 
     stored = open_source(args.model / "instances")
     bank_pictures = np.stack([stored.read(row, size) for row in range(len(stored))])

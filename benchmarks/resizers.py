@@ -4,9 +4,9 @@
     pip install opencv-python-headless
     python -m benchmarks.resizers models/demo data/groceries
 
-Photos that are not among the model's instances are reduced to the encoder's input by other means; the embedding
-of each is compared with that of the rule's own reduction: cosine, and whether the nearest of the instances is
-another one. Prints a table and, as its last line, JSON.
+Photos that are not among the model's instances are reduced to the encoder's input by other means; the
+embedding of each is compared with that of the rule's own reduction: cosine, and whether the nearest of the
+instances is another one. Prints a table and, as its last line, JSON.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from PIL import Image
 from benchmarks.neighbour_accuracy import embed
 from icgan_runtime import images
 from icgan_training.data.sources import open_source
-from icgan_training.networks.encoder import load_encoder
+from icgan_training.fit.run import open_encoder
 
 U8 = NDArray[np.uint8]
 Resize = Callable[[U8, int], U8]
@@ -57,8 +57,9 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="photos")
     parser.add_argument("--photos", type=int, default=200)
     args = parser.parse_args()
-    size = json.loads((args.model / "config.json").read_text())["model"]["resolution"]
-    encoder = load_encoder(args.model / "encoder.safetensors")
+    config = json.loads((args.model / "config.json").read_text())
+    size = config["model"]["resolution"]
+    encoder, _ = open_encoder(args.model, config)
     ways: dict[str, Resize] = {
         "torch F.interpolate, antialias=True": torch_bilinear(True),
         "Pillow, Lanczos": pillow(Image.Resampling.LANCZOS),

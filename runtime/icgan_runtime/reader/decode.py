@@ -103,9 +103,8 @@ def _read(data: bytes, kind: str) -> Image.Image:
     check_size(*opened.size)
     samples = opened.tile[0][3] if isinstance(opened, PngImagePlugin.PngImageFile) else None
     opened.load()
-    turn = orientation.of_exif(opened.info.get("exif"))  # perhaps behind the pixels
-    if isinstance(opened, _Tiff):
-        turn = opened.tag_v2.get(0x0112, 1)
+    exif = data if kind == "TIFF" else opened.info.get("exif")  # perhaps behind the pixels
+    turn = orientation.of_exif(exif)
     if "transparency" in opened.info and isinstance(samples, str):
         if samples in _SPREAD:
             opened.info["transparency"] *= _SPREAD[samples]
