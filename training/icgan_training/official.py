@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from icgan_runtime.files import atomic_directory, sha256_of_file
 from icgan_training.errors import ConfigError, WeightsError
+from icgan_training.networks.backbones import AnyDiscriminator, AnyGenerator
 from icgan_training.networks.checkpoint import assign_strictly, save_weights, unallocated
 from icgan_training.networks.config import ModelConfig
 from icgan_training.networks.discriminator import Discriminator
@@ -106,8 +107,7 @@ def convert(folder: Path, out: Path, *, encoder: Path | None = None) -> Experime
 
     Raises WeightsError for a file that is missing, damaged, unsafe or does not fit, before `out` exists.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise WeightsError(f"--out {out} is in use; name a new directory")
+    check_free(out)
     experiment = open_experiment(folder)
     files = [experiment.generator_file]
     generator = load_network(Generator, experiment.generator_file, experiment.config)
@@ -115,20 +115,51 @@ def convert(folder: Path, out: Path, *, encoder: Path | None = None) -> Experime
     if experiment.discriminator_file.exists():
         files.append(experiment.discriminator_file)
         discriminator = load_network(Discriminator, experiment.discriminator_file, experiment.config)
+    described = _describe(experiment, files)
+    write_run(out, generator, discriminator, encoder, experiment.encoder, described)
+    return experiment
+
+
+def check_free(out: Path) -> None:
+    """Raise WeightsError, before any work is done, where something is at `out` already."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise WeightsError(f"--out {out} is in use; name a new directory")
+
+
+def write_run(
+    out: Path,
+    generator: AnyGenerator,
+    discriminator: AnyDiscriminator | None,
+    encoder: Path | None,
+    trained_with: str,
+    described: Mapping[str, Any],
+) -> None:
+    """A run directory of published networks, whole or not at all.
+
+    encoder: a file of ours or torch's; trained_with: whose ResNet-50 it should be. described: `name`, `model`
+    and `provenance` of config.json. Raises WeightsError.
+    """
+    check_free(out)
     try:
         with atomic_directory(out) as partial:
             copy = partial / "encoder.safetensors"
             if encoder is not None:
                 bind_encoder(encoder, copy)
-            identity = _encoder_identity(experiment, copy)
-            described = json.dumps(_describe(experiment, identity, files), indent=2) + "\n"
+            identity = _encoder_identity(generator.config.embedding_dim, copy)
+            config = {
+                "schema_version": 1,
+                "name": described["name"],
+                "model": described["model"],
+                "encoder": identity | {"trained_with": trained_with},
+                "licence": {"weights": LICENCE, "notice": NOTICE},
+                "provenance": described["provenance"],
+            }
             save_weights(generator, partial / "generator.safetensors")
             if discriminator is not None:
                 save_weights(discriminator, partial / "discriminator.safetensors")
-            (partial / "config.json").write_text(described)
+            (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     except OSError as error:
         raise WeightsError(f"--out {out} cannot be written: {error}") from error
-    return experiment
 
 
 def open_experiment(folder: Path) -> Experiment:
@@ -136,7 +167,6 @@ def open_experiment(folder: Path) -> Experiment:
 
     An experiment without a best state offers its latest one. Raises WeightsError when there is none.
     """
-    _refuse_stylegan(folder)
     if not folder.is_dir():
         raise WeightsError(
             f"{folder} is not a folder; unpack the published archive and name the folder in it"
@@ -250,18 +280,8 @@ def _model_config(settings: Mapping[str, Any], folder: Path) -> ModelConfig:
         raise WeightsError(f"{folder}: its settings do not describe a model: {error}") from error
 
 
-def _refuse_stylegan(path: Path) -> None:
-    snapshots = [path] if path.suffix == ".pkl" else sorted(path.glob("*.pkl")) if path.is_dir() else []
-    if snapshots:
-        raise WeightsError(
-            f"{snapshots[0]} is a StyleGAN2 snapshot, a pickle that runs the code it carries;"
-            " only experiments on the BigGAN backbone are supported"
-        )
-
-
-def _encoder_identity(experiment: Experiment, copy: Path) -> dict[str, Any]:
+def _encoder_identity(embedding_dim: int | None, copy: Path) -> dict[str, Any]:
     """The encoder entry of config.json; the hash is null where there is no encoder at `copy`."""
-    embedding_dim = experiment.config.embedding_dim
     identity = {"name": "resnet50", "sha256": None, "input_size": 224, "embedding_dim": embedding_dim}
     if copy.exists():
         config = read_encoder_config(copy)
@@ -274,16 +294,13 @@ def _encoder_identity(experiment: Experiment, copy: Path) -> dict[str, Any]:
             "sha256": sha256_of_file(copy),
             "input_size": config.input_size,
         }
-    return identity | {"trained_with": experiment.encoder}
+    return identity
 
 
-def _describe(experiment: Experiment, encoder: dict[str, Any], files: Iterable[Path]) -> dict[str, Any]:
+def _describe(experiment: Experiment, files: Iterable[Path]) -> dict[str, Any]:
     return {
-        "schema_version": 1,
         "name": str(experiment.settings.get("experiment_name") or experiment.folder.name),
         "model": experiment.config.to_dict(),
-        "encoder": encoder,
-        "licence": {"weights": LICENCE, "notice": NOTICE},
         "provenance": {
             "source": "published IC-GAN checkpoint, converted by icgan-train",
             "file_suffix": experiment.suffix,

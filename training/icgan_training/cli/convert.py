@@ -15,13 +15,14 @@ def add_parser(commands: Subparsers) -> None:
         "convert",
         run,
         "icgan-train convert icgan_biggan_imagenet_res64 --out runs/imagenet64",
-        "Turn a published IC-GAN experiment folder (BigGAN backbone) into a run directory.",
+        "Turn published IC-GAN weights of either backbone into a run directory.",
     )
     parser.add_argument(
         "folder",
         type=Path,
         metavar="FOLDER",
-        help="holds G_ema_best0.pth and state_dict_best0.pth, or best1",
+        help="holds G_ema_best0.pth and state_dict_best0.pth, or best1; or a StyleGAN2 snapshot: "
+        "best-network-snapshot.pkl, or G_ema_state_dict.pth beside config.json",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run directory to write")
     parser.add_argument(
@@ -33,12 +34,20 @@ def add_parser(commands: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from icgan_training.official import LICENCE, convert
+    from icgan_training.networks.backbones import AnyConfig
+    from icgan_training.official import LICENCE, check_free, convert
+    from icgan_training.official_stylegan2 import ENCODER, convert_stylegan2, find_stylegan2
 
-    experiment = convert(args.folder, args.out, encoder=args.encoder)
-    config = experiment.config
+    check_free(args.out)
+    config: AnyConfig
+    if (snapshot := find_stylegan2(args.folder)) is not None:
+        config = convert_stylegan2(snapshot, args.out, encoder=args.encoder).generator.config
+        encoder = ENCODER
+    else:
+        experiment = convert(args.folder, args.out, encoder=args.encoder)
+        config, encoder = experiment.config, experiment.encoder
     say(
         f"{args.out}: {config.resolution} px, {config.conditioning}, weights under {LICENCE} (non-commercial)"
     )
     if config.takes_embedding and args.encoder is None:
-        say(f"the model takes embeddings of the {experiment.encoder} ResNet-50; give its file with --encoder")
+        say(f"the model takes embeddings of the {encoder} ResNet-50; give its file with --encoder")
