@@ -1,6 +1,7 @@
 // generate BUNDLE [ROW] [SEED] [OUT.png]: eight pictures that follow stored instance ROW, side by side.
 #include <onnxruntime_cxx_api.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
@@ -62,14 +63,22 @@ int run(int argc, char** argv) {
   };
   const std::int64_t dim_z = width(0), dim_h = width(1);
 
-  std::vector<float> noise;
+  // The inputs after the embedding depend on the model: a label, and truncation where that does not bound noise.
+  std::vector<std::string> names;
+  for (std::size_t input = 0; input < generator.GetInputCount(); ++input) {
+    names.push_back(generator.GetInputNameAllocated(input, Ort::AllocatorWithDefaultOptions{}).get());
+  }
+  const auto takes = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
+
+  const float bound = takes("truncation") ? icgan::kUntruncated : kTruncation;
+  std::vector<float> noise, truncation(kCount, kTruncation);
   for (std::int64_t sample = 0; sample < kCount; ++sample) {
-    const std::vector<float> z = icgan::noise(seed, sample, kTruncation, dim_z);
+    const std::vector<float> z = icgan::noise(seed, sample, bound, dim_z);
     noise.insert(noise.end(), z.begin(), z.end());
   }
   auto embedding = for_each_picture(stored<float>(bundle + "/bank/embeddings.npy", row, dim_h));
   std::vector<std::int64_t> label;  // only of models with classes
-  if (generator.GetInputCount() == 3) {
+  if (takes("label")) {
     label = for_each_picture(stored<std::int64_t>(bundle + "/bank/labels.npy", row, 1));
   }
 
@@ -81,9 +90,11 @@ int run(int argc, char** argv) {
   inputs.push_back(tensor(noise, {kCount, dim_z}));
   inputs.push_back(tensor(embedding, {kCount, dim_h}));
   if (!label.empty()) inputs.push_back(tensor(label, {kCount}));
-  const char* input_names[] = {"noise", "embedding", "label"};
+  if (takes("truncation")) inputs.push_back(tensor(truncation, {kCount}));
+  std::vector<const char*> input_names;
+  for (const std::string& name : names) input_names.push_back(name.c_str());
   const char* output_names[] = {"image"};
-  const auto outputs = generator.Run(Ort::RunOptions{nullptr}, input_names, inputs.data(), inputs.size(), output_names, 1);
+  const auto outputs = generator.Run(Ort::RunOptions{nullptr}, input_names.data(), inputs.data(), inputs.size(), output_names, 1);
 
   const std::size_t side = outputs[0].GetTensorTypeAndShapeInfo().GetShape()[1];
   const auto* pixels = outputs[0].GetTensorData<std::uint8_t>();  // [8, R, R, 3]

@@ -18,8 +18,12 @@ export class Bundle {
   /** @param {Read} read */
   static async open(read) {
     const manifest = JSON.parse(new TextDecoder().decode(await read("manifest.json")));
-    if (manifest.format !== "icgan-bundle" || manifest.schema_version !== 1) {
-      throw new BundleError("manifest.json: not a bundle of schema version 1");
+    if (manifest.format !== "icgan-bundle" || ![1, 2].includes(manifest.schema_version)) {
+      throw new BundleError("manifest.json: not a bundle of schema version 1 or 2");
+    }
+    // schema 2 is for what truncation means where it does not bound the noise
+    if (!["noise", "mean-w"].includes(manifest.model.truncation ?? "noise")) {
+      throw new BundleError(`manifest.json: truncation ${manifest.model.truncation} is not known here`);
     }
     const encoderId = await sha256(canonicalJson(pick(manifest.model, ["encoder", "preprocessing"])));
     for (const part of [manifest.bank, ...manifest.graphs]) {

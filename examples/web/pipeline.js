@@ -95,6 +95,11 @@ export class Pipeline {
     }));
   }
 
+  /** Whether truncation pulls towards the mean w instead of bounding the noise (docs/noise.md). */
+  get towardsMean() {
+    return this.model.truncation === "mean-w";
+  }
+
   /**
    * Pictures that follow an embedding, in batches as they are done.
    * @param {Float32Array} embedding
@@ -111,10 +116,12 @@ export class Pipeline {
     for (let start = 0; start < n; start += batch) {
       const samples = Array.from({ length: Math.min(batch, n - start) }, (_, index) => start + index);
       const instances = samples.map((j) => near[condition === "sample" ? drawRank(seed, j, near.length) : 0]);
+      const bound = this.towardsMean ? null : truncation; // else the generator takes it
       const images = await this.#draw(
-        samples.map((j) => noise(seed, j, truncation, this.model.dim_z)),
+        samples.map((j) => noise(seed, j, bound, this.model.dim_z)),
         instances.map(({ row }) => (condition === "query" ? embedding : this.stored(row))),
         instances.map((instance) => label ?? instance.label ?? 0),
+        truncation ?? 1,
       );
       yield { start, images };
     }
@@ -152,12 +159,16 @@ export class Pipeline {
   /**
    * One run of the generator.
    * @param {Float32Array[]} noises @param {Float32Array[]} embeddings @param {number[]} labels one of each per picture
+   * @param {number} truncation towards the mean w, where that is what the model knows; 1: none
    * @returns {Promise<Uint8Array>} [N, R, R, 3]
    */
-  async #draw(noises, embeddings, labels) {
+  async #draw(noises, embeddings, labels, truncation = 1) {
     const { dim_z, embedding_dim, classes } = this.model;
     const feeds = { noise: this.#float(noises, dim_z), embedding: this.#float(embeddings, embedding_dim) };
     if (classes) feeds.label = new this.ort.Tensor("int64", BigInt64Array.from(labels, BigInt), [labels.length]);
+    if (this.towardsMean) {
+      feeds.truncation = new this.ort.Tensor("float32", new Float32Array(noises.length).fill(truncation), [noises.length]);
+    }
     const images = (await this.generator.run(feeds)).image.data;
     const length = images.length / noises.length;
     for (let start = 0; start < images.length; start += length) {

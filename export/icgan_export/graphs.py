@@ -99,7 +99,8 @@ def write_graphs(
     encoder = encoder_graph(run.encoder, run.model.preprocessing.size, {}, step=step)
     files.add("encoder", "fp32", encoder)
     step("tracing the generator")
-    generator = generator_graph(run.generator, best_rewrites(run.generator.config, target), {}, step=step)
+    rewrites, truncated = best_rewrites(run.generator.config, target), run.model.truncation == "mean-w"
+    generator = generator_graph(run.generator, rewrites, {}, step=step, truncated=truncated)
     files.add("generator", "fp32", generator)
     lower_precisions = [precision for precision in precisions if precision != "fp32"]
     if lower_precisions:

@@ -11,7 +11,8 @@ import onnx
 from onnx import helper
 
 DESCRIPTIONS = {
-    "noise": "standard normal numbers; multiply by t < 1 for more typical, less varied pictures",
+    "noise": "standard normal numbers; multiply by t < 1 for more typical, less varied pictures (not on the "
+    "StyleGAN2 backbone, to which their length means nothing)",
     "embedding": "of the picture to follow, from the model's encoder; rows of Euclidean length 1",
     "label": "class of each picture",
 }

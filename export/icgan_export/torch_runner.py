@@ -39,8 +39,8 @@ class TorchRunner:
 
     @torch.inference_mode()
     def generate(self, feeds: Mapping[str, Array]) -> NDArray[np.uint8]:
-        """noise, embedding and, with classes, label -> uint8 [N, R, R, 3]."""
-        names = ("noise", "embedding", "label")
+        """noise, embedding and, where the model takes them, label and truncation -> uint8 [N, R, R, 3]."""
+        names = ("noise", "embedding", "label", "truncation")
         image = self.generator(*(torch.from_numpy(feeds[name]) for name in names if name in feeds))
         return np.ascontiguousarray(image.numpy())
 
@@ -57,5 +57,6 @@ def open_torch(bundle: Path, threads: int, run: str) -> TorchRunner:
         raise RequestError("against", f"torch needs the weights of the bundle, torch:RUN ({error})") from None
     if threads:
         torch.set_num_threads(threads)
-    generator = GraphGenerator(weights.generator, weights.generator.config, as_bytes=True).eval()
+    truncated = weights.model.truncation == "mean-w"
+    generator = GraphGenerator(weights.generator, weights.generator.config, True, truncated).eval()
     return TorchRunner(weights, generator)

@@ -47,7 +47,7 @@ class Runner(Protocol):
         """uint8 [N, S, S, 3] -> float32 [N, D]."""
 
     def generate(self, feeds: Mapping[str, Array]) -> NDArray[np.uint8]:
-        """noise, embedding and, with classes, label -> uint8 [N, R, R, 3]."""
+        """noise, embedding and, where the model takes them, label and truncation -> uint8 [N, R, R, 3]."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,8 @@ def make_inputs(model: Model, batch: int) -> tuple[NDArray[np.uint8], dict[str, 
     }
     if model.classes:
         feeds["label"] = rng.integers(0, model.classes, batch)
+    if model.truncation == "mean-w":
+        feeds["truncation"] = np.ones(batch, np.float32)
     return rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8), feeds
 
 

@@ -232,6 +232,8 @@ class LocalChain:
         }
         if self.model.classes:
             feeds["label"] = rows.labels(ids, self.bank)
+        if self.model.truncation == "mean-w":
+            feeds["truncation"] = rows.truncation
         generated: U8 = self.generator.run(feeds)["image"]
         return generated
 

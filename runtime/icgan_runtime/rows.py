@@ -64,8 +64,9 @@ class Rows:
             _check("label", self.label, in_classes | (self.label == OWN_LABEL), expected)
 
     def noise(self, model: Model) -> F32:
-        """The generator's noise [N, dim_z]."""
-        return latents.noise(self.seed, self.sample, self.truncation, model.dim_z)
+        """The generator's noise [N, dim_z], bounded where that is what truncation means to the model."""
+        bound = self.truncation if model.truncation == "noise" else latents.UNTRUNCATED
+        return latents.noise(self.seed, self.sample, bound, model.dim_z)
 
     def conditioning(self, embedding: F32, ids: I64, bank: Bank) -> F32:
         """The embedding [N, D] each row is generated from, given its own and its neighbours' ids [N, k]."""

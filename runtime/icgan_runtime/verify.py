@@ -30,7 +30,12 @@ MIN_PSNR = {"fp16": 40.0, "bf16": 40.0, "int8": 25.0}  # dB; FP32 must be within
 SCORE_TOLERANCE = 1e-4
 
 _QUERIES = ("picture", "embedding", "ids", "scores")  # one row per picture
-_IMAGES = ("image", "noise", "label")  # one row per generated image, conditioned on the first pictures
+_IMAGES = (
+    "image",
+    "noise",
+    "label",
+    "truncation",
+)  # one row per generated image, conditioned on the first pictures
 # Where a graph's input has another name among the samples.
 _FED = {("encoder", "image"): "picture", ("generator", "embedding"): "conditioning"}
 
@@ -162,7 +167,8 @@ def _sample_specs(book: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
         "noise": ("float32", (model.dim_z,)),
         "image": ("float32", (3, side, side)),
     }
-    return specs | ({"label": ("int64", ())} if model.classes else {})
+    specs |= {"label": ("int64", ())} if model.classes else {}
+    return specs | ({"truncation": ("float32", ())} if model.truncation == "mean-w" else {})
 
 
 def _bank(bundle: Bundle, samples: Samples) -> str:

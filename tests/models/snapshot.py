@@ -80,9 +80,9 @@ def write_snapshot(
 ) -> None:
     """The networks as a published snapshot; `entries` replace entries of it."""
     config = generator.config
-    shared = {"c_dim": config.class_count or 0, "h_dim": config.embedding_dim or 0}
+    shared: dict[str, Any] = {"c_dim": config.class_count or 0, "h_dim": config.embedding_dim or 0}
     shared |= {"img_resolution": config.resolution, "img_channels": 3}
-    widths = {"channel_base": config.channel_base, "channel_max": config.channel_max}
+    widths: dict[str, Any] = {"channel_base": config.channel_base, "channel_max": config.channel_max}
     widths |= {"num_fp16_res": config.half_sides, "conv_clamp": config.conv_clamp}
     made = shared | {
         "z_dim": config.dim_z,

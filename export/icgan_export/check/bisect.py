@@ -158,7 +158,7 @@ def _fresh(run_path: Path, entry: GraphEntry, exact: onnx.ModelProto) -> onnx.Mo
         return encoder_graph(run.encoder, run.model.preprocessing.size, {})
     config = run.generator.config
     for rewrites in dict.fromkeys(best_rewrites(config, target) for target in typing.get_args(Target)):
-        graph = generator_graph(run.generator, rewrites, {})
+        graph = generator_graph(run.generator, rewrites, {}, truncated=run.model.truncation == "mean-w")
         if _operators(graph) == _operators(exact):
             return graph
     raise ExportError(

@@ -35,6 +35,7 @@ class Samples:
     noise: NDArray[np.float32]  # [P, dim_z], P <= Q
     label: NDArray[np.int64] | None  # [P]
     image: NDArray[np.float32]  # [P, 3, R, R] in [-1, 1]
+    truncation: NDArray[np.float32] | None = None  # [P], of a model that is truncated towards its mean w
 
     @classmethod
     def read(cls, bundle: Bundle) -> Samples:
@@ -47,6 +48,7 @@ class Samples:
             scores=found["scores"],
             noise=found["noise"],
             label=found["label"] if bundle.manifest.model.classes else None,
+            truncation=found.get("truncation"),
             image=found["image"],
         )
 
@@ -63,7 +65,8 @@ class Samples:
             "noise": self.noise,
             "embedding": self.embedding[: len(self.noise)],
         }
-        return feeds if self.label is None else feeds | {"label": self.label}
+        more = {"label": self.label, "truncation": self.truncation}
+        return feeds | {name: value for name, value in more.items() if value is not None}
 
 
 def query_count(size: int) -> int:
@@ -76,12 +79,14 @@ def make_samples(run: Run, instances: Instances, neighbours: int) -> Samples:
     embedding = run.embed(instances.queries)
     ids, scores = nearest(instances.embeddings, instances.ids, embedding, neighbours)
     count = min(IMAGES, len(embedding))
-    noise = latents.noise(0, np.arange(count), TRUNCATION, run.model.dim_z)
+    towards_mean = run.model.truncation == "mean-w"
+    bound = latents.UNTRUNCATED if towards_mean else TRUNCATION
+    noise = latents.noise(0, np.arange(count), bound, run.model.dim_z)
+    psi = np.full(count, TRUNCATION, np.float32) if towards_mean else None
     label = np.arange(count, dtype=np.int64) * 7 % run.model.classes if run.model.classes else None
+    inputs: list[torch.Tensor | None] = [torch.from_numpy(noise), torch.from_numpy(embedding[:count])]
+    inputs.append(None if label is None else torch.from_numpy(label))
+    inputs += [] if psi is None else [torch.from_numpy(psi)]
     with torch.inference_mode():
-        image = run.generator(
-            torch.from_numpy(noise),
-            torch.from_numpy(embedding[:count]),
-            None if label is None else torch.from_numpy(label),
-        )
-    return Samples(instances.queries, embedding, ids, scores, noise, label, image.numpy())
+        image = run.generator(*inputs).clamp(-1, 1).numpy()
+    return Samples(instances.queries, embedding, ids, scores, noise, label, image, psi)

@@ -197,6 +197,8 @@ def _draw(session: Session, samples: Samples, embedding: NDArray[np.float32]) ->
     feeds: dict[str, NDArray[Any]] = {"noise": samples.noise, "embedding": embedding}
     if samples.label is not None:
         feeds["label"] = samples.label
+    if samples.truncation is not None:
+        feeds["truncation"] = samples.truncation
     image: NDArray[np.float32] = in_batches(session, feeds)["image"]
     return image
 

@@ -19,16 +19,15 @@ BYTE_OPERATORS = ("Add", "Mul", "Round", "Clip", "Cast", "Transpose")
 def float_pictures(model: onnx.ModelProto) -> onnx.ModelProto:
     """A generator graph that stops before the bytes: float32 [N, 3, R, R] in [-1, 1]; in place, returned.
 
-    The picture leaves tanh, possibly through a cast to float32, and is then only scaled, rounded and turned.
+    The picture leaves tanh or a clip to [-1, 1], possibly through a cast to float32, and is then only scaled,
+    rounded and turned.
     """
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
-    tail, name = [], graph.output[0].name
-    while makers[name].op_type in BYTE_OPERATORS and not _casts_to_float(makers[name]):
-        tail.append(makers[name])
-        name = makers[name].input[0]
+    tail = byte_tail(graph)
     if not tail:
         return model
+    name = tail[-1].input[0]
     for node in tail:
         graph.node.remove(node)
     makers[name].output[0] = graph.output[0].name
@@ -43,6 +42,22 @@ def float_pictures(model: onnx.ModelProto) -> onnx.ModelProto:
     )
     del graph.value_info[:]
     return clean(model)
+
+
+def byte_tail(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes that make bytes of a generator's picture, the last one first; none of a float picture.
+
+    Each operator is among them once: a second clip is what held the picture within [-1, 1].
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    tail: list[onnx.NodeProto] = []
+    if graph.output[0].type.tensor_type.elem_type != onnx.TensorProto.UINT8:
+        return tail
+    node = makers[graph.output[0].name]
+    while node.op_type in set(BYTE_OPERATORS) - {done.op_type for done in tail} and not _casts_to_float(node):
+        tail.append(node)
+        node = makers[node.input[0]]
+    return tail
 
 
 # Taps of a 4x4 transposed convolution (stride 2, padding 1) by which x[i - 1 + phase] and x[i + phase] reach

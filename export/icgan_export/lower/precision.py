@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from icgan_export.errors import ExportError
 from icgan_export.lower.half import LARGEST_HALF, to_half
-from icgan_export.lower.passes import BYTE_OPERATORS
+from icgan_export.lower.passes import byte_tail
 from icgan_export.lower.qdq import quantisable, quantise
 from icgan_export.lower.skeleton import with_shapes
 from icgan_runtime.backends.ort import OrtSession
@@ -166,7 +166,6 @@ def _float_by_definition(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, s
     """The encoder's L2 norm, and what turns the generator's picture into bytes."""
     nodes = list(model.graph.node)
     makers = {name: node for node in nodes for name in node.output}
-    found = []
     sums = [node for node in nodes if node.op_type == "ReduceSum"]  # of the squares
     if sums and model.graph.output[0].name == "embedding":
         square = makers[sums[-1].input[0]]  # a backbone may have sums of its own before
@@ -177,11 +176,7 @@ def _float_by_definition(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, s
                 behind.add(node.name)
                 names |= set(node.output)
         return [(node, "the L2 norm is float32") for node in nodes if node.name in behind]
-    name = model.graph.output[0].name
-    while makers[name].op_type in BYTE_OPERATORS:
-        found.append((makers[name], "the rounding to bytes is float32"))
-        name = makers[name].input[0]
-    return found
+    return [(node, "the rounding to bytes is float32") for node in byte_tail(model.graph)]
 
 
 def _batches(feeds: Feeds) -> list[dict[str, NDArray[Any]]]:

@@ -108,6 +108,9 @@ def generator_trial(
     }
     if classes:
         feeds["label"] = np.arange(ROWS, dtype=np.int64) % classes
+    if any(value.name == "truncation" for value in generator.graph.input):  # and the noise is not bounded
+        feeds["noise"] = latents.noise(SEED, np.arange(ROWS), latents.UNTRUNCATED, dim_z)
+        feeds["truncation"] = np.full(ROWS, TRUNCATION, np.float32)
     return picture_trial(feeds, generator)
 
 

@@ -19,7 +19,7 @@ from icgan_runtime.files import sha256_of_file
 from icgan_runtime.identity import EncoderIdentity
 from icgan_training.fit.run import open_encoder, read_config
 from icgan_training.integrity import inside
-from icgan_training.networks.backbones import AnyConfig, AnyGenerator
+from icgan_training.networks.backbones import AnyConfig, AnyGenerator, backbone_of
 from icgan_training.networks.checkpoint import load_generator
 from icgan_training.networks.encoder import Encoder
 
@@ -78,7 +78,8 @@ def read_run(path: Path) -> Run:
         generator,
         encoder,
         _model(path, config, generator.config, identity),
-        provenance={key: value for key, value in config.items() if key in ("train", "data", "provenance")},
+        provenance={key: value for key, value in config.items() if key in ("train", "data", "provenance")}
+        | {"backbone": backbone_of(generator.config)},
         metrics=read_evaluation(path),
         data_path=Path(data) if data and (Path(data) / "dataset.json").exists() else None,
     )
@@ -100,6 +101,7 @@ def _model(path: Path, config: dict[str, Any], shape: AnyConfig, encoder: Encode
         encoder=encoder,
         preprocessing=Preprocessing(shape.resolution),
         licence=licence_of_weights(config),
+        truncation="mean-w" if backbone_of(shape) == "stylegan2" else "noise",
     )
 
 

@@ -34,6 +34,9 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+_TRUNCATIONS = {"noise": "bounds the noise", "mean-w": "pulls towards the mean w (psi)"}
+
+
 def render(facts: dict[str, Any]) -> str:
     """The result of `describe` as text."""
     model, bank, encoder = facts["model"], facts["bank"], facts["model"]["encoder"]
@@ -43,7 +46,7 @@ def render(facts: dict[str, Any]) -> str:
         f"{model['name']} {model['version']}: {model['resolution']} × {model['resolution']} pictures{labels}",
         f"  size       {_size(facts['bytes'])}",
         f"  licence    {model['licence']['weights']}  {model['licence']['notice']}".rstrip(),
-        f"  noise      {model['dim_z']} wide",
+        f"  noise      {model['dim_z']} wide; truncation {_TRUNCATIONS[model.get('truncation', 'noise')]}",
         f"  encoder    {encoder['name']}, {encoder['embedding_dim']} wide, weights {encoder['sha256'][:12]}",
         f"  input      {model['preprocessing']['size']} × {model['preprocessing']['size']} RGB, "
         f"{model['preprocessing']['crop']}, {model['preprocessing']['resize']}",

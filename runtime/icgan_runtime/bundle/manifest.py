@@ -24,12 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from icgan_runtime import files
-from icgan_runtime.bundle.strict_json import Json, digest, parse, to_json
+from icgan_runtime.bundle.strict_json import LATER, Json, digest, parse, to_json
 from icgan_runtime.errors import BindingError, BundleError
 from icgan_runtime.identity import EncoderIdentity, FileEntry
 
 FORMAT = "icgan-bundle"
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS = (1, 2)  # that this runtime reads; the first knows one meaning of truncation
+TRUNCATIONS = ("noise", "mean-w")
 MANIFEST_NAME = "manifest.json"
 SAMPLES_NAME = "samples.npz"
 ONNX_IDENTITY_KEY = "icgan.identity"
@@ -88,6 +89,9 @@ class Model:
     encoder: EncoderIdentity
     preprocessing: Preprocessing
     licence: Licence
+    # One of TRUNCATIONS: what t bounds. "noise": normal noise within ±2t. "mean-w": the noise is not bounded,
+    # and the generator takes t, by which it pulls its latent w towards the mean w (psi of StyleGAN).
+    truncation: str = field(default="noise", metadata={LATER: True})
 
     @property
     def encoder_id(self) -> str:
@@ -183,13 +187,23 @@ class Manifest:
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
         """Parse and validate the text of a manifest."""
-        manifest: Manifest = parse(cls, data, MANIFEST_NAME, FORMAT, SCHEMA_VERSION)
+        manifest: Manifest = parse(cls, data, MANIFEST_NAME, FORMAT, *SCHEMA_VERSIONS)
         manifest.validate()
+        said = json.loads(data)["schema_version"]
+        if said != manifest.schema_version:
+            raise BundleError(
+                MANIFEST_NAME, f"schema_version {said} with model.truncation {manifest.model.truncation!r}"
+            )
         return manifest
+
+    @property
+    def schema_version(self) -> int:
+        """The first version of the format that can say what this manifest says."""
+        return 1 if self.model.truncation == "noise" else 2
 
     def to_bytes(self) -> bytes:
         """The manifest's text: UTF-8 JSON, keys in a fixed order, so that equal manifests are equal bytes."""
-        value = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **to_json(self)}
+        value = {"format": FORMAT, "schema_version": self.schema_version, **to_json(self)}
         return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def write(self, bundle: str | Path) -> None:
@@ -278,6 +292,8 @@ def graph_specs(
         inputs = [TensorSpec("noise", "float32", ("N", model.dim_z)), embedding]
         if model.classes:
             inputs.append(TensorSpec("label", "int64", ("N",)))
+        if model.truncation == "mean-w":
+            inputs.append(TensorSpec("truncation", "float32", ("N",)))
         side = model.resolution
         return tuple(inputs), (TensorSpec("image", "uint8", ("N", side, side, 3)),)
     raise ValueError(f"role {role!r}, expected one of {ROLES}")
@@ -327,6 +343,7 @@ def _validate_model(model: Model) -> None:
     _in_range("model.dim_z", model.dim_z, 1, MAX_WIDTH)
     _in_range("model.embedding_dim", model.embedding_dim, 1, MAX_WIDTH)
     _in_range("model.classes", model.classes, 0, MAX_WIDTH)
+    _one_of("model.truncation", model.truncation, TRUNCATIONS)
     if model.class_names is not None and len(model.class_names) != model.classes:
         raise BundleError(
             MANIFEST_NAME, f"model.class_names: {len(model.class_names)} names for {model.classes} classes"

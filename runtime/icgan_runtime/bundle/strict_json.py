@@ -22,11 +22,15 @@ MAX_NESTING = 32  # of a report: deeper ones end programs that show or write the
 # All control characters but newline; and lone surrogates, which UTF-8 cannot carry.
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
+# Marks a field that the first version of a format has not: what its default means is not written, so that
+# what needs no later version is the same bytes, and the same hash, as ever.
+LATER = "later"
+
 Json = dict[str, Any]
 
 
-def parse(hint: Any, data: bytes, file: str, name: str, version: int) -> Any:
-    """The dataclass `hint` from JSON text that says `"format": name` and `"schema_version": version`.
+def parse(hint: Any, data: bytes, file: str, name: str, *versions: int) -> Any:
+    """The dataclass `hint` from JSON text that says `"format": name` and a `"schema_version"` of `versions`.
 
     Raises BundleError, which names `file`, for anything else.
     """
@@ -39,8 +43,9 @@ def parse(hint: Any, data: bytes, file: str, name: str, version: int) -> Any:
     if not isinstance(value, dict) or value.get("format") != name:
         raise BundleError(file, f'format is not "{name}"')
     found = value.get("schema_version")
-    if found != version or isinstance(found, bool):
-        raise BundleError(file, f"schema_version {found!r}, this runtime reads {version}; export it again")
+    if found not in versions or isinstance(found, bool):
+        read = " and ".join(map(str, versions))
+        raise BundleError(file, f"schema_version {found!r}, this runtime reads {read}; export it again")
     body = {key: item for key, item in value.items() if key not in ("format", "schema_version")}
     try:
         return from_json(hint, body, file.rpartition("/")[2].removesuffix(".json"))
@@ -51,7 +56,11 @@ def parse(hint: Any, data: bytes, file: str, name: str, version: int) -> Any:
 def to_json(value: Any) -> Any:
     """Dataclasses, tuples and mappings as plain JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return {
+            item.name: to_json(getattr(value, item.name))
+            for item in dataclasses.fields(value)
+            if not (item.metadata.get(LATER) and getattr(value, item.name) == item.default)
+        }
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -90,15 +99,17 @@ def from_json(hint: Any, value: Any, where: str) -> Any:
 def _dataclass_from_json(hint: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), where, "an object", value)
     names = [item.name for item in dataclasses.fields(hint)]
+    later = {item.name for item in dataclasses.fields(hint) if item.metadata.get(LATER)}
     # every key is written, so every key is required: a default serves the code that builds, not the file
     for key in value:
         if key not in names:
             raise ValueError(f"{where}: unknown key {key!r}")
     for name in names:
-        if name not in value:
+        if name not in value and name not in later:
             raise ValueError(f"{where}: key {name!r} is missing")
     hints = typing.get_type_hints(hint)
-    return hint(**{name: from_json(hints[name], value[name], f"{where}.{name}") for name in names})
+    present = [name for name in names if name in value]
+    return hint(**{name: from_json(hints[name], value[name], f"{where}.{name}") for name in present})
 
 
 def _union_from_json(choices: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -136,6 +136,8 @@ def _graph(served: ServedModel, role: str, cpu: bool = False) -> tc.ModelConfig:
         inputs = (tc.Tensor("noise", tc.FP32, (model.dim_z,)), embedding)
         if model.classes:  # the graph wants one number per row, not a row of one number
             inputs += (tc.Tensor("label", tc.INT64, (1,), tc.Shape()),)
+        if model.truncation == "mean-w":
+            inputs += (tc.Tensor("truncation", tc.FP32, (1,), tc.Shape()),)
         outputs = (_generated_tensor(served, "image"),)
     common: dict[str, Any] = {
         "name": f"icgan_{role}",
@@ -264,7 +266,10 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
         {"embedding": embedding, **found, **row, **{tensor.name: tensor.name for tensor in scalars}},
         {"noise": "NOISE", "conditioning": "CONDITIONING", **answer, **label},
     )
-    step("icgan_generator", {"noise": "NOISE", "embedding": "CONDITIONING", **label}, {"image": "GENERATED"})
+    # checked by the stage before, as the noise is made there
+    psi = {"truncation": "TRUNCATION"} if served.model.truncation == "mean-w" else {}
+    noise = {"noise": "NOISE", "embedding": "CONDITIONING"}
+    step("icgan_generator", {**noise, **label, **psi}, {"image": "GENERATED"})
     if ensemble.as_file:
         step("icgan_picture", {"GENERATED": "GENERATED", "FORMAT": "FORMAT"}, {"PICTURE": "PICTURE"})
     inputs = (_source(served, ensemble.source), *scalars)

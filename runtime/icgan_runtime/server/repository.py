@@ -44,7 +44,7 @@ FORMAT = "icgan-triton"
 CPU_CONFIG = "cpu"  # what --model-config-name selects on a machine without a GPU
 
 # Which names of samples.npz hold real rows for which graph input, for warm-up.
-_SAMPLES = {"image": "picture", "noise": "noise", "embedding": "embedding", "label": "label"}
+_SAMPLES = {"image": "picture"} | {name: name for name in ("noise", "embedding", "label", "truncation")}
 
 # The version policy's line in a model's configuration, the one thing there that a release changes.
 _VERSIONS = re.compile(r"versions: \[([\d, ]*)\]")
