@@ -65,7 +65,7 @@ def test_truncation_is_psi_and_the_noise_is_not_bounded(stylegan2_run: Path, sty
         for truncation, psi in ((None, 1.0), (1.0, 1.0), (0.4, 0.4)):
             result = pipe.generate_from(embedding=bank.embeddings[:1], n=3, seed=5, truncation=truncation)
             noise = torch.from_numpy(latents.noise(5, np.arange(3), np.inf, CONFIG.dim_z))
-            embedding = torch.from_numpy(bank.embeddings[:1]).expand(3, -1)
+            embedding = torch.from_numpy(bank.embeddings[:1].copy()).expand(3, -1)
             with torch.no_grad():
                 wanted = to_bytes(generator(noise, embedding, None, psi).numpy())
             assert np.abs(result.images.astype(int) - wanted).max() <= 1
