@@ -73,7 +73,7 @@ def test_the_graph_of_highest_precision_is_the_default(tiny_bundle):
     ("place", "new", "message"),
     [
         (["format"], "zip", 'format is not "icgan-bundle"'),
-        (["schema_version"], 2, "schema_version 2, this runtime reads 1"),
+        (["schema_version"], 3, "schema_version 3, this runtime reads 1 and 2"),
         (["schema_version"], True, "schema_version True"),
         (["surprise"], 1, "manifest: unknown key 'surprise'"),
         (["model"], None, "manifest.model: expected an object, got null"),
