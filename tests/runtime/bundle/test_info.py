@@ -12,7 +12,7 @@ TEXT = """\
 tiny 1: 8 × 8 pictures, 3 classes
   size       {size} bytes
   licence    CC0-1.0  Drawn from random numbers.
-  noise      6 wide
+  noise      6 wide; truncation bounds the noise
   encoder    tiny, 12 wide, weights {weights}
   input      8 × 8 RGB, centre-short-side, pillow-bilinear
   bank       20 instances of random numbers (CC0-1.0), k = 5, labelled
