@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from icgan_export.cli import bundle, engine, onnx, sign, triton, verify
+from icgan_export.cli import bundle, edge, engine, onnx, sign, triton, verify
 from icgan_export.errors import ExportError
 from icgan_runtime import __version__
 from icgan_runtime.console import Parser, tell
 from icgan_runtime.errors import IcganError
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
 
-COMMANDS = (bundle, onnx, engine, verify, sign, triton)  # in the order of the help
+COMMANDS = (bundle, onnx, engine, edge, verify, sign, triton)  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -38,8 +38,8 @@ class ConvBlock(nn.Module):
         self.shortcut = conv(tensors.shortcut, tensors.bias)
 
     def forward(self, x: Tensor, norm1: Affine, norm2: Affine) -> Tensor:
-        h: Tensor = self.conv1(_modulate(x, norm1))
-        h = self.conv2(_modulate(h, norm2))
+        h: Tensor = self.conv1(modulate(x, norm1))
+        h = self.conv2(modulate(h, norm2))
         shortcut = _upsample(self.shortcut(x)) if self.early_shortcut else self.shortcut(_upsample(x))
         return h + shortcut
 
@@ -78,8 +78,8 @@ class ProductBlock(nn.Module):
         self.register_buffer("bias", tensors.bias)
 
     def forward(self, x: Tensor, norm1: Affine, norm2: Affine) -> Tensor:
-        h = self.conv1(_modulate(x, norm1, channels_last=True))
-        h = [[_modulate(phase, norm2, channels_last=True) for phase in row] for row in h]
+        h = self.conv1(modulate(x, norm1, channels_last=True))
+        h = [[modulate(phase, norm2, channels_last=True) for phase in row] for row in h]
         h = self.conv2(h)
         shortcut = x @ self.shortcut + self.bias  # the same for the four pixels it is upsampled to
         return interleave([[phase + shortcut for phase in row] for row in h])
@@ -115,7 +115,7 @@ class ProductBlock(nn.Module):
         return [[outputs[q][p] for q in (0, 1)] for p in (0, 1)]
 
 
-def _modulate(x: Tensor, affine: Affine, channels_last: bool = False) -> Tensor:
+def modulate(x: Tensor, affine: Affine, channels_last: bool = False) -> Tensor:
     """relu(x * scale + shift), scale and shift [N, C] broadcast over the picture."""
     scale, shift = (part[:, None, None] if channels_last else part[:, :, None, None] for part in affine)
     return F.relu(x * scale + shift)

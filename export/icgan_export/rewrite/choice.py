@@ -17,12 +17,13 @@ and is folded in float64 (`fold.py`), so that float32 loses nothing. What each g
         phases          upsample + 3x3 as one 2x2 convolution to 4C channels and an interleave: 16
         products        upsample + 3x3 as nine matrix products on the picture and its differences: 9,
                         conv2 as sixteen on quarter pictures (Winograd F(2x2, 3x3)): 16 instead of 36
+        matrices    the same products, and the sums around them as products with constant matrices: 36 to 75
+                    operators where products has 160
 """
 
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,12 +31,18 @@ from typing import Any, Literal
 from icgan_export.errors import ExportError
 from icgan_training.networks.config import ModelConfig
 
-BlockForm = Literal["plain", "transposed", "phases", "products"]
-Target = Literal["onnxruntime", "openvino", "tensorrt"]
+BlockForm = Literal["plain", "transposed", "phases", "products", "matrices"]
+Target = Literal["onnxruntime", "openvino", "tensorrt", "mnn", "ncnn"]
 
 # Block input widths from which the matrix products beat a convolution, measured on a 2-core AVX-512 machine
 # (docs/reports/performance.md): below, adding up the products costs more than the multiplications saved.
 PRODUCTS_FROM_WIDTH = 256
+# From this width on it depends on the side of the block's input, as tensors fit a cache or do not: measured
+# with 64 px ch 16 and 128 px ch 8 (docs/edge.md). Other sides take the transposed convolution.
+CLOSE_FROM_WIDTH = 128
+CLOSE_FORMS: dict[int, BlockForm] = {4: "matrices", 16: "products"}
+# OpenVINO starts an operator less quickly than ONNX Runtime: up to this side the sums pay as products, too.
+MATRICES_UP_TO = {"openvino": 8}
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,10 @@ class Rewrites:
     @classmethod
     def best(cls, config: ModelConfig, target: Target = "onnxruntime") -> Rewrites:
         """The forms measured as fastest for `target`."""
-        if target == "tensorrt":  # a plan fuses poorly around many small products
+        if target in ("tensorrt", "ncnn"):  # they run many small products several times slower
             return cls(_uniform("transposed", config))
-        widths = config.generator_widths[:-1]
-        forms = ("products" if width >= PRODUCTS_FROM_WIDTH else "transposed" for width in widths)
-        return cls(tuple(typing.cast(BlockForm, form) for form in forms))
+        sides = [side // 2 for side in config.block_resolutions]
+        return cls(tuple(_form(*each, target) for each in zip(config.generator_widths, sides, strict=False)))
 
     def without(self, names: Sequence[str]) -> Rewrites:
         """The same with some rewrites switched off by name; "blocks" leaves every block as published."""
@@ -71,6 +77,15 @@ class Rewrites:
         plain: tuple[BlockForm, ...] = tuple("plain" for _ in self.blocks)
         off: dict[str, Any] = {name: plain if name == "blocks" else False for name in names}
         return dataclasses.replace(self, **off)
+
+
+def _form(width: int, side: int, target: Target) -> BlockForm:
+    """Of a block whose input has `width` channels and `side` rows."""
+    if width >= PRODUCTS_FROM_WIDTH:
+        return "matrices" if side <= MATRICES_UP_TO.get(target, 0) else "products"
+    if target == "mnn":
+        return "phases"
+    return CLOSE_FORMS.get(side, "transposed") if width >= CLOSE_FROM_WIDTH else "transposed"
 
 
 def _uniform(form: BlockForm, config: ModelConfig) -> tuple[BlockForm, ...]:

@@ -20,8 +20,11 @@ from icgan_export.rewrite.fold import (
     fold_spectral_norm,
     fold_statistics,
 )
+from icgan_export.rewrite.matrices import MatrixBlock
 from icgan_training.networks.config import ModelConfig
 from icgan_training.networks.generator import Generator
+
+CHANNELS_LAST = ("products", "matrices")  # forms that take [N, h, w, C]
 
 
 def rewrite(generator: Generator, rewrites: Rewrites) -> RewrittenGenerator:
@@ -49,7 +52,7 @@ class RewrittenGenerator(nn.Module):
             norms.append(fold_statistics(weights, block, "bn2", weights[f"blocks.{block}.0.conv1.bias"]))
         conditions = ConditionProduct if rewrites.condition_product else SeparateConditions
         self.conditions = conditions(config, weights, norms)
-        self.input = InputMap(weights, channels_last=rewrites.blocks[0] == "products")
+        self.input = InputMap(weights, channels_last=rewrites.blocks[0] in CHANNELS_LAST)
         attended = {config.block_resolutions.index(side) for side in config.attention}
         output_in_block = rewrites.output_norm and count - 1 not in attended
         output_scale, output_shift = fold_output_norm(weights)
@@ -60,6 +63,8 @@ class RewrittenGenerator(nn.Module):
                 tensors = tensors.scaled(output_scale, output_shift)
             if form == "products":
                 self.blocks.append(ProductBlock(tensors))
+            elif form == "matrices":
+                self.blocks.append(MatrixBlock(tensors, config.block_resolutions[block] // 2))
             else:
                 self.blocks.append(ConvBlock(tensors, form, rewrites.early_shortcut))
         attention = ProductAttention if rewrites.attention_product else Attention
@@ -77,7 +82,7 @@ class RewrittenGenerator(nn.Module):
         x = self.input(noise[:, : self.config.noise_chunk])
         channels_last = self.input.channels_last
         for index, block in enumerate(self.blocks):
-            wanted = isinstance(block, ProductBlock)
+            wanted = isinstance(block, ProductBlock | MatrixBlock)
             x = block(_lay_out(x, channels_last, wanted), affines[2 * index], affines[2 * index + 1])
             channels_last = wanted
             if str(index) in self.attention:

@@ -16,10 +16,17 @@ def test_nothing_is_rewritten_when_nothing_is_asked_for() -> None:
 
 def test_wide_blocks_become_products_and_narrow_ones_transposed_convolutions() -> None:
     widths = ModelConfig(32, 16, generator_multipliers=(17, 16, 15, 1), embedding_dim=24)
-    for target in ("onnxruntime", "openvino"):
-        assert Rewrites.best(widths, target) == Rewrites(("products", "products", "transposed"))
+    assert Rewrites.best(widths) == Rewrites(("products", "products", "products"))
     assert Rewrites.best(widths) == Rewrites.best(widths, "onnxruntime")
-    assert Rewrites.best(widths, "tensorrt") == Rewrites(("transposed",) * 3)
+    assert Rewrites.best(widths, "openvino") == Rewrites(("matrices", "matrices", "products"))
+    assert Rewrites.best(widths, "mnn") == Rewrites(("products", "products", "phases"))
+    for target in ("tensorrt", "ncnn"):
+        assert Rewrites.best(widths, target) == Rewrites(("transposed",) * 3)
+
+
+def test_narrow_blocks_take_the_form_that_was_measured_at_their_side() -> None:
+    narrow = ModelConfig(128, 8, embedding_dim=24)  # widths 128, 128, 64, 32, 16
+    assert Rewrites.best(narrow) == Rewrites(("matrices", *("transposed",) * 4))
 
 
 def test_a_rewrite_is_switched_off_by_its_name() -> None:

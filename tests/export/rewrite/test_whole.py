@@ -24,7 +24,7 @@ CONFIGS = {
     "flat noise": ModelConfig(32, 4, embedding_dim=24, hierarchical=False),
 }
 SWITCHES = ("condition_product", "early_shortcut", "output_norm", "attention_product")
-FORMS: tuple[BlockForm, ...] = ("plain", "transposed", "phases", "products")
+FORMS: tuple[BlockForm, ...] = ("plain", "transposed", "phases", "products", "matrices")
 
 
 def pictures_before_tanh(model: nn.Module, output: nn.Module, config: ModelConfig) -> Tensor:

@@ -1,0 +1,1 @@
+"""A bundle's graphs in the formats of edge runtimes: converted, run there, compared."""

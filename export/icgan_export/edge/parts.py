@@ -1,0 +1,92 @@
+"""The graphs of a bundle as one edge target takes them, and the pinned inputs and answers beside each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from icgan_export.check.samples import Samples
+from icgan_export.edge.target import Arrays, EdgeTarget
+from icgan_export.lower.graphs import generator_graph
+from icgan_export.lower.onnx_export import Step
+from icgan_export.lower.passes import clean, float_pictures
+from icgan_export.rewrite.backbones import best_rewrites
+from icgan_export.source.runs import read_run
+from icgan_runtime.bundle.manifest import onnx_metadata
+from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.verify import to_bytes
+
+ROLES = ("encoder", "lookup", "generator")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One graph to convert: what goes in and what torch answered in float32."""
+
+    role: str
+    graph: onnx.ModelProto
+    feeds: Arrays
+    output: str
+    expected: NDArray[Any]
+
+
+def parts_of(bundle: Bundle, target: EdgeTarget, run: Path | None, step: Step) -> list[Part]:
+    """Every graph that the bundle has and `target` runs.
+
+    With `run`, the weights of the bundle, the generator is traced in the target's own form; without it, that
+    of the bundle is taken as it is.
+    """
+    samples = Samples.read(bundle)
+    found = []
+    for role in ROLES:
+        entries = [e for e in bundle.manifest.graphs if e.role == role and e.precision == "fp32"]
+        if not entries or role in (target.left_behind or {}):
+            continue
+        if role == "generator" and run is not None:
+            graph = _traced(bundle, target, run, step)
+        else:
+            graph = onnx.load_from_string(bundle.read(entries[0].file))
+        if not target.bytes_inside:
+            graph = {"encoder": float_input, "generator": float_pictures}[role](graph)
+        found.append(_part(role, graph, samples, target.bytes_inside, samples.feeds(entries[0])))
+    return found
+
+
+def _traced(bundle: Bundle, target: EdgeTarget, run: Path, step: Step) -> onnx.ModelProto:
+    generator = read_run(run).generator
+    step(f"tracing the generator in the form for {target.name}")
+    metadata = onnx_metadata(bundle.manifest.model, "generator", "fp32")
+    return generator_graph(generator, best_rewrites(generator.config, target.form), metadata)
+
+
+def _part(role: str, graph: onnx.ModelProto, samples: Samples, in_bytes: bool, feeds: Arrays) -> Part:
+    if role == "lookup":
+        return Part(role, graph, {"embedding": samples.embedding}, "ids", samples.ids)
+    if role == "encoder":
+        picture = samples.picture if in_bytes else samples.picture.astype(np.float32)
+        return Part(role, graph, {"image": picture}, "embedding", samples.embedding)
+    return Part(role, graph, feeds, "image", to_bytes(samples.image) if in_bytes else samples.image)
+
+
+def float_input(model: onnx.ModelProto) -> onnx.ModelProto:
+    """An encoder graph that takes its picture as float32 levels 0 .. 255 [N, S, S, 3]; in place, returned.
+
+    For runtimes without bytes. Casts of the picture fall away.
+    """
+    graph = model.graph
+    picture = graph.input[0]
+    picture.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in [node for node in graph.node if node.op_type == "Cast" and node.input[0] == picture.name]:
+        graph.node.remove(node)
+        for reader in graph.node:
+            for index, name in enumerate(reader.input):
+                if name == node.output[0]:
+                    reader.input[index] = picture.name
+    del graph.value_info[:]
+    return clean(model, rename=False)

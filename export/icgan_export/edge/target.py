@@ -1,0 +1,62 @@
+"""What every edge target offers: how a graph is converted, and how the result is run to compare it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from icgan_export.errors import ExportError
+from icgan_export.rewrite.choice import Target
+from icgan_runtime.errors import MissingExtraError
+
+Arrays = Mapping[str, NDArray[Any]]
+Runner = Callable[[Arrays], dict[str, NDArray[Any]]]
+
+TARGETS = ("mnn", "ncnn", "openvino", "ort", "web")
+
+
+@dataclass(frozen=True)
+class EdgeTarget:
+    """One runtime: its converter and a runner of what that wrote, both on one thread of the CPU."""
+
+    name: str
+    form: Target  # whose forms of a block are the fastest there
+    version: str
+    # Write a graph as `stem` with the endings of the format; returns the files.
+    convert: Callable[[onnx.ModelProto, Path], Sequence[Path]]
+    open: Callable[[Sequence[Path]], Runner]
+    batch: int | None = None  # rows of a run; None: any number
+    bytes_inside: bool = True  # False: the runtime has no bytes, pictures are float32 at both ends
+    left_behind: Mapping[str, str] | None = None  # role -> why it has no place in this runtime
+    snippet: str = ""  # a Python program with {encoder} and {generator}, the files of each
+
+
+def find_target(name: str) -> EdgeTarget:
+    """The target of that name. Raises MissingExtraError where its library is not installed."""
+    if name not in TARGETS:
+        raise ExportError(f"--target {name}: choose from {', '.join(TARGETS)}")
+    try:
+        found: EdgeTarget = importlib.import_module(f"icgan_export.edge.{name}_target").TARGET
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("icgan"):
+            raise
+        raise MissingExtraError(error.name, "edge") from None
+    return found
+
+
+def in_rows(run: Runner, feeds: Arrays, batch: int | None) -> dict[str, NDArray[Any]]:
+    """Run `feeds`, `batch` rows at a time."""
+    if batch is None:
+        return run(feeds)
+    count = len(next(iter(feeds.values())))
+    parts = [
+        run({name: array[at : at + batch] for name, array in feeds.items()}) for at in range(0, count, batch)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
