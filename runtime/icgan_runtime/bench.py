@@ -2,7 +2,7 @@
 
 Competitors take turns: every round runs each of them once, in an order that rotates, so that a slow spell of
 the machine hits all alike, and ratios are taken within a round before the median over rounds. Results are
-checked, not only timed: a competitor that paints another picture is named.
+checked, not only timed: a competitor that draws another image is named.
 
 A runner runs the two graphs. ONNX Runtime and OpenVINO are built in; other packages offer theirs
 through the entry point group `icgan.bench` (the exporter: torch), each a function (bundle path, threads,
@@ -231,7 +231,7 @@ def milliseconds(timing: Timing) -> dict[str, float]:
 
 
 def apart(base: Array, other: Array) -> float:
-    """Largest difference of two outputs: grey levels of pictures, or components of embeddings."""
+    """Largest difference of two outputs: grey levels of images, or components of embeddings."""
     return float(np.abs(base.astype(np.float64) - other).max())
 
 

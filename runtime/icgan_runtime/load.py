@@ -1,6 +1,6 @@
 """Load tests of a server: latency and throughput under the four scenarios of MLPerf inference.
 
-SingleStream: one picture, then the next. MultiStream: eight samples a request. Server: Poisson arrivals that
+SingleStream: one image, then the next. MultiStream: eight samples a request. Server: Poisson arrivals that
 do not wait for each other, timed from when they were due. Offline: as much as goes through. Every request
 carries the picture, so that each stage of the server works for it.
 """

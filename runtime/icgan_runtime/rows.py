@@ -1,4 +1,4 @@
-"""The rows of a request: what is asked of each generated picture besides the instance it follows.
+"""The rows of a request: what is asked of each generated image besides the instance it follows.
 
 A server's stages and the in-process chain check and use rows through these functions, so both answer alike
 and complain alike. Rows are independent: rows of different requests can share a batch.
@@ -30,7 +30,7 @@ OWN_LABEL = -(1 << 63)
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Arrays of shape [N], one entry per generated picture."""
+    """Arrays of shape [N], one entry per generated image."""
 
     seed: I64
     sample: I64  # j of the noise contract

@@ -18,7 +18,7 @@ from icgan_runtime.bundle.manifest import SAMPLES_NAME, GraphEntry
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.verify import read_samples
 
-IMAGES = 16  # generated pictures; noise of seed 0, samples 0 ..
+IMAGES = 16  # generated images; noise of seed 0, samples 0 ..
 TRUNCATION = 0.9
 MAX_QUERIES = 128
 MAX_QUERY_BYTES = 8 << 20  # 42 pictures of 256 px

@@ -9,7 +9,7 @@ from icgan_export.cli import bundle, edge, engine, onnx, sign, triton, verify
 from icgan_export.errors import ExportError
 from icgan_runtime import __version__
 from icgan_runtime.console import Parser, tell
-from icgan_runtime.errors import IcganError
+from icgan_runtime.errors import IcganError, MissingExtraError
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
 
 COMMANDS = (bundle, onnx, engine, edge, verify, sign, triton)  # in the order of the help
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in {*LIBRARIES, "onnx", "onnxscript"}:
             raise
-        tell(f"icgan-export: {error.name} is not installed: pip install 'icgan[export]'")
+        tell(f"icgan-export: {MissingExtraError(error.name, 'export')}")
         return 1
     except OSError as error:
         if error.errno not in REFUSED_BY_THE_MACHINE:

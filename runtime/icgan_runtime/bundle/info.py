@@ -43,7 +43,7 @@ def render(facts: dict[str, Any]) -> str:
     labels = f", {model['classes']} classes" if model["classes"] else ""
     of = f"{bank['source']} ({bank['licence']})"
     lines = [
-        f"{model['name']} {model['version']}: {model['resolution']} × {model['resolution']} pictures{labels}",
+        f"{model['name']} {model['version']}: {model['resolution']} × {model['resolution']} images{labels}",
         f"  size       {_size(facts['bytes'])}",
         f"  licence    {model['licence']['weights']}  {model['licence']['notice']}".rstrip(),
         f"  noise      {model['dim_z']} wide; truncation {_TRUNCATIONS[model.get('truncation', 'noise')]}",

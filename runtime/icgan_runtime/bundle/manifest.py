@@ -81,7 +81,7 @@ class Model:
 
     name: str
     version: str
-    resolution: int  # R, side of the generated picture
+    resolution: int  # R, side of the generated image
     dim_z: int  # width of the noise
     embedding_dim: int  # D
     classes: int  # 0 for a model without labels

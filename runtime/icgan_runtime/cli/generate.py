@@ -64,6 +64,10 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         help="sheet to write, as .png, .jpg or .webp; or a folder, for one PNG file per image (default: "
         "%(default)s)",
     )
+    _add_marks(command)
+
+
+def _add_marks(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("marks of origin (docs/origin.md)")
     group.add_argument(
         "--sign-key",

@@ -23,7 +23,7 @@ _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def xmp_packet(claim: Claim | None) -> bytes:
-    """The XMP packet of a generated picture."""
+    """The XMP packet of a generated image."""
     told = "" if claim is None else f' xmlns:icgan="{NAMESPACE}" icgan:claim="{html.escape(claim.to_text())}"'
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'

@@ -9,7 +9,7 @@ from icgan_runtime.bundle.onnx_file import describe_onnx
 from icgan_runtime.bundle.opened import Bundle
 
 TEXT = """\
-tiny 1: 8 × 8 pictures, 3 classes
+tiny 1: 8 × 8 images, 3 classes
   size       {size} bytes
   licence    CC0-1.0  Drawn from random numbers.
   noise      6 wide; truncation bounds the noise
@@ -82,7 +82,7 @@ def test_info_reads_like_this(bundle):
 
 def test_info_of_a_plain_bundle_says_nothing_about_what_it_lacks(tiny_bundle):
     lines = render(describe(Bundle.open(tiny_bundle))).splitlines()
-    assert lines[0] == "tiny 1: 8 × 8 pictures"
+    assert lines[0] == "tiny 1: 8 × 8 images"
     assert lines[2] == "  licence    CC0-1.0"
     assert lines[-2:] == ["  metrics", "    fid  None"]
     said = "\n".join(lines)

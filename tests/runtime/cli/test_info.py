@@ -54,4 +54,4 @@ def test_a_terminal_without_our_signs_gets_escapes(tiny_bundle):
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("tiny 1: 8 \\xd7 8 pictures")
+    assert done.stdout.startswith("tiny 1: 8 \\xd7 8 images")

@@ -1,6 +1,6 @@
 """DiffAugment: differentiable augmentation of what the discriminator sees (Zhao et al. 2020).
 
-Real and generated pictures go through the same family of transforms, and the gradient flows through them
+Real and generated images go through the same family of transforms, and the gradient flows through them
 to the generator. Every transform is a function of the pictures and of uniform random numbers given by the
 caller: the same numbers give the same result on every device, and nothing here draws any.
 """

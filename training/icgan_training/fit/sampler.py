@@ -18,7 +18,7 @@ Indices = npt.NDArray[np.int64]
 Part = Literal["real", "fake", "generator"]
 
 PARTS: dict[Part, int] = {"real": 0, "fake": 1, "generator": 2}
-"""The independent draws of a step: D's real pictures, D's generated pictures, G's own batch."""
+"""The independent draws of a step: D's real pictures, D's generated images, G's own batch."""
 
 
 @dataclass(frozen=True)

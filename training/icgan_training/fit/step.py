@@ -139,7 +139,7 @@ class Trainer:
             torch.cuda.synchronize(self.device)
 
     def _discriminator_step(self, turn: list[tuple[Inputs, Inputs]]) -> Tensor:
-        """One update of D. Real and generated pictures pass through it in one batch, as published."""
+        """One update of D. Real and generated images pass through it in one batch, as published."""
         self._let_discriminator_learn(True)
         sums = torch.zeros(3, device=self.device)
         for real, fake in turn:

@@ -10,7 +10,7 @@ from icgan_training.networks.layers import BatchNorm, GeneratorBlock, SelfAttent
 
 
 class Generator(nn.Module):
-    """Draws pictures that look like the neighbours of an instance (IC-GAN, section 3).
+    """Draws images that look like the neighbours of an instance (IC-GAN, section 3).
 
     The condition of every block is the concatenation [class embedding, instance embedding, noise piece];
     what the model does not take is left out. State-dict keys are those of the published checkpoints.
@@ -36,7 +36,7 @@ class Generator(nn.Module):
         self.output_layer = nn.Sequential(BatchNorm(widths[-1]), nn.ReLU(), SNConv2d(widths[-1], 3, 3))
 
     def forward(self, noise: Tensor, embedding: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """Generate one picture per row.
+        """Generate one image per row.
 
         noise: float32 [N, dim_z or more]; columns past `config.noise_used` are ignored.
         embedding: float32 [N, embedding_dim], unit rows; None for a model without instances.

@@ -1,4 +1,4 @@
-"""Scores of generated pictures, from features: FID, KID, Inception Score, precision/recall, density/coverage.
+"""Scores of generated images, from features: FID, KID, Inception Score, precision/recall, density/coverage.
 
 Every function takes float32 features [N, D] of one network and returns plain numbers; which network, which
 pictures and how many belong beside the number, and `evaluate` puts them there. What compares two sets raises
@@ -91,9 +91,9 @@ def inception_score(logits: Features, seed: int = 0) -> tuple[float, float]:
 class Coverage:
     """How two sets of features lie in each other (Kynkäänniemi et al. 2019, Naeem et al. 2020)."""
 
-    precision: float  # share of generated pictures inside the neighbourhood of some real one
+    precision: float  # share of generated images inside the neighbourhood of some real one
     recall: float  # share of real pictures inside the neighbourhood of some generated one
-    density: float  # in how many real neighbourhoods a generated picture lies, divided by k; can exceed 1
+    density: float  # in how many real neighbourhoods a generated image lies, divided by k; can exceed 1
     coverage: float  # share of real pictures whose neighbourhood holds a generated one
 
 

@@ -74,7 +74,7 @@ class Synthesis(nn.Module):
 
 
 class StyleGAN2Generator(nn.Module):
-    """Draws pictures that look like the neighbours of an instance (IC-GAN, section 3).
+    """Draws images that look like the neighbours of an instance (IC-GAN, section 3).
 
     State-dict keys are those of the published weights without their copies of the resampling filter.
     """
@@ -92,7 +92,7 @@ class StyleGAN2Generator(nn.Module):
         label: Tensor | None = None,
         psi: float | Tensor = 1.0,
     ) -> Tensor:
-        """Generate one picture per row, with the constant noise of the weights in every layer.
+        """Generate one image per row, with the constant noise of the weights in every layer.
 
         noise: float32 [N, dim_z or more]; its length makes no difference. embedding: float32 [N,
         embedding_dim], unit rows. label: int64 [N]. psi: truncation towards the mean w, a number or float32
