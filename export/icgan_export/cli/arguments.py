@@ -25,7 +25,8 @@ def add_target(command: Parser) -> None:
         "--target",
         choices=("onnxruntime", "openvino", "tensorrt"),
         default="onnxruntime",
-        help="whose fastest form the generator takes; every runtime reads each (default: %(default)s)",
+        help="whose fastest form the generator takes; ONNX Runtime and OpenVINO read each "
+        "(default: %(default)s)",
     )
 
 

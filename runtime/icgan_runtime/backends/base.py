@@ -121,7 +121,11 @@ def run_in_batches(session: Session, feeds: Mapping[str, Array], batch: int) -> 
 
 
 def check_feeds(session: str, specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> None:
-    """Raise BackendError unless `feeds` has the names, dtypes and shapes of `specs`, with one batch size."""
+    """Raise BackendError unless `feeds` has the names, dtypes and shapes of `specs`, with one batch size.
+
+    No rows are refused, and NaN and infinity: runtimes differ in what they make of either. ONNX Runtime draws
+    NaN black, OpenVINO an ordinary grey picture.
+    """
     if set(feeds) != {spec.name for spec in specs}:
         expected = sorted(spec.name for spec in specs)
         raise BackendError(f"{session}: fed {sorted(feeds)}, expected {expected}")
@@ -138,6 +142,11 @@ def check_feeds(session: str, specs: tuple[TensorSpec, ...], feeds: Mapping[str,
             raise BackendError(
                 f"{session}: {spec.name} is {array.dtype}{list(array.shape)}, expected {spec.dtype}[{shape}]"
             )
+        if not len(array):
+            raise BackendError(f"{session}: {spec.name} has no rows, one at least is expected")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            row = int((~np.isfinite(array).reshape(len(array), -1).all(axis=1)).argmax())
+            raise BackendError(f"{session}: row {row} of {spec.name} holds NaN or infinity")
 
 
 def check_finite(session: str, outputs: Mapping[str, Array]) -> None:

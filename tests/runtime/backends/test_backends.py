@@ -109,6 +109,34 @@ def test_feeds_that_do_not_fit_are_refused_with_both_shapes(labelled_bundle, bac
         session.run(fed)
 
 
+def test_no_rows_and_nan_are_refused_alike_by_every_backend(labelled_bundle, backend):
+    bad = feeds(3)
+    bad["embedding"][1, 5] = np.nan
+    with open_graph(labelled_bundle, "generator", backend) as session:
+        with pytest.raises(BackendError, match="has no rows, one at least is expected"):
+            session.run({name: array[:0] for name, array in bad.items()})
+        with pytest.raises(BackendError, match="row 1 of embedding holds NaN or infinity"):
+            session.run(bad)
+
+
+def test_arrays_in_another_byte_order_are_not_read_as_other_numbers(labelled_bundle, backend):
+    swapped = feeds(2)
+    swapped["noise"] = swapped["noise"].astype(">f4")
+    with (
+        open_graph(labelled_bundle, "generator", backend) as session,
+        pytest.raises(BackendError, match="noise is >f4"),
+    ):
+        session.run(swapped)
+
+
+def test_a_session_leaves_the_callers_smallest_numbers_alone(labelled_bundle, backend):
+    """A session option that flushes them to zero holds for the whole thread, and for good."""
+    with open_graph(labelled_bundle, "generator", backend) as session:
+        session.run(feeds(1))
+        smallest = np.full(1000, 1e-40, np.float32)
+        assert (smallest * np.float32(0.5) > 0).all()
+
+
 def test_a_label_beyond_the_table_is_a_backend_error(labelled_bundle):
     with (
         open_graph(labelled_bundle, "generator", "ort-cpu") as session,
@@ -252,8 +280,11 @@ def test_what_openvino_complains_of_is_one_line_with_backend_and_graph(labelled_
     assert str(caught.value) == "openvino generator.onnx: Check failed: out of memory"
 
 
-def test_nan_in_an_answer_is_reported_with_backend_and_graph(labelled_bundle, backend):
-    embedding = np.array([[0.5] * 12, [np.nan] * 12], np.float32)
+def test_infinity_in_an_answer_is_reported_with_backend_and_graph(labelled_bundle, backend):
+    near = np.load(labelled_bundle / "bank/embeddings.npy")[0]
+    embedding = np.stack(
+        [near, 3e38 * np.sign(near)]
+    )  # finite, but its inner product with that instance is not
     with open_graph(labelled_bundle, "lookup", backend) as session, pytest.raises(NumericsError) as caught:
         session.run({"embedding": embedding})
     assert str(caught.value).startswith(f"{backend} lookup.onnx: scores holds NaN or infinity in 1 of 2 rows")
