@@ -28,16 +28,27 @@ def noise(seeds: ArrayLike, samples: ArrayLike, truncations: ArrayLike, dim_z: i
 
     The three are int64, int64 and float32 of shape [N], or scalars that apply to every row.
     """
-    seeds, samples = np.broadcast_arrays(np.atleast_1d(np.asarray(seeds)), np.asarray(samples))
-    words = [philox_words(int(s), int(j), dim_z) for s, j in zip(seeds, samples, strict=True)]
-    u = uniforms(np.stack(words))
+    words = philox_words(seeds, samples, dim_z)
+    u = uniforms(words)
     return gaussians(u, np.broadcast_to(np.asarray(truncations, np.float32), len(words))).astype(np.float32)
 
 
-def philox_words(seed: int, sample: int, count: int, counter: int = 0) -> U64:
-    """The first `count` 64-bit words of the stream with key (seed, sample), from 256-bit `counter` on."""
-    stream = np.random.Philox(key=np.array([seed, sample], np.uint64), counter=counter)
-    return stream.random_raw(count)
+def philox_words(seeds: ArrayLike, samples: ArrayLike, count: int, counter: int = 0) -> U64:
+    """The first `count` 64-bit words [N, count] of the streams with keys (seed, sample), from `counter` on.
+
+    `seeds` and `samples` are [N], or scalars that apply to every row; `counter` has 256 bits.
+    """
+    seeds, samples = np.broadcast_arrays(np.atleast_1d(np.asarray(seeds)), np.asarray(samples))
+    keys = np.stack([seeds, samples], axis=-1).astype(np.uint64)
+    words = np.empty((len(keys), count), np.uint64)
+    # one generator that is set to each row's stream: making one costs four times as much
+    stream = np.random.Philox(key=keys[0], counter=counter)
+    start = stream.state
+    for row, key in enumerate(keys):
+        start["state"]["key"] = key
+        stream.state = start
+        words[row] = stream.random_raw(count)
+    return words
 
 
 def uniforms(words: U64) -> F64:
@@ -49,8 +60,9 @@ def uniforms(words: U64) -> F64:
 def gaussians(u: F64, truncations: F32) -> F64:
     """Standard normal variates [N, d], row i truncated to ±2·truncations[i] (infinity: not at all)."""
     bounds = 2.0 * truncations.astype(np.float64)[:, None]
-    low = np.array([[normal_cdf(-b)] for b in bounds[:, 0]])
-    high = np.array([[normal_cdf(b)] for b in bounds[:, 0]])
+    known = {b: (normal_cdf(-b), normal_cdf(b)) for b in set(bounds[:, 0].tolist())}
+    ends = np.array([known[b] for b in bounds[:, 0].tolist()])
+    low, high = ends[:, :1], ends[:, 1:]
     return np.clip(normal_quantile(low + u * (high - low)), -bounds, bounds)
 
 
@@ -59,10 +71,9 @@ def draw_ranks(seeds: ArrayLike, samples: ArrayLike, k: int) -> I64:
 
     The draw has counters of its own, so it changes nothing about the noise of the same sample.
     """
-    seeds, samples = np.broadcast_arrays(np.atleast_1d(np.asarray(seeds)), np.asarray(samples))
-    first = [philox_words(int(s), int(j), 1, _DRAW_COUNTER)[0] for s, j in zip(seeds, samples, strict=True)]
+    first = philox_words(seeds, samples, 1, _DRAW_COUNTER)[:, 0]
     # integers throughout: 53 bits times k < 2¹¹ fits in 64
-    ranks: I64 = (((np.array(first) >> np.uint64(11)) * np.uint64(k)) >> np.uint64(53)).astype(np.int64)
+    ranks: I64 = (((first >> np.uint64(11)) * np.uint64(k)) >> np.uint64(53)).astype(np.int64)
     return ranks
 
 
@@ -73,13 +84,16 @@ def normal_cdf(x: float) -> float:
 
 def normal_quantile(p: NDArray[Any]) -> F64:
     """Φ⁻¹(p) for p in (0, 1): algorithm AS 241, routine PPND16 (Wichura 1988), about 16 digits."""
-    q = p - 0.5
+    q = np.asarray(p - 0.5)
     r = 0.180625 - q * q
-    central = q * _ratio(r, _A, _B)
-    distance = np.sqrt(-np.log(np.minimum(p, 1.0 - p)))  # from the nearer end
-    # `where` computes both; they are finite everywhere
-    tail = np.where(distance <= 5.0, _ratio(distance - 1.6, _C, _D), _ratio(distance - 5.0, _E, _F))
-    result: F64 = np.where(np.abs(q) <= 0.425, central, np.copysign(tail, q))
+    result: F64 = np.asarray(q * _ratio(r, _A, _B))
+    outer = np.abs(q) > 0.425  # one in seven of a normal's values
+    nearer = np.minimum(p, 1.0 - p)[outer]
+    distance = np.sqrt(-np.log(nearer))
+    tail = _ratio(distance - 1.6, _C, _D)
+    if distance.size and distance.max() > 5.0:  # beyond 6.6 sigma
+        tail = np.where(distance <= 5.0, tail, _ratio(distance - 5.0, _E, _F))
+    result[outer] = np.copysign(tail, q[outer])
     return result
 
 

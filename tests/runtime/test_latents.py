@@ -23,7 +23,7 @@ def case(request):
 
 
 def test_words_equal_the_golden_vectors(case):
-    words = latents.philox_words(int(case["seed"]), int(case["sample"]), len(case["words"]))
+    (words,) = latents.philox_words(int(case["seed"]), int(case["sample"]), len(case["words"]))
     assert [f"{word:016x}" for word in words] == case["words"]
 
 
@@ -119,3 +119,11 @@ def test_draws_are_even_and_noise_has_the_moments_of_a_truncated_normal():
 @given(st.floats(1e-300, 1 - 2**-53))
 def test_the_quantile_inverts_the_distribution(p):
     assert latents.normal_cdf(float(latents.normal_quantile(np.array([p]))[0])) == pytest.approx(p, rel=1e-12)
+
+
+def test_a_row_has_the_noise_it_would_have_alone():
+    seeds, samples = np.array([3, 0, 3, latents.MAX_SEED]), np.array([0, 5, 1, 0])
+    truncations = np.array([0.5, np.inf, 1, 0.5], np.float32)
+    together = latents.noise(seeds, samples, truncations, 120)
+    alone = [latents.noise(*row, 120)[0] for row in zip(seeds, samples, truncations, strict=True)]
+    np.testing.assert_array_equal(together, np.stack(alone))

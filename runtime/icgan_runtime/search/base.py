@@ -49,18 +49,25 @@ class Search:
         if not 1 <= k <= min(MAX_NEIGHBOURS, len(self.bank)):
             raise RequestError("k", f"{k}, expected 1..{min(MAX_NEIGHBOURS, len(self.bank))} for this bank")
         check_embedding(embedding)  # nothing is near NaN: engines find less than k, or search for ever
-        ids = np.empty((len(embedding), k), np.int64)
-        scores = np.empty((len(embedding), k), np.float32)
-        for row, candidates in enumerate(self.propose(embedding, k)):
+        # the rows of one picture stand side by side, and are searched for once
+        new = np.ones(len(embedding), np.bool_)
+        new[1:] = (embedding[1:] != embedding[:-1]).any(axis=1)
+        different = embedding[new]
+        ids = np.empty((len(different), k), np.int64)
+        scores = np.empty((len(different), k), np.float32)
+        for row, candidates in enumerate(self.propose(different, k)):
             candidates = np.sort(candidates)
             parts = np.split(candidates, range(_RESCORED_AT_ONCE, len(candidates), _RESCORED_AT_ONCE))
             exact = np.concatenate(
-                [exact_scores(embedding[row], self.bank.embeddings[part]) for part in parts]
+                [exact_scores(different[row], self.bank.embeddings[part]) for part in parts]
             )
             # stable: ties stay in the order of rows, thus of ids
             best = np.argsort(-exact, kind="stable")[:k]
             ids[row], scores[row] = self.bank.ids[candidates[best]], exact[best]
-        return ids, scores
+        if len(different) == len(embedding):
+            return ids, scores
+        which = np.cumsum(new) - 1
+        return ids[which], scores[which]
 
 
 def exact_scores(embedding: F32, rows: F32) -> F32:
@@ -68,6 +75,8 @@ def exact_scores(embedding: F32, rows: F32) -> F32:
 
     Row by row in one order, so that equal rows score equally wherever they stand.
     """
-    products = rows.astype(np.float64) * embedding.astype(np.float64)
-    scores: F32 = products.sum(axis=1).astype(np.float32)
+    # both in double before: numpy would convert them block by block, and a block may end within a row
+    scores: F32 = np.einsum("md,d->m", rows.astype(np.float64), embedding.astype(np.float64)).astype(
+        np.float32
+    )
     return scores

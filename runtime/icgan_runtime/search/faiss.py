@@ -75,13 +75,20 @@ def exactly(index: faiss.Index, total: int, most: int | None = None, rest: Propo
             # the first left out must be clearly worse than the last wanted, or it might be its tie
             enough = scores[:, -1] < scores[:, count - 1] - 2 * ROUNDING
             if wanted == total or enough.all():
-                return list(rows)
+                return within(rows, scores, count)
             if rest is not None and wanted == limit:
                 others = iter(rest(embedding[~enough], count))
-                return [row if good else next(others) for row, good in zip(rows, enough, strict=True)]
+                found = zip(within(rows, scores, count), enough, strict=True)
+                return [row if good else next(others) for row, good in found]
             wanted = min(4 * wanted, limit)
 
     return propose
+
+
+def within(rows: I64, scores: F32, count: int) -> list[I64]:
+    """Of each row's candidates those that may be among its `count` best; most of the others are far off."""
+    near = scores >= scores[:, count - 1 : count] - 2 * ROUNDING
+    return [row[good] for row, good in zip(rows, near, strict=True)]
 
 
 @contextmanager

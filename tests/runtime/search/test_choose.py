@@ -1,3 +1,4 @@
+import dataclasses
 import tracemalloc
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.errors import MissingExtraError, RequestError
+from icgan_runtime.search.base import exact_scores
 from icgan_runtime.search.choose import choose_search
 
 pytest.importorskip("faiss")
@@ -130,6 +132,34 @@ def test_an_embedding_that_ties_with_the_whole_bank_takes_no_copies_of_it(wanted
     assert ids.tolist() == [[0, 1, 2, 3, 4]]
     assert (scores == 0).all()
     assert peak < 2 * bank.embeddings.nbytes
+
+
+@pytest.mark.parametrize("width", [12, 1280, 2047, 2048])
+def test_equal_rows_score_equally_wherever_they_stand(width):
+    rng = np.random.default_rng(0)
+    row, query = unit(rng.normal(size=(1, width))), unit(rng.normal(size=(1, width)))[0]
+    for count in (1, 2, 7, 40):
+        for place in range(count):
+            rows = unit(rng.normal(size=(count, width)))
+            rows[place] = row
+            assert exact_scores(query, rows)[place] == exact_scores(query, row)[0]
+
+
+def test_the_rows_of_one_picture_are_searched_for_once():
+    bank = bank_of(np.random.default_rng(0).normal(size=(50, 16)))
+    search, asked = choose_search(bank), []
+
+    def propose(embedding, count):
+        asked.append(len(embedding))
+        return search.propose(embedding, count)
+
+    queries = bank.embeddings[[4, 4, 4, 9, 4, 7, 7]]
+    found = dataclasses.replace(search, propose=propose)(queries, 5)
+    assert asked == [4]
+    for together, alone in zip(
+        found, zip(*(search(row[None], 5) for row in queries), strict=True), strict=True
+    ):
+        np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
 def test_an_instance_is_its_own_nearest():

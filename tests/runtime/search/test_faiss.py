@@ -126,7 +126,7 @@ def test_candidates_are_asked_for_until_the_first_left_out_is_clearly_worse():
     index: Any = SimpleNamespace(d=12, search=search)
     propose = search_faiss.exactly(index, 1000)
     queries = np.zeros((12, 2), np.float32).T
-    assert [len(rows) for rows in propose(queries, 2)] == [64, 64]
+    assert [len(rows) for rows in propose(queries, 2)] == [20, 20], "those that might be among the best"
     assert asked == [4, 16, 64]
     asked.clear()
     assert len(search_faiss.exactly(index, 19)(queries, 2)[0]) == 19
