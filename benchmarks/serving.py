@@ -143,7 +143,11 @@ def three_calls(chain: TritonChain, picture: bytes) -> Callable[[int], object]:
     def run(n: int) -> object:
         image = images.decode(picture, model.preprocessing.size)[None]
         embedding = chain.ask(Call("icgan_encoder", {"image": image}, ("embedding",)))["embedding"]
-        chain.ask(Call("icgan_lookup", {"embedding": embedding}, ("ids", "scores")))
+        plain = {"SEED": 0, "SAMPLE": 0, "TRUNCATION": np.float32(1), "CONDITION": np.int32(0)}
+        scalars = {name: np.array([[value]]) for name, value in plain.items()}
+        if model.classes:
+            scalars["LABEL"] = np.array([[0]])
+        chain.ask(Call("icgan_condition", {"embedding": embedding, **scalars}, ("NEIGHBOUR_IDS",)))
         feeds: dict[str, Any] = {
             "noise": latents.noise(0, np.arange(n), 1.0, model.dim_z),
             "embedding": embedding.repeat(n, axis=0),

@@ -125,7 +125,7 @@ def test_the_source_distribution_holds_what_a_wheel_is_made_of_and_no_weights(tm
     pytest.importorskip("hatchling", reason="pip install hatchling to build it")
     with tarfile.open(built(tmp_path, "sdist")) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "triton_models/icgan_lookup/1/model.py"} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "triton_models/icgan_condition/1/model.py"} <= names
     tops = {name.partition("/")[0] for name in names}
     assert {"export", "runtime", "training", "triton_models"} <= tops
     assert not tops & {"models", "benchmarks", "tests", "deploy", ".ci", "findings"}

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-class InferenceRequest: ...
+class InferenceRequest:
+    def requested_output_names(self) -> Sequence[str]: ...
 
 class Tensor:
     def __init__(self, name: str, array: NDArray[Any]) -> None: ...

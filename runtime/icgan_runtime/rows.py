@@ -6,6 +6,7 @@ and complain alike. Rows are independent: rows of different requests can share a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,21 @@ CONDITIONS = ("query", "nearest", "sample")
 # "The label of the instance itself" (for "query": of the nearest). Far from every label and every slip: a
 # client that sends -1 gets an error.
 OWN_LABEL = -(1 << 63)
+
+# Of an ensemble's parameters: there an empty IMAGE shows what the row before it does.
+REPEATS = "empty_image_repeats"
+
+# A row on its way from the stage that knows its picture to the one that conditions.
+_RECORD = np.dtype(
+    [
+        ("place", "<i8"),  # in the answer
+        ("seed", "<i8"),
+        ("sample", "<i8"),
+        ("label", "<i8"),  # OWN_LABEL for a model without labels
+        ("truncation", "<f4"),
+        ("condition", "<i4"),
+    ]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +65,51 @@ class Rows:
         label = None if self.label is None else self.label[some]
         return Rows(self.seed[some], self.sample[some], self.truncation[some], self.condition[some], label)
 
-    def check(self, model: Model) -> None:
+    @classmethod
+    def join(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of several requests in one, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        label = None if parts[0].label is None else np.concatenate([part.label for part in parts])
+        return cls(
+            np.concatenate([part.seed for part in parts]),
+            np.concatenate([part.sample for part in parts]),
+            np.concatenate([part.truncation for part in parts]),
+            np.concatenate([part.condition for part in parts]),
+            label,
+        )
+
+    def pack(self, picture: I64, pictures: int) -> list[bytes]:
+        """For each of `pictures` the records of the rows that show it, given which one each row shows [N]."""
+        records = np.empty(len(self.seed), _RECORD)
+        records["place"] = np.arange(len(records))
+        for name in ("seed", "sample", "truncation", "condition"):
+            records[name] = getattr(self, name)
+        records["label"] = OWN_LABEL if self.label is None else self.label
+        if pictures == 1:
+            return [records.tobytes()]
+        order = np.argsort(picture, kind="stable")
+        ends = np.cumsum(np.bincount(picture, minlength=pictures))[:-1]
+        return [part.tobytes() for part in np.split(records[order], ends)]
+
+    @classmethod
+    def unpack(cls, packed: Sequence[bytes], labelled: bool) -> tuple[Rows, I64]:
+        """What `pack` was given: the rows, and which picture each shows. Raises RequestError."""
+        try:
+            parts = [np.frombuffer(part, _RECORD) for part in packed]
+        except (ValueError, TypeError):
+            raise RequestError("rows", f"not records of {_RECORD.itemsize} bytes") from None
+        records = np.concatenate(parts)
+        picture = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        order = np.argsort(records["place"], kind="stable")
+        records, picture = records[order], picture[order]
+        if not np.array_equal(records["place"], np.arange(len(records))):
+            raise RequestError("rows", "not each place of the answer once")
+        fields = {name: np.ascontiguousarray(records[name]) for name in ("seed", "sample", "truncation")}
+        condition, label = (np.ascontiguousarray(records[name]) for name in ("condition", "label"))
+        return cls(**fields, condition=condition, label=label if labelled else None), picture
+
+    def check(self, classes: int) -> None:
         """Raise RequestError naming the first field with a value out of its range."""
         _check("seed", self.seed, self.seed >= 0, "0..2^63-1")
         _check("sample", self.sample, self.sample >= 0, "0..2^63-1")
@@ -59,8 +119,8 @@ class Rows:
         names = ", ".join(f"{number} ({name})" for number, name in enumerate(CONDITIONS))
         _check("condition", self.condition, known, names)
         if self.label is not None:
-            in_classes = (self.label >= 0) & (self.label < model.classes)
-            expected = f"0..{model.classes - 1}, or {OWN_LABEL} for the instance's own"
+            in_classes = (self.label >= 0) & (self.label < classes)
+            expected = f"0..{classes - 1}, or {OWN_LABEL} for the instance's own"
             _check("label", self.label, in_classes | (self.label == OWN_LABEL), expected)
 
     def noise(self, model: Model) -> F32:
@@ -70,22 +130,29 @@ class Rows:
 
     def conditioning(self, embedding: F32, ids: I64, bank: Bank) -> F32:
         """The embedding [N, D] each row is generated from, given its own and its neighbours' ids [N, k]."""
-        result = embedding.copy()
         stored = self.condition != CONDITIONS.index("query")
+        if not stored.any():
+            return embedding
+        result = embedding.copy()
         result[stored] = bank.embeddings[bank.rows(self._instances(ids)[stored])]
         return result
 
     def labels(self, ids: I64, bank: Bank) -> I64:
         """The label [N] of each row, OWN_LABEL resolved. Only for models with labels."""
         assert self.label is not None
+        self.check_labels(bank)
         own = self.label == OWN_LABEL
         if not own.any():
             return self.label
-        if bank.labels is None:
-            raise RequestError("label", "must be given: this bank stores none to take it from")
+        assert bank.labels is not None
         result = self.label.copy()
         result[own] = bank.labels[bank.rows(self._instances(ids)[own])]
         return result
+
+    def check_labels(self, bank: Bank) -> None:
+        """Raise RequestError where a row wants a label of the bank that stores none."""
+        if self.label is not None and bank.labels is None and bool((self.label == OWN_LABEL).any()):
+            raise RequestError("label", "must be given: this bank stores none to take it from")
 
     def _instances(self, ids: I64) -> I64:
         """The id [N] of the instance behind each row: drawn for "sample", the nearest otherwise."""

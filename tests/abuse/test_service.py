@@ -229,7 +229,7 @@ def test_a_full_disk_under_the_log_costs_lines_but_not_the_service(icgan, tiny_b
             assert np.abs(picture - right).max() <= 1
             return True
 
-        for stage in ("icgan_lookup", "icgan_condition"):  # the second: the watchdog outlived a report
+        for stage in ("icgan_condition", "icgan_preprocess"):  # the second: the watchdog outlived a report
             processes = descendants(process.pid).items()
             victim = next(pid for pid, words in processes if STUB in words and f"/{stage}/" in words)
             os.kill(victim, signal.SIGKILL)

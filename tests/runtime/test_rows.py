@@ -36,8 +36,8 @@ def bank(labelled_bundle) -> Bank:
 
 
 def test_good_rows_pass(model):
-    rows_of().check(model)
-    rows_of(label=None).check(model)
+    rows_of().check(model.classes)
+    rows_of(label=None).check(model.classes)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_one_bad_value_in_any_row_is_refused_by_field(model, field, value, messa
     array = getattr(rows_of(), field).copy()
     array[row] = value
     with pytest.raises(RequestError, match=message) as caught:
-        rows_of(**{field: array}).check(model)
+        rows_of(**{field: array}).check(model.classes)
     assert caught.value.field == field
 
 
@@ -112,3 +112,22 @@ def test_an_embedding_row_that_is_not_of_unit_length_is_refused(value):
     rows[1] = value
     with pytest.raises(RequestError, match=r"embedding: .*expected rows of length 1"):
         check_embedding(rows)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.booleans())
+def test_rows_travel_with_the_picture_that_they_show_and_come_back_in_their_order(shown, labelled):
+    n = len(shown)
+    label = np.arange(n) if labelled else None
+    rows = Rows(
+        np.arange(n) + 5,
+        np.arange(n),
+        np.linspace(0.1, 1, n, dtype=np.float32),
+        np.full(n, 2, np.int32),
+        label,
+    )
+    back, picture = Rows.unpack(rows.pack(np.array(shown), 4), labelled)
+    assert picture.tolist() == shown
+    for field in dataclasses.fields(Rows):
+        before, after = getattr(rows, field.name), getattr(back, field.name)
+        np.testing.assert_array_equal(before, after)
+        assert before is None or before.dtype == after.dtype

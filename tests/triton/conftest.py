@@ -11,7 +11,7 @@ import pytest
 from icgan_runtime.errors import IcganError
 from icgan_runtime.server.environment import Environment, find_environment
 from icgan_runtime.server.options import RepositoryOptions
-from icgan_runtime.server.process import Server
+from icgan_runtime.server.process import Server, ServerOptions
 from icgan_runtime.server.repository import write_repository
 from tests.models import bundles
 from tests.triton.wire import PROTOCOLS, Wire
@@ -49,7 +49,8 @@ def start(environment, tmp_path_factory) -> Iterator[Callable[..., Server]]:
     def start(bundle: Path, **options) -> Server:
         repository = tmp_path_factory.mktemp("served") / "model_repository"
         write_repository(bundle, repository, RepositoryOptions(**options), quiet)
-        servers.append(Server(repository, environment))
+        cache_mb = options.get("cache_mb", 0)
+        servers.append(Server(repository, environment, ServerOptions(cache_mb=cache_mb)))
         servers[-1].wait_until_ready()
         return servers[-1]
 

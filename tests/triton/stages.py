@@ -1,6 +1,6 @@
 """The model.py of one stage in this process, with what the server's python backend would give it.
 
-A request is a dict of arrays by input name; an answer has `found`, arrays by output name, and `error`.
+A request is a `Request` of arrays by input name; an answer has `found`, arrays by output name, and `error`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,23 @@ class Family:
 
     HISTOGRAM, COUNTER = "histogram", "counter"
     observed: list[float]  # by any metric, since the stage was loaded
+    counted: list[tuple[str, dict[str, str]]]  # likewise, with the metric's name and labels
 
-    def __init__(self, **_: Any) -> None:
-        self.Metric = lambda **_: SimpleNamespace(observe=Family.observed.append, increment=lambda by: None)
+    def __init__(self, name: str, **_: Any) -> None:
+        self.Metric = lambda labels, **_: SimpleNamespace(
+            observe=Family.observed.append, increment=lambda by: Family.counted.append((name, labels))
+        )
+
+
+class Request(dict[str, Any]):
+    """As pb_utils.InferenceRequest, with `wanted` outputs."""
+
+    def __init__(self, inputs: dict[str, Any], wanted: tuple[str, ...] = ()) -> None:
+        super().__init__(inputs)
+        self.wanted = wanted
+
+    def requested_output_names(self) -> tuple[str, ...]:
+        return self.wanted
 
 
 class Error(Exception):
@@ -33,7 +47,7 @@ class Error(Exception):
 
 def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module of the stage `name`, loaded anew."""
-    Family.observed = []
+    Family.observed, Family.counted = [], []
     utils = SimpleNamespace(
         MetricFamily=Family,
         get_input_tensor_by_name=lambda request, name: (

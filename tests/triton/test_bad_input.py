@@ -174,31 +174,28 @@ def test_ten_thousand_rows_are_refused_before_anything_is_computed(wire):
 
 def test_a_stage_called_on_its_own_checks_its_rows(wire):
     """The stages are public too; rows beyond the pictures must not reach memory that is not theirs."""
-    tensors: dict[str, tuple[str, Any]] = {
-        "embedding": ("FP32", np.eye(12, dtype=np.float32)[:2]),
-        "ids": ("INT64", np.zeros((2, 5), np.int64)),
-        "scores": ("FP32", np.zeros((2, 5), np.float32)),
-        "ROW": ("INT64", np.array([[0], [2]], np.int64)),
-        **{name: ("", np.array([[1], [1]], dtype)) for name, dtype in COLUMN.items()},
-    }
-    kinds = {"SEED": "INT64", "SAMPLE": "INT64", "TRUNCATION": "FP32", "CONDITION": "INT32"}
-    inputs = []
-    for name, (kind, array) in tensors.items():
-        inputs.append(wire.library.InferInput(name, list(array.shape), kind or kinds[name]))
-        inputs[-1].set_data_from_numpy(array)
-    with pytest.raises(Exception, match=r"ROW: 0\.\.2"):
-        wire.client.infer("icgan_condition", inputs)
-    inputs[1].set_data_from_numpy(np.full((2, 5), 999, np.int64))
-    inputs[3].set_data_from_numpy(np.array([[0], [1]], np.int64))
-    with pytest.raises(Exception, match="IDS: "):
-        wire.client.infer("icgan_condition", inputs)
+    embedding = wire.library.InferInput("embedding", [2, 12], "FP32")
+    embedding.set_data_from_numpy(np.eye(12, dtype=np.float32)[:2])
+    rows = wire.library.InferInput("rows", [2, 1], "BYTES")
+    for packed, words in (([b"five", b""], "ROWS: not records"), ([bytes(40), bytes(40)], "ROWS: not each")):
+        rows.set_data_from_numpy(np.array(packed, dtype=object)[:, None])
+        with pytest.raises(Exception, match=words):
+            wire.client.infer("icgan_condition", [embedding, rows])
+    with pytest.raises(Exception, match="SEED: missing"):
+        wire.client.infer("icgan_condition", [embedding])
 
 
+ONE_ROW = {
+    "SEED": ("INT64", [1], bytes(8)),
+    "SAMPLE": ("INT64", [1], bytes(8)),
+    "TRUNCATION": ("FP32", [1], struct.pack("<f", 1)),
+    "CONDITION": ("INT32", [1], bytes(4)),
+}
 # What a stage takes that batches. The server lets a request pass that says 0 rows and brings the data of one.
 NO_ROWS: dict[str, dict[str, tuple[str, list[int], bytes]]] = {
-    "icgan_preprocess": {"IMAGE": ("BYTES", [1], struct.pack("<I", len(PHOTO)) + PHOTO)},
+    "icgan_preprocess": {"IMAGE": ("BYTES", [1], struct.pack("<I", len(PHOTO)) + PHOTO), **ONE_ROW},
     "icgan_encoder": {"image": ("UINT8", [8, 8, 3], bytes(192))},
-    "icgan_lookup": {"embedding": ("FP32", [12], np.eye(12, dtype=np.float32)[0].tobytes())},
+    "icgan_condition": {"embedding": ("FP32", [12], np.eye(12, dtype=np.float32)[0].tobytes()), **ONE_ROW},
     "icgan_generator": {"noise": ("FP32", [6], bytes(24)), "embedding": ("FP32", [12], bytes(48))},
     "icgan_picture": {
         "GENERATED": ("UINT8", [8, 8, 3], bytes(range(192))),

@@ -1,70 +1,159 @@
-"""The stage that conditions, in this process: it can be called on its own, past what the others check."""
+"""The stage that searches and conditions, in this process: batches put strangers' requests side by side."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.triton.stages import Error, Family, load_stage
+from icgan_runtime.rows import Rows
+from icgan_runtime.search.choose import choose_search
+from tests.triton.stages import Error, Family, Request, load_stage
+
+pytest.importorskip("faiss")
 
 Inputs = dict[str, Any]
+EVERYTHING = ("noise", "conditioning", "EMBEDDING", "NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "NEIGHBOUR_LABELS")
 
 
 @pytest.fixture
-def model(tiny_bundle, tmp_path, monkeypatch) -> Any:
-    stage = load_stage("icgan_condition", monkeypatch)
+def load(tiny_bundle, tmp_path, monkeypatch) -> Callable[[str], Any]:
+    """Returns a function that loads the stage with a search, and room for four rows."""
     shutil.copytree(tiny_bundle, tmp_path / "1")
-    config = json.dumps({"parameters": {"max_rows": {"string_value": "4"}}})
-    found = stage.TritonPythonModel()
-    found.initialize({"model_repository": tmp_path, "model_version": "1", "model_config": config})
-    return found
+
+    def load(search: str) -> Any:
+        model = load_stage("icgan_condition", monkeypatch).TritonPythonModel()
+        config = {"max_batch_size": 4, "parameters": {"search": {"string_value": search}}}
+        model.initialize(
+            {"model_repository": tmp_path, "model_version": "1", "model_config": json.dumps(config)}
+        )
+        return model
+
+    return load
 
 
-def inputs(model: Any, pictures: int, rows: int) -> Inputs:
-    """A sound request, but for their numbers."""
-    return {
-        "embedding": np.repeat(model.bank.embeddings[:1], pictures, axis=0),
-        "ids": np.repeat(model.bank.ids[:3][None], pictures, axis=0),
-        "scores": np.ones((pictures, 3), np.float32),
-        "SEED": np.zeros((rows, 1), np.int64),
-        "SAMPLE": np.zeros((rows, 1), np.int64),
-        "TRUNCATION": np.ones((rows, 1), np.float32),
-        "CONDITION": np.zeros((rows, 1), np.int32),
-        "ROW": np.zeros((rows, 1), np.int64),
+def scalars(n: int, **changes: Any) -> Inputs:
+    """What n rows ask."""
+    plain = {
+        "SEED": np.zeros((n, 1), np.int64),
+        "SAMPLE": np.arange(n)[:, None],
+        "TRUNCATION": np.ones((n, 1), np.float32),
+        "CONDITION": np.zeros((n, 1), np.int32),
     }
+    return plain | changes
 
 
-def answer(model: Any, request: Inputs) -> Any:
-    (found,) = model.execute([request])
-    return found
+def packed(picture: list[int], pictures: int, **changes: Any) -> np.ndarray:
+    """The same as the stage before hands it on, for rows that show these of `pictures`."""
+    columns = {name.lower(): column[:, 0] for name, column in scalars(len(picture), **changes).items()}
+    return np.array(Rows(**columns, label=None).pack(np.array(picture), pictures), dtype=object)[:, None]
 
 
-def test_the_scores_of_a_good_request_are_counted_once_for_each_picture(model):
-    assert answer(model, inputs(model, 2, 4)).found["NEIGHBOUR_IDS"].shape == (4, 3)
-    assert Family.observed == [1, 1]
+def execute(model: Any, *requests: Inputs, wanted: tuple[str, ...] = EVERYTHING) -> list[Any]:
+    answers: list[Any] = model.execute([Request(inputs, wanted) for inputs in requests])
+    return answers
+
+
+@pytest.mark.parametrize("search", ["numpy", "faiss", "faiss-ivf"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e25, 0, 2])
+def test_an_embedding_that_is_none_is_refused_and_those_beside_it_are_answered(load, search, value):
+    model = load(search)
+    stored = model.bank.embeddings
+    bad = stored[2:4].copy()
+    bad[1] = value
+    requests = [
+        {"embedding": stored[:2], **scalars(2)},
+        {"embedding": bad, **scalars(2)},
+        {"embedding": stored[5:6], **scalars(1)},
+    ]
+    first, refused, last = execute(model, *requests)
+    assert refused.error.args[0].startswith("EMBEDDING: ")
+    assert refused.error.args[1] == Error.INVALID_ARG
+    assert Family.counted == [("icgan_refused_total", {"field": "embedding"})]
+    assert len(Family.observed) == 3, "a metric that saw NaN would be spoilt for good"
+    for part, answer in ((stored[:2], first), (stored[5:6], last)):
+        ids, scores = choose_search(model.bank, search)(part, model.k)
+        assert answer.error is None
+        np.testing.assert_array_equal(answer.found["NEIGHBOUR_IDS"], ids)
+        np.testing.assert_array_equal(answer.found["NEIGHBOUR_SCORES"], scores)
+    assert [answer.error is None for answer in execute(model, requests[1])] == [False]
+
+
+def test_requests_that_share_a_batch_get_what_they_would_get_alone(load):
+    model = load("faiss")
+    stored = model.bank.embeddings
+    requests = [
+        {
+            "embedding": stored[:2],
+            "rows": packed([1, 0, 1], 2, CONDITION=np.array([[2], [1], [0]], np.int32)),
+        },
+        {"embedding": stored[3:4], "rows": packed([0, 0], 1, SEED=np.array([[5], [6]]))},
+        {"embedding": stored[7:10], **scalars(3)},
+    ]
+    for together, request in zip(execute(model, *requests), requests, strict=True):
+        (alone,) = execute(model, request)
+        assert set(together.found) == set(EVERYTHING)
+        for name, array in alone.found.items():
+            np.testing.assert_array_equal(together.found[name], array)
+    (first, *_) = execute(model, *requests)
+    np.testing.assert_array_equal(first.found["EMBEDDING"], stored[[1, 0, 1]])
+
+
+def test_only_the_outputs_that_are_asked_for_are_made(load, monkeypatch):
+    model = load("faiss")
+    monkeypatch.setattr(Rows, "noise", lambda *_: pytest.fail("noise that nobody asked for"))
+    (answer,) = execute(
+        model, {"embedding": model.bank.embeddings[:1], **scalars(1)}, wanted=("NEIGHBOUR_IDS",)
+    )
+    assert set(answer.found) == {"NEIGHBOUR_IDS"}
+
+
+def test_the_scores_of_a_request_are_counted_once_for_each_picture(load):
+    model = load("faiss")
+    execute(model, {"embedding": model.bank.embeddings[:2], "rows": packed([0, 0, 1, 1], 2)})
+    np.testing.assert_allclose(Family.observed, [1, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rows": np.array([[b"five"]], dtype=object)}, "ROWS: not records of 40 bytes"),
+        ({"rows": np.array([[bytes(80)]], dtype=object)}, "ROWS: not each place"),
+        ({"rows": packed([0] * 5, 1)}, "SEED: 5 rows, 1..4 are taken"),
+        ({"rows": packed([0], 1, SEED=np.array([[-1]]))}, "SEED: -1"),
+        ({"embedding": np.ones(12, np.float32)}, "EMBEDDING: [12], expected rows"),
+    ],
+)
+def test_a_request_that_does_not_fit_together_is_refused_by_name_and_not_counted(load, change, words):
+    model = load("faiss")
+    good = {"embedding": model.bank.embeddings[:1], "rows": packed([0], 1)}
+    (refused,) = execute(model, {**good, **change})
+    assert refused.error.args[0].startswith(words)
+    assert refused.error.args[1] == Error.INVALID_ARG
+    assert Family.observed == []
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"scores": np.full((2, 3), np.nan, np.float32)}, "SCORES: a number that is not finite"),
-        ({"scores": np.ones((1000, 3), np.float32)}, "IDS: 2 and 1000 scores for 2 pictures"),
-        ({"scores": np.ones((1, 3), np.float32)}, "IDS: 2 and 1 scores for 2 pictures"),
-        ({"ids": np.zeros((1, 3), np.int64)}, "IDS: 1 and 2 scores for 2 pictures"),
-        ({"ROW": np.zeros((0, 1), np.int64), "SEED": np.zeros((0, 1), np.int64)}, "SEED: 0 rows"),
+        ({"ids": np.full((2, 3), 999)}, "IDS: an instance that is not in the bank"),
+        ({"ids": np.zeros(3, np.int64)}, "IDS: [3] and [2, 3], expected rows"),
     ],
 )
-def test_a_request_that_does_not_fit_together_is_refused_by_name_and_not_counted(model, change, words):
-    refused = answer(model, {**inputs(model, 2, 4), **change})
+def test_neighbours_of_the_graph_are_taken_as_they_come_and_checked(load, change, words):
+    model = load("graph")
+    good = {
+        "embedding": model.bank.embeddings[:2],
+        "ids": np.array([[4, 2, 0], [1, 3, 5]]),
+        "scores": np.full((2, 3), 0.5, np.float32),
+        "rows": packed([1, 1, 0], 2),
+    }
+    answer, refused = execute(model, good, {**good, **change})
+    np.testing.assert_array_equal(answer.found["NEIGHBOUR_IDS"], good["ids"][[1, 1, 0]])
     assert refused.error.args[0].startswith(words)
-    assert refused.error.args[1] == Error.INVALID_ARG
-    assert Family.observed == []
-
-
-def test_more_pictures_than_a_batch_has_rows_are_refused(model):
-    assert answer(model, inputs(model, 5, 4)).error.args[0] == "EMBEDDING: 5 rows, at most 4 are taken"
-    assert Family.observed == []
+    assert Family.observed == [0.5, 0.5]

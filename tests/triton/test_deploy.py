@@ -294,7 +294,7 @@ def test_a_pod_is_restarted_for_a_dead_stage_or_server_but_not_for_an_overloaded
     sound = json.loads((server.repository / CANARY_NAME).read_text())
     assert alive(sound)
     assert alive({**sound, "TRUNCATION": 0}), "a refusal, as an overloaded server's"
-    kill(server, "icgan_lookup")
+    kill(server, "icgan_condition")
     assert not alive(sound)
     server.stop()
     assert not alive(sound)

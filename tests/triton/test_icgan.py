@@ -84,8 +84,16 @@ def test_many_images_of_one_picture_run_the_encoder_once(wire):
     wire.ask("icgan", {"IMAGE": [PHOTO] * 16, **rows(16)})
     after = statistics(wire.server)
     assert after["icgan_encoder"] - before["icgan_encoder"] == 1
-    assert after["icgan_lookup"] - before["icgan_lookup"] == 1
+    assert after["icgan_condition"] - before["icgan_condition"] == 1, "searched once"
     assert after["icgan_generator"] - before["icgan_generator"] == 16
+
+
+def test_an_empty_row_shows_the_picture_of_the_row_before(wire):
+    pictures = [png(0), PHOTO, PHOTO, png(0)]
+    expected = wire.ask("icgan", {"IMAGE": pictures, **rows(4)})
+    answer = wire.ask("icgan", {"IMAGE": [png(0), PHOTO, b"", png(0)], **rows(4)})
+    for name, array in expected.items():
+        np.testing.assert_array_equal(answer[name], array)
 
 
 def test_rows_of_one_request_may_show_different_pictures(wire, pipe):

@@ -4,13 +4,50 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import warnings
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from tests.triton.stages import load_stage
+from icgan_runtime import images
+from icgan_runtime.rows import Rows
+from tests.triton.stages import Family, Request, load_stage
+from tests.triton.test_condition import scalars
+from tests.triton.test_icgan import png
+
+reader_load = images.load
+
+
+def load(monkeypatch: pytest.MonkeyPatch, kept: int = 0) -> Any:
+    """The stage, for pictures of 4 × 4."""
+    monkeypatch.setattr(os, "nice", lambda increment: 0)
+    model = load_stage("icgan_preprocess", monkeypatch).TritonPythonModel()
+    parameters = {
+        name: {"string_value": str(value)} for name, value in (("classes", 0), ("kept_pictures", kept))
+    }
+    config = {"output": [{"name": "image", "dims": [4, 4, 3]}], "parameters": parameters}
+    model.initialize({"model_config": json.dumps(config)})
+    return model
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Which files are decoded from here on."""
+    decoded: list[bytes] = []
+
+    def load(file: bytes, size: int) -> images.U8:
+        decoded.append(file)
+        return reader_load(file, size)
+
+    monkeypatch.setattr(images, "load", load)
+    return decoded
+
+
+def files(*pictures: bytes) -> np.ndarray:
+    return np.array(pictures, dtype=object)[:, None]
 
 
 def test_odd_exif_fills_no_log(monkeypatch):
@@ -21,8 +58,39 @@ def test_odd_exif_fills_no_log(monkeypatch):
     picture = np.array([[stream.getvalue()]], dtype=object)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        model = load_stage("icgan_preprocess", monkeypatch).TritonPythonModel()
-        model.initialize({"model_config": json.dumps({"output": [{"name": "image", "dims": [4, 4, 3]}]})})
-        (answer,) = model.execute([{"IMAGE": picture}])
+        (answer,) = load(monkeypatch).execute([Request({"IMAGE": picture, **scalars(1)})])
     assert answer.found["image"].shape == (1, 4, 4, 3)
     assert said == []
+
+
+def test_a_picture_travels_and_is_decoded_once_for_all_the_rows_that_show_it(monkeypatch):
+    decoded = watched(monkeypatch)
+    shown = files(png(0), b"", png(1), b"", png(0))
+    (answer,) = load(monkeypatch).execute([Request({"IMAGE": shown, **scalars(5)})])
+    assert decoded == [png(0), png(1)]
+    assert len(answer.found["image"]) == 2
+    rows, picture = Rows.unpack(answer.found["rows"][:, 0], labelled=False)
+    assert picture.tolist() == [0, 0, 1, 1, 0]
+    assert rows.sample.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_first_row_cannot_repeat_another(monkeypatch):
+    (answer,) = load(monkeypatch).execute([Request({"IMAGE": files(b"", png(0)), **scalars(2)})])
+    assert answer.error.args[0].startswith("IMAGE: ")
+
+
+def test_a_bad_row_is_refused_before_its_picture_is_decoded_and_counted_once(monkeypatch):
+    monkeypatch.setattr(images, "load", lambda *_: pytest.fail("decoded"))
+    bad = scalars(1, TRUNCATION=np.array([[7]], np.float32))
+    (answer,) = load(monkeypatch).execute([Request({"IMAGE": files(png(0)), **bad})])
+    assert answer.error.args[0].startswith("TRUNCATION: 7.0")
+    assert Family.counted == [("icgan_refused_total", {"field": "truncation"})]
+
+
+def test_as_many_pictures_are_kept_as_was_asked_for_the_oldest_goes_first(monkeypatch):
+    decoded = watched(monkeypatch)
+    model = load(monkeypatch, kept=2)
+    for number in (0, 1, 0, 2, 0, 1):
+        (answer,) = model.execute([Request({"IMAGE": files(png(number)), **scalars(1)})])
+        np.testing.assert_array_equal(answer.found["image"][0], reader_load(png(number), 4))
+    assert decoded == [png(0), png(1), png(2), png(1)]

@@ -67,24 +67,30 @@ def test_the_operator_can_list_the_models(server):
 
 
 def test_retrieval_and_server_metrics_are_on_one_page(server):
+    before = values(server)
     with Wire(server, "grpc") as wire:
         wire.ask("icgan", {"IMAGE": [PHOTO] * 3, **rows(3)})
         with pytest.raises(RefusedError):
             wire.ask("icgan", {"IMAGE": [b"not a picture"], **rows(1)})
-    with urllib.request.urlopen(server.metrics_url) as response:
-        page = response.read().decode()
-    value = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
-    assert float(value["icgan_decode_failures_total"]) >= 1
+        with pytest.raises(RefusedError):
+            wire.ask("icgan_file", {"IMAGE": [PHOTO], **rows(1, SEED=[-1]), "FORMAT": [b"image/png"]})
+    value = values(server)
+    for name in (
+        "icgan_decode_failures_total",
+        'icgan_refused_total{field="image"}',
+        'icgan_refused_total{field="seed"}',
+    ):
+        assert float(value[name]) - float(before.get(name, 0)) == 1, f"{name}: once for each refused request"
     assert float(value["icgan_nearest_score_count"]) >= 1, "one picture, though three rows"
     assert "icgan_outside_bank_total" in value
-    assert 'nv_inference_request_success{model="icgan",version="1"}' in page
+    assert 'nv_inference_request_success{model="icgan",version="1"}' in value
 
 
 def test_a_stopped_server_leaves_nothing_behind_even_after_a_stage_was_killed(repository, environment):
     server = Server(repository, environment)
     server.wait_until_ready()
     stages, scratch = server.stages(), server._scratch
-    os.kill(next(process for process, model in stages.items() if model == "icgan_lookup"), signal.SIGKILL)
+    os.kill(next(process for process, model in stages.items() if model == "icgan_condition"), signal.SIGKILL)
     server.stop()
     assert not any(Path(f"/proc/{process}").exists() for process in (server.pid, *stages))
     assert not scratch.exists()
@@ -92,6 +98,11 @@ def test_a_stopped_server_leaves_nothing_behind_even_after_a_stage_was_killed(re
     with pytest.raises(UnavailableError):
         server.call("v2/health/ready")
     server.stop()  # again: no harm
+
+
+def values(server) -> dict[str, str]:
+    """The server's metrics by name and labels."""
+    return dict(line.rsplit(" ", 1) for line in metrics(server).splitlines() if not line.startswith("#"))
 
 
 def metrics(server) -> str:

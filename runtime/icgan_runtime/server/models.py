@@ -2,16 +2,16 @@
 
 One request of N rows (generated images) that hold U different pictures runs as
 
-    IMAGE [N] -> icgan_preprocess -> pictures [U], row -> picture [N]
+    IMAGE [N] -> icgan_preprocess -> pictures [U], and with each the rows that show it
                  icgan_encoder       pictures [U]      -> embeddings [U]      ONNX or TensorRT
-                 icgan_lookup        embeddings [U]    -> ids, scores [U]     faiss, or the graph form
-                 icgan_condition     all that, seeds   -> noise, conditioning [N]
+                 icgan_condition     all that          -> neighbours, noise, conditioning [N]
                  icgan_generator     noise [N], ...    -> images [N]          ONNX or TensorRT
 
-so that the encoder sees a picture once however many images are asked of it. Only the condition step meets two
-row counts, which a batching model may not: its max_batch_size is 0. The ensembles name the version of every
-step: a release (encoder, preprocessing, bank and generator together) comes and goes in one moment, when an
-ensemble is loaded with other numbers.
+so that the encoder sees a picture once however many images are asked of it. The condition step turns U rows
+into N. A batching model may not meet two numbers of rows, so what is asked of the rows travels to it with
+their picture, in one tensor of U entries. With `search` "graph" the step icgan_lookup (ONNX or TensorRT)
+finds the neighbours before. The ensembles name the version of every step: a release (encoder, preprocessing,
+bank and generator together) comes and goes in one moment, when an ensemble is loaded with other numbers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.bundle.strict_json import to_json
+from icgan_runtime.rows import REPEATS
 from icgan_runtime.server import pbtxt as tc
 from icgan_runtime.server.options import RepositoryOptions
 
@@ -32,6 +33,9 @@ CUDA_GRAPH_BATCHES = (1, 2, 4, 8, 16, 32, 64)  # captured, up to the largest bat
 
 # Of a new repository; repository.py writes others here with each release.
 FIRST_VERSION = tc.VersionPolicy(tc.Specific((1,)))
+
+# How many prepared pictures a decoder keeps where answers are cached.
+KEPT_PICTURES = 256
 
 Tensors = tuple[tc.Tensor, ...]
 
@@ -74,16 +78,20 @@ def ensembles(served: ServedModel, versions: Mapping[str, int]) -> dict[str, tc.
 
 def configurations(served: ServedModel) -> dict[str, tc.ModelConfig]:
     """`config.pbtxt` of every model but the ensembles."""
-    models = [_preprocess(served), _graph(served, "encoder"), _lookup(served), _condition(served)]
+    models = [_preprocess(served), _graph(served, "encoder"), _condition(served)]
     models += [_graph(served, "generator"), _picture(served)]
+    if served.options.search == "graph":
+        models.append(_graph(served, "lookup"))
     return {config.name: config for config in models}
 
 
 def cpu_configurations(served: ServedModel) -> dict[str, tc.ModelConfig]:
     """`configs/cpu.pbtxt` of the models that would otherwise ask for a GPU."""
     models = [_graph(served, "encoder", cpu=True), _graph(served, "generator", cpu=True)]
-    if served.options.search in ("faiss-gpu", "graph"):
-        models.append(_lookup(served, cpu=True))
+    if served.options.search == "graph":
+        models.append(_graph(served, "lookup", cpu=True))
+    if served.options.search == "faiss-gpu":
+        models.append(_condition(served, cpu=True))
     return {config.name: config for config in models}
 
 
@@ -114,12 +122,32 @@ def _generated_tensor(served: ServedModel, name: str) -> tc.Tensor:
 
 
 def _preprocess(served: ServedModel) -> tc.ModelConfig:
-    inputs = (
+    inputs: Tensors = (
         tc.Tensor("IMAGE", tc.BYTES, (1,), optional=True),
         tc.Tensor("PIXELS", tc.UINT8, (-1, -1, 3), optional=True),
     )
-    outputs = (_picture_tensor(served, "image"), tc.Tensor("ROW", tc.INT64, (1,)))
-    return _python(served, "icgan_preprocess", inputs, outputs)
+    inputs += _scalars(served.model)
+    outputs = (_picture_tensor(served, "image"), _packed_rows())
+    # each decoder takes one request: a batch would leave the others idle, and its small pictures waiting
+    batching = dataclasses.replace(_queue(served), preferred_batch_size=(1,))
+    parameters = {
+        "classes": tc.Parameter(str(served.model.classes)),
+        "kept_pictures": tc.Parameter(str(served.options.cache_mb and KEPT_PICTURES)),
+    }
+    return _python(
+        served,
+        "icgan_preprocess",
+        inputs,
+        outputs,
+        instance_group=(tc.InstanceGroup(tc.CPU, served.options.decoders),),
+        dynamic_batching=batching,
+        parameters=parameters,
+    )
+
+
+def _packed_rows(optional: bool = False) -> tc.Tensor:
+    """What is asked of the rows that show a picture (rows.Rows.pack)."""
+    return tc.Tensor("rows", tc.BYTES, (1,), optional=optional)
 
 
 def _graph(served: ServedModel, role: str, cpu: bool = False) -> tc.ModelConfig:
@@ -147,6 +175,8 @@ def _graph(served: ServedModel, role: str, cpu: bool = False) -> tc.ModelConfig:
         "version_policy": FIRST_VERSION,
         "dynamic_batching": _queue(served),
     }
+    if role == "encoder" and served.options.cache_mb:
+        common["response_cache"] = tc.ResponseCache(enable=True)
     if cpu:
         common |= {"backend": "onnxruntime", "model_warmup": (_warm_up("one", 1, inputs),)}
         count = served.options.generators if role == "generator" else 1
@@ -187,43 +217,36 @@ def _found(served: ServedModel) -> Tensors:
     return tc.Tensor("ids", tc.INT64, (k,)), tc.Tensor("scores", tc.FP32, (k,))
 
 
-def _lookup(served: ServedModel, cpu: bool = False) -> tc.ModelConfig:
-    if served.options.search == "graph":
-        return _graph(served, "lookup", cpu)
-    inputs = (tc.Tensor("embedding", tc.FP32, (served.model.embedding_dim,)),)
-    search = served.options.search
-    more: dict[str, Any] = {"model_warmup": (_warm_up("one", 1, inputs),)}
-    if search == "faiss-gpu" and cpu:
-        search = "faiss"
-    if search == "faiss-gpu":
-        more["instance_group"] = (tc.InstanceGroup(tc.GPU),)
-    more["parameters"] = {"search": tc.Parameter(search)}
-    return _python(served, "icgan_lookup", inputs, _found(served), **more)
-
-
-def _condition(served: ServedModel) -> tc.ModelConfig:
-    model, k = served.model, served.neighbours
-    inputs = (
-        tc.Tensor("embedding", tc.FP32, (-1, model.embedding_dim)),
-        tc.Tensor("ids", tc.INT64, (-1, k)),
-        tc.Tensor("scores", tc.FP32, (-1, k)),
-        tc.Tensor("ROW", tc.INT64, (-1, 1), optional=True),  # absent: one embedding per row
-        *(tc.Tensor(item.name, item.data_type, (-1, 1)) for item in _scalars(model)),
-    )
+def _condition(served: ServedModel, cpu: bool = False) -> tc.ModelConfig:
+    model, k, search = served.model, served.neighbours, served.options.search
+    inputs: Tensors = (tc.Tensor("embedding", tc.FP32, (model.embedding_dim,)),)
+    if search == "graph":
+        inputs += _found(served)
+    # rows, or one of each scalar per embedding
+    inputs += (_packed_rows(optional=True),)
+    inputs += tuple(dataclasses.replace(tensor, optional=True) for tensor in _scalars(model))
     outputs: Tensors = (
-        tc.Tensor("noise", tc.FP32, (-1, model.dim_z)),
-        tc.Tensor("conditioning", tc.FP32, (-1, model.embedding_dim)),
-        tc.Tensor("EMBEDDING", tc.FP32, (-1, model.embedding_dim)),
-        tc.Tensor("NEIGHBOUR_IDS", tc.INT64, (-1, k)),
-        tc.Tensor("NEIGHBOUR_SCORES", tc.FP32, (-1, k)),
+        tc.Tensor("noise", tc.FP32, (model.dim_z,)),
+        tc.Tensor("conditioning", tc.FP32, (model.embedding_dim,)),
+        tc.Tensor("EMBEDDING", tc.FP32, (model.embedding_dim,)),
+        tc.Tensor("NEIGHBOUR_IDS", tc.INT64, (k,)),
+        tc.Tensor("NEIGHBOUR_SCORES", tc.FP32, (k,)),
     )
     if served.labelled:
-        outputs += (tc.Tensor("NEIGHBOUR_LABELS", tc.INT64, (-1, k)),)
+        outputs += (tc.Tensor("NEIGHBOUR_LABELS", tc.INT64, (k,)),)
     if model.classes:
-        outputs += (tc.Tensor("label", tc.INT64, (-1, 1)),)
-    # what max_batch_size says for the others
-    parameters = {"max_rows": tc.Parameter(str(served.options.max_batch))}
-    return _python(served, "icgan_condition", inputs, outputs, max_batch_size=0, parameters=parameters)
+        outputs += (tc.Tensor("label", tc.INT64, (1,)),)
+    on_gpu = search == "faiss-gpu" and not cpu
+    if search == "faiss-gpu" and cpu:
+        search = "faiss"
+    return _python(
+        served,
+        "icgan_condition",
+        inputs,
+        outputs,
+        instance_group=(tc.InstanceGroup(tc.GPU if on_gpu else tc.CPU),),
+        parameters={"search": tc.Parameter(search)},
+    )
 
 
 def _picture(served: ServedModel) -> tc.ModelConfig:
@@ -245,25 +268,31 @@ def _scalars(model: Model) -> Tensors:
 def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, int]) -> tc.ModelConfig:
     """An ensemble: its tensors in capitals are those that docs/serving.md names, or private to it."""
     scalars = _scalars(served.model)
-    found = {"ids": "IDS", "scores": "SCORES"}
     label = {"label": "CHECKED_LABEL"} if served.model.classes else {}
     steps: list[tc.Step] = []
 
     def step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
         steps.append(tc.Step(model, versions.get(model, 1), inputs, outputs))
 
+    asked = {tensor.name: tensor.name for tensor in scalars}
     if ensemble.source == "EMBEDDING":
-        embedding, row, answer = "EMBEDDING", {}, {}
+        embedding, rows, answer = "EMBEDDING", asked, {}
     else:
-        embedding, row, answer = "EMBEDDINGS", {"ROW": "ROW"}, {"EMBEDDING": "EMBEDDING"}
-        step("icgan_preprocess", {ensemble.source: ensemble.source}, {"image": "PICTURES", "ROW": "ROW"})
+        embedding, rows, answer = "EMBEDDINGS", {"rows": "ROWS"}, {"EMBEDDING": "EMBEDDING"}
+        step(
+            "icgan_preprocess",
+            {ensemble.source: ensemble.source, **asked},
+            {"image": "PICTURES", "rows": "ROWS"},
+        )
         step("icgan_encoder", {"image": "PICTURES"}, {"embedding": embedding})
-    step("icgan_lookup", {"embedding": embedding}, found)
+    found = {"ids": "IDS", "scores": "SCORES"} if served.options.search == "graph" else {}
+    if found:
+        step("icgan_lookup", {"embedding": embedding}, found)
     answer |= {name: name for name in ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES")}
     answer |= {"NEIGHBOUR_LABELS": "NEIGHBOUR_LABELS"} if served.labelled else {}
     step(
         "icgan_condition",
-        {"embedding": embedding, **found, **row, **{tensor.name: tensor.name for tensor in scalars}},
+        {"embedding": embedding, **found, **rows},
         {"noise": "NOISE", "conditioning": "CONDITIONING", **answer, **label},
     )
     # checked by the stage before, as the noise is made there
@@ -273,8 +302,7 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
     if ensemble.as_file:
         step("icgan_picture", {"GENERATED": "GENERATED", "FORMAT": "FORMAT"}, {"PICTURE": "PICTURE"})
     inputs = (_source(served, ensemble.source), *scalars)
-    rows = (tensor for tensor in _condition(served).output if tensor.name in answer)
-    outputs = tuple(dataclasses.replace(tensor, dims=tensor.dims[1:]) for tensor in rows)
+    outputs = tuple(tensor for tensor in _condition(served).output if tensor.name in answer)
     if ensemble.as_file:
         inputs += _picture(served).input[1:]
     pictures = _picture(served).output if ensemble.as_file else (_generated_tensor(served, "GENERATED"),)
@@ -285,7 +313,10 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
         (*pictures, *outputs),
         platform="ensemble",
         # clients learn here what they talk to
-        parameters={"model": tc.Parameter(json.dumps(to_json(served.model), ensure_ascii=False))},
+        parameters={
+            "model": tc.Parameter(json.dumps(to_json(served.model), ensure_ascii=False)),
+            **({REPEATS: tc.Parameter("true")} if ensemble.source == "IMAGE" else {}),
+        },
         ensemble_scheduling=tc.EnsembleScheduling(tuple(steps)),
     )
 

@@ -10,8 +10,11 @@ import argparse
 from dataclasses import dataclass, fields
 
 from icgan_runtime.bundle.manifest import PRECISIONS
+from icgan_runtime.cpus import usable_cpus
 from icgan_runtime.errors import RequestError
 
+# One decoder for each core is as fast as the cores are, and each is a process of some 60 MB.
+MOST_DECODERS = 32
 SEARCHES = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
 
 
@@ -23,6 +26,8 @@ class RepositoryOptions:
     precision: str | None = None  # of what a GPU runs; None is the plans' own, or the highest of the graphs
     cpu_precision: str | None = None  # of what a CPU runs; None is the highest of the graphs
     generators: int = 1  # more than one: each on one thread, for throughput rather than latency
+    decoders: int = 1  # processes that decode pictures
+    cache_mb: int = 0  # answers of the encoder that the server keeps; 0: none
     max_batch: int = 32  # rows of one request, and of one batch
     queue_delay_us: int = 0  # microseconds
     max_queue: int = 256  # requests waiting for one model before the next is refused
@@ -40,7 +45,13 @@ class RepositoryOptions:
             raise RequestError(
                 "cpu_precision", f"'bf16', which ONNX Runtime does not run on a CPU: use one of {known}"
             )
-        for name, least in (("max_batch", 1), ("generators", 1), ("queue_delay_us", 0)):
+        for name, least in (
+            ("max_batch", 1),
+            ("generators", 1),
+            ("decoders", 1),
+            ("cache_mb", 0),
+            ("queue_delay_us", 0),
+        ):
             value = getattr(self, name)
             if value < least:
                 raise RequestError(name, f"{value}, expected at least {least}")
@@ -74,6 +85,30 @@ def add_options(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
         help=f"{'on a CPU, ' if gpu else ''}run N generators side by side, on one thread each: more images "
         "per second, each later (default: 1, on all cores)",
     )
+    if gpu:
+        parser.add_argument(
+            "--cores",
+            type=int,
+            default=1,
+            metavar="N",
+            help="processor cores of the machine that will serve: as many processes decode pictures, at most "
+            f"{MOST_DECODERS} (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--decoders",
+        type=int,
+        metavar="N",
+        help=f"processes that decode pictures (default: {'as --cores' if gpu else 'one per usable core'})",
+    )
+    parser.add_argument(
+        "--cache-mb",
+        type=int,
+        default=0,
+        metavar="MB",
+        help="keep embeddings of pictures, so that one asked for again is not encoded again"
+        + (" (start tritonserver with --cache-config=local,size=BYTES)" if gpu else "")
+        + " (default: %(default)s, none)",
+    )
     parser.add_argument(
         "--max-batch", type=int, default=32, metavar="N", help="rows per batch (default: %(default)s)"
     )
@@ -90,5 +125,8 @@ def from_options(options: argparse.Namespace) -> RepositoryOptions:
     """The options that `add_options` declared, as read from a command line."""
     names = {field.name for field in fields(RepositoryOptions)}
     given = {name: value for name, value in vars(options).items() if name in names}
+    if given.get("decoders") is None:
+        cores = getattr(options, "cores", None)  # of another machine
+        given["decoders"] = max(1, min(usable_cpus() if cores is None else cores, MOST_DECODERS))
     # a server on a CPU: nothing else is copied for a GPU that will not come
     return RepositoryOptions(**{"precision": options.cpu_precision, **given})

@@ -71,6 +71,7 @@ class DynamicBatching:
 
     default_queue_policy: QueuePolicy
     max_queue_delay_microseconds: int = 0  # how long a lone request waits for company
+    preferred_batch_size: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,13 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class ResponseCache:
+    """Answers of this model are kept in the server's cache, by its version and its inputs."""
+
+    enable: bool
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """One `config.pbtxt`."""
 
@@ -195,6 +203,7 @@ class ModelConfig:
     model_warmup: tuple[WarmUp, ...] = ()
     parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
     ensemble_scheduling: EnsembleScheduling | None = None
+    response_cache: ResponseCache | None = None
 
 
 def to_pbtxt(config: ModelConfig) -> str:

@@ -77,6 +77,7 @@ class ServerOptions:
     host: str = LOOPBACK
     config_name: str | None = "cpu"  # <model>/configs/cpu.pbtxt where there is one, else config.pbtxt
     models: Sequence[str] = ("*",)  # loaded at start; others wait for an explicit load
+    cache_mb: int = 0  # for answers of models with a response cache
     exit_timeout_s: int = 30  # how long requests in flight may take to finish after a stop
 
 
@@ -276,6 +277,8 @@ class Server:
             "exit-timeout-secs": options.exit_timeout_s,
             "allow-gpu-metrics": "false",
         }
+        if options.cache_mb:
+            flags["cache-config"] = f"local,size={options.cache_mb << 20}"
         if options.config_name:
             flags["model-config-name"] = options.config_name
         command = [str(self._environment.server / "bin" / "tritonserver"), "--disable-auto-complete-config"]

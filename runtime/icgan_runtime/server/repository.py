@@ -206,7 +206,6 @@ def version_sources(bundle: Bundle, served: ServedModel) -> dict[str, Sources]:
     }
     for role in ("encoder", "generator", "lookup"):
         if role == "lookup" and served.options.search != "graph":
-            found["icgan_lookup"] = {**_code("icgan_lookup"), **about, **bank}
             continue
         precision = None if role == "lookup" else served.options.cpu_precision
         files: Sources = {"model.onnx": _graph(bundle, role, precision)}

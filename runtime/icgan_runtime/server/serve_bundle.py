@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from icgan_runtime.files import cache_folder
@@ -45,6 +46,7 @@ def serve_bundle(
         repository = Path(folder) / "model_repository"
         notes: list[str] = []
         write_repository(bundle, repository, repository_options, notes.append)
+        server_options = replace(server_options, cache_mb=repository_options.cache_mb)
         with Server(repository, environment, server_options, forward) as server:
             server.wait_until_ready()
             for note in notes:

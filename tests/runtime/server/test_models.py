@@ -70,9 +70,9 @@ def test_every_step_fits_its_model(search, classes):
 
 
 def test_the_ensembles_pin_the_versions_of_a_release():
-    pinned = ensembles(served(), {"icgan_lookup": 4, "icgan_condition": 2})["icgan"]
+    pinned = ensembles(served(), {"icgan_preprocess": 4, "icgan_condition": 2})["icgan"]
     versions = {step.model_name: step.model_version for step in pinned.ensemble_scheduling.step}
-    assert versions["icgan_lookup"] == 4
+    assert versions["icgan_preprocess"] == 4
     assert versions["icgan_condition"] == 2
     assert versions["icgan_encoder"] == 1
 
@@ -90,6 +90,19 @@ def test_several_generators_share_the_cores():
     assert [group.count for group in generator.instance_group] == [2]
     assert generator.parameters["intra_op_thread_count"].string_value == "1"
     assert "intra_op_thread_count" not in cpu_configurations(served())["icgan_generator"].parameters
+
+
+def test_each_decoder_takes_one_request_at_a_time():
+    decoding = configurations(served(decoders=3))["icgan_preprocess"]
+    assert [group.count for group in decoding.instance_group] == [3]
+    assert decoding.dynamic_batching.preferred_batch_size == (1,)
+
+
+def test_the_encoders_answers_are_kept_only_where_that_is_asked_for():
+    for models in (configurations, cpu_configurations):
+        assert models(served())["icgan_encoder"].response_cache is None
+        assert models(served(cache_mb=8))["icgan_encoder"].response_cache == tc.ResponseCache(True)
+    assert configurations(served())["icgan_preprocess"].parameters["kept_pictures"].string_value == "0"
 
 
 @pytest.mark.parametrize("search", SEARCHES)

@@ -5,7 +5,13 @@ import argparse
 import pytest
 
 from icgan_runtime.errors import RequestError
-from icgan_runtime.server.options import RepositoryOptions, add_options, from_options
+from icgan_runtime.server import options
+from icgan_runtime.server.options import MOST_DECODERS, RepositoryOptions, add_options, from_options
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    monkeypatch.setattr(options, "usable_cpus", lambda: 1)
 
 
 def read(*words: str, gpu: bool) -> RepositoryOptions:
@@ -26,6 +32,16 @@ def test_both_commands_read_the_same_words_alike(gpu):
     assert read(*words, gpu=gpu) == wanted
 
 
+def test_pictures_are_decoded_by_as_many_processes_as_the_server_will_have_cores(monkeypatch):
+    monkeypatch.setattr(options, "usable_cpus", lambda: 6)
+    assert read(gpu=False).decoders == 6
+    assert read(gpu=True).decoders == 1, "of another machine nothing is known"
+    assert read("--cores", "16", gpu=True).decoders == 16
+    assert read("--cores", "999", gpu=True).decoders == MOST_DECODERS
+    for gpu in (True, False):
+        assert read("--decoders", "3", gpu=gpu).decoders == 3
+
+
 def test_without_a_gpu_the_precision_is_that_of_what_runs():
     assert read("--precision", "int8", gpu=False) == RepositoryOptions(precision="int8", cpu_precision="int8")
     both = read("--precision", "fp16", "--cpu-precision", "int8", gpu=True)
@@ -33,16 +49,18 @@ def test_without_a_gpu_the_precision_is_that_of_what_runs():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("given", "message"),
     [
         ({"search": "annoy"}, "search: 'annoy', expected one of faiss, faiss-ivf, faiss-gpu, graph"),
         ({"precision": "fp8"}, "precision: 'fp8', expected one of fp32, fp16, bf16, int8"),
         ({"max_batch": 0}, "max_batch: 0, expected at least 1"),
+        ({"decoders": 0}, "decoders: 0, expected at least 1"),
+        ({"cache_mb": -1}, "cache_mb: -1, expected at least 0"),
         ({"generators": 0}, "generators: 0, expected at least 1"),
         ({"queue_delay_us": -1}, "queue_delay_us: -1, expected at least 0"),
     ],
 )
-def test_a_value_out_of_its_range_is_refused_by_name(options, message):
+def test_a_value_out_of_its_range_is_refused_by_name(given, message):
     with pytest.raises(RequestError) as caught:
-        RepositoryOptions(**options)
+        RepositoryOptions(**given)
     assert str(caught.value) == message

@@ -19,7 +19,7 @@ from icgan_runtime.server.repository import add_release, read_releases, set_rele
 from tests.models.make_models import make_bundle
 from tests.triton.conftest import quiet
 
-CHAIN = ("icgan_preprocess", "icgan_encoder", "icgan_lookup", "icgan_condition", "icgan_generator")
+CHAIN = ("icgan_preprocess", "icgan_encoder", "icgan_condition", "icgan_generator")
 
 
 @pytest.fixture
@@ -147,10 +147,10 @@ def test_a_new_bank_is_a_new_version_of_the_models_that_read_it_and_of_no_other(
     repository, tiny_bundle, tmp_path
 ):
     to_load = add_release(other_bank(tiny_bundle, tmp_path), repository, quiet)
-    changed = {"icgan_lookup", "icgan_condition"}
+    changed = {"icgan_condition"}
     assert {name for name, version in pinned(repository).items() if version == 2} == changed
-    assert set(to_load[:2]) == changed, "new versions first, the ensembles that use them last"
-    assert to_load[2:] == [ensemble.name for ensemble in ENSEMBLES]
+    assert set(to_load[:1]) == changed, "new versions first, the ensembles that use them last"
+    assert to_load[1:] == [ensemble.name for ensemble in ENSEMBLES]
 
 
 def test_a_release_can_be_taken_back(repository, tiny_bundle, tmp_path):

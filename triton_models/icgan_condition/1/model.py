@@ -1,12 +1,15 @@
-"""Embeddings and neighbours of the distinct pictures, and the wishes of each row -> the generator's input.
+"""Embeddings of the distinct pictures, and the wishes of each row -> neighbours, and the generator's input.
 
-Here U pictures become N rows: every tensor that comes from a picture is repeated for the rows that show it.
+All waiting requests are searched, conditioned and given noise as one batch. Here U pictures become N rows:
+every tensor that comes from a picture is repeated for the rows that show it. With `search` "graph" a stage
+before this one has found the neighbours.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -15,73 +18,107 @@ from numpy.typing import NDArray
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import RequestError
-from icgan_runtime.refusals import to_wire
 from icgan_runtime.rows import Rows, check_embedding
+from icgan_runtime.search.choose import choose_search
 from icgan_runtime.search.novelty import SCORE_BUCKETS, outside_below
+from icgan_runtime.server.stage import Requests
 
 Array = NDArray[Any]
-SCALARS = ("SEED", "SAMPLE", "TRUNCATION", "CONDITION")
+
+
+class Asked(NamedTuple):
+    """One request, read and checked."""
+
+    embedding: NDArray[np.float32]  # [U, D]
+    rows: Rows  # [N]
+    picture: NDArray[np.int64]  # [N], which embedding each row shows
+    found: tuple[Array, Array] | None  # ids, scores [U, k]; None: to be searched for
+    outputs: frozenset[str]
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         bundle = Bundle.open(f"{args['model_repository']}/{args['model_version']}")
-        self.model = bundle.manifest.model
+        config = json.loads(args["model_config"])
+        self.model, self.k = bundle.manifest.model, bundle.manifest.bank.neighbours
         self.bank = Bank.of_bundle(bundle)
+        self.max_rows = int(config["max_batch_size"])
+        wanted = config["parameters"]["search"]["string_value"]
+        self.search = None if wanted == "graph" else choose_search(self.bank, wanted)
+        if self.search is not None:  # the first search is slower than those to come
+            self.search(self.bank.embeddings[:1], self.k)
+        self.requests = Requests(pb_utils)
         self.metrics = Metrics(outside_below(self.bank))
-        self.max_rows = int(json.loads(args["model_config"])["parameters"]["max_rows"]["string_value"])
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        return [self._answer(request) for request in requests]
+        answers: list[pb_utils.InferenceResponse | None] = []
+        good = []
+        for request in requests:
+            try:
+                good.append(self._read(request))
+                answers.append(None)
+            except RequestError as error:  # of one request alone: those beside it are answered
+                answers.append(self.requests.refusal(error))
+        made = iter(self._answer(good) if good else ())
+        return [next(made) if answer is None else answer for answer in answers]
 
-    def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
-        try:
-            outputs = self._outputs(request)
-        except RequestError as error:
-            failure = pb_utils.TritonError(to_wire(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=failure)
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
-
-    def _outputs(self, request: pb_utils.InferenceRequest) -> dict[str, Array]:
-        scalars = {name.lower(): _tensor(request, name)[:, 0] for name in SCALARS}
-        label = _tensor(request, "LABEL")[:, 0] if self.model.classes else None
-        rows = Rows(**scalars, label=label)
-        rows.check(self.model)
-        embedding, ids, scores = (_tensor(request, name) for name in ("embedding", "ids", "scores"))
+    def _read(self, request: pb_utils.InferenceRequest) -> Asked:
+        embedding = self.requests.given(request, "embedding")
+        if embedding.ndim != 2:  # the server takes away the row axis of a request that says 0 rows
+            raise RequestError("embedding", f"{list(embedding.shape)}, expected rows")
         check_embedding(embedding)
-        row = self._row(request, len(embedding), len(rows.seed))
-        if not len(embedding) == len(ids) == len(scores):
-            raise RequestError("ids", f"{len(ids)} and {len(scores)} scores for {len(embedding)} pictures")
+        packed = self.requests.tensor(request, "rows")
+        if packed is None:
+            rows = self.requests.rows(request, self.model.classes)
+            picture = np.arange(len(rows.seed))
+        else:
+            rows, picture = Rows.unpack(packed[:, 0].tolist(), bool(self.model.classes))
+            rows.check(self.model.classes)
+        if not 1 <= len(picture) <= self.max_rows:
+            raise RequestError("seed", f"{len(picture)} rows, 1..{self.max_rows} are taken")
+        rows.check_labels(self.bank)
+        found = None if self.search else self._found(request)
+        return Asked(embedding, rows, picture, found, frozenset(request.requested_output_names()))
+
+    def _found(self, request: pb_utils.InferenceRequest) -> tuple[Array, Array]:
+        """ids and scores of the stage before; checked, for this one can also be called on its own."""
+        ids, scores = (self.requests.given(request, name) for name in ("ids", "scores"))
+        if not ids.ndim == scores.ndim == 2:
+            raise RequestError("ids", f"{list(ids.shape)} and {list(scores.shape)}, expected rows")
         if not np.isin(ids, self.bank.ids).all():
             raise RequestError("ids", "an instance that is not in the bank")
         if not np.isfinite(scores).all():  # one would spoil the metric for good
             raise RequestError("scores", "a number that is not finite")
-        self.metrics.observe(scores[:, 0])
-        embedding, ids = embedding[row], ids[row]
-        outputs = {
-            "noise": rows.noise(self.model),
-            "conditioning": rows.conditioning(embedding, ids, self.bank),
-            "EMBEDDING": embedding,
-            "NEIGHBOUR_IDS": ids,
-            "NEIGHBOUR_SCORES": scores[row],
-        }
-        if self.bank.labels is not None:
-            outputs["NEIGHBOUR_LABELS"] = self.bank.labels[self.bank.rows(ids)]
-        if label is not None:
-            outputs["label"] = rows.labels(ids, self.bank)[:, None]
-        return outputs
+        return ids, scores
 
-    def _row(self, request: pb_utils.InferenceRequest, pictures: int, rows: int) -> Array:
-        """Which picture each row shows; checked, for this model can also be called on its own."""
-        given = pb_utils.get_input_tensor_by_name(request, "ROW")
-        row = np.arange(pictures) if given is None else given.as_numpy()[:, 0]
-        if len(row) != rows or not 1 <= rows <= self.max_rows:
-            raise RequestError("seed", f"{rows} rows for {len(row)} pictures, 1..{self.max_rows} are taken")
-        if pictures > self.max_rows:
-            raise RequestError("embedding", f"{pictures} rows, at most {self.max_rows} are taken")
-        if row.min() < 0 or row.max() >= pictures:
-            raise RequestError("row", f"{row.min()}..{row.max()}, expected 0..{pictures - 1}")
-        return row
+    def _answer(self, asked: list[Asked]) -> list[pb_utils.InferenceResponse]:
+        embedding = _join([each.embedding for each in asked])
+        if self.search is None:
+            found = [each.found for each in asked if each.found is not None]
+            ids, scores = (_join(list(arrays)) for arrays in zip(*found, strict=True))
+        else:
+            ids, scores = self.search(embedding, self.k)
+        self.metrics.observe(scores[:, 0])
+        first = np.cumsum([0, *(len(each.embedding) for each in asked)])
+        picture = _join([each.picture + start for each, start in zip(asked, first[:-1], strict=True)])
+        if len(picture) != len(embedding) or (picture != np.arange(len(picture))).any():
+            embedding, ids, scores = embedding[picture], ids[picture], scores[picture]
+        rows = Rows.join([each.rows for each in asked])
+        make: dict[str, Callable[[], Array]] = {
+            "noise": lambda: rows.noise(self.model),
+            "conditioning": lambda: rows.conditioning(embedding, ids, self.bank),
+            "EMBEDDING": lambda: embedding,
+            "NEIGHBOUR_IDS": lambda: ids,
+            "NEIGHBOUR_SCORES": lambda: scores,
+            "NEIGHBOUR_LABELS": lambda: self.bank.labels[self.bank.rows(ids)],  # type: ignore[index]
+            "label": lambda: rows.labels(ids, self.bank)[:, None],
+        }
+        made = {name: make[name]() for name in frozenset().union(*(each.outputs for each in asked))}
+        ends = np.cumsum([len(each.picture) for each in asked])
+        return [
+            self.requests.answer({name: made[name][end - len(each.picture) : end] for name in each.outputs})
+            for each, end in zip(asked, ends, strict=True)
+        ]
 
 
 class Metrics:
@@ -113,8 +150,6 @@ class Metrics:
             self.outside.increment(outside)
 
 
-def _tensor(request: pb_utils.InferenceRequest, name: str) -> Array:
-    """An input that the server gives with every request."""
-    found = pb_utils.get_input_tensor_by_name(request, name)
-    assert found is not None
-    return found.as_numpy()
+def _join(arrays: list[Array]) -> Array:
+    """Batches in one; that of a lone request as it is."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

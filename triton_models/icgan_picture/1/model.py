@@ -7,27 +7,29 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from numpy.typing import NDArray
 
 from icgan_runtime import images
 from icgan_runtime.chain import refuse_black_images
 from icgan_runtime.errors import NumericsError, RequestError
-from icgan_runtime.refusals import to_wire
+from icgan_runtime.server.stage import Requests
 
 # ";base64" as in a data URL: JSON cannot carry raw bytes
 FORMATS = {f"image/{kind.lower()}": kind for kind in ("PNG", "JPEG", "WEBP")}
 
 
 class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        self.requests = Requests(pb_utils)
+
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        return [_answer(request) for request in requests]
+        return [_answer(request, self.requests) for request in requests]
 
 
-def _answer(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
-    generated, wanted = _tensor(request, "GENERATED"), _tensor(request, "FORMAT")
+def _answer(request: pb_utils.InferenceRequest, requests: Requests) -> Any:
+    generated, wanted = (requests.given(request, name) for name in ("GENERATED", "FORMAT"))
     if generated.ndim != 4 or wanted.ndim != 2:
         # the server takes away the row axis of a request that says 0 rows
-        return _refusal(f"{list(wanted.shape)}, expected rows")
+        return requests.refusal(RequestError("format", f"{list(wanted.shape)}, expected rows"))
     try:
         refuse_black_images("icgan_generator", generated)
     except NumericsError as error:
@@ -36,19 +38,9 @@ def _answer(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
     for pixels, name in zip(generated, wanted[:, 0], strict=True):
         kind, _, coding = name.decode(errors="replace").partition(";")
         if kind not in FORMATS or coding not in ("", "base64"):
-            return _refusal(f"{name!r}, expected {', '.join(FORMATS)}, each also with ;base64")
+            expected = f"{', '.join(FORMATS)}, each also with ;base64"
+            return requests.refusal(RequestError("format", f"{name!r}, expected {expected}"))
         file = images.encode(pixels, FORMATS[kind])
         pictures.append(base64.b64encode(file) if coding else file)
     array = np.array(pictures, dtype=object)[:, None]
     return pb_utils.InferenceResponse([pb_utils.Tensor("PICTURE", array)])
-
-
-def _tensor(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any]:
-    found = pb_utils.get_input_tensor_by_name(request, name)
-    assert found is not None
-    return found.as_numpy()
-
-
-def _refusal(problem: str) -> pb_utils.InferenceResponse:
-    message = to_wire(RequestError("format", problem))
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))

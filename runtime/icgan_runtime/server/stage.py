@@ -1,0 +1,69 @@
+"""What the stages' model.py share: reading a request's tensors, and refusing it.
+
+The server's python backend gives its module to the processes of stages only, hence as an argument here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from icgan_runtime.errors import RequestError
+from icgan_runtime.refusals import to_wire
+from icgan_runtime.rows import Rows
+
+SCALARS = ("SEED", "SAMPLE", "TRUNCATION", "CONDITION")
+
+
+class Requests:
+    """Requests of one stage. `utils` is the module triton_python_backend_utils."""
+
+    def __init__(self, utils: Any) -> None:
+        self._utils = utils
+        # kept: a metric dies with the family object it came from
+        self._family = utils.MetricFamily(
+            name="icgan_refused_total",
+            description="Requests refused with INVALID_ARGUMENT, by the input at fault",
+            kind=utils.MetricFamily.COUNTER,
+        )
+        self._refused: dict[str, Any] = {}
+
+    def tensor(self, request: Any, name: str) -> NDArray[Any] | None:
+        """An input, or None where the request has none of that name."""
+        found = self._utils.get_input_tensor_by_name(request, name)
+        return None if found is None else found.as_numpy()
+
+    def given(self, request: Any, name: str) -> NDArray[Any]:
+        """An input that the server gives with every request."""
+        found = self.tensor(request, name)
+        assert found is not None
+        return found
+
+    def rows(self, request: Any, classes: int) -> Rows:
+        """What is asked of each row, checked. Raises RequestError."""
+        columns = [self.tensor(request, name) for name in (*SCALARS, *(("LABEL",) if classes else ()))]
+        for name, column in zip((*SCALARS, "LABEL"), columns, strict=False):
+            # the server takes away the row axis of a request that says 0 rows
+            if column is None or column.ndim != 2:
+                raise RequestError(name, "missing, expected rows" if column is None else "expected rows")
+        seed, sample, truncation, condition, *label = (
+            column[:, 0] for column in columns if column is not None
+        )
+        rows = Rows(seed, sample, truncation, condition, label[0] if label else None)
+        rows.check(classes)
+        return rows
+
+    def answer(self, outputs: dict[str, NDArray[Any]]) -> Any:
+        """The response that holds `outputs`."""
+        tensors = [self._utils.Tensor(name, array) for name, array in outputs.items()]
+        return self._utils.InferenceResponse(tensors)
+
+    def refusal(self, error: RequestError, tensor: str | None = None) -> Any:
+        """The response that refuses a request; `tensor` is the input at fault where the error is silent."""
+        field = (tensor or error.field).lower()
+        if field not in self._refused:
+            self._refused[field] = self._family.Metric(labels={"field": field})
+        self._refused[field].increment(1)
+        failure = self._utils.TritonError(to_wire(error, tensor), self._utils.TritonError.INVALID_ARG)
+        return self._utils.InferenceResponse(error=failure)
