@@ -47,11 +47,16 @@ from icgan_training.fit.resume import (
 from icgan_training.fit.run import open_run, publish
 from icgan_training.fit.sampler import PARTS, Batch, Indices, Part, Sampler
 from icgan_training.fit.step import STATISTICS, Inputs, StepInputs, Trainer
-from icgan_training.networks.config import ModelConfig, TrainConfig
+from icgan_training.fit.stylegan2_step import StyleGAN2Trainer
+from icgan_training.networks.backbones import AnyConfig, AnyDiscriminator, AnyGenerator
+from icgan_training.networks.config import TrainConfig
 from icgan_training.networks.discriminator import Discriminator
 from icgan_training.networks.encoder import load_encoder
-from icgan_training.networks.generator import Generator
 from icgan_training.networks.projected import ProjectedDiscriminator
+from icgan_training.networks.stylegan2.config import StyleGAN2Config
+from icgan_training.networks.stylegan2.discriminator import StyleGAN2Discriminator
+from icgan_training.networks.stylegan2.generator import StyleGAN2Generator
+from icgan_training.networks.stylegan2.train import StyleGAN2TrainConfig
 
 Evaluate = Callable[[nn.Module, Indices | None], float]
 """Scores the averaged generator in eval mode, given each picture's training label; lower is better (FID)."""
@@ -62,11 +67,13 @@ DIVERGED = 1e4
 CENTRE_ROWS = 20_000
 """Instances that the centre of the embeddings is taken from."""
 
+AnyTrainer = Trainer | StyleGAN2Trainer
+
 GRID_ROWS, GRID_COLUMNS = 8, 8
 
 
 def fit(
-    model: ModelConfig,
+    model: AnyConfig,
     train: TrainConfig,
     data: PreparedDataset,
     run_dir: Path,
@@ -97,7 +104,7 @@ def fit(
         begun=bool(list_checkpoints(checkpoints)),
         processes=processes,
     )
-    trainer = Trainer(model, train, device, processes)
+    trainer = make_trainer(model, train, device, processes)
     position = _resume(trainer, checkpoints)
     if position.step == 0:
         _start(trainer.generator, trainer.discriminator, data)
@@ -168,7 +175,7 @@ class Keeper:
     """What the first process writes at a tick, beside those who only train."""
 
     run_dir: Path
-    trainer: Trainer
+    trainer: AnyTrainer
     position: Position
     train: TrainConfig
     journal: Journal
@@ -219,7 +226,7 @@ class SampleSheet:
 
     @classmethod
     def choose(
-        cls, data: PreparedDataset, labels: Indices | None, model: ModelConfig, seed: int
+        cls, data: PreparedDataset, labels: Indices | None, model: AnyConfig, seed: int
     ) -> "SampleSheet":
         """M instances drawn once, with GRID_COLUMNS noises each."""
         rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, len(PARTS), 0]))
@@ -235,7 +242,7 @@ class SampleSheet:
         )
         return cls(np.asarray(data.images[chosen]), Inputs.of(batch, model, pin=False))
 
-    def draw(self, trainer: Trainer) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    def draw(self, trainer: AnyTrainer) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """The instances, and what the averaged generator makes of them now [M, C, R, R, 3]."""
         samples = trainer.samples(self.inputs.to(trainer.device))
         return self.instances, samples.reshape(len(self.instances), GRID_COLUMNS, *samples.shape[1:])
@@ -252,9 +259,7 @@ def _rows_at_once(train: TrainConfig, processes: Processes) -> int:
     return train.batch_size // parts
 
 
-def _sampler(
-    data: PreparedDataset, labels: Indices | None, model: ModelConfig, train: TrainConfig
-) -> Sampler:
+def _sampler(data: PreparedDataset, labels: Indices | None, model: AnyConfig, train: TrainConfig) -> Sampler:
     return Sampler(
         data,
         labels,
@@ -269,7 +274,7 @@ def _sampler(
 
 def _drawing(
     sampler: Sampler,
-    model: ModelConfig,
+    model: AnyConfig,
     train: TrainConfig,
     processes: Processes,
     rows_at_once: int,
@@ -293,7 +298,7 @@ def _drawing(
     return draw
 
 
-def _resume(trainer: Trainer, checkpoints: Path) -> Position:
+def _resume(trainer: AnyTrainer, checkpoints: Path) -> Position:
     """Where the newest checkpoint left off, its state put back; the start when there is none."""
     paths = list_checkpoints(checkpoints)
     if not paths:
@@ -301,13 +306,25 @@ def _resume(trainer: Trainer, checkpoints: Path) -> Position:
     return Position.from_dict(load_checkpoint(paths[-1], trainer.state()), trainer.device)
 
 
-def _start(
-    generator: Generator, discriminator: Discriminator | ProjectedDiscriminator, data: PreparedDataset
-) -> None:
+def make_trainer(
+    model: AnyConfig, train: TrainConfig, device: torch.device, processes: Processes
+) -> AnyTrainer:
+    """The trainer of the model's backbone. Raises ConfigError for settings of the other one."""
+    if isinstance(model, StyleGAN2Config) != isinstance(train, StyleGAN2TrainConfig):
+        raise ConfigError(f"{type(train).__name__} are not the settings of a {type(model).__name__}")
+    if isinstance(model, StyleGAN2Config):
+        assert isinstance(train, StyleGAN2TrainConfig)
+        return StyleGAN2Trainer(model, train, device, processes)
+    return Trainer(model, train, device, processes)
+
+
+def _start(generator: AnyGenerator, discriminator: AnyDiscriminator, data: PreparedDataset) -> None:
     """Give a new run what it takes from its data: the encoder's features, and its instances' centre.
 
     The published networks, pixels and gain 1, take nothing.
     """
+    if isinstance(generator, StyleGAN2Generator) or isinstance(discriminator, StyleGAN2Discriminator):
+        return  # every row of which is brought to one length
     centred = generator.config.takes_embedding and generator.config.instance_gain != 1
     if not centred and isinstance(discriminator, Discriminator):
         return

@@ -17,11 +17,10 @@ from icgan_runtime.files import atomic_file, sha256_of_file
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
 from icgan_training.integrity import inside, read_json
+from icgan_training.networks.backbones import AnyConfig, AnyDiscriminator, AnyGenerator
 from icgan_training.networks.checkpoint import save_weights
-from icgan_training.networks.config import ModelConfig, TrainConfig
+from icgan_training.networks.config import TrainConfig
 from icgan_training.networks.encoder import Encoder, encoder_bytes, load_encoder
-from icgan_training.networks.generator import Generator
-from icgan_training.networks.projected import AnyDiscriminator
 
 SCHEMA_VERSION = 1
 CONFIG = "config.json"
@@ -29,7 +28,7 @@ ENCODER = "encoder.safetensors"
 SHARED_ENCODER = "encoder.json"
 
 
-def open_run(run_dir: Path, model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> None:
+def open_run(run_dir: Path, model: AnyConfig, train: TrainConfig, data: PreparedDataset) -> None:
     """Make a run directory, or check that the one there is of the same model, data and encoder.
 
     Training settings may change between runs (a lower learning rate, more pictures); config.json then
@@ -125,7 +124,7 @@ def _shared_encoder(run_dir: Path) -> tuple[Path, int]:
         raise ConfigError(f"{note} names {name}, which {error}: copy that file along with the run") from error
 
 
-def describe(model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> dict[str, Any]:
+def describe(model: AnyConfig, train: TrainConfig, data: PreparedDataset) -> dict[str, Any]:
     """The content of config.json. `class_names` are those of the labels that the model takes."""
     named = model.takes_label and train.label_source == "dataset"
     return {
@@ -146,7 +145,7 @@ def describe(model: ModelConfig, train: TrainConfig, data: PreparedDataset) -> d
     }
 
 
-def publish(run_dir: Path, generator: Generator, discriminator: AnyDiscriminator) -> None:
+def publish(run_dir: Path, generator: AnyGenerator, discriminator: AnyDiscriminator) -> None:
     """Offer these weights for export: the averaged generator, and D for those who fine-tune."""
     save_weights(generator, run_dir / "generator.safetensors")
     save_weights(discriminator, run_dir / "discriminator.safetensors")

@@ -9,8 +9,13 @@ import torch
 
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
+from icgan_training.networks.backbones import AnyConfig
 from icgan_training.networks.config import ModelConfig, Precision, TrainConfig
 from icgan_training.networks.presets import Preset
+from icgan_training.networks.stylegan2.config import StyleGAN2Config
+from icgan_training.networks.stylegan2.train import StyleGAN2TrainConfig
+
+CONFIGS = (ModelConfig, TrainConfig, StyleGAN2Config, StyleGAN2TrainConfig)
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
@@ -18,7 +23,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 
     Raises ConfigError for a string without `=` and for a name that no configuration has.
     """
-    known = {field.name for config in (ModelConfig, TrainConfig) for field in dataclasses.fields(config)}
+    known = {field.name for config in CONFIGS for field in dataclasses.fields(config)}
     overrides: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -34,12 +39,15 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 
 def resolve(
     preset: Preset, data: PreparedDataset, overrides: dict[str, Any]
-) -> tuple[ModelConfig, TrainConfig]:
+) -> tuple[AnyConfig, TrainConfig]:
     """The preset with the user's overrides, its embedding width and class count those of the data set.
 
     Raises ConfigError where preset and data set do not fit together.
     """
-    of_model = {field.name for field in dataclasses.fields(ModelConfig)} & overrides.keys()
+    of_model = {field.name for field in dataclasses.fields(preset.model)} & overrides.keys()
+    of_train = {field.name for field in dataclasses.fields(preset.train)} & overrides.keys()
+    if strange := sorted(overrides.keys() - of_model - of_train):
+        raise ConfigError(f"--set {strange[0]}: preset {preset.name} has no such setting")
     model = dataclasses.replace(preset.model, **{name: overrides[name] for name in of_model})
     train = dataclasses.replace(
         preset.train, **{name: value for name, value in overrides.items() if name not in of_model}
@@ -63,7 +71,7 @@ def resolve(
 
 
 def neighbourhood_note(
-    preset: Preset, model: ModelConfig, train: TrainConfig, data: PreparedDataset
+    preset: Preset, model: AnyConfig, train: TrainConfig, data: PreparedDataset
 ) -> str | None:
     """A line for the user whose data set has other neighbourhoods than the preset's, and who chose none."""
     found = data.meta.neighbours

@@ -15,7 +15,7 @@ from icgan_training.fit.augment import augment
 from icgan_training.fit.ema import MovingAverage
 from icgan_training.fit.resume import Stateful
 from icgan_training.fit.sampler import Batch
-from icgan_training.networks.config import ModelConfig, TrainConfig
+from icgan_training.networks.config import Conditions, ModelConfig, TrainConfig
 from icgan_training.networks.generator import Generator
 from icgan_training.networks.layers import synchronise_statistics
 from icgan_training.networks.projected import discriminator_class
@@ -43,7 +43,7 @@ class Inputs:
     uniforms: Tensor  # [N, UNIFORMS]
 
     @classmethod
-    def of(cls, batch: Batch, model: ModelConfig, *, pin: bool) -> "Inputs":
+    def of(cls, batch: Batch, model: Conditions, *, pin: bool) -> "Inputs":
         """The parts of a batch that the model takes, as tensors on the CPU; pictures still uint8, NCHW."""
 
         def tensor(array: npt.NDArray[Any]) -> Tensor:
@@ -95,8 +95,8 @@ class Trainer:
     def __init__(self, model: ModelConfig, train: TrainConfig, device: torch.device, processes: Processes):
         torch.manual_seed(train.seed)
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
-        self.generator = _placed(Generator(model), device, self.layout)
-        self.discriminator = _placed(discriminator_class(model)(model), device, self.layout)
+        self.generator = placed(Generator(model), device, self.layout)
+        self.discriminator = placed(discriminator_class(model)(model), device, self.layout)
         self._trainable = [weight for weight in self.discriminator.parameters() if weight.requires_grad]
         if processes.world > 1:
             synchronise_statistics(self.generator, train.sync_batch_norm)
@@ -202,7 +202,7 @@ class Trainer:
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _placed(network: Network, device: torch.device, layout: torch.memory_format) -> Network:
+def placed(network: Network, device: torch.device, layout: torch.memory_format) -> Network:
     """The network on the device, its kernels in this memory layout, in training mode."""
     return network.to(device).to(memory_format=layout).train()  # type: ignore[call-overload,no-any-return]
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from icgan_training.errors import ConfigError
 from icgan_training.networks.config import DIFFAUGMENT_POLICIES, ModelConfig, TrainConfig
+from icgan_training.networks.stylegan2.config import StyleGAN2Config
+from icgan_training.networks.stylegan2.train import StyleGAN2TrainConfig
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Preset:
 
     name: str
     summary: str  # data, resolution and conditioning, for `icgan-train fit --list`
-    model: ModelConfig
+    model: ModelConfig | StyleGAN2Config
     train: TrainConfig
     neighbours: int = 0  # k of the neighbourhoods; 0 for models without an instance
     encoder: str | None = None  # whose embeddings condition the published model
@@ -134,6 +136,81 @@ _DEMO64 = Preset(
     neighbours=10,
 )
 
+
+def _stylegan2(name: str, resolution: int, *, instance: bool, lr: float, gamma: float, batch: int) -> Preset:
+    """One of the published COCO-Stuff configurations on StyleGAN2."""
+    train = StyleGAN2TrainConfig(
+        batch_size=batch,
+        generator_lr=lr,
+        discriminator_lr=lr,
+        total_images=100_000_000,
+        r1_gamma=gamma,
+        ema_images=20_000 if resolution == 128 else 10_000,
+        instance_flip=instance,
+    )
+    model = StyleGAN2Config(resolution, embedding_dim=2048 if instance else None)
+    summary = f"COCO-Stuff, {resolution} px, {model.conditioning}, StyleGAN2"
+    return Preset(name, summary, model, train, 5 if instance else 0, "SwAV" if instance else None)
+
+
+_CIFAR10_STYLEGAN2 = Preset(
+    "cifar10-stylegan2",
+    "CIFAR-10, 32 px, instance, StyleGAN2",
+    StyleGAN2Config(32, channel_base=4096, channel_max=128, dim_z=128, dim_w=128),
+    StyleGAN2TrainConfig(
+        batch_size=32,
+        generator_lr=0.0025,
+        discriminator_lr=0.0025,
+        total_images=20_000_000,
+        r1_gamma=0.01,
+        path_weight=0.0,  # as StyleGAN2-ADA trains on CIFAR-10: neither this nor mixing
+        style_mixing=0.0,
+        ada_target=0.6,
+        instance_flip=True,
+    ),
+    neighbours=50,
+)
+
+_DEMO64_STYLEGAN2 = Preset(
+    "demo64-stylegan2",
+    "any small picture set, 64 px, instance, StyleGAN2",
+    StyleGAN2Config(64, embedding_dim=1280, channel_base=4096, channel_max=128, dim_z=128, dim_w=128),
+    StyleGAN2TrainConfig(
+        batch_size=16,
+        generator_lr=0.002,
+        discriminator_lr=0.002,
+        total_images=110_000,
+        r1_gamma=0.1,
+        path_weight=0.0,
+        ema_images=2_000,
+        diffaugment=("translation", "cutout"),
+        instance_flip=True,
+        tick_images=1_000,
+        snapshot_ticks=2,
+    ),
+    neighbours=10,
+)
+
+_TINY_STYLEGAN2 = Preset(
+    "tiny-stylegan2",
+    "for tests: StyleGAN2 that trains in seconds and learns nothing worth seeing",
+    StyleGAN2Config(32, embedding_dim=16, channel_base=128, channel_max=8, dim_z=16, dim_w=16),
+    StyleGAN2TrainConfig(
+        batch_size=4,
+        generator_lr=2e-3,
+        discriminator_lr=2e-3,
+        total_images=64,
+        r1_interval=2,
+        path_interval=2,
+        ada_target=0.6,
+        ada_images=64,
+        tick_images=16,
+        snapshot_ticks=2,
+        checkpoint_ticks=1,
+    ),
+    neighbours=3,
+)
+
 _TINY = Preset(
     "tiny",
     "for tests: trains in seconds and learns nothing worth seeing",
@@ -220,6 +297,14 @@ PRESETS: dict[str, Preset] = {
         _cifar10("cifar10-unconditional", instance=False, class_count=1),
         _DEMO64,
         _TINY,
+        # the second backbone
+        _stylegan2("icgan-stylegan2-coco-128", 128, instance=True, lr=0.0025, gamma=0.05, batch=64),
+        _stylegan2("icgan-stylegan2-coco-256", 256, instance=True, lr=0.003, gamma=0.5, batch=32),
+        _stylegan2("stylegan2-coco-128", 128, instance=False, lr=0.0025, gamma=0.05, batch=64),
+        _stylegan2("stylegan2-coco-256", 256, instance=False, lr=0.002, gamma=0.2, batch=32),
+        _CIFAR10_STYLEGAN2,
+        _DEMO64_STYLEGAN2,
+        _TINY_STYLEGAN2,
     )
 }  # fmt: skip
 

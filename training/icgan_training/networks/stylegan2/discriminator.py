@@ -47,9 +47,10 @@ class Epilogue(nn.Module):
         self.fc = EqualLinear(channels * SMALLEST_SIDE**2, channels)
         self.out = EqualLinear(channels, channels if config.conditions else 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, parts: int = 1) -> Tensor:
         """[N, C, 4, 4] -> [N, C], or [N, 1] without conditions."""
-        x = self.conv(torch.cat([x, minibatch_spread(x, self.group)], dim=1))
+        spread = torch.cat([minibatch_spread(part, self.group) for part in x.chunk(parts)])
+        x = self.conv(torch.cat([x, spread], dim=1))
         x = F.leaky_relu(self.fc(x.flatten(1)), LEAK) * GAIN
         score: Tensor = self.out(x)
         return score
@@ -69,17 +70,24 @@ class StyleGAN2Discriminator(nn.Module):
         if config.conditions:
             self.mapping = Mapping(config, 0, width, config.discriminator_mapping_layers)
 
-    def forward(self, image: Tensor, embedding: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        image: Tensor,
+        embedding: Tensor | None = None,
+        label: Tensor | None = None,
+        parts: int = 1,
+    ) -> Tensor:
         """Score one picture per row.
 
         image: float32 [N, 3, R, R] in [-1, 1]; embedding and label as the generator takes them. Rows are
-        compared with rows N/group apart. Returns float32 [N, 1], unbounded: positive for real.
+        compared with rows N/group apart, within each of `parts` equal parts of the batch.
+        Returns float32 [N, 1], unbounded: positive for real.
         """
         x = image
         for side in self.halving:
             x = self.get_submodule(f"b{side}")(x)
         with float32_region(x):
-            score: Tensor = self.b4(x.float())
+            score: Tensor = self.b4(x.float(), parts)
             if self.config.conditions:
                 given = checked_conditions(self.config, image, embedding, label)
                 condition = self.mapping(None, *given)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icgan_training.networks.layers import float32_region
+
 LEAK = 0.2
 GAIN = math.sqrt(2)  # keeps the variance through the leaky ReLU
 EPS = 1e-8
@@ -144,7 +146,9 @@ def demodulation(weight: Tensor, style: Tensor) -> Tensor:
 
     1 / sqrt(sum over the kernel of (weight * style)^2): the squares add up over k before the rows come in.
     """
-    return torch.rsqrt(style.square() @ weight.square().sum((2, 3)).t() + EPS)
+    with float32_region(style):
+        style = style if style.dtype == torch.float64 else style.float()
+        return torch.rsqrt(style.square() @ weight.square().sum((2, 3)).t() + EPS)
 
 
 def held(x: Tensor, gain: float, clamp: float | None) -> Tensor:

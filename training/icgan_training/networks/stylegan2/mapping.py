@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icgan_training.networks.layers import float32_region
 from icgan_training.networks.stylegan2.config import StyleGAN2Config
 from icgan_training.networks.stylegan2.layers import GAIN, LEAK, EqualLinear, normalised
 
 RATE = 0.01  # the mapping learns a hundred times slower than the rest
-AVERAGE_DECAY = 0.998  # of the mean w, a step
+AVERAGE_DECAY = 0.995  # of the mean w, a step
 
 
 class Mapping(nn.Module):
@@ -31,7 +32,11 @@ class Mapping(nn.Module):
             self.add_module(f"fc{index}", EqualLinear(widths[index], widths[index + 1], rate=RATE))
 
     def forward(self, noise: Tensor | None, embedding: Tensor | None, label: Tensor | None) -> Tensor:
-        """embedding [N, embedding_dim] and label int64 [N] as the model takes them."""
+        """embedding [N, embedding_dim] and label int64 [N] as the model takes them; in float32 throughout."""
+        with float32_region(next(self.parameters())):
+            return self._map(noise, embedding, label)
+
+    def _map(self, noise: Tensor | None, embedding: Tensor | None, label: Tensor | None) -> Tensor:
         parts = [] if noise is None else [normalised(noise)]
         if (condition := self.condition(embedding, label)) is not None:
             parts.append(condition)
