@@ -66,7 +66,7 @@ def test_the_gradient_penalty_is_the_squared_slope_of_the_discriminator() -> Non
     found = of._gradient_penalty(inputs.image, inputs)
     image = inputs.image.double().requires_grad_(True)
     exact = of.discriminator.double()
-    (slope,) = torch.autograd.grad(exact(image, inputs.embedding.double()).sum(), image)  # type: ignore[union-attr]
+    (slope,) = torch.autograd.grad(exact(image, inputs.embedding.double()).sum(), image)
     assert found.item() == pytest.approx(3 * slope.square().sum((1, 2, 3)).mean().item(), rel=1e-3)
 
 

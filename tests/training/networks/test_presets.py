@@ -5,6 +5,7 @@ from icgan_training.errors import ConfigError
 from icgan_training.networks.discriminator import Discriminator
 from icgan_training.networks.generator import Generator
 from icgan_training.networks.presets import PRESETS, preset
+from icgan_training.networks.stylegan2.train import StyleGAN2TrainConfig
 
 # Millions of parameters of G and D as published; the class table of models without classes counts there.
 PUBLISHED_SIZES = {
@@ -104,7 +105,8 @@ def test_published_presets_have_the_published_sizes(name):
 
 
 def test_every_published_configuration_has_a_preset():
-    published = [name for name in PRESETS if name.startswith(("icgan", "cc-", "biggan"))]
+    biggan = [name for name in PRESETS if "stylegan2" not in name]
+    published = [name for name in biggan if name.startswith(("icgan", "cc-", "biggan"))]
     assert sorted(published) == sorted(row[0] for row in ROWS)
 
 
@@ -118,3 +120,21 @@ def test_presets_describe_themselves():
 def test_a_mistyped_preset_suggests_the_right_one():
     with pytest.raises(ConfigError, match="did you mean cifar10"):
         preset("cifar")
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "gamma", "batch", "half_life"),
+    [
+        ("icgan-stylegan2-coco-128", 0.0025, 0.05, 64, 20_000),
+        ("icgan-stylegan2-coco-256", 0.003, 0.5, 32, 10_000),
+        ("stylegan2-coco-128", 0.0025, 0.05, 64, 20_000),
+        ("stylegan2-coco-256", 0.002, 0.2, 32, 10_000),
+    ],
+)
+def test_every_published_stylegan2_configuration_has_a_preset(name, rate, gamma, batch, half_life):
+    row = preset(name)
+    assert isinstance(row.train, StyleGAN2TrainConfig)
+    assert (row.train.generator_lr, row.train.discriminator_lr, row.train.r1_gamma) == (rate, rate, gamma)
+    assert (row.train.batch_size, row.train.ema_images, row.train.total_images) == (batch, half_life, 10**8)
+    assert (row.model.takes_embedding, row.train.instance_flip) == (name.startswith("icgan"),) * 2
+    assert row.encoder == ("SwAV" if name.startswith("icgan") else None)

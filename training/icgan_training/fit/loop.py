@@ -127,7 +127,7 @@ def fit(
 
 
 def _train(
-    trainer: Trainer,
+    trainer: AnyTrainer,
     position: Position,
     batches: Iterator[tuple[int, StepInputs]],
     left: int,

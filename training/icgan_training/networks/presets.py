@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import Any
 
 from icgan_training.errors import ConfigError
 from icgan_training.networks.config import DIFFAUGMENT_POLICIES, ModelConfig, TrainConfig
@@ -20,7 +21,7 @@ class Preset:
 
     name: str
     summary: str  # data, resolution and conditioning, for `icgan-train fit --list`
-    model: ModelConfig | StyleGAN2Config
+    model: Any  # ModelConfig or StyleGAN2Config: whoever names a preset knows which
     train: TrainConfig
     neighbours: int = 0  # k of the neighbourhoods; 0 for models without an instance
     encoder: str | None = None  # whose embeddings condition the published model
