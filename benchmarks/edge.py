@@ -79,7 +79,7 @@ def measured(command: list[object]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def all_routes(
+def all_runners(
     bundle_path: Path, precisions: list[str], batch: int, rounds: int, scratch: Path
 ) -> dict[tuple[str, str, int], dict[str, Any]]:
     """(runtime, precision, threads) -> what was measured."""
@@ -177,7 +177,7 @@ def main() -> None:
         raise SystemExit(f"{args.bundle} takes labels: this benchmark feeds none")
     precisions = [entry.precision for entry in bundle.manifest.graphs if entry.role == "generator"]
     with tempfile.TemporaryDirectory() as scratch:
-        found = all_routes(args.bundle, precisions, args.batch, args.rounds, Path(scratch))
+        found = all_runners(args.bundle, precisions, args.batch, args.rounds, Path(scratch))
     reference = np.array(found["ONNX Runtime", "fp32", 1]["image"], np.uint8)
     rows = [
         {

@@ -1,4 +1,4 @@
-"""The generator on every route, interleaved: torch, plain exports, ours; and what each rewrite gains alone.
+"""The generator on every runner, interleaved: torch, plain exports, ours; and what each rewrite gains alone.
 
     python -m benchmarks.generator --resolution 128 --ch 64 --batch 1 8 32 --threads 1 2 --out report/
     python -m benchmarks.generator --weights models/demo --batch 1 8 --threads 2 --out report/
@@ -6,12 +6,12 @@
 
 `plain` is the published arrangement exported as it is: spectral norm and batch norm's statistics folded (as
 any exporter does with constants), nothing else. Without --weights the weights are random, which changes
-neither shapes nor speed. Every round runs every route once, in rotating order; ratios are taken within a
-round and the median over rounds is reported, so a slow spell of the machine hits all alike. Every route draws
-from the same noise; `apart` is its largest distance in grey levels from torch's float32 picture. The product
-of two 2048 x 2048 float32 matrices takes part in every round: `share of peak` counts 2 operations per
-multiply-add of the plain graph (what had to be computed) and of the route's own graph (what was). Peak memory
-is that of a process of its own which loads one route and draws one batch.
+neither shapes nor speed. Every round runs every runner once, in rotating order; ratios are taken within a
+round and the median over rounds is reported, so a slow spell of the machine hits all alike. Every runner
+draws from the same noise; `apart` is its largest distance in grey levels from torch's float32 picture. The
+product of two 2048 x 2048 float32 matrices takes part in every round: `share of peak` counts 2 operations per
+multiply-add of the plain graph (what had to be computed) and of the runner's own graph (what was). Peak
+memory is that of a process of its own which loads one runner and draws one batch.
 
 Writes generator.json, generator.md and generator.png under --out and prints the table.
 """
@@ -51,7 +51,7 @@ Run = Callable[[Feeds], NDArray[np.uint8]]
 PEAK = "matrix product"
 PEAK_SIDE = 2048
 LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "numpy")  # whose versions a report names
-ROUTES = {
+RUNNERS = {
     "torch": "torch eager, float32",
     "torch.compile": "torch.compile, float32",
     "plain ort": "plain export, ONNX Runtime float32",
@@ -63,13 +63,21 @@ ROUTES = {
     "ort int8": "ours, ONNX Runtime INT8",
     "openvino int8": "ours, OpenVINO INT8, bfloat16 elsewhere",
 }
-DEFAULT_ROUTES = ("torch", "plain ort", "plain openvino", "ort", "openvino", "openvino bf16", "openvino int8")
-SAME_LEVELS = 1.0  # grey levels that a float32 route may be apart
+USUAL = (
+    "torch",
+    "plain ort",
+    "plain openvino",
+    "ort",
+    "openvino",
+    "openvino bf16",
+    "openvino int8",
+)
+SAME_LEVELS = 1.0  # grey levels that a float32 runner may be apart
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The generator that all routes run."""
+    """The generator that all runners run."""
 
     generator: Generator
     name: str
@@ -99,11 +107,11 @@ class Subject:
             feeds["label"] = rng.integers(0, config.class_count, batch)
         return feeds
 
-    def multiply_adds(self, route: str) -> int:
-        """Of the graph that the route runs, one picture; torch runs the plain arithmetic or better."""
-        if route.startswith(("torch", "plain")):
+    def multiply_adds(self, runner: str) -> int:
+        """Of the graph that the runner runs, one picture; torch runs the plain arithmetic or better."""
+        if runner.startswith(("torch", "plain")):
             return cost(self.plain).multiply_adds
-        return cost(self.ours("openvino" if "openvino" in route else "onnxruntime")).multiply_adds
+        return cost(self.ours("openvino" if "openvino" in runner else "onnxruntime")).multiply_adds
 
 
 def random_generator(resolution: int, ch: int) -> Generator:
@@ -113,19 +121,19 @@ def random_generator(resolution: int, ch: int) -> Generator:
     return Generator(replace(model, attention=(32,) if resolution == 64 else (64,))).eval()
 
 
-def open_route(subject: Subject, route: str, threads: int) -> Run:
+def open_runner(subject: Subject, runner: str, threads: int) -> Run:
     """A function feeds -> uint8 [N, R, R, 3]."""
-    if route.startswith("torch"):
-        return torch_route(subject.generator, compiled=route == "torch.compile", threads=threads)
-    graph = subject.plain if route.startswith("plain") else None
-    if "openvino" in route:
-        model = graph or (subject.int8 if "int8" in route else subject.ours("openvino"))
-        hint = "bf16" if "bf16" in route or "int8" in route else "f32"
-        return openvino_route(model, threads, hint)
-    return ort_route(graph or (subject.int8 if "int8" in route else subject.ours("onnxruntime")), threads)
+    if runner.startswith("torch"):
+        return torch_runner(subject.generator, compiled=runner == "torch.compile", threads=threads)
+    graph = subject.plain if runner.startswith("plain") else None
+    if "openvino" in runner:
+        model = graph or (subject.int8 if "int8" in runner else subject.ours("openvino"))
+        hint = "bf16" if "bf16" in runner or "int8" in runner else "f32"
+        return openvino_runner(model, threads, hint)
+    return ort_runner(graph or (subject.int8 if "int8" in runner else subject.ours("onnxruntime")), threads)
 
 
-def torch_route(generator: Generator, *, compiled: bool, threads: int) -> Run:
+def torch_runner(generator: Generator, *, compiled: bool, threads: int) -> Run:
     module: Callable[..., torch.Tensor] = GraphGenerator(generator, generator.config, as_bytes=True).eval()
     if compiled:
         module = torch.compile(module, dynamic=False)  # for each batch anew, not the second for any
@@ -139,7 +147,7 @@ def torch_route(generator: Generator, *, compiled: bool, threads: int) -> Run:
     return run
 
 
-def ort_route(model: onnx.ModelProto, threads: int) -> Run:
+def ort_runner(model: onnx.ModelProto, threads: int) -> Run:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -151,7 +159,7 @@ def ort_route(model: onnx.ModelProto, threads: int) -> Run:
     return lambda feeds: session.run(["image"], feeds)[0]  # type: ignore[no-any-return]
 
 
-def openvino_route(model: onnx.ModelProto, threads: int, hint: str) -> Run:
+def openvino_runner(model: onnx.ModelProto, threads: int, hint: str) -> Run:
     import io
 
     import openvino as ov
@@ -167,7 +175,7 @@ def openvino_route(model: onnx.ModelProto, threads: int, hint: str) -> Run:
     return lambda feeds: np.array(request.infer(feeds)[0])
 
 
-def peak_route(threads: int) -> Callable[[], object]:
+def peak_runner(threads: int) -> Callable[[], object]:
     torch.manual_seed(0)
     left, right = torch.randn(PEAK_SIDE, PEAK_SIDE), torch.randn(PEAK_SIDE, PEAK_SIDE)
 
@@ -179,16 +187,16 @@ def peak_route(threads: int) -> Callable[[], object]:
 
 
 def compare(
-    subject: Subject, routes: dict[str, Run], batch: int, threads: int, rounds: int
+    subject: Subject, runners: dict[str, Run], batch: int, threads: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """One interleaved run; a row per route."""
+    """One interleaved run; a row per runner."""
     feeds = subject.feeds(batch)
-    reference = torch_route(subject.generator, compiled=False, threads=threads)(feeds)
+    reference = torch_runner(subject.generator, compiled=False, threads=threads)(feeds)
     work: dict[str, Callable[[], object]] = {
-        name: functools.partial(run, feeds) for name, run in routes.items()
+        name: functools.partial(run, feeds) for name, run in runners.items()
     }
-    pictures = {name: run(feeds) for name, run in routes.items()}
-    timings = interleave({**work, PEAK: peak_route(threads)}, rounds)
+    pictures = {name: run(feeds) for name, run in runners.items()}
+    timings = interleave({**work, PEAK: peak_runner(threads)}, rounds)
     peak = timings.pop(PEAK)
     plain_work = 2 * batch * cost(subject.plain).multiply_adds
     rows = []
@@ -201,7 +209,7 @@ def compare(
             {
                 "batch": batch,
                 "threads": threads,
-                "route": name,
+                "runner": name,
                 "median_ms": timing.median * 1e3,
                 "quartiles_ms": [first * 1e3, third * 1e3],
                 "p99_ms": float(np.quantile(timing.seconds, 0.99)) * 1e3,
@@ -225,7 +233,7 @@ def psnr(reference: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     return min(99.0, 10 * float(np.log10(255**2 / max(error, 1e-9))))
 
 
-def ablation_routes(subject: Subject, runtime: str, threads: int) -> dict[str, Run]:
+def ablation_runners(subject: Subject, runtime: str, threads: int) -> dict[str, Run]:
     """The best export with one rewrite switched off at a time, and the plain one."""
     config = subject.generator.config
     best = Rewrites.best(config, "openvino" if runtime == "openvino" else "onnxruntime")
@@ -245,31 +253,31 @@ def ablation_routes(subject: Subject, runtime: str, threads: int) -> dict[str, R
         "all blocks as published": replace(best, blocks=blocks("plain")),
         "plain": Rewrites.none(config),
     }
-    routes = {}
+    runners = {}
     for name, rewrites in variants.items():
         model = generator_graph(subject.generator, rewrites, {})
-        routes[name] = (
-            openvino_route(model, threads, "f32") if runtime == "openvino" else ort_route(model, threads)
+        runners[name] = (
+            openvino_runner(model, threads, "f32") if runtime == "openvino" else ort_runner(model, threads)
         )
-    return routes
+    return runners
 
 
-def peak_memory(arguments: list[str], route: str, batch: int, threads: int) -> float:
-    """Resident MiB of a process that loads one route and draws one batch."""
-    command = [sys.executable, "-m", "benchmarks.generator", *arguments, "--only", route]
+def peak_memory(arguments: list[str], runner: str, batch: int, threads: int) -> float:
+    """Resident MiB of a process that loads one runner and draws one batch."""
+    command = [sys.executable, "-m", "benchmarks.generator", *arguments, "--only", runner]
     command += ["--batch", str(batch), "--threads", str(threads)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
 
 
-def run_only(subject: Subject, route: str, batch: int, threads: int) -> None:
-    """Print the resident MiB at peak of one route, without what the export before it needed."""
-    if route.startswith("torch"):
-        open_route(subject, route, threads)(subject.feeds(batch))
+def run_only(subject: Subject, runner: str, batch: int, threads: int) -> None:
+    """Print the resident MiB at peak of one runner, without what the export before it needed."""
+    if runner.startswith("torch"):
+        open_runner(subject, runner, threads)(subject.feeds(batch))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     feeds = subject.feeds(batch)
-    run = open_route(subject, route, threads)
+    run = open_runner(subject, runner, threads)
     del subject
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     run(feeds)
@@ -281,12 +289,12 @@ def run_only(subject: Subject, route: str, batch: int, threads: int) -> None:
 def markdown(report: dict[str, Any]) -> str:
     """The report for people."""
     base = report["base"]
-    heads = ["route", "median ms", "quartiles", "p99", "fastest", "img/s", "x", "share of peak", "peak MiB"]
+    heads = ["runner", "median ms", "quartiles", "p99", "fastest", "img/s", "x", "share of peak", "peak MiB"]
     tables = []
     for threads, batch in sorted({(row["threads"], row["batch"]) for row in report["rows"]}):
         rows = [
             [
-                ROUTES.get(row["route"], row["route"]),
+                RUNNERS.get(row["runner"], row["runner"]),
                 f"{row['median_ms']:.1f}",
                 "{:.1f} to {:.1f}".format(*row["quartiles_ms"]),
                 f"{row['p99_ms']:.1f}",
@@ -305,14 +313,14 @@ def markdown(report: dict[str, Any]) -> str:
     notes = (
         f"{report['rounds']} rounds.\n\n`x` is how many times faster than {base}, median over rounds of the "
         "ratio within a round. Share of peak: of the float32 matrix product in the same rounds, by the plain "
-        "graph's operations / by the route's own. Apart: from torch float32, in grey levels at most / PSNR "
+        "graph's operations / by the runner's own. Apart: from torch float32, in grey levels at most / PSNR "
         "in dB (INT8 needs 25)."
     )
     return page(f"Generator: {report['model']}", report, notes, "\n".join(tables))
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Images per second of every route at every setting, as bars."""
+    """Images per second of every runner at every setting, as bars."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -322,7 +330,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(settings), figsize=(3.2 * len(settings) + 2.5, 4), squeeze=False)
     for axis, (threads, batch) in zip(axes[0], settings, strict=True):
         rows = [row for row in report["rows"] if (row["threads"], row["batch"]) == (threads, batch)]
-        names = [ROUTES.get(row["route"], row["route"]) for row in rows]
+        names = [RUNNERS.get(row["runner"], row["runner"]) for row in rows]
         ours = ["ours" in name or name == "all rewrites" for name in names]
         axis.barh(
             names,
@@ -349,11 +357,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=DEFAULT_ROUTES, metavar="ROUTE")
-    parser.add_argument("--ablation", action="store_true", help="each rewrite alone instead of the routes")
+    parser.add_argument("--runners", nargs="+", choices=RUNNERS, default=USUAL, metavar="RUNNER")
+    parser.add_argument("--ablation", action="store_true", help="each rewrite alone instead of the runners")
     parser.add_argument("--runtime", choices=("ort", "openvino"), default="ort", help="of the ablation")
-    parser.add_argument("--memory", action="store_true", help="peak memory, a process per route")
-    parser.add_argument("--only", choices=ROUTES, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help="peak memory, a process per runner")
+    parser.add_argument("--only", choices=RUNNERS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="folder of the report")
     args = parser.parse_args()
     size = ["--resolution", str(args.resolution), "--ch", str(args.ch)]
@@ -371,22 +379,22 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for threads in args.threads:
         if args.ablation:
-            routes = ablation_routes(subject, args.runtime, threads)
+            runners = ablation_runners(subject, args.runtime, threads)
         else:
-            routes = {name: open_route(subject, name, threads) for name in args.routes}
+            runners = {name: open_runner(subject, name, threads) for name in args.runners}
         for batch in args.batch:
             print(f"batch {batch}, {threads} threads", file=sys.stderr, flush=True)
-            rows += compare(subject, routes, batch, threads, args.rounds)
-        del routes
+            rows += compare(subject, runners, batch, threads, args.rounds)
+        del runners
     for row in rows:
-        precise = not any(word in row["route"] for word in ("bf16", "int8"))
+        precise = not any(word in row["runner"] for word in ("bf16", "int8"))
         if precise and row["apart"] > SAME_LEVELS:
-            raise SystemExit(f"{row['route']} draws another picture: {row['apart']} grey levels apart")
+            raise SystemExit(f"{row['runner']} draws another picture: {row['apart']} grey levels apart")
         if args.memory and not args.ablation:
-            row["peak_mib"] = peak_memory(size, row["route"], row["batch"], row["threads"])
+            row["peak_mib"] = peak_memory(size, row["runner"], row["batch"], row["threads"])
     report = about("benchmarks.generator", LIBRARIES) | {
         "model": subject.name,
-        "base": "plain" if args.ablation else "plain ort" if "plain ort" in args.routes else args.routes[0],
+        "base": "plain" if args.ablation else "plain ort" if "plain ort" in args.runners else args.runners[0],
         "rounds": args.rounds,
         "rows": rows,
     }

@@ -5,10 +5,10 @@
 FP16 throughout, inputs and outputs on the device, each call timed on the host until it is done. `plain
 TensorRT` builds the unrewritten export with the same options. `torch.compile` runs with CUDA graphs. The
 providers of ONNX Runtime take part where onnxruntime-gpu is installed. Share of peak is of an 8192-cubed FP16
-matrix product in the same rounds, by the plain graph's operations and by the route's own. Peak memory is what
-a route takes of the device to open and to draw its largest batch. Builds with `tensorrt`, or with
+matrix product in the same rounds, by the plain graph's operations and by the runner's own. Peak memory is
+what a runner takes of the device to open and to draw its largest batch. Builds with `tensorrt`, or with
 `tensorrt_rtx` where that is what there is; `--out` also gets the inspector's layers of each plan, where the
-precision of every layer stands. A route that cannot be prepared is named with its reason, the others run.
+precision of every layer stands. A runner that cannot be prepared is named with its reason, the others run.
 
 Writes gpu.json, gpu.md and gpu.png under --out and prints the table.
 """
@@ -45,7 +45,7 @@ from icgan_training.networks.checkpoint import load_generator
 
 PEAK = "matrix product"
 PEAK_SIDE = 8192
-ROUTES = {
+RUNNERS = {
     "torch": "torch eager, FP16",
     "torch.compile": "torch.compile with CUDA graphs, FP16",
     "plain tensorrt": "plain export, TensorRT",
@@ -99,33 +99,33 @@ def provider_call(model: onnx.ModelProto, backend: str) -> Call:
     return lambda feeds: from_dlpack(session.run_on_device(feeds)["image"])
 
 
-def open_call(subject: Subject, route: str, largest: int, out: Path | None) -> Call:
-    if route.startswith("torch"):
-        return torch_call(subject, compiled=route == "torch.compile")
-    if route.startswith("ort"):
-        return provider_call(ours(subject), route.replace(" ", "-"))
-    return plan_call(subject.plain if route.startswith("plain") else ours(subject), route, largest, out)
+def open_call(subject: Subject, runner: str, largest: int, out: Path | None) -> Call:
+    if runner.startswith("torch"):
+        return torch_call(subject, compiled=runner == "torch.compile")
+    if runner.startswith("ort"):
+        return provider_call(ours(subject), runner.replace(" ", "-"))
+    return plan_call(subject.plain if runner.startswith("plain") else ours(subject), runner, largest, out)
 
 
 def open_calls(
-    subject: Subject, routes: list[str], largest: int, out: Path | None
+    subject: Subject, runners: list[str], largest: int, out: Path | None
 ) -> tuple[dict[str, Call], dict[str, float], dict[str, str]]:
-    """Every route that could be opened and drew the largest batch; its MiB; why the others could not."""
+    """Every runner that could be opened and drew the largest batch; its MiB; why the others could not."""
     feeds = on_device(subject, largest)
     opened, memory, failed = {}, {}, {}
-    for route in routes:
-        progress(f"preparing {route}")
-        torch.cuda.empty_cache()  # what torch keeps of the route before would not be counted
+    for runner in runners:
+        progress(f"preparing {runner}")
+        torch.cuda.empty_cache()  # what torch keeps of the runner before would not be counted
         free, _ = torch.cuda.mem_get_info()
         try:
-            call = open_call(subject, route, largest, out)
+            call = open_call(subject, runner, largest, out)
             call(feeds)
             torch.cuda.synchronize()
-        except Exception as error:  # one route must not cost the others their turn on a lent machine
-            failed[route] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            progress(f"{route} left out: {failed[route]}")
+        except Exception as error:  # one runner must not cost the others their turn on a lent machine
+            failed[runner] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            progress(f"{runner} left out: {failed[runner]}")
             continue
-        opened[route], memory[route] = call, (free - torch.cuda.mem_get_info()[0]) / 2**20
+        opened[runner], memory[runner] = call, (free - torch.cuda.mem_get_info()[0]) / 2**20
     return opened, memory, failed
 
 
@@ -147,7 +147,7 @@ def exact_picture(subject: Subject, feeds: dict[str, Tensor]) -> np.ndarray:
 
 
 def compare(subject: Subject, calls: dict[str, Call], batch: int, rounds: int) -> list[dict[str, Any]]:
-    """One interleaved run; a row per route."""
+    """One interleaved run; a row per runner."""
     feeds = on_device(subject, batch)
     reference = exact_picture(subject, feeds)
     pictures = {name: call(feeds).cpu().numpy().copy() for name, call in calls.items()}
@@ -186,13 +186,13 @@ def row(
     return {
         "batch": batch,
         "threads": 1,
-        "route": ROUTES[name],
+        "runner": RUNNERS[name],
         "median_ms": timing.median * 1e3,
         "quartiles_ms": [first * 1e3, third * 1e3],
         "p99_ms": float(np.quantile(timing.seconds, 0.99)) * 1e3,
         "fastest_ms": min(timing.seconds) * 1e3,
         "images_per_second": batch / timing.median,
-        "times_faster": {ROUTES[other]: timing.ratio(rival) for other, rival in rivals.items()},
+        "times_faster": {RUNNERS[other]: timing.ratio(rival) for other, rival in rivals.items()},
         "share_of_peak": {"plain": operations["plain"] * pace, "own": own * pace},
         "apart": apart(reference, picture),
         "psnr": psnr(reference, picture),
@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--ch", type=int, default=96)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES), metavar="ROUTE")
+    parser.add_argument("--runners", nargs="+", choices=RUNNERS, default=list(RUNNERS), metavar="RUNNER")
     parser.add_argument("--out", type=Path, help="folder of the report")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -232,26 +232,26 @@ def main() -> None:
             random_generator(args.resolution, args.ch), f"{args.resolution} px, ch {args.ch}, random weights"
         )
     )
-    calls, memory, failed = open_calls(subject, args.routes, max(args.batch), args.out)
+    calls, memory, failed = open_calls(subject, args.runners, max(args.batch), args.out)
     if not calls:
-        raise SystemExit("none of the routes could be prepared, the reasons are above")
+        raise SystemExit("none of the runners could be prepared, the reasons are above")
     rows = []
     for batch in args.batch:
         progress(f"batch {batch}")
         rows += compare(subject, calls, batch, args.rounds)
-    for row, route in zip(rows, [*calls] * len(args.batch), strict=True):
-        row["peak_mib"] = memory[route]
+    for row, runner in zip(rows, [*calls] * len(args.batch), strict=True):
+        row["peak_mib"] = memory[runner]
     report = about("benchmarks.gpu", where=torch.cuda.get_device_name()) | {
         "versions": versions(),
         "model": subject.name,
-        "base": ROUTES["plain tensorrt" if "plain tensorrt" in calls else next(iter(calls))],
+        "base": RUNNERS["plain tensorrt" if "plain tensorrt" in calls else next(iter(calls))],
         "rounds": args.rounds,
         "rows": rows,
         "failed": failed,
     }
     text = markdown(report)
     if failed:
-        text += "".join(f"\nLeft out: {ROUTES[route]}: {reason}" for route, reason in failed.items()) + "\n"
+        text += "".join(f"\nLeft out: {RUNNERS[name]}: {reason}" for name, reason in failed.items()) + "\n"
     leave(report, text, args.out, "gpu")
     if args.out is not None:
         try:

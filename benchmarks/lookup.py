@@ -2,7 +2,7 @@
 
     python -m benchmarks.lookup --data data/cifar10-32 --counts 1000 100000 1000000 --out bench/lookup
 
-A million real embeddings are not at hand, so a bank is grown from a real one: rows between a stored embedding
+There are no million real embeddings here, so a bank is grown from a real one: rows between a stored embedding
 and one of its 50 nearest, turned into `width` dimensions by a fixed rotation that keeps all inner products.
 Queries are grown the same way and are not stored. Each form runs in a process of its own: seconds until it
 answers (the bank's file is in the page cache), resident memory above the bank's own, milliseconds of single

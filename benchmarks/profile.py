@@ -21,7 +21,7 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
-from benchmarks.generator import LIBRARIES, PEAK_SIDE, Subject, peak_route, random_generator
+from benchmarks.generator import LIBRARIES, PEAK_SIDE, Subject, peak_runner, random_generator
 from benchmarks.report import about, leave, page, table
 from icgan_export.lower.arithmetic import cost, multiply_adds_by_node
 from icgan_training.networks.checkpoint import load_generator
@@ -44,7 +44,7 @@ def profile(model: onnx.ModelProto, feeds: dict[str, Any], runs: int) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = f"{folder}/profile"
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        peak = peak_route(1)
+        peak = peak_runner(1)
         pace = []
         for _ in range(runs):
             session.run(None, feeds)

@@ -4,8 +4,8 @@
     python -m benchmarks.stylegan2 --resolution 128 --batch 1 --ablation --out ...
 
 Networks have the published widths and random weights, which change neither shapes nor speed. `plain` is
-`plain_stylegan2.py` through torch.onnx.export. Every round runs every route once, in rotating order; the
-median over rounds of the ratio within a round is printed. `apart` is the largest distance of a route's
+`plain_stylegan2.py` through torch.onnx.export. Every round runs every runner once, in rotating order; the
+median over rounds of the ratio within a round is printed. `apart` is the largest distance of a runner's
 picture from torch's float32 one. Writes stylegan2.json and stylegan2.md under --out.
 """
 
@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.generator import openvino_route, ort_route
+from benchmarks.generator import openvino_runner, ort_runner
 from benchmarks.plain_stylegan2 import PlainStyleGAN2
 from icgan_export.lower import passes
 from icgan_export.lower.graphs import GraphGenerator, generator_graph
@@ -77,7 +77,7 @@ def choices(config: StyleGAN2Config, target: Target, ablation: bool) -> dict[str
     return found
 
 
-def routes(
+def runners(
     generator: StyleGAN2Generator, threads: int, ablation: bool, libraries: list[str]
 ) -> dict[str, Callable[[Feeds], NDArray[Any]]]:
     """Every competitor by name."""
@@ -87,14 +87,14 @@ def routes(
         if library not in libraries:
             continue
 
-        def route(model: onnx.ModelProto, library: str = library) -> Callable[[Feeds], NDArray[Any]]:
+        def runner(model: onnx.ModelProto, library: str = library) -> Callable[[Feeds], NDArray[Any]]:
             if library == "onnxruntime":
-                return ort_route(model, threads)
-            return openvino_route(model, threads, "f32")
+                return ort_runner(model, threads)
+            return openvino_runner(model, threads, "f32")
 
-        found[f"{library}: plain"] = route(plain)
+        found[f"{library}: plain"] = runner(plain)
         for name, rewrites in choices(generator.config, target, ablation).items():  # type: ignore[arg-type]
-            found[f"{library}: {name}"] = route(generator_graph(generator, rewrites, {}, "float32"))
+            found[f"{library}: {name}"] = runner(generator_graph(generator, rewrites, {}, "float32"))
     return found
 
 
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     generator = published(options.resolution)
-    competitors = routes(generator, options.threads, options.ablation, options.libraries)
+    competitors = runners(generator, options.threads, options.ablation, options.libraries)
     rows = []
     for batch in options.batch:
         feeds = feeds_of(batch, generator.config)
@@ -126,7 +126,7 @@ def main() -> None:
             rows.append(
                 {
                     "batch": batch,
-                    "route": name,
+                    "runner": name,
                     "ms": round(float(np.median(timing.seconds)) * 1e3, 1),
                     "times plain": round(float(np.median(ratios)), 2),
                     "apart": float(f"{apart[name]:.2g}"),

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,25 @@ def test_a_link_leads_to_a_file(link):
     assert (ROOT / link).exists()
 
 
+IDIOMS = r"\b(?:told|tam(?:e|ed|es)|heard|sheds? load|at hand|in hand)\b|what \w+ \w+ stands|halves of c"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_a_page_has_no_idioms_that_cost_readers_of_a_second_language(page):
-    idioms = r"\b(?:told|tam(?:e|ed|es)|heard|sheds? load|at hand|in hand)\b|what \w+ \w+ stands|halves of c"
-    found = re.findall(rf"[^\n]*(?:{idioms})[^\n]*", page.read_text())
+    found = re.findall(rf"[^\n]*(?:{IDIOMS})[^\n]*", page.read_text())
     assert found == [], "see the glossary for the field's words"
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "export", "runtime", "training", "triton_models"])
+def test_comments_and_docstrings_have_no_such_idioms_either(folder):
+    found = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        with path.open("rb") as file:
+            for token in tokenize.tokenize(file.readline):
+                prose = token.type == tokenize.COMMENT or token.string.startswith('"""')
+                if prose and (idiom := re.search(IDIOMS, token.string)):
+                    found.append(f"{path.relative_to(ROOT)}:{token.start[0]} {idiom[0]}")
+    assert found == []
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/**/*.md")), ids=lambda page: page.name)

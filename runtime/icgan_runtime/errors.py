@@ -11,7 +11,7 @@
         ├── MissingExtraError    an optional library is not installed; says which `pip install` helps
         ├── NumericsError        NaN, infinity or a flat picture came out of a graph
         └── ServiceError         a server refused or failed; carries its own words
-            ├── UnavailableError the server cannot be reached or sheds load: worth trying again
+            ├── UnavailableError the server cannot be reached or has too many requests: worth trying again
             └── DeadlineError    no answer in the time allowed
 
 A message is one line that names the field or file, the value and the fix. Anything else that escapes
@@ -81,7 +81,7 @@ class ServiceError(BackendError):
 
 
 class UnavailableError(ServiceError):
-    """The server cannot be reached or is shedding load; trying again later may work."""
+    """The server cannot be reached or has too many requests; trying again later may work."""
 
 
 class DeadlineError(ServiceError):

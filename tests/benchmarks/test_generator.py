@@ -34,7 +34,7 @@ class Doubled(torch.nn.Module):
 def test_torch_compile_has_code_of_its_own_for_every_batch(compiled_for, monkeypatch):
     monkeypatch.setattr(benchmark, "GraphGenerator", lambda generator, config, as_bytes: Doubled())
     any_generator: Any = SimpleNamespace(config=None)
-    run = benchmark.torch_route(any_generator, compiled=True, threads=torch.get_num_threads())
+    run = benchmark.torch_runner(any_generator, compiled=True, threads=torch.get_num_threads())
     for batch in (1, 8, 32):
         run({"noise": np.ones((batch, 3), np.float32)})
     assert compiled_for == [{1}, {8}, {32}], "not one for any batch"

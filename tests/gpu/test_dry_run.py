@@ -167,12 +167,12 @@ def test_the_benchmark_runs_through(cuda, tiny_run, all_precisions, tmp_path, mo
     monkeypatch.setattr(sys, "argv", command)
     gpu.main()
     report = json.loads((out / "gpu.json").read_text())
-    assert [row["route"] for row in report["rows"]] == [*gpu.ROUTES.values()][:4] * 2
+    assert [row["runner"] for row in report["rows"]] == [*gpu.RUNNERS.values()][:4] * 2
     assert set(report["failed"]) == {"ort cuda", "ort tensorrt"}  # not in this ONNX Runtime
     assert all(row["psnr"] > 40 for row in report["rows"])
     assert compiled == [("max-autotune", False)]
-    assert len(emptied) == len(gpu.ROUTES), (
-        "what one route leaves in torch's cache, the next would not be counted for"
+    assert len(emptied) == len(gpu.RUNNERS), (
+        "what one runner leaves in torch's cache, the next would not be counted for"
     )
     assert "| ours, TensorRT |" in (out / "gpu.md").read_text()
     assert (out / "tensorrt.layers.json").exists()

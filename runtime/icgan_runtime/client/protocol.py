@@ -205,5 +205,5 @@ def error_of(status: str, words: str) -> IcganError:
 
 
 def back_off(retries: int) -> Iterator[float]:
-    """Seconds to wait before each retry: doubling, so that a server that sheds load gets room to breathe."""
+    """Seconds to wait before each retry: doubling, so that a server with too many requests is left alone."""
     return (0.1 * 2**attempt for attempt in range(retries))

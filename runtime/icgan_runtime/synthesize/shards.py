@@ -78,7 +78,7 @@ def write_shard(
 
 
 def _write_tar(path: Path, ending: str, variants: Iterable[Variant]) -> None:
-    # a TarInfo says mode 644, owner 0 without a name and time 0 unless it is told otherwise
+    # a TarInfo says mode 644, owner 0 without a name and time 0 by default
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         for variant in variants:
             parts = {ending: variant.data, "json": _json(asdict(variant.about))}

@@ -64,7 +64,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Instances whose embeddings are at hand; the arrays may be mapped from disk."""
+    """Instances whose embeddings are given; the arrays may be mapped from disk."""
 
     kind: str
     sha256: str
