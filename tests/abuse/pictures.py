@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.picture_files import DISPLAY_P3, profile
+
 
 def odd_files() -> dict[str, bytes]:
     """Small sound pictures of every accepted format, in its rarer forms."""
@@ -40,6 +42,10 @@ def odd_files() -> dict[str, bytes]:
         "lzw.tiff": (colour, "TIFF", {"compression": "tiff_lzw"}),
         "jpeg.tiff": (colour, "TIFF", {"compression": "jpeg"}),
         "pages.tiff": (colour, "TIFF", {"save_all": True, "append_images": frames}),
+        "plain.ppm": (colour, "PPM", {}),
+        "plain.avif": (colour, "AVIF", {}),
+        "alpha.avif": (colour.convert("RGBA"), "AVIF", {"quality": 40}),
+        "wide.jpg": (colour, "JPEG", {"icc_profile": profile(*DISPLAY_P3)}),
         "fax.tiff": (colour.convert("1"), "TIFF", {"compression": "group4"}),
     }
     found = {}

@@ -100,7 +100,8 @@ def _curve(tag: bytes) -> F64:
 
 
 def _power(base: F64, exponent: float) -> F64:
-    raised: F64 = np.power(np.maximum(base, 0.0), exponent)
+    with np.errstate(divide="ignore", over="ignore"):  # whatever a profile says; infinity is clipped
+        raised: F64 = np.power(np.maximum(base, 0.0), exponent)
     return raised
 
 

@@ -2,6 +2,8 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from icgan_runtime import images
@@ -53,6 +55,24 @@ def test_a_picture_that_says_it_is_srgb_keeps_every_byte():
 )
 def test_a_profile_that_is_damaged_or_of_another_kind_changes_nothing(spoil):
     assert colour.to_srgb(COLOURS, spoil(profile(*DISPLAY_P3))) is COLOURS
+
+
+@given(space=st.sampled_from([DISPLAY_P3, ADOBE_RGB]), data=st.data())
+def test_a_profile_with_bytes_changed_at_random_gives_a_picture(space, data):
+    changed = bytearray(profile(*space))
+    for _ in range(data.draw(st.integers(1, 6))):
+        changed[data.draw(st.integers(128, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    found = colour.to_srgb(COLOURS[:4, :4], bytes(changed))
+    assert found.shape == (4, 4, 3)
+    assert found.dtype == np.uint8
+
+
+@pytest.mark.parametrize("exponent", [-1.0, 0.0, 200.0])
+def test_a_curve_of_any_exponent_gives_a_picture(exponent):
+    wide = profile(*DISPLAY_P3).replace(
+        (round(2.4 * 65536)).to_bytes(4, "big"), round(exponent * 65536).to_bytes(4, "big", signed=True)
+    )
+    assert colour.to_srgb(COLOURS, wide).shape == COLOURS.shape
 
 
 def test_a_profile_beyond_the_limit_changes_nothing(monkeypatch):
