@@ -34,7 +34,7 @@ yaml = pytest.importorskip("yaml", reason="pip install pyyaml")
 DEPLOY = ROOT / "deploy"
 STAGED = ("python", "onnxruntime")  # backends whose models are processes of their own
 CHART = DEPLOY / "helm" / "icgan"
-VALUES = {
+VALUES: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "changed": {
         "replicas": 3,

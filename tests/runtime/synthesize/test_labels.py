@@ -25,6 +25,7 @@ def test_the_rules_for_a_model_with_classes(synthesize, labelled_bundle, photos,
     with Pipeline.load(labelled_bundle, threads=1) as pipe:
         for item in list(Variants(tmp_path / "own"))[::4]:
             result = pipe.generate(photos / item["instance"], seed=item["seed"])
+            assert result.neighbours.labels is not None
             assert item["label"] == result.neighbours.labels[0]
             assert np.abs(result.images[0].astype(int) - item["image"]).max() <= 1
         item = Variants(tmp_path / "random")[5]
