@@ -43,12 +43,7 @@ class Labels:
         if self.rule == "own":
             return np.full(count, OWN_LABEL, np.int64)
         if self.rule == "random":
-            words = np.array(
-                [
-                    latents.philox_words(int(s), int(j), 1, _DRAW_COUNTER)[0]
-                    for s, j in zip(seeds, samples, strict=True)
-                ]
-            )
+            words = latents.philox_words(seeds, samples, 1, _DRAW_COUNTER)[:, 0]
             return (((words >> np.uint64(11)) * np.uint64(self.classes)) >> np.uint64(53)).astype(np.int64)
         if self.rule == "cycle":
             return samples % self.classes
