@@ -135,7 +135,9 @@ def make_bank(run: Run, instances: Instances, thumbnail_size: int) -> Bank:
         embeddings=instances.embeddings,
         ids=instances.ids,
         labels=instances.labels,
-        thumbnails=make_thumbnails(instances.pictures, thumbnail_size) if thumbnail_size else None,
+        thumbnails=make_thumbnails(instances.pictures, thumbnail_size)
+        if thumbnail_size and not instances.drawn
+        else None,
         source=instances.source,
         licence=instances.licence,
     )

@@ -31,8 +31,8 @@ def add_parser(commands: Commands[Parser]) -> None:
         "--bank",
         type=Path,
         metavar="FOLDER",
-        help="take the instances from these pictures or this prepared data set (default: from what the run "
-        "was trained on, or carries)",
+        help="take the instances from these pictures, this prepared data set or the .npy file of published "
+        "stored instances (default: from what the run was trained on, or carries)",
     )
     command.add_argument(
         "--instances",

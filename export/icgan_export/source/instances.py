@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from icgan_export.errors import ExportError
 from icgan_export.source.licences import licence_of_pictures
 from icgan_export.source.runs import Run
+from icgan_export.source.stored import read_stored
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.console import tell
 from icgan_training.data.dataset import PreparedDataset
@@ -35,6 +36,7 @@ class Instances:
     queries: NDArray[np.uint8]  # [Q, S, S, 3]: held out, or mirrored instances where there are no others
     source: str
     licence: str
+    drawn: bool = False  # the pictures, fewer than instances, are the model's own: there are no others
 
 
 def choose_instances(run: Run, folder: Path | None, count: int, queries: int) -> Instances:
@@ -48,6 +50,8 @@ def choose_instances(run: Run, folder: Path | None, count: int, queries: int) ->
             f"{run.path} has neither its data set nor an {INSTANCES_FOLDER}/ folder: "
             "name pictures with --bank FOLDER"
         )
+    if folder.suffix == ".npy":
+        return _from_stored(run, folder, count, queries)
     if (folder / "dataset.json").exists():
         return _from_prepared(run, folder, count, queries)
     return _from_pictures(run, folder, count, queries)
@@ -94,6 +98,32 @@ def _from_prepared(run: Run, path: Path, count: int, queries: int) -> Instances:
         else _mirrored(pictures, queries),
         source=data.meta.source or data.meta.name,
         licence=data.meta.licence,
+    )
+
+
+def _from_stored(run: Run, path: Path, count: int, queries: int) -> Instances:
+    """The published system's stored instances, which come without pictures.
+
+    What retrieval and precisions are tested with is drawn by the model from some of them.
+    """
+    embeddings, labels = read_stored(path, run.model.embedding_dim)
+    chosen = _choose(embeddings, count)
+    embeddings = np.ascontiguousarray(embeddings[chosen])
+    labels = None if labels is None else labels[chosen]
+    if run.model.classes and (labels is None or labels.max() >= run.model.classes):
+        raise ExportError(f"--bank {path}: no labels in 0..{run.model.classes - 1}, which the model takes")
+    rows = np.linspace(0, len(embeddings) - 1, min(queries, len(embeddings))).astype(np.int64)
+    pictures = run.draw(embeddings[rows], labels[rows] if run.model.classes and labels is not None else None)
+    return Instances(
+        ids=chosen,
+        pictures=pictures,
+        embeddings=embeddings,
+        labels=labels,
+        class_names=run.model.class_names,
+        queries=_mirrored(pictures, queries),
+        source=path.name,
+        licence=run.model.licence.weights,
+        drawn=True,
     )
 
 

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from icgan_export.errors import ExportError
 from icgan_export.source.licences import licence_of_weights
+from icgan_runtime import latents
 from icgan_runtime.bundle.manifest import Model, Preprocessing
 from icgan_runtime.files import sha256_of_file
 from icgan_runtime.identity import EncoderIdentity
+from icgan_runtime.verify import to_bytes
 from icgan_training.fit.run import open_encoder, read_config
 from icgan_training.integrity import inside
 from icgan_training.networks.backbones import AnyConfig, AnyGenerator, backbone_of
@@ -52,6 +54,18 @@ class Run:
             for start in range(0, len(pictures), BATCH)
         ]
         return np.concatenate(batches)
+
+    @torch.inference_mode()
+    def draw(self, embeddings: NDArray[np.float32], labels: NDArray[np.int64] | None) -> NDArray[np.uint8]:
+        """One picture of each embedding [N, D] and label [N], by torch: uint8 [N, R, R, 3]."""
+        noise = latents.noise(0, np.arange(len(embeddings)), latents.UNTRUNCATED, self.model.dim_z)
+        pictures = []
+        for start in range(0, len(embeddings), BATCH):
+            rows = slice(start, start + BATCH)
+            label = None if labels is None else torch.from_numpy(labels[rows])
+            inputs = torch.from_numpy(noise[rows]), torch.from_numpy(embeddings[rows]), label
+            pictures.append(to_bytes(self.generator(*inputs).numpy()))
+        return np.concatenate(pictures)
 
 
 def read_run(path: Path) -> Run:
