@@ -17,7 +17,7 @@ from icgan_runtime.errors import RequestError
 from icgan_runtime.marks.mark import Marks, read_marks
 from icgan_runtime.origin import page
 from icgan_runtime.origin.prove import MATCH, PROVED, Queries, Verdict, prove
-from icgan_runtime.origin.recover import Settings
+from icgan_runtime.origin.recover import Candidates
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import check_truncation, embedding_rows
 from icgan_runtime.rows import CONDITIONS
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         chain = pipe.chain
         assert isinstance(chain, LocalChain)
         truncation = math.inf if options.truncation == "none" else _number(options.truncation)
-        settings = Settings(options.seeds, options.samples, truncation, options.condition)
+        settings = Candidates(options.seeds, options.samples, truncation, options.condition)
         verdict = prove(data, marks, chain, _queries(options, pipe), settings, options.index, _progress)
     if options.page is not None:
         files.write_whole(options.page, page.render(str(options.file), verdict), "page")
@@ -115,30 +115,28 @@ def _queries(options: argparse.Namespace, pipe: Pipeline) -> Queries | None:
 
 
 def _say(options: argparse.Namespace, verdict: Verdict) -> None:
-    told = verdict.to_json()
+    report = verdict.to_json()
     if verdict.seed is not None:
         where = "" if verdict.instance is None else f", instance {verdict.instance}"
         shared.say_text(options, f"{verdict.verdict}: seed {verdict.seed}, sample {verdict.sample}{where}")
     else:
         shared.say_text(options, f"{verdict.verdict}: {verdict.tried} candidates tried")
     if verdict.verdict == PROVED:
-        shared.say_text(options, f"  drawn again, at most {told['largest_difference']} grey levels apart")
+        shared.say_text(options, f"  drawn again, at most {report['largest_difference']} grey levels apart")
     elif verdict.drawings:
-        shared.say_text(
-            options,
-            f"  likeness {told['cosine']:.3f}, by chance with {told['false_match_probability']:.1e} at most"
-            f" (edit: {verdict.edit})",
-        )
-    signature = told["marks"]["signature"]
+        chance = f"{report['false_match_probability']:.1e}"
+        words = f"  likeness {report['cosine']:.3f}, by chance with {chance} at most (edit: {verdict.edit})"
+        shared.say_text(options, words)
+    signature = report["marks"]["signature"]
     state = (
-        told["marks"]["kind"]
+        report["marks"]["kind"]
         if signature is None
         else f"signed by {signature['signer']}: {signature['state']}"
     )
     shared.say_text(options, f"  metadata: {state}")
     for note in verdict.notes:
         shared.say_text(options, f"  {note}")
-    shared.say_json(options, told)
+    shared.say_json(options, report)
 
 
 def _progress(done: int, of: int, drawn: int) -> None:

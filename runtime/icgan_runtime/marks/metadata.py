@@ -24,12 +24,14 @@ _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 def xmp_packet(claim: Claim | None) -> bytes:
     """The XMP packet of a generated image."""
-    told = "" if claim is None else f' xmlns:icgan="{NAMESPACE}" icgan:claim="{html.escape(claim.to_text())}"'
+    claimed = (
+        "" if claim is None else f' xmlns:icgan="{NAMESPACE}" icgan:claim="{html.escape(claim.to_text())}"'
+    )
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
         'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-        f'Iptc4xmpExt:DigitalSourceType="{TRAINED_ALGORITHMIC_MEDIA}"{told}/></rdf:RDF></x:xmpmeta>'
+        f'Iptc4xmpExt:DigitalSourceType="{TRAINED_ALGORITHMIC_MEDIA}"{claimed}/></rdf:RDF></x:xmpmeta>'
         '<?xpacket end="r"?>'
     ).encode()
 

@@ -139,10 +139,10 @@ def read_signed(data: bytes, trusted: bytes | None = None) -> Signed | None:
     try:
         with c2pa.Context(c2pa.Settings.from_dict(settings)) as context:
             reader = c2pa.Reader(MIME[kind], io.BytesIO(data), context=context)
-            told = json.loads(reader.json())
+            report = json.loads(reader.json())
     except (c2pa.C2paError, ValueError) as error:
         raise RequestError("manifest", f"damaged ({_reason(error)})") from None
-    return _signed(told)
+    return _signed(report)
 
 
 def manifest_size(data: bytes) -> tuple[int, str]:
@@ -157,9 +157,9 @@ def manifest_size(data: bytes) -> tuple[int, str]:
     return 0, ""
 
 
-def _signed(told: dict[str, Any]) -> Signed:
-    state = str(told.get("validation_state", "Invalid"))
-    manifest = told.get("manifests", {}).get(told.get("active_manifest"), {})
+def _signed(report: dict[str, Any]) -> Signed:
+    state = str(report.get("validation_state", "Invalid"))
+    manifest = report.get("manifests", {}).get(report.get("active_manifest"), {})
     issuer = manifest.get("signature_info", {})
     claim, created = None, False
     for assertion in manifest.get("assertions", []):
@@ -168,7 +168,7 @@ def _signed(told: dict[str, Any]) -> Signed:
             claim = read_claim(str(content.get("claim")))
         if str(assertion.get("label")).startswith("c2pa.actions"):
             created |= TRAINED_ALGORITHMIC_MEDIA in json.dumps(content)
-    problems = tuple(str(item.get("code")) for item in told.get("validation_status", []))
+    problems = tuple(str(item.get("code")) for item in report.get("validation_status", []))
     signer = " ".join(str(issuer.get(name, "")) for name in ("issuer", "common_name")).strip()
     return Signed(state, signer or "unknown", problems, claim, created)
 

@@ -25,7 +25,7 @@ _STYLE = (
 
 def render(name: str, verdict: Verdict) -> bytes:
     """The page for a file called `name`."""
-    told = verdict.to_json()
+    report = verdict.to_json()
     rows = []
     for drawing in verdict.drawings[:MAX_DRAWINGS]:
         difference = np.abs(drawing.picture.astype(np.int16) - drawing.drawn.astype(np.int16))
@@ -40,7 +40,7 @@ def render(name: str, verdict: Verdict) -> bytes:
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(verdict.verdict)}</title>'
         f"<style>{_STYLE}</style><h1>{html.escape(verdict.verdict)}</h1><p>{html.escape(name)}</p>"
-        f"<ul>{notes}</ul>{''.join(rows)}<pre>{html.escape(json.dumps(told, indent=1))}</pre></html>\n"
+        f"<ul>{notes}</ul>{''.join(rows)}<pre>{html.escape(json.dumps(report, indent=1))}</pre></html>\n"
     )
     return page.encode("utf-8", "backslashreplace")
 

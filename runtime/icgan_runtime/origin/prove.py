@@ -104,7 +104,7 @@ def prove(
     marks: Marks,
     chain: LocalChain,
     queries: Queries | None,
-    settings: recover.Settings,
+    settings: recover.Candidates,
     index: Path | None = None,
     progress: Progress = lambda done, of, drawn: None,
 ) -> Verdict:
@@ -160,7 +160,7 @@ def source_notes(claim: Claim, chain: LocalChain, queries: Queries) -> list[str]
 
 def check_claim(picture: U8, claim: Claim, chain: LocalChain, queries: Queries) -> Verdict | None:
     """The verdict if what is claimed draws the picture, for any of the query embeddings; else None."""
-    settings = recover.Settings(
+    settings = recover.Candidates(
         range(claim.seed, claim.seed + 1),
         range(claim.first, claim.first + claim.n),
         math.inf if claim.truncation is None else claim.truncation,
@@ -189,7 +189,7 @@ def check_claim(picture: U8, claim: Claim, chain: LocalChain, queries: Queries) 
 
 
 def _compare(
-    cells: U8, drawn: U8, chain: LocalChain, embedding: F32, settings: recover.Settings
+    cells: U8, drawn: U8, chain: LocalChain, embedding: F32, settings: recover.Candidates
 ) -> list[Drawing]:
     """Cells of a file [n, R, R, 3] beside the drawings of their claim."""
     differences = np.abs(cells.astype(np.int16) - drawn.astype(np.int16)).reshape(len(cells), -1).max(axis=1)
@@ -213,7 +213,7 @@ def find(
     picture: U8,
     chain: LocalChain,
     queries: Queries,
-    settings: recover.Settings,
+    settings: recover.Candidates,
     index: Path | None,
     progress: Progress,
 ) -> Verdict:
@@ -270,7 +270,7 @@ class Judge:
     whitened by it: what is left is alike only where the noise was the same.
     """
 
-    def __init__(self, chain: LocalChain, embedding: F32, settings: recover.Settings) -> None:
+    def __init__(self, chain: LocalChain, embedding: F32, settings: recover.Candidates) -> None:
         # seeds that depend on the instance alone: the same question has the same answer
         start = _NULL_SEED + int.from_bytes(hashlib.sha256(embedding.tobytes()).digest()[:5], "big")
         seeds = np.arange(start, start + NULL_PICTURES, dtype=np.int64)

@@ -36,8 +36,8 @@ _SCALE = 400.0  # unit vectors of 112 numbers hardly ever have one beyond 127/40
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What all candidates share."""
+class Candidates:
+    """The seeds and samples that are tried, and what all of them share."""
 
     seeds: range
     samples: range
@@ -74,7 +74,7 @@ class Candidate:
     cosine: float
 
 
-def rows_of(settings: Settings, seeds: I64, samples: I64, classes: int) -> Rows:
+def rows_of(settings: Candidates, seeds: I64, samples: I64, classes: int) -> Rows:
     """The rows of a request for some candidates."""
     count = len(seeds)
     return Rows(
@@ -86,7 +86,7 @@ def rows_of(settings: Settings, seeds: I64, samples: I64, classes: int) -> Rows:
     )
 
 
-def draw(chain: LocalChain, embedding: F32, settings: Settings, seeds: I64, samples: I64) -> U8:
+def draw(chain: LocalChain, embedding: F32, settings: Candidates, seeds: I64, samples: I64) -> U8:
     """Pictures [M, R, R, 3] of one query embedding [D] from seeds and samples [M]."""
     ids, _ = chain.search(embedding[None], chain.neighbours)
     batch, parts = chain.max_batch, []
@@ -101,7 +101,7 @@ def draw(chain: LocalChain, embedding: F32, settings: Settings, seeds: I64, samp
 class Index:
     """Fingerprints of candidates, drawn when they are first asked for, and kept in a folder if given."""
 
-    def __init__(self, chain: LocalChain, settings: Settings, folder: Path | None = None) -> None:
+    def __init__(self, chain: LocalChain, settings: Candidates, folder: Path | None = None) -> None:
         self._chain, self.settings, self._folder = chain, settings, folder
         self.drawn = 0  # candidates that no file held
         if folder is not None:
