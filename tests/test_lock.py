@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
 LOCKED = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", LOCK, re.MULTILINE))
-EXTRAS = re.search(r"^lock:.*?--extra ,([a-z ]+)\)", (ROOT / "Makefile").read_text(), re.M | re.S)
+EXTRAS = re.search(r"^lock:.*?--extra ,([a-z0-9 ]+)\)", (ROOT / "Makefile").read_text(), re.M | re.S)
 UNHASHED = {"torch"}  # the Makefile says why
 
 
