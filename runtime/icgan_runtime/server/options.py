@@ -77,6 +77,11 @@ def add_options(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
         choices=[name for name in PRECISIONS if name != "bf16"],
         help=f"of the graphs{' that a CPU runs' if gpu else ''} (default: the highest in the bundle)",
     )
+    _add_processes(parser, gpu=gpu)
+    _add_batches(parser, gpu=gpu)
+
+
+def _add_processes(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
     parser.add_argument(
         "--generators",
         type=int,
@@ -100,6 +105,9 @@ def add_options(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
         metavar="N",
         help=f"processes that decode pictures (default: {'as --cores' if gpu else 'one per usable core'})",
     )
+
+
+def _add_batches(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
     parser.add_argument(
         "--cache-mb",
         type=int,
