@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,6 +69,12 @@ def run_units(
 
 
 def _connect(address: str, workers: int) -> None:
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:  # Ray itself would try for minutes
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise BackendError(f"Ray at {address} cannot be reached ({error.strerror or error})") from None
     options: dict[str, Any] = {"include_dashboard": False}
     if address == LOCAL:
         options["num_cpus"] = workers or usable_cpus()
