@@ -1,9 +1,9 @@
 """What `icgan synthesize` keeps of the bare generator's rate, interleaved, and how its memory grows.
 
-    python -m benchmarks.synthesize bundles/demo --pictures 320 --rounds 5 --out bench/synthesize
+    python -m benchmarks.synthesize bundles/demo --images 320 --rounds 5 --out bench/synthesize
     python -m benchmarks.synthesize bundles/demo --memory 1000 20000 --out bench/synthesize
 
-The bare generator runs batches of 32 and throws its images away: no noise drawn, no picture encoded, nothing
+The bare generator runs batches of 32 and throws its images away: no noise drawn, none encoded, nothing
 written. `--memory` runs the command once in a process of its own and reads its resident set as the variants
 reach each of the numbers.
 """
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 from benchmarks.report import about, leave, page, table
 from icgan_runtime.bench import interleave
 from icgan_runtime.chain import MAX_BATCH
-from icgan_runtime.synthesize.recipe import PICTURES, Settings
+from icgan_runtime.synthesize.recipe import IMAGES, Settings
 from icgan_runtime.synthesize.work import Job, Worker
 
 LIBRARIES = ("onnxruntime", "numpy", "pillow")
@@ -51,9 +52,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle")
-    parser.add_argument("--pictures", type=int, default=320, help="of a round, a multiple of 32")
+    parser.add_argument("--images", type=int, default=320, help="of a round, a multiple of 32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--processor",
+        action="store_true",
+        help="processor time instead of time, for a machine that others use",
+    )
     parser.add_argument("--memory", type=int, nargs="+", metavar="N", help="thousands of variants")
     parser.add_argument("--out", type=Path, help="folder of the report")
     args = parser.parse_args()
@@ -65,20 +71,20 @@ def main() -> None:
 
 
 def rate(args: argparse.Namespace, scratch: Path) -> None:
-    """Rounds of the bare generator and of a run into each format of pictures."""
-    rows = unit_rows(args.bundle, args.pictures // 10)
+    """Rounds of the bare generator and of a run into each format of images."""
+    rows = unit_rows(args.bundle, args.images // 10)
     np.save(scratch / "rows.npy", rows)
     workers = {
-        picture: Worker.open(
+        kind: Worker.open(
             Job(
                 str(scratch / "rows.npy"),
-                str(scratch / picture),
+                str(scratch / kind),
                 args.bundle,
                 threads=args.threads,
-                settings=Settings(picture=picture, shard=args.pictures),
+                settings=Settings(image=kind, shard=args.images),
             )
         )
-        for picture in PICTURES
+        for kind in IMAGES
     }
     chain: Any = workers["png"].chain
     feeds = {
@@ -87,7 +93,7 @@ def rate(args: argparse.Namespace, scratch: Path) -> None:
     }
 
     def bare() -> None:
-        for _ in range(args.pictures // MAX_BATCH):
+        for _ in range(args.images // MAX_BATCH):
             chain.generator.run(feeds)
 
     def whole(worker: Worker) -> None:
@@ -97,22 +103,26 @@ def rate(args: argparse.Namespace, scratch: Path) -> None:
     work = {"bare generator": bare} | {
         f"synthesize, {name}": lambda worker=worker: whole(worker) for name, worker in workers.items()
     }
-    timings = interleave(work, args.rounds)
+    clock = time.process_time if args.processor else time.perf_counter
+    timings = interleave(work, args.rounds, warm_up=1, clock=clock)
     base = timings["bare generator"]
     found = [
         {
             "what": name,
-            "pictures_per_second": args.pictures / timing.median,
+            "images_per_second": args.images / timing.median,
             "share": timing.ratio(base),
         }
         for name, timing in timings.items()
     ]
-    report = about("benchmarks.synthesize", LIBRARIES) | {"threads": args.threads, "rows": found}
-    cells = [[row["what"], f"{row['pictures_per_second']:.1f}", f"{row['share']:.3f}"] for row in found]
-    notes = f"{args.threads} threads, {args.rounds} rounds of {args.pictures} pictures of {chain.model.name}."
-    text = page(
-        "synthesize beside the bare generator", report, notes, table(["what", "pictures/s", "share"], cells)
-    )
+    report = about("benchmarks.synthesize", LIBRARIES) | {
+        "threads": args.threads,
+        "processor_time": args.processor,
+        "rows": found,
+    }
+    cells = [[row["what"], f"{row['images_per_second']:.1f}", f"{row['share']:.3f}"] for row in found]
+    unit = "images per second of processor time" if args.processor else "images/s"
+    notes = f"{args.threads} threads, {args.rounds} rounds of {args.images} images of {chain.model.name}."
+    text = page("synthesize beside the bare generator", report, notes, table(["what", unit, "share"], cells))
     leave(report, text, args.out, "rate")
 
 

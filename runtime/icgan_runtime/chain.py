@@ -200,9 +200,7 @@ class LocalChain:
     def generate_rows(self, embedding: F32, rows: Rows) -> tuple[U8, I64 | None]:
         ids = np.zeros((len(embedding), 1), np.int64)
         if rows.need_neighbours:  # else a search would be for nothing
-            anew = np.append(True, (embedding[1:] != embedding[:-1]).any(axis=1))  # rows often repeat
-            found, _ = self.search(embedding[anew], self.neighbours)
-            ids = found[anew.cumsum() - 1]
+            ids, _ = self.search(embedding, self.neighbours)
         if rows.label is not None:
             rows = replace(rows, label=rows.labels(ids, self.bank))
         generated = [

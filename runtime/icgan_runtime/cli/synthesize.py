@@ -9,7 +9,7 @@ from icgan_runtime.console import Parser
 from icgan_runtime.errors import RequestError
 from icgan_runtime.rows import CONDITIONS
 from icgan_runtime.synthesize.labels import RULES
-from icgan_runtime.synthesize.recipe import FORMATS, PICTURES, Settings
+from icgan_runtime.synthesize.recipe import FORMATS, IMAGES, Settings
 from icgan_runtime.synthesize.run import SUMS, synthesize
 from icgan_runtime.synthesize.scores import NONE, SIMILARITY
 from icgan_runtime.synthesize.work import Job
@@ -97,7 +97,7 @@ def _add_how(command: Parser) -> None:
     group.add_argument(
         "--no-mark",
         action="store_true",
-        help="write pictures that do not say they are generated; in the EU their provider may owe a mark",
+        help="write images that do not say they are generated; in the EU their provider may owe a mark",
     )
     group.add_argument(
         "--format",
@@ -107,17 +107,17 @@ def _add_how(command: Parser) -> None:
         "%(default)s)",
     )
     group.add_argument(
-        "--picture",
-        choices=PICTURES,
-        default=given.picture,
-        help="format of the pictures; jpeg loses a little and is the quickest (default: %(default)s)",
+        "--image",
+        choices=IMAGES,
+        default=given.image,
+        help="format of the images; jpeg loses a little and is the quickest (default: %(default)s)",
     )
     group.add_argument(
         "--shard",
         type=int,
         default=given.shard,
         metavar="N",
-        help="pictures of a shard, the most that is lost when a worker is (default: %(default)s)",
+        help="variants of a shard, the most that is lost when a worker is (default: %(default)s)",
     )
     group.add_argument(
         "--part",
@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> int:
         truncation=options.truncation,
         condition=options.condition,
         format=options.format,
-        picture=options.picture,
+        image=options.image,
         mark=not options.no_mark,
         shard=options.shard,
     )

@@ -44,7 +44,8 @@ class Labels:
             return np.full(count, OWN_LABEL, np.int64)
         if self.rule == "random":
             words = latents.philox_words(seeds, samples, 1, _DRAW_COUNTER)[:, 0]
-            return (((words >> np.uint64(11)) * np.uint64(self.classes)) >> np.uint64(53)).astype(np.int64)
+            # integers throughout: 32 bits times fewer than 2³² classes fits in 64
+            return (((words >> np.uint64(32)) * np.uint64(self.classes)) >> np.uint64(32)).astype(np.int64)
         if self.rule == "cycle":
             return samples % self.classes
         if self.rule.isdigit():

@@ -48,6 +48,9 @@ class Variants:
         place = index - (self._ends[number - 1] if number else 0)
         return self._item(*self._read(self.folder / self.recipe.shard_name(number), place))
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
     def _length(self, number: int) -> int:
         if not (self.folder / self.recipe.shard_name(number)).exists():
             raise RequestError(
@@ -59,7 +62,7 @@ class Variants:
 
     def _read(self, shard: Path, place: int) -> tuple[bytes, dict[str, Any]]:
         if self.recipe.settings.format == "webdataset":
-            members = _members(shard, ENDINGS[self.recipe.settings.picture])
+            members = _members(shard, ENDINGS[self.recipe.settings.image])
             with shard.open("rb") as file:
                 parts = []
                 for start, size in members[place]:
@@ -85,7 +88,7 @@ class Variants:
 
 @lru_cache(maxsize=_SHARDS_KEPT)
 def _members(shard: Path, ending: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where picture and JSON of each variant lie in a tar file."""
+    """Where image and JSON of each variant lie in a tar file."""
     found: dict[str, dict[str, tuple[int, int]]] = {}
     with tarfile.open(shard, "r:") as archive:
         for member in archive:

@@ -26,7 +26,7 @@ from icgan_runtime.rows import CONDITIONS
 FORMAT, SCHEMA_VERSION = "icgan-variants", 1
 NAME = "recipe.json"
 FORMATS = {"webdataset": ".tar", "parquet": ".parquet", "files": ""}
-PICTURES = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+IMAGES = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 MOST_CANDIDATES = 1_000_000  # samples of one instance
 _CODECS = {"png": "zlib", "jpeg": "libjpeg_turbo", "webp": "webp"}
 
@@ -52,9 +52,9 @@ class Settings:
     condition: str = "query"
     labels: str = "own"  # a rule of labels.RULES, a class, or the SHA-256 of a file
     format: str = "webdataset"
-    picture: str = "png"
+    image: str = "png"
     mark: bool = True
-    shard: int = 1000  # pictures in a shard, or some less
+    shard: int = 1000  # variants in a shard, or some less
 
     def check(self) -> None:
         """Raise RequestError naming the first setting that is out of range."""
@@ -73,7 +73,7 @@ class Settings:
         for field, text, known in (
             ("condition", self.condition, CONDITIONS),
             ("format", self.format, tuple(FORMATS)),
-            ("picture", self.picture, tuple(PICTURES)),
+            ("image", self.image, tuple(IMAGES)),
         ):
             if text not in known:
                 raise RequestError(field, f"{text!r}, expected one of {', '.join(known)}")
@@ -90,7 +90,7 @@ class Recipe:
     instances_sha256: str
     class_names: tuple[str, ...] | None  # of the labels, where they are known
     licence: str  # of the weights
-    resolution: int  # R, side of a picture
+    resolution: int  # R, side of an image
     batch: int  # rows of one run of the generator
     settings: Settings
 
@@ -117,7 +117,7 @@ class Recipe:
         return -(-self.instances // self.instances_per_unit) * self.parts
 
     @property
-    def pictures(self) -> int:
+    def variants(self) -> int:
         """How many variants there will be, where no instance is skipped."""
         return self.instances * self.settings.per
 
@@ -181,7 +181,7 @@ def programs(settings: Settings, backend: str) -> dict[str, str]:
     """The libraries that decide bytes, with their versions: what computes, and what encodes."""
     import PIL
 
-    codec = _CODECS[settings.picture]
+    codec = _CODECS[settings.image]
     found = {"backend": backend, "pillow": PIL.__version__, codec: str(features.version(codec))}
     if codec == "zlib":
         found["zlib-ng"] = str(features.version_feature("zlib_ng") or "none")

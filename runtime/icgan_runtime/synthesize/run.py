@@ -43,7 +43,7 @@ def synthesize(
     try:
         recipe = worker.recipe
         own = range(part[0], recipe.units, part[1])
-        total = sum_pictures(recipe, own)
+        total = sum_variants(recipe, own)
         done = sum(len_of(recipe, number) for number in own if worker.is_done(number))
         with Progress("synthesize", "variants", total, done) as progress:
 
@@ -110,10 +110,10 @@ def len_of(recipe: Recipe, number: int) -> int:
     return len(unit.instances) * len(unit.samples)
 
 
-def sum_pictures(recipe: Recipe, own: range) -> int:
+def sum_variants(recipe: Recipe, own: range) -> int:
     """How many variants some units have if nothing is skipped."""
     if own == range(recipe.units):
-        return recipe.pictures
+        return recipe.variants
     return sum(len_of(recipe, number) for number in own)
 
 

@@ -54,19 +54,17 @@ def _of_graph(path: Path, threads: int) -> tuple[str, Scorer]:
     except BundleError as error:
         raise RequestError("scorer", str(error)) from None
     inputs = {spec.name: spec for spec in session.inputs}
-    picture = inputs.get("image")
+    image = inputs.get("image")
     takes = "an input `image` uint8 [N, H, W, 3], perhaps `embedding` float32 [N, D], and one output"
-    if picture is None or inputs.keys() - {"image", "embedding"} or len(session.outputs) != 1:
+    if image is None or inputs.keys() - {"image", "embedding"} or len(session.outputs) != 1:
         raise RequestError("scorer", f"{path}: expected {takes}")
-    if picture.dtype != "uint8" or len(picture.shape) != 4:
-        raise RequestError(
-            "scorer", f"{path}: `image` is {picture.dtype}{list(picture.shape)}, expected {takes}"
-        )
-    side, output = picture.shape[1], session.outputs[0].name
+    if image.dtype != "uint8" or len(image.shape) != 4:
+        raise RequestError("scorer", f"{path}: `image` is {image.dtype}{list(image.shape)}, expected {takes}")
+    side, output = image.shape[1], session.outputs[0].name
 
     def score(generated: U8, instances: F32) -> F32:
         if isinstance(side, int) and side != generated.shape[1]:
-            generated = np.stack([images.load(image, side) for image in generated])
+            generated = np.stack([images.load(one, side) for one in generated])
         feeds: dict[str, NDArray[Any]] = {"image": generated, "embedding": instances}
         try:
             found = session.run({name: feeds[name] for name in inputs})[output]

@@ -1,7 +1,7 @@
 """Shards: files of many variants whose bytes depend on nothing but the variants.
 
-WebDataset is a tar file with a picture, its JSON and perhaps its class for each variant; Parquet has a column
-for each field and the pictures as `datasets` stores them; `files` is a folder of pictures with the
+WebDataset is a tar file with an image, its JSON and perhaps its class for each variant; Parquet has a column
+for each field and the images as `datasets` stores them; `files` is a folder of images with the
 metadata.jsonl that `datasets` reads. No times, no owners, no order but the given.
 """
 
@@ -21,7 +21,7 @@ from icgan_runtime.errors import MissingExtraError, RequestError
 
 ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 METADATA = "metadata.jsonl"
-ROWS_TOGETHER = 100  # of a Parquet file's row group: what a reader holds to get at one picture
+ROWS_TOGETHER = 100  # of a Parquet file's row group: what a reader holds to get at one image
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,22 @@ class About:
     label: int | None
     score: float | None
     licence: str  # of the weights
-    marking: str  # what the picture file says of its origin
+    marking: str  # what the image file says of its origin
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A picture file and what is said of it."""
+    """An image file and what is said of it."""
 
     about: About
     data: bytes
 
 
 def write_shard(
-    path: Path, form: str, picture: str, names: Sequence[str] | None, variants: Iterator[Variant]
+    path: Path, form: str, kind: str, names: Sequence[str] | None, variants: Iterator[Variant]
 ) -> int:
     """Write a shard, whole or not at all, and return how many variants it holds."""
-    ending, count = ENDINGS[picture], 0
+    ending, count = ENDINGS[kind], 0
 
     def counted() -> Iterator[Variant]:
         nonlocal count
@@ -101,7 +101,7 @@ def _write_files(folder: Path, ending: str, variants: Iterable[Variant]) -> None
 def _write_parquet(path: Path, ending: str, names: Sequence[str] | None, variants: Iterator[Variant]) -> None:
     pyarrow = arrow()
     schema = _schema(pyarrow, names)
-    # uncompressed: pictures are, and then nothing depends on a codec's version
+    # uncompressed: the images are, and then nothing depends on a codec's version
     options = {"compression": "NONE", "use_dictionary": False, "version": "2.6", "store_schema": True}
     with pyarrow.parquet.ParquetWriter(path, schema, **options) as writer:
         while some := list(islice(variants, ROWS_TOGETHER)):
@@ -122,7 +122,7 @@ def arrow() -> Any:
 
 
 def _schema(pyarrow: Any, names: Sequence[str] | None) -> Any:
-    """Columns, and for `datasets` which of them is a picture and which a class."""
+    """Columns, and for `datasets` which of them is an image and which a class."""
     types = {
         "id": "string", "instance": "string", "seed": "int64", "sample": "int64", "label": "int64",
         "score": "float32", "licence": "string", "marking": "string",

@@ -32,7 +32,7 @@ from icgan_runtime.rows import CONDITIONS, Rows
 from icgan_runtime.synthesize.fleet import Fleet
 from icgan_runtime.synthesize.labels import NO_LABEL, Labels, open_labels
 from icgan_runtime.synthesize.recipe import (
-    PICTURES,
+    IMAGES,
     Recipe,
     Settings,
     Unit,
@@ -52,7 +52,7 @@ B = TypeVar("B")
 
 # A run of hours should outlive a server's restart: nine tries over some 50 seconds.
 PATIENT = {"timeout_s": 300.0, "retries": 9}
-MARKING = "xmp:trainedAlgorithmicMedia"  # IPTC's digital source type, in the metadata of every picture
+MARKING = "xmp:trainedAlgorithmicMedia"  # IPTC's digital source type, in the metadata of every image
 _EFFORT = 1  # of a PNG: more of it would take as long as the drawing
 
 
@@ -99,7 +99,7 @@ class Worker:
 
     @cached_property
     def drawn_by(self) -> DrawnBy:
-        """What the marks say draws the pictures."""
+        """What the marks say draws the images."""
         if isinstance(self.chain, LocalChain):
             return self.chain.source
         model = self.chain.model
@@ -169,7 +169,7 @@ class Worker:
         )
         best = drawn if settings.best_of is None else choose(drawn, settings.per)
         variants = (variant for batch in best for variant in self._variants(instances, batch))
-        return write_shard(path, settings.format, settings.picture, names, variants), instances.skipped
+        return write_shard(path, settings.format, settings.image, names, variants), instances.skipped
 
     def _batches(self, unit: Unit, instances: Instances) -> Iterator[tuple[I64, I64]]:
         """Places of instances [N] and samples [N], the samples of one instance after the other."""
@@ -219,7 +219,7 @@ class Worker:
             yield Variant(about, self._encode(batch.images[i], about))
 
     def _encode(self, image: U8, about: About) -> bytes:
-        """A variant's picture file, with unsigned metadata: a signature would differ each time it is made."""
+        """A variant's image file, with unsigned metadata: a signature would differ each time it is made."""
         settings = self.recipe.settings
         claim = Claim(
             version=CLAIM_VERSION,
@@ -235,7 +235,7 @@ class Worker:
             embedding=None,
         )
         xmp = xmp_packet(claim) if settings.mark else None
-        return images.encode(image, PICTURES[settings.picture], xmp, _EFFORT)
+        return images.encode(image, IMAGES[settings.image], xmp, _EFFORT)
 
 
 def open_chain(job: Job) -> Chain:

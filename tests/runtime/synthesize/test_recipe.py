@@ -31,7 +31,7 @@ def test_units_hold_every_sample_of_every_instance_once(instances, per, shard, c
 
 def test_ten_thousand_million_variants_are_cut_without_a_list_of_them():
     whole = recipe(1_000_000_000, per=10)
-    assert whole.pictures == 10**10
+    assert whole.variants == 10**10
     assert whole.units == 10**7
     last = whole.unit(whole.units - 1)
     assert (last.instances, last.samples) == (range(999_999_900, 1_000_000_000), range(10))
@@ -42,7 +42,7 @@ def test_the_name_follows_every_part_of_the_recipe():
     others = [
         recipe(4),
         recipe(3, seed=1),
-        recipe(3, picture="jpeg"),
+        recipe(3, image="jpeg"),
         replace(first, batch=16),
         replace(first, programs={"pillow": "1"}),
     ]

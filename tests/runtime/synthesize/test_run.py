@@ -157,7 +157,7 @@ def test_an_onnx_file_can_be_the_scorer(synthesize, tiny_bundle, photos, tmp_pat
 
 
 def test_pictures_say_that_they_are_generated_unless_told_not_to(synthesize, tiny_bundle, photos, tmp_path):
-    synthesize(tiny_bundle, photos, tmp_path / "out", "--per", 1, "--format", "files", "--picture", "jpeg")
+    synthesize(tiny_bundle, photos, tmp_path / "out", "--per", 1, "--format", "files", "--image", "jpeg")
     path = min((tmp_path / "out").rglob("*.jpg"))
     marks = read_marks(path.read_bytes())
     assert marks.generated
