@@ -48,9 +48,6 @@ class Variants:
         place = index - (self._ends[number - 1] if number else 0)
         return self._item(*self._read(self.folder / self.recipe.shard_name(number), place))
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(len(self)))
-
     def _length(self, number: int) -> int:
         if not (self.folder / self.recipe.shard_name(number)).exists():
             raise RequestError(
