@@ -185,6 +185,7 @@ def test_an_extra_installs_all_that_its_package_imports(extra):
     present = installed | {names[name] for name in installed & names.keys()} | set(sys.stdlib_module_names)
     # a file of edge/ is imported when its runtime is asked for, and brings the libraries of that alone
     edge = {re.split(r"[<>=]", item)[0] for item in project["optional-dependencies"]["edge"]}
+    edge |= {name.replace("-", "_") for name in edge}
     folder = {"train": "training", "export": "export"}[extra]
     seen: set[str] = set()
     for path in (ROOT / folder).rglob("*.py"):

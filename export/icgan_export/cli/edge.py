@@ -23,7 +23,7 @@ def add_parser(commands: Commands[Parser]) -> None:
         "--target",
         required=True,
         metavar="LIST",
-        help="of mnn, ncnn, openvino, ort, web: each a folder of --out",
+        help="of litert, mnn, ncnn, openvino, ort, web: each a folder of --out",
     )
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
     command.add_argument(
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         raise ExportError(f"--out {out} exists and is no folder of edge files: choose another place")
     targets = listed(options.target)
     if not targets:
-        raise ExportError("--target names no runtime: choose from mnn, ncnn, openvino, ort, web")
+        raise ExportError("--target names no runtime: choose from litert, mnn, ncnn, openvino, ort, web")
     missing = write_edge(options.bundle, out, targets, options.weights, Steps())
     say(f"wrote {out}" + (f" without {', '.join(missing)}" if missing else ""))
     for name, reason in missing.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
+from torch import nn
 
 from icgan_export.check.samples import Samples
-from icgan_export.edge.target import Arrays, EdgeTarget
-from icgan_export.lower.graphs import generator_graph
+from icgan_export.edge.target import Arrays, EdgeTarget, TorchGraph
+from icgan_export.errors import ExportError
+from icgan_export.lower.graphs import GraphGenerator, generator_graph
 from icgan_export.lower.onnx_export import Step
 from icgan_export.lower.passes import clean, float_pictures
-from icgan_export.rewrite.backbones import best_rewrites
+from icgan_export.rewrite.backbones import best_rewrites, rewritten
+from icgan_export.rewrite.encoder import rewrite_encoder
 from icgan_export.source.runs import read_run
 from icgan_runtime.bundle.manifest import onnx_metadata
 from icgan_runtime.bundle.opened import Bundle
@@ -30,7 +33,7 @@ class Part:
     """One graph to convert: what goes in and what torch answered in float32."""
 
     role: str
-    graph: onnx.ModelProto
+    graph: onnx.ModelProto | TorchGraph
     feeds: Arrays
     output: str
     expected: NDArray[Any]
@@ -47,6 +50,11 @@ def parts_of(bundle: Bundle, target: EdgeTarget, run: Path | None, step: Step) -
     for role in ROLES:
         entries = [e for e in bundle.manifest.graphs if e.role == role and e.precision == "fp32"]
         if not entries or role in (target.left_behind or {}):
+            continue
+        if target.from_torch:
+            part = _part(role, None, samples, False, samples.feeds(entries[0]))
+            graph = TorchGraph(_module(role, target, run), part.feeds, part.output)
+            found.append(replace(part, graph=graph))
             continue
         if role == "generator" and run is not None:
             graph = _traced(bundle, target, run, step)
@@ -65,7 +73,20 @@ def _traced(bundle: Bundle, target: EdgeTarget, run: Path, step: Step) -> onnx.M
     return generator_graph(generator, best_rewrites(generator.config, target.form), metadata)
 
 
-def _part(role: str, graph: onnx.ModelProto, samples: Samples, in_bytes: bool, feeds: Arrays) -> Part:
+def _module(role: str, target: EdgeTarget, run: Path | None) -> nn.Module:
+    if run is None:
+        raise ExportError(
+            f"{target.name}: its converter reads torch modules: name the weights with --run RUN"
+        )
+    weights = read_run(run)
+    if role == "encoder":
+        return rewrite_encoder(weights.encoder, weights.model.preprocessing.size)
+    config = weights.generator.config
+    network = rewritten(weights.generator, best_rewrites(config, target.form))
+    return GraphGenerator(network, config, as_bytes=False).eval()
+
+
+def _part(role: str, graph: Any, samples: Samples, in_bytes: bool, feeds: Arrays) -> Part:
     if role == "lookup":
         return Part(role, graph, {"embedding": samples.embedding}, "ids", samples.ids)
     if role == "encoder":

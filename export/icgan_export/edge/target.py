@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
+from torch import nn
 
 from icgan_export.errors import ExportError
 from icgan_export.rewrite.choice import Target
@@ -19,7 +19,16 @@ from icgan_runtime.errors import MissingExtraError
 Arrays = Mapping[str, NDArray[Any]]
 Runner = Callable[[Arrays], dict[str, NDArray[Any]]]
 
-TARGETS = ("mnn", "ncnn", "openvino", "ort", "web")
+TARGETS = ("litert", "mnn", "ncnn", "openvino", "ort", "web")
+
+
+@dataclass(frozen=True, eq=False)
+class TorchGraph:
+    """A network for converters that read torch modules: float32 in and out."""
+
+    module: nn.Module
+    feeds: Arrays  # examples of its inputs, in their order
+    output: str
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,11 @@ class EdgeTarget:
     form: Target  # whose forms of a block are the fastest there
     version: str
     # Write a graph as `stem` with the endings of the format; returns the files.
-    convert: Callable[[onnx.ModelProto, Path], Sequence[Path]]
+    convert: Callable[[Any, Path], Sequence[Path]]  # an onnx.ModelProto, or a TorchGraph
     open: Callable[[Sequence[Path]], Runner]
     batch: int | None = None  # rows of a run; None: any number
     bytes_inside: bool = True  # False: the runtime has no bytes, pictures are float32 at both ends
+    from_torch: bool = False  # the converter reads a module, not ONNX
     left_behind: Mapping[str, str] | None = None  # role -> why it has no place in this runtime
     snippet: str = ""  # a Python program with {encoder} and {generator}, the files of each
 

@@ -32,7 +32,7 @@ from icgan_export.errors import ExportError
 from icgan_training.networks.config import ModelConfig
 
 BlockForm = Literal["plain", "transposed", "phases", "products", "matrices"]
-Target = Literal["onnxruntime", "openvino", "tensorrt", "mnn", "ncnn"]
+Target = Literal["onnxruntime", "openvino", "tensorrt", "litert", "mnn", "ncnn"]
 
 # Block input widths from which the matrix products beat a convolution, measured on a 2-core AVX-512 machine
 # (docs/reports/performance.md): below, adding up the products costs more than the multiplications saved.
@@ -83,8 +83,8 @@ def _form(width: int, side: int, target: Target) -> BlockForm:
     """Of a block whose input has `width` channels and `side` rows."""
     if width >= PRODUCTS_FROM_WIDTH:
         return "matrices" if side <= MATRICES_UP_TO.get(target, 0) else "products"
-    if target == "mnn":
-        return "phases"
+    if target in ("litert", "mnn"):
+        return "transposed" if target == "litert" else "phases"
     return CLOSE_FORMS.get(side, "transposed") if width >= CLOSE_FROM_WIDTH else "transposed"
 
 

@@ -77,7 +77,7 @@ def test_an_unknown_runtime_and_a_missing_library_are_named(
 ):
     out = tmp_path / "files"
     assert main(["edge", str(tiny_bundle), "--target", "abacus", "--out", str(out)]) == 1
-    assert "--target abacus: choose from mnn, ncnn, openvino, ort, web" in capsys.readouterr().err
+    assert "--target abacus: choose from litert, mnn, ncnn, openvino, ort, web" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ncnn", None)
     monkeypatch.delitem(sys.modules, "icgan_export.edge.ncnn_target", raising=False)
     assert main(["edge", str(tiny_bundle), "--target", "ncnn", "--out", str(out)]) == 1

@@ -19,6 +19,7 @@ def test_wide_blocks_become_products_and_narrow_ones_transposed_convolutions() -
     assert Rewrites.best(widths) == Rewrites(("products", "products", "products"))
     assert Rewrites.best(widths) == Rewrites.best(widths, "onnxruntime")
     assert Rewrites.best(widths, "openvino") == Rewrites(("matrices", "matrices", "products"))
+    assert Rewrites.best(widths, "litert") == Rewrites(("products", "products", "transposed"))
     assert Rewrites.best(widths, "mnn") == Rewrites(("products", "products", "phases"))
     for target in ("tensorrt", "ncnn"):
         assert Rewrites.best(widths, target) == Rewrites(("transposed",) * 3)
