@@ -26,17 +26,14 @@ export async function serve(folder) {
   return { url, stop: () => server.kill() };
 }
 
-<<<<<<< HEAD
-/** A browser that has never seen the page. @param {string} executablePath @param {string[]} flags more of Chromium's */
-export async function freshBrowser(executablePath, options = {}, flags = []) {
+/**
+ * A browser that has never seen the page.
+ * @param {string} executablePath @param {string[]} flags more of Chromium's, `gpu`: those of its graphics
+ */
+export async function freshBrowser(executablePath, { gpu = NO_GPU, ...options } = {}, flags = []) {
   const profile = mkdtempSync(join(tmpdir(), "chromium-"));
-  const context = await chromium.launchPersistentContext(profile, { executablePath, args: [...FLAGS, ...flags], ...options });
-=======
-/** A browser that has never seen the page. @param {string} executablePath */
-export async function freshBrowser(executablePath, { gpu = NO_GPU, ...options } = {}) {
-  const profile = mkdtempSync(join(tmpdir(), "chromium-"));
-  const context = await chromium.launchPersistentContext(profile, { executablePath, args: [...FLAGS, ...gpu], ...options });
->>>>>>> 8fa3060 (Graphs bind at most 8 tensors a shader, and the page draws without WebGPU where that fails)
+  const args = [...FLAGS, ...gpu, ...flags];
+  const context = await chromium.launchPersistentContext(profile, { executablePath, args, ...options });
   const close = async () => {
     await context.close();
     rmSync(profile, { recursive: true, force: true });
