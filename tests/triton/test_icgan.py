@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from icgan_runtime import Pipeline
+from icgan_runtime.marks.mark import read_marks
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL
 from tests.triton.wire import RefusedError, Wire, rows, statistics
 
@@ -121,6 +122,7 @@ def test_pictures_come_as_files_on_request(wire, kind):
     answer = wire.ask("icgan_file", {**asked, "FORMAT": [f"image/{kind}".encode()] * 2})
     expected = wire.ask("icgan", asked)["GENERATED"]
     for file, pixels in zip(answer["PICTURE"][:, 0], expected, strict=True):
+        assert read_marks(file).generated
         picture = Image.open(io.BytesIO(file))
         assert picture.format == kind.upper()
         if kind != "jpeg":

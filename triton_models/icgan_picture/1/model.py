@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from icgan_runtime import images
 from icgan_runtime.chain import refuse_black_images
 from icgan_runtime.errors import NumericsError, RequestError
+from icgan_runtime.marks.mark import Mark, find_signer
 from icgan_runtime.server.stage import Requests
 
 # ";base64" as in a data URL: JSON cannot carry raw bytes
 FORMATS = {f"image/{kind.lower()}": kind for kind in ("PNG", "JPEG", "WEBP")}
 
+# This stage sees pixels alone: files say that they are generated, not from which seed.
+MARK = Mark(None)
+
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
+        find_signer()  # a key that cannot sign ends the start, not every request
         self.requests = Requests(pb_utils)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -40,7 +44,7 @@ def _answer(request: pb_utils.InferenceRequest, requests: Requests) -> Any:
         if kind not in FORMATS or coding not in ("", "base64"):
             expected = f"{', '.join(FORMATS)}, each also with ;base64"
             return requests.refusal(RequestError("format", f"{name!r}, expected {expected}"))
-        file = images.encode(pixels, FORMATS[kind])
+        file = MARK.encode(pixels, FORMATS[kind])
         pictures.append(base64.b64encode(file) if coding else file)
     array = np.array(pictures, dtype=object)[:, None]
     return pb_utils.InferenceResponse([pb_utils.Tensor("PICTURE", array)])
