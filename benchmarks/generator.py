@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import resource
 import statistics
 import subprocess
@@ -364,6 +365,12 @@ def main() -> None:
     parser.add_argument("--only", choices=RUNNERS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="folder of the report")
     args = parser.parse_args()
+    if (
+        args.out is not None and importlib.util.find_spec("matplotlib") is None
+    ):  # known before minutes of work
+        parser.error(
+            "--out draws a chart with matplotlib, which is not installed: pip install 'icgan[bench]'"
+        )
     size = ["--resolution", str(args.resolution), "--ch", str(args.ch)]
     if args.weights is not None:
         subject = Subject(load_generator(args.weights), str(args.weights))
