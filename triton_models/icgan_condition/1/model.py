@@ -66,18 +66,22 @@ class TritonPythonModel:
         embedding = self.requests.given(request, "embedding")
         if embedding.ndim != 2:  # the server takes away the row axis of a request that says 0 rows
             raise RequestError("embedding", f"{list(embedding.shape)}, expected rows")
-        check_embedding(embedding)
         packed = self.requests.tensor(request, "rows")
         if packed is None:
             rows = self.requests.rows(request, self.model.classes)
-            picture = np.arange(len(rows.seed))
+            new = np.ones(len(embedding), np.bool_)
+            new[1:] = (embedding[1:] != embedding[:-1]).any(axis=1)
+            embedding, picture = embedding[new], np.cumsum(new) - 1
         else:
             rows, picture = Rows.unpack(packed[:, 0].tolist(), bool(self.model.classes))
             rows.check(self.model.classes)
+        check_embedding(embedding)
         if not 1 <= len(picture) <= self.max_rows:
             raise RequestError("seed", f"{len(picture)} rows, 1..{self.max_rows} are taken")
         rows.check_labels(self.bank)
         found = None if self.search else self._found(request)
+        if found is not None and packed is None:
+            found = found[0][new], found[1][new]
         return Asked(embedding, rows, picture, found, frozenset(request.requested_output_names()))
 
     def _found(self, request: pb_utils.InferenceRequest) -> tuple[Array, Array]:
