@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help dist env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-edge test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
+.PHONY: help dist env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-ceiling bench-edge test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z][a-zA-Z0-9_-]*:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -169,6 +169,10 @@ bench-triton: .venv/.bench .venv-serve/.perf ## the served ensemble against the 
 	$(BIN)/icgan-export bundle models/demo --out bundles/demo
 	$(BIN)/python -m benchmarks.serving bundles/demo examples/photos/oranges.jpg --perf-analyzer .venv-serve/perf/perf_analyzer --out bench/triton
 	$(BIN)/python -m benchmarks.serving bundles/demo examples/photos/oranges.jpg --generators 2 --out bench/triton2
+
+# another checkout to compare with: make bench-ceiling AGAINST=../before
+bench-ceiling: .venv/.bench .venv-serve/.stamp ## what surrounds the networks: a server whose networks are free (bench/ceiling)
+	$(BIN)/python -m benchmarks.ceiling $(if $(AGAINST),--against $(AGAINST)) --protocols grpc,http,shared --out bench/ceiling
 
 # NVIDIA's client: the last wheel that holds it, beside libraries that the server's wheel brings along
 .venv-serve/.perf: .venv-serve/.stamp

@@ -130,17 +130,16 @@ def served(
         command += [f"--{option}-port", str(port)]
     pinned = ["taskset", "-c", cores] if cores else []
     progress(f"serving {checkout}")
-    process = subprocess.Popen([*pinned, *command], env=variables, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        if not said:
-            raise SystemExit(f"{checkout} does not serve: {' '.join(command)}")
-        addresses = json.loads(said)
-        yield Build(name, process.pid, addresses["http"], addresses["grpc"])
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen([*pinned, *command], env=variables, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            if not said:
+                raise SystemExit(f"{checkout} does not serve: {' '.join(command)}")
+            addresses = json.loads(said)
+            yield Build(name, process.pid, addresses["http"], addresses["grpc"])
+        finally:
+            process.terminate()
 
 
 def environment_of(checkout: Path, folder: Path) -> Path:

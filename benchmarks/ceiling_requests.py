@@ -243,3 +243,4 @@ async def over_http(url: str, asks: Sequence[Ask], clients: int) -> AsyncIterato
     finally:
         for _, writer in lines:
             writer.close()
+            await writer.wait_closed()

@@ -53,10 +53,11 @@ class AsyncPipeline:
         certificate: str | Path | None = None,
         key: str | Path | None = None,
         balancing: str = "pick_first",
+        prepare: str = "client",
     ) -> Connecting:
         """As `Pipeline.connect`: to await, or to enter with `async with`, which closes it at the end."""
         options = ConnectionOptions(
-            timeout_s, retries, shared_memory, headers, ca, certificate, key, balancing
+            timeout_s, retries, shared_memory, headers, ca, certificate, key, balancing, prepare
         )
         return Connecting(url, options)
 

@@ -79,6 +79,7 @@ class Pipeline:
         certificate: str | Path | None = None,
         key: str | Path | None = None,
         balancing: str = "pick_first",
+        prepare: str = "client",
     ) -> Pipeline:
         """Talk to a server: `grpc://host:8001` or `http://host:8000` (also grpcs and https).
 
@@ -90,9 +91,12 @@ class Pipeline:
         For gateways: `headers` go with every request, `ca` (PEM) names the authorities that are trusted
         instead of the system's, `certificate` and `key` (PEM) are our own. `balancing="round_robin"` spreads
         calls over all addresses of a gRPC name.
+
+        `prepare="client"` decodes, crops and reduces picture files here, so that a few kB travel and the
+        server decodes nothing; with `"server"` files travel as they are. The results are the same.
         """
         options = ConnectionOptions(
-            timeout_s, retries, shared_memory, headers, ca, certificate, key, balancing
+            timeout_s, retries, shared_memory, headers, ca, certificate, key, balancing, prepare
         )
         try:
             from icgan_runtime.client.triton import TritonChain

@@ -97,6 +97,19 @@ def test_an_empty_row_shows_the_picture_of_the_row_before(wire):
         np.testing.assert_array_equal(answer[name], array)
 
 
+@pytest.mark.parametrize("prepare", ["client", "server"])
+def test_whoever_prepares_a_picture_the_bytes_are_those_of_the_process(server, pipe, prepare):
+    photo = io.BytesIO()
+    Image.open(io.BytesIO(PHOTO)).resize((640, 480)).save(photo, "JPEG")
+    for n in (1, 4):
+        expected = pipe.generate(photo.getvalue(), n=n, seed=2)
+        with Pipeline.connect(server.grpc_url, prepare=prepare) as remote:
+            result = remote.generate(photo.getvalue(), n=n, seed=2)
+            np.testing.assert_array_equal(remote.embed([photo.getvalue()])[0], expected.embedding)
+        np.testing.assert_array_equal(result.images, expected.images)
+        np.testing.assert_array_equal(result.embedding, expected.embedding)
+
+
 def test_rows_of_one_request_may_show_different_pictures(wire, pipe):
     pictures = [png(0), PHOTO, png(0), png(1)]
     before = statistics(wire.server)["icgan_encoder"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.models.make_models import make_bundle
 from tests.runtime.server.test_repository import other_bank
 from tests.triton.conftest import quiet
 from tests.triton.test_icgan import PHOTO
+from tests.triton.wire import Wire, rows
 
 
 def everything_else(bundle: Path, tmp_path: Path) -> Path:
@@ -82,3 +84,36 @@ def test_releases_come_and_go_without_a_failed_or_mixed_request(start, tiny_bund
     assert all(np.count_nonzero(np.diff(banks)) == 4 for banks in seen), (
         "each change is seen once, and not undone"
     )
+
+
+def test_a_kept_embedding_spares_the_encoder_and_does_not_outlive_a_swap_of_it(start, tiny_bundle, tmp_path):
+    server = start(tiny_bundle, cache_mb=8)
+    other = everything_else(tiny_bundle, tmp_path)
+    with Wire(server, "grpc") as wire:
+
+        def ask() -> dict[str, np.ndarray]:
+            return wire.ask("icgan", {"IMAGE": [PHOTO] * 2, **rows(2)})
+
+        first = ask()
+        computed = executions(server, "icgan_encoder")
+        for name, array in ask().items():
+            np.testing.assert_array_equal(array, first[name])
+        assert executions(server, "icgan_encoder") == computed, "the second answer is kept"
+        for bundle, change in (
+            (other, lambda: add_release(other, server.repository, quiet)),
+            (tiny_bundle, lambda: set_release(server.repository, 1)),
+        ):
+            for model in change():
+                server.load(model)
+            with Pipeline.load(bundle) as pipe:
+                expected = pipe.generate(PHOTO, n=2, truncation=0.7)
+            for _ in range(2):  # the second is kept
+                answer = ask()
+                np.testing.assert_array_equal(answer["GENERATED"], expected.images)
+                np.testing.assert_array_equal(answer["EMBEDDING"][0], expected.embedding)
+
+
+def executions(server, model: str) -> int:
+    """How often a model's first version has computed."""
+    answer = json.loads(server.call(f"v2/models/{model}/versions/1/stats"))
+    return int(answer["model_stats"][0]["execution_count"])

@@ -20,6 +20,7 @@ from icgan_runtime.errors import RequestError
 
 SCHEMES = ("grpc", "grpcs", "http", "https")
 BALANCING = ("pick_first", "round_robin")
+PREPARE = ("client", "server")
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110's token
 
@@ -81,6 +82,7 @@ class ConnectionOptions:
     certificate: str | Path | None = None  # PEM: our own, for mutual TLS
     key: str | Path | None = None
     balancing: str = "pick_first"  # round_robin: each call to the next of the addresses that a gRPC name has
+    prepare: str = "client"  # who decodes, crops and reduces picture files
 
     def check(self, address: Address) -> None:
         """Raise RequestError for what this address does not take, or a file that cannot be read."""
@@ -99,6 +101,8 @@ class ConnectionOptions:
                 raise RequestError(name, f"{path} cannot be read ({error.strerror})") from None
         if (self.certificate is None) != (self.key is None):
             raise RequestError("certificate", "a certificate and its key go together: give both")
+        if self.prepare not in PREPARE:
+            raise RequestError("prepare", f"{self.prepare!r}, expected one of {', '.join(PREPARE)}")
         if self.balancing not in BALANCING:
             raise RequestError("balancing", f"{self.balancing!r}, expected one of {', '.join(BALANCING)}")
         if self.balancing != "pick_first" and address.protocol != "grpc":

@@ -62,7 +62,8 @@ class Exchange:
     def open(self) -> Steps[None]:
         """Learn what is served; with shared memory, register a region: a server that refuses says so here."""
         config = yield from self._persist(self._config)
-        self.service = ServedModel.of_config(self.address.url, config.get("config", config))  # gRPC wraps it
+        config = config.get("config", config)  # gRPC wraps it
+        self.service = ServedModel.of_config(self.address.url, config, self.options.prepare)
         self.pool = _pool(self._kind, self.service)
         if self.pool is not None:
             self.pool.give((yield from self._persist(self._registered)))

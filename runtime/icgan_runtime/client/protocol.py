@@ -30,7 +30,7 @@ from icgan_runtime.errors import (
 from icgan_runtime.marks.claim import Source
 from icgan_runtime.refusals import from_wire
 from icgan_runtime.request import Neighbours, Request, Result
-from icgan_runtime.rows import OWN_LABEL, Rows
+from icgan_runtime.rows import OWN_LABEL, REPEATS, Rows
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -65,9 +65,11 @@ class ServedModel:
     neighbours: int
     labelled: bool
     max_batch: int
+    repeats: bool = False  # whether an empty IMAGE shows what the row before it does
+    prepare: str = "client"  # who decodes, crops and reduces picture files
 
     @classmethod
-    def of_config(cls, url: str, config: Mapping[str, Any]) -> ServedModel:
+    def of_config(cls, url: str, config: Mapping[str, Any], prepare: str = "client") -> ServedModel:
         """Read the ensemble's configuration as Triton reports it in JSON."""
         try:
             outputs = {tensor["name"]: [int(side) for side in tensor["dims"]] for tensor in config["output"]}
@@ -77,16 +79,22 @@ class ServedModel:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             found = f"an {ENSEMBLE!r} that this version's `icgan-export triton` did not write"
             raise ServiceError(f"{url} serves {found} ({reason})") from None
-        return cls(url, model, neighbours, "NEIGHBOUR_LABELS" in outputs, int(config["max_batch_size"]))
+        return cls(
+            url,
+            model,
+            neighbours,
+            "NEIGHBOUR_LABELS" in outputs,
+            int(config["max_batch_size"]),
+            REPEATS in config["parameters"],
+            prepare,
+        )
 
     def embed(self, pictures: Sequence[images.Picture]) -> Conversation[F32]:
         """Embeddings [N, D]."""
         found = []
         for rows in self._batches(len(pictures)):
-            size = self.model.preprocessing.size
-            pixels = np.stack([images.load(picture, size) for picture in pictures[rows.start : rows.stop]])
-            inputs = {"PIXELS": pixels, **self._scalars(_PLAIN, rows)}
-            answer = yield Call("icgan_from_pixels", inputs, ("EMBEDDING",))
+            source = self._different(pictures[rows.start : rows.stop])
+            answer = yield Call(_ensemble(source), {**source, **self._scalars(_PLAIN, rows)}, ("EMBEDDING",))
             found.append(answer["EMBEDDING"])
         return np.concatenate(found)
 
@@ -106,8 +114,7 @@ class ServedModel:
         """The first batch carries the picture, the others the embedding that came back with it."""
         first, *others = self._batches(request.n)
         source = self._source(picture, len(first))
-        name = "icgan" if "IMAGE" in source else "icgan_from_pixels"
-        answer = yield self._generation(name, source, request, first)
+        answer = yield self._generation(_ensemble(source), source, request, first)
         embedding = answer["EMBEDDING"][:1]
         answers = [answer]
         for rows in others:
@@ -159,20 +166,42 @@ class ServedModel:
         return Result(generated, Neighbours(ids, scores, labels), embedding, request, source)
 
     def _source(self, picture: images.Picture, count: int) -> Arrays:
-        """`count` rows of one picture: its file, or what the encoder sees of it, whichever is smaller."""
+        """`count` rows of one picture: its file, or what the encoder sees of it, whichever is smaller.
+
+        It travels once where the server understands that.
+        """
         size = self.model.preprocessing.size
+        file: bytes | None = None
         if isinstance(picture, (str, Path, bytes)):
-            file = picture if isinstance(picture, bytes) else images.read(picture)
-            if len(file) <= size * size * 3:
-                return {"IMAGE": np.array([[file]] * count, dtype=object)}
-            picture = file
-        return {"PIXELS": np.repeat(images.load(picture, size)[None], count, axis=0)}
+            file = picture = picture if isinstance(picture, bytes) else images.read(picture)
+            if self.prepare == "client" and len(file) > size * size * 3:
+                file = None
+        if file is None:
+            pixels = images.load(picture, size)
+            if count == 1 or not self.repeats:
+                return {"PIXELS": np.repeat(pixels[None], count, axis=0)}
+            file = images.encode(pixels, "BMP")  # as they are, for nothing is to be decoded
+        rows = [file, *([b"" if self.repeats else file] * (count - 1))]
+        return {"IMAGE": np.array(rows, dtype=object)[:, None]}
+
+    def _different(self, pictures: Sequence[images.Picture]) -> Arrays:
+        """A row of each picture: the files where the server prepares them and all are files, else pixels."""
+        if self.prepare == "server" and all(isinstance(each, (str, Path, bytes)) for each in pictures):
+            files = [each if isinstance(each, bytes) else images.read(each) for each in pictures]  # type: ignore[arg-type]
+            return {"IMAGE": np.array(files, dtype=object)[:, None]}
+        size = self.model.preprocessing.size
+        return {"PIXELS": np.stack([images.load(picture, size) for picture in pictures])}
 
     def _scalars(self, request: Request, samples: range) -> Arrays:
         return _scalars(request.rows(samples, self.model.classes))
 
     def _batches(self, count: int) -> list[range]:
         return [range(start, min(start + self.max_batch, count)) for start in range(0, count, self.max_batch)]
+
+
+def _ensemble(source: Arrays) -> str:
+    """Which one starts from a picture's file, or from its pixels."""
+    return ENSEMBLE if "IMAGE" in source else "icgan_from_pixels"
 
 
 def _scalars(rows: Rows) -> Arrays:

@@ -53,6 +53,7 @@ def test_this_machine_is_told_from_others(url, loopback):
         ("grpc://a:1", {"ca": "x"}, "ca: grpc://a:1 is not encrypted: use grpcs:// or https://"),
         ("grpcs://a:1", {"ca": "absent.pem"}, "ca: absent.pem cannot be read"),
         ("https://a:1", {"certificate": __file__}, "certificate: a certificate and its key go together"),
+        ("grpc://a:1", {"prepare": "nobody"}, "prepare: 'nobody', expected one of client, server"),
         ("grpc://a:1", {"balancing": "fair"}, "balancing: 'fair', expected one of pick_first, round_robin"),
         ("http://a:1", {"balancing": "round_robin"}, "balancing: http://a:1 is no gRPC address"),
     ],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from icgan_runtime import images
 from icgan_runtime.bundle.strict_json import to_json
 from icgan_runtime.client.protocol import Call, ServedModel, back_off, error_of
 from icgan_runtime.errors import (
@@ -75,6 +79,40 @@ def test_the_rows_of_a_request_number_its_samples_through_all_batches():
     assert result.neighbours.ids.tolist() == [0, 1, 2, 3, 4]
     assert (result.neighbours.scores.shape, result.neighbours.labels.shape) == ((5,), (5,))
     assert (result.embedding.shape, result.request) == ((12,), request(10))
+
+
+def photo() -> bytes:
+    """A file that is larger than what the encoder sees of it."""
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 30, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_a_picture_travels_once_to_a_server_that_understands_it():
+    service = dataclasses.replace(SERVICE, repeats=True)
+    file = photo()
+    (call, *_), _ = hold(service.generate(file, request(4)))
+    (first, *others) = call.inputs["IMAGE"][:, 0]
+    assert (call.model, others) == ("icgan", [b""] * 3)
+    np.testing.assert_array_equal(images.load(first, 8), images.load(file, 8), "as the server will see it")
+    assert len(first) < len(file)
+    (call, *_), _ = hold(service.generate(file, request(1)))
+    np.testing.assert_array_equal(call.inputs["PIXELS"], images.load(file, 8)[None])
+    (call, *_), _ = hold(SERVICE.generate(file, request(4)))
+    assert call.inputs["PIXELS"].shape == (4, 8, 8, 3), "an older server"
+
+
+def test_a_file_travels_as_it_is_to_a_server_that_prepares_it():
+    service = dataclasses.replace(SERVICE, prepare="server")
+    file = photo()
+    (call, *_), _ = hold(service.generate(file, request(2)))
+    assert call.inputs["IMAGE"].tolist() == [[file], [file]]
+    (call, *_), _ = hold(dataclasses.replace(service, repeats=True).generate(file, request(2)))
+    assert call.inputs["IMAGE"].tolist() == [[file], [b""]]
+    calls, _ = hold(service.embed([file, file]))
+    assert [(call.model, call.inputs["IMAGE"].tolist()) for call in calls] == [("icgan", [[file], [file]])]
+    calls, _ = hold(service.embed([file, PICTURE]))
+    assert [call.model for call in calls] == ["icgan_from_pixels"]
 
 
 def test_an_embedding_is_repeated_for_each_sample():
