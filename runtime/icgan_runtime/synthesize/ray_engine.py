@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
@@ -25,6 +26,7 @@ from icgan_runtime.synthesize.work import Job, Worker
 
 LOCAL = "local"
 _SAY_WAITING_S = 15.0
+_RETRIES = 20  # of a shard whose worker was lost; one that ends every worker is not tried for ever
 _QUEUED = 2  # tasks for each worker: the next begins as one ends, and no more stand in Ray's memory
 
 
@@ -34,12 +36,17 @@ def run_units(
     address: str,
     workers: int,
     advance: Callable[[int, int, list[tuple[str, str]]], None],
+    gpus: int = 0,
 ) -> None:
-    """Make the shards of some units on a cluster. Raises IcganError, BackendError for what Ray says."""
+    """Make the shards of some units on a cluster, each with `gpus` GPUs and `job.threads` processors.
+
+    Raises IcganError, BackendError for what Ray says.
+    """
     _connect(address, workers)
     try:
         each = max(1, job.threads)
-        task = ray.remote(num_cpus=each, max_retries=-1)(_make)
+        job = replace(job, threads=each)
+        task = ray.remote(num_cpus=each, num_gpus=gpus, max_retries=_RETRIES)(_make)
         waiting: dict[Any, int] = {}
         while True:
             room = _QUEUED * max(1, workers or int(_total("CPU")) // each)

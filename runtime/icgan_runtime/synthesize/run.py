@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from icgan_runtime.synthesize.recipe import Recipe
 from icgan_runtime.synthesize.work import Job, Worker
 
 SUMS = "SHA256SUMS"
+GPU_BACKENDS = ("cuda", "tensorrt")  # how their names end
 
 Advance = Callable[[int, int, list[tuple[str, str]]], None]  # a unit, its variants, skipped instances
 
@@ -59,15 +61,18 @@ def synthesize(
                 for number in todo:
                     advance(number, *worker.make(number))
             else:
-                on_ray(job, todo, ray, workers, advance)
+                on_gpu = worker.chain.route.backend.endswith(GPU_BACKENDS)
+                on_ray(job, todo, ray, workers, advance, gpus=int(on_gpu))
         complete = finish(worker, bool(written))
         return Summary(recipe, worker.chain.route, written, skipped, complete)
     finally:
         worker.close()
 
 
-def on_ray(job: Job, todo: Iterator[int], address: str, workers: int, advance: Advance) -> None:
-    """The units on a Ray cluster. MissingExtraError where Ray is not installed."""
+def on_ray(
+    job: Job, todo: Iterator[int], address: str, workers: int, advance: Advance, gpus: int = 0
+) -> None:
+    """The units on a Ray cluster, each with so many GPUs. MissingExtraError where Ray is not installed."""
     try:
         from icgan_runtime.synthesize.ray_engine import run_units
     except ImportError:
@@ -80,7 +85,7 @@ def on_ray(job: Job, todo: Iterator[int], address: str, workers: int, advance: A
         label=_absolute(job.label),
         scorer=_absolute(job.scorer),
     )
-    run_units(where, todo, address, workers, advance)
+    run_units(where, todo, address, workers, advance, gpus)
 
 
 def finish(worker: Worker, anew: bool) -> bool:
@@ -96,6 +101,8 @@ def finish(worker: Worker, anew: bool) -> bool:
                 shard = out / recipe.shard_name(number)
                 for path in sorted(shard.iterdir()) if shard.is_dir() else [shard]:
                     lines.write(f"{files.sha256_of_file(path)}  {path.relative_to(out).as_posix()}\n")
+        for left in out.glob(f".{recipe.id}-*"):  # by workers that were killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     except OSError as error:
         raise RequestError(
             "out",
