@@ -13,7 +13,19 @@ from pathlib import Path
 
 from icgan_runtime.cli import build_parser
 
-COMMANDS = ("", "generate", "synthesize", "embed", "search", "serve", "info", "prove", "ledger", "bench")
+COMMANDS = (
+    "",
+    "generate",
+    "synthesize",
+    "embed",
+    "search",
+    "serve",
+    "info",
+    "prove",
+    "detect",
+    "ledger",
+    "bench",
+)
 OUT = Path(__file__).with_name("commands.txt")
 
 

@@ -39,6 +39,7 @@ class RewrittenGenerator(nn.Module):
 
     output_scale: Tensor  # [C, 1, 1]
     output_shift: Tensor
+    output_map: Tensor  # [3, R, R]
 
     def __init__(self, config: ModelConfig, weights: Weights, rewrites: Rewrites) -> None:
         super().__init__()
@@ -76,6 +77,8 @@ class RewrittenGenerator(nn.Module):
             self.register_buffer("output_scale", output_scale[:, None, None])
             self.register_buffer("output_shift", output_shift[:, None, None])
         self.output = conv(weights["output_layer.2.weight"], weights["output_layer.2.bias"], padding=1)
+        if config.output_map:
+            self.register_buffer("output_map", weights["output_map"])
 
     def forward(self, noise: Tensor, embedding: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         affines = self.conditions(noise, embedding, label)
@@ -90,7 +93,10 @@ class RewrittenGenerator(nn.Module):
         x = _lay_out(x, channels_last, False)
         if self.output_norm:
             x = x * self.output_scale + self.output_shift
-        return torch.tanh(self.output(F.relu(x)))
+        x = self.output(F.relu(x))
+        if self.config.output_map:
+            x = x + self.output_map
+        return torch.tanh(x)
 
 
 class InputMap(nn.Module):

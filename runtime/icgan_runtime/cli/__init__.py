@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from icgan_runtime import __version__
-from icgan_runtime.cli import bench, embed, generate, info, ledger, prove, search, serve, synthesize
+from icgan_runtime.cli import bench, detect, embed, generate, info, ledger, prove, search, serve, synthesize
 from icgan_runtime.console import Parser, tell
 from icgan_runtime.errors import IcganError
 
@@ -50,6 +50,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"icgan {__version__}", help="print the version and exit"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, synthesize, embed, search, serve, info, prove, ledger, bench):
+    for command in (generate, synthesize, embed, search, serve, info, prove, detect, ledger, bench):
         command.add_parser(commands)
     return parser

@@ -21,7 +21,7 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 GRID = 64  # pictures of every size are compared at this one
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def grey(pictures: U8) -> F32:
             Image.fromarray(picture).resize((GRID, GRID), Image.Resampling.BICUBIC) for picture in pictures
         ]
         pictures = np.stack([np.asarray(picture) for picture in resized])
-    brightness: F32 = pictures.astype(np.float32) @ _LUMA
+    brightness: F32 = pictures.astype(np.float32) @ LUMA
     return brightness
 
 

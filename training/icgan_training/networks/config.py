@@ -77,6 +77,8 @@ class ModelConfig:
     generator_multipliers: tuple[int, ...] | None = None  # None = the published table
     discriminator_multipliers: tuple[int, ...] | None = None  # None = the published table
     discriminator: DiscriminatorKind = "pixels"  # the published one, or "projected" on pretrained features
+    # a learnt constant [3, R, R] added before the output's tanh: where `icgan-train mark` puts its key
+    output_map: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)

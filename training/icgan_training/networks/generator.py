@@ -34,6 +34,8 @@ class Generator(nn.Module):
                 block.append(SelfAttention(widths[i + 1]))
             self.blocks.append(block)
         self.output_layer = nn.Sequential(BatchNorm(widths[-1]), nn.ReLU(), SNConv2d(widths[-1], 3, 3))
+        if config.output_map:
+            self.output_map = nn.Parameter(torch.zeros(3, config.resolution, config.resolution))
 
     def forward(self, noise: Tensor, embedding: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         """Generate one image per row.
@@ -55,7 +57,10 @@ class Generator(nn.Module):
             x = block(x, torch.cat([shared, piece], dim=1) if config.hierarchical else shared)
             for layer in attention:
                 x = layer(x)
-        return torch.tanh(self.output_layer(x).float())
+        x = self.output_layer(x).float()
+        if config.output_map:
+            x = x + self.output_map
+        return torch.tanh(x)
 
     def centre_instances(self, mean: Tensor) -> None:
         """Let the instance part of the condition be zero at this embedding [embedding_dim], before training.
