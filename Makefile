@@ -229,7 +229,7 @@ UNHASHED := torch triton $(addprefix cuda-,bindings pathfinder toolkit) $(addpre
     cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
 
 lock: .venv-tools/.stamp ## write requirements.lock anew: the versions of constraints.txt with the hashes of all their files
-	.venv-tools/bin/uv pip compile pyproject.toml $(addprefix --extra ,cpu faiss triton train evaluate export docs heif hdf5 parquet origin sign edge dev) \
+	.venv-tools/bin/uv pip compile pyproject.toml $(addprefix --extra ,cpu faiss triton train evaluate export docs heif hdf5 parquet origin sign dev) \
 	    -c constraints.txt --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
 	    $(addprefix --no-emit-package ,$(UNHASHED)) -o requirements.lock
 
