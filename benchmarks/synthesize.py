@@ -121,7 +121,7 @@ def rate(args: argparse.Namespace, scratch: Path) -> None:
     }
     cells = [[row["what"], f"{row['images_per_second']:.1f}", f"{row['share']:.3f}"] for row in found]
     unit = "images per second of processor time" if args.processor else "images/s"
-    notes = f"{args.threads} threads, {args.rounds} rounds of {args.images} images of {chain.model.name}."
+    notes = f"threads: {args.threads}; {args.rounds} rounds of {args.images} images of {chain.model.name}."
     text = page("synthesize beside the bare generator", report, notes, table(["what", unit, "share"], cells))
     leave(report, text, args.out, "rate")
 
@@ -144,7 +144,7 @@ def memory(args: argparse.Namespace, scratch: Path) -> None:
     text = page(
         "Memory of synthesize",
         report,
-        f"{args.threads} threads; {size} MiB were written.",
+        f"threads: {args.threads}; {size} MiB were written.",
         table(["variants", "resident MiB"], [[made, f"{mib:.1f}"] for made, mib in seen.items()]),
     )
     leave(report, text, args.out, "memory")

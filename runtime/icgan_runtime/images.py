@@ -96,13 +96,10 @@ def to_input(picture: Image.Image, size: int) -> U8:
     return to_srgb(pixels, profile) if isinstance(profile, bytes) else pixels
 
 
-def encode(image: U8, kind: str = "PNG", xmp: bytes | None = None, effort: int = 6) -> bytes:
-    """A picture [H, W, 3] as a PNG, JPEG (quality 95) or lossless WEBP file, with XMP metadata if given.
-
-    `effort` of a PNG, 0 to 9: at 1 a file is a fifth larger and made in a fifth of the time.
-    """
+def encode(image: U8, kind: str = "PNG", xmp: bytes | None = None) -> bytes:
+    """A picture [H, W, 3] as a PNG, JPEG (quality 95) or lossless WEBP file, with XMP metadata if given."""
     stream = io.BytesIO()
-    options: dict[str, Any] = {"compress_level": effort}
+    options: dict[str, Any] = {}
     if xmp is not None and kind == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())

@@ -109,9 +109,3 @@ def test_what_is_no_base64_is_left_to_the_decoder():
         assert images.from_text(text) is None
     with pytest.raises(DecodeError, match="a data: URL that is not base64"):
         images.from_text(b"data:image/svg+xml,%3Csvg/%3E")
-
-
-def test_images_encode_with_less_effort_the_same_pixels():
-    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    for effort in (1, 6):
-        np.testing.assert_array_equal(images.decode(images.encode(picture, effort=effort), 16), picture)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,6 @@ NAME = "recipe.json"
 FORMATS = {"webdataset": ".tar", "parquet": ".parquet", "files": ""}
 IMAGES = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 MOST_CANDIDATES = 1_000_000  # samples of one instance
-_CODECS = {"png": "zlib", "jpeg": "libjpeg_turbo", "webp": "webp"}
 
 
 @dataclass(frozen=True)
@@ -181,10 +181,13 @@ def programs(settings: Settings, backend: str) -> dict[str, str]:
     """The libraries that decide bytes, with their versions: what computes, and what encodes."""
     import PIL
 
-    codec = _CODECS[settings.image]
-    found = {"backend": backend, "pillow": PIL.__version__, codec: str(features.version(codec))}
-    if codec == "zlib":
-        found["zlib-ng"] = str(features.version_feature("zlib_ng") or "none")
+    # the pictures of a folder are decoded by Pillow's libraries, too
+    found = {"backend": backend, "pillow": PIL.__version__}
+    found["libjpeg"] = str(features.version("libjpeg_turbo") or features.version("jpg"))
+    if settings.image == "png":
+        found["zlib"] = zlib.ZLIB_RUNTIME_VERSION
+    if settings.image == "webp":
+        found["webp"] = str(features.version("webp"))
     if backend.startswith("ort"):
         import importlib.metadata
 

@@ -31,6 +31,7 @@ from icgan_runtime.request import check_truncation
 from icgan_runtime.rows import CONDITIONS, Rows
 from icgan_runtime.synthesize.fleet import Fleet
 from icgan_runtime.synthesize.labels import NO_LABEL, Labels, open_labels
+from icgan_runtime.synthesize.png import encode_png
 from icgan_runtime.synthesize.recipe import (
     IMAGES,
     Recipe,
@@ -53,7 +54,6 @@ B = TypeVar("B")
 # A run of hours should outlive a server's restart: nine tries over some 50 seconds.
 PATIENT = {"timeout_s": 300.0, "retries": 9}
 MARKING = "xmp:trainedAlgorithmicMedia"  # IPTC's digital source type, in the metadata of every image
-_EFFORT = 1  # of a PNG: more of it would take as long as the drawing
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,9 @@ class Worker:
             embedding=None,
         )
         xmp = xmp_packet(claim) if settings.mark else None
-        return images.encode(image, IMAGES[settings.image], xmp, _EFFORT)
+        if settings.image == "png":
+            return encode_png(image, xmp)
+        return images.encode(image, IMAGES[settings.image], xmp)
 
 
 def open_chain(job: Job) -> Chain:
