@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ceiling_bundle import make_bundle
+from benchmarks.ceiling_load import FLOOD, flood, overload
 from benchmarks.ceiling_requests import SCENARIOS, Post, Scenario, Sender, of_protocol
 from benchmarks.report import about, leave, page, progress, table
 from icgan_runtime.server.environment import ENVIRONMENT_VARIABLE, find_environment
@@ -39,6 +40,7 @@ from icgan_runtime.server.process import free_ports
 ROOT = Path(__file__).parents[1]
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 CLIENTS = (1, 8, 64)
+OVERLOADED = "32 rows, one embedding"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def main() -> None:
     parser.add_argument("--clients", default=",".join(map(str, CLIENTS)), help="(default: %(default)s)")
     parser.add_argument("--cores", help="pin the servers to these, as taskset -c writes them")
     parser.add_argument("--serve", default="", help="more options of icgan serve, for this checkout alone")
+    parser.add_argument("--load", action="store_true", help="ask for more than can be answered, instead")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="of a turn (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder of the report")
@@ -103,7 +106,7 @@ def main() -> None:
             else:
                 with served(options.against, "before", bundle, Path(folder), options.cores) as before:
                     report = measure([before, this], options)
-    leave(report, markdown(report), options.out, "ceiling")
+    leave(report, (load_page if options.load else markdown)(report), options.out, "ceiling")
 
 
 @contextmanager
@@ -151,7 +154,25 @@ def environment_of(checkout: Path, folder: Path) -> Path:
     return folder
 
 
+def beyond(builds: Sequence[Build], options: argparse.Namespace) -> dict[str, Any]:
+    """What comes of more requests than can be answered, and of a flood of photos."""
+    found: dict[str, Any] = {}
+    for build in builds:
+        post = Post.of(build.http, options.resolution, options.width)
+        sender = of_protocol("grpc", build.grpc, build.http)
+        for scenario in (each for each in SCENARIOS if each.name in (OVERLOADED, FLOOD)):
+            progress(f"{build.name}: too many of {scenario.name}")
+            found.setdefault(scenario.name, {})[build.name] = overload(
+                sender, scenario.requests(post), 32, options.seconds
+            )
+        progress(f"{build.name}: flood")
+        found.setdefault("flood", {})[build.name] = flood(sender, post, 8, options.seconds)
+    return found
+
+
 def measure(builds: Sequence[Build], options: argparse.Namespace) -> dict[str, Any]:
+    if options.load:
+        return facts(builds, options) | {"load": beyond(builds, options)}
     posts = {build.name: Post.of(build.http, options.resolution, options.width) for build in builds}
     rows = []
     for protocol in options.protocols.split(","):
@@ -167,6 +188,11 @@ def measure(builds: Sequence[Build], options: argparse.Namespace) -> dict[str, A
                         turns[build.name].append(turn)
                 rows.append(summary(protocol, scenario, clients, turns))
                 progress("  " + "  ".join(f"{key} {value:.2f}" for key, value in rows[-1]["ratio"].items()))
+    return facts(builds, options) | {"rows": rows}
+
+
+def facts(builds: Sequence[Build], options: argparse.Namespace) -> dict[str, Any]:
+    """How a report begins."""
     return about("benchmarks.ceiling", ["tritonclient", "onnxruntime", "faiss-cpu", "pillow"]) | {
         "resolution": options.resolution,
         "width": options.width,
@@ -175,7 +201,6 @@ def measure(builds: Sequence[Build], options: argparse.Namespace) -> dict[str, A
         "rounds": options.rounds,
         "seconds": options.seconds,
         "memory_mib": {build.name: build.memory_mib() for build in builds},
-        "rows": rows,
     }
 
 
@@ -244,6 +269,29 @@ def summary(
             ),
         }
     return found
+
+
+def load_page(report: Mapping[str, Any]) -> str:
+    """The report of `--load` for people."""
+    loads, floods = [], []
+    for name, of_build in report["load"].items():
+        for build, own in of_build.items():
+            if name == "flood":
+                floods.append([build, *(f"{value:.1f}" for value in own.values())])
+                continue
+            for share, row in own.items():
+                if isinstance(row, Mapping):
+                    loads.append(
+                        [name, build, f"{float(share):.0%}", *(f"{value:.2f}" for value in row.values())]
+                    )
+    keys = ["offered/s", "answered/s", "refused", "p50 ms", "p99 ms", "refused after p50 ms", "p99 ms"]
+    alone = [
+        f"{where} {what}" for where in ("alone", "beside") for what in ("requests/s", "p50 ms", "p99 ms")
+    ]
+    body = table(["request", "build", "of capacity", *keys], loads)
+    body += "\nRequests from embeddings, alone and beside as many clients with different 12-MP photos:\n\n"
+    body += table(["build", *alone], floods)
+    return page("Serving beyond its capacity", report, f"Servers on {report['cores']} cores.", body)
 
 
 def markdown(report: Mapping[str, Any]) -> str:

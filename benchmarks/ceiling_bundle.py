@@ -13,7 +13,6 @@ from icgan_runtime.bundle.bank import FOLDER, Bank
 from icgan_runtime.bundle.manifest import (
     SAMPLES_NAME,
     BankEntry,
-    EncoderIdentity,
     GraphEntry,
     Licence,
     Manifest,
@@ -23,6 +22,7 @@ from icgan_runtime.bundle.manifest import (
     graph_specs,
     onnx_metadata,
 )
+from icgan_runtime.identity import EncoderIdentity
 
 OPSET = 18
 DIM_Z, NEIGHBOURS, CORNER = 120, 10, 8  # CORNER: of the picture, which is all that the encoder sees

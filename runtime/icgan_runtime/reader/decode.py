@@ -74,7 +74,8 @@ def opened_to_rgb(picture: Image.Image) -> Image.Image:
         check_size(*picture.size)
         picture.load()  # first: a PNG may carry its EXIF after its pixels
         turn = orientation.of_exif(picture.info.get("exif"))
-        return _finished(picture, turn)
+        # the caller's own stays as it is
+        return _finished(picture.copy() if picture.mode == "RGB" else picture, turn)
 
     return _guarded(read)
 
@@ -252,7 +253,8 @@ def _opaque(picture: Image.Image) -> Image.Image:
     if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
+    # Pillow would copy one that is RGB already: a third of what a large photo costs to prepare
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _without_key_colour(high: Image.Image, data: bytes) -> Image.Image:

@@ -50,6 +50,7 @@ class RepositoryOptions:
             ("generators", 1),
             ("decoders", 1),
             ("cache_mb", 0),
+            ("max_queue", 1),
             ("queue_delay_us", 0),
         ):
             value = getattr(self, name)
@@ -119,6 +120,13 @@ def _add_batches(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
     )
     parser.add_argument(
         "--max-batch", type=int, default=32, metavar="N", help="rows per batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-queue",
+        type=int,
+        default=256,
+        metavar="N",
+        help="requests that wait for a stage before the next is refused at once (default: %(default)s)",
     )
     parser.add_argument(
         "--queue-delay-us",

@@ -153,10 +153,20 @@ def test_whatever_the_decoder_raises_is_told_in_one_line(photo, monkeypatch, err
     def fail(*_):
         raise error
 
+    grey = photo.convert("L")
     monkeypatch.setattr(Image.Image, "convert", fail)
     with pytest.raises(DecodeError) as caught:
-        images.load(photo.copy(), SIZE)
+        images.load(grey, SIZE)
     assert str(caught.value) == f"picture: cannot be decoded ({reason})"
+
+
+def test_the_callers_own_picture_stays_as_it_is(photo):
+    own = photo.copy()
+    own.info["comment"] = b"kept"
+    before = own.tobytes()
+    images.load(own, SIZE)
+    assert own.tobytes() == before
+    assert own.info["comment"] == b"kept"
 
 
 # ---- work is bounded: shown with small sound files and limits below what they need -----------------------

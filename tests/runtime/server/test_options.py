@@ -55,6 +55,7 @@ def test_without_a_gpu_the_precision_is_that_of_what_runs():
         ({"precision": "fp8"}, "precision: 'fp8', expected one of fp32, fp16, bf16, int8"),
         ({"max_batch": 0}, "max_batch: 0, expected at least 1"),
         ({"decoders": 0}, "decoders: 0, expected at least 1"),
+        ({"max_queue": 0}, "max_queue: 0, expected at least 1"),
         ({"cache_mb": -1}, "cache_mb: -1, expected at least 0"),
         ({"generators": 0}, "generators: 0, expected at least 1"),
         ({"queue_delay_us": -1}, "queue_delay_us: -1, expected at least 0"),
