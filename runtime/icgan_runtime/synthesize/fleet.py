@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 T = TypeVar("T")
+
+_PAUSES_S = (1, 2, 4, 8, 16, 32)  # after rounds in which none could be reached: all may be starting anew
 
 
 class Fleet:
@@ -78,12 +81,14 @@ class Fleet:
     def _ask(self, question: Callable[[Chain], T]) -> T:
         """The answer of the server whose turn it is, or of the next that can be reached."""
         first = next(self._turns)
-        for more in range(len(self._chains)):
-            chain = self._chains[(first + more) % len(self._chains)]
-            try:
-                return question(chain)
-            except (UnavailableError, DeadlineError) as error:
-                if more + 1 == len(self._chains):
-                    raise
-                LOG.warning("%s: %s; another server is asked", chain.route.url, error)
-        raise AssertionError("a fleet has servers")
+        for pause in (*_PAUSES_S, None):
+            for more in range(len(self._chains)):
+                chain = self._chains[(first + more) % len(self._chains)]
+                try:
+                    return question(chain)
+                except (UnavailableError, DeadlineError) as error:
+                    LOG.warning("%s: %s; the next server is asked", chain.route.url, error)
+                    failure = error
+            if pause is not None:
+                time.sleep(pause)
+        raise failure

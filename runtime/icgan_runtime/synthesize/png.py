@@ -27,7 +27,7 @@ def encode_png(image: NDArray[np.uint8], xmp: bytes | None = None) -> bytes:
     rows[:, 1:4] = flat[:, :3]
     np.subtract(flat[:, 3:], flat[:, :-3], out=rows[:, 4:])  # modulo 256, as the filter wants it
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    packed = deflate.compress(rows) + deflate.flush()
+    packed = deflate.compress(rows.data) + deflate.flush()
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, *_EIGHT_BIT_RGB))
     told = b"" if xmp is None else _chunk(b"iTXt", _XMP + xmp)
     return b"".join((_SIGNATURE, header, told, _chunk(b"IDAT", packed), _chunk(b"IEND", b"")))

@@ -251,7 +251,9 @@ def open_chain(job: Job) -> Chain:
         from icgan_runtime.client.triton import TritonChain
     except ImportError:
         raise MissingExtraError("tritonclient", "triton") from None
-    options = ConnectionOptions(**{**PATIENT, **options_from_environment()})
+    # among several, another is asked soon
+    patience = PATIENT if len(job.urls) == 1 else {**PATIENT, "retries": 1}
+    options = ConnectionOptions(**{**patience, **options_from_environment()})
     chains: list[Chain] = [TritonChain(url, options) for url in job.urls]
     return chains[0] if len(chains) == 1 else Fleet(chains)
 

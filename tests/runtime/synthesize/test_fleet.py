@@ -10,6 +10,7 @@ import pytest
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.errors import BindingError, UnavailableError
 from icgan_runtime.rows import Rows
+from icgan_runtime.synthesize import fleet as fleet_file
 from icgan_runtime.synthesize.fleet import Fleet
 from icgan_runtime.synthesize.work import ordered
 
@@ -51,7 +52,8 @@ def test_all_are_asked_in_turn_and_the_answers_keep_their_order(servers):
     assert [server.asked for server in servers] == [4, 4, 4]
 
 
-def test_another_is_asked_when_one_is_gone_and_all_gone_is_said(servers):
+def test_another_is_asked_when_one_is_gone_and_all_gone_is_said(servers, monkeypatch):
+    monkeypatch.setattr(fleet_file, "_PAUSES_S", ())
     fleet, embedding = Fleet(servers), servers[0].bank.embeddings[:1]
     servers[0].gone = servers[1].gone = True
     fleet.generate_rows(embedding, rows(0))
@@ -59,6 +61,19 @@ def test_another_is_asked_when_one_is_gone_and_all_gone_is_said(servers):
     servers[2].gone = True
     with pytest.raises(UnavailableError):
         fleet.generate_rows(embedding, rows(1))
+
+
+def test_servers_that_come_back_are_asked_again(servers, monkeypatch):
+    fleet, embedding = Fleet(servers), servers[0].bank.embeddings[:1]
+    for server in servers:
+        server.gone = True
+
+    def come_back(seconds: float) -> None:
+        servers[1].gone = False
+
+    monkeypatch.setattr("time.sleep", come_back)
+    image, _ = fleet.generate_rows(embedding, rows(3))
+    np.testing.assert_array_equal(image, servers[0].chain.generate_rows(embedding, rows(3))[0])
 
 
 def test_servers_of_different_models_are_refused(servers, labelled_bundle):
