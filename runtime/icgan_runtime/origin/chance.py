@@ -2,8 +2,8 @@
 
 The null is the hardest one there is: other pictures of the same instance. Fisher's transform makes cosines
 nearly normal; the normal distribution that stands for them is as wide as it must be to lie above every
-quantile of the sample from the 90th percentile to the maximum. Beyond the maximum that is an extrapolation
-(docs/origin.md says how it was checked).
+quantile of the sample from the 90th percentile to the maximum. Beyond the maximum that is an extrapolation,
+which no experiment has confirmed.
 """
 
 from __future__ import annotations
