@@ -6,6 +6,7 @@ import numpy as np
 
 from icgan_runtime.cli import main
 from icgan_runtime.synthesize.reading import Variants
+from icgan_runtime.synthesize.work import Worker
 
 
 def test_servers_give_the_variants_of_the_bundle_in_their_order(
@@ -32,3 +33,27 @@ def test_servers_give_the_variants_of_the_bundle_in_their_order(
         assert (one["id"], one["seed"], one["label"]) == (other["id"], other["seed"], other["label"])
         assert np.abs(one["image"].astype(int) - other["image"]).max() <= 1
         assert abs(one["score"] - other["score"]) < 0.01
+
+
+def test_a_server_that_dies_in_the_middle_costs_no_variant(server, start, tiny_bundle, tmp_path, monkeypatch):
+    dying = start(tiny_bundle)
+    make = Worker.make
+
+    def make_and_kill(self: Worker, number: int):
+        if number == 2:
+            dying.stop()
+        return make(self, number)
+
+    how = ["--from", str(tiny_bundle / "bank/embeddings.npy"), "--per", "8", "--shard", "40"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "make", make_and_kill)
+        urls = [f"--url={dying.grpc_url}", f"--url={server.grpc_url}"]
+        assert main(["synthesize", *urls, *how, "--out", str(tmp_path / "served")]) == 0
+    assert main(["synthesize", str(tiny_bundle), *how, "--out", str(tmp_path / "local")]) == 0
+    served, local = list(Variants(tmp_path / "served")), list(Variants(tmp_path / "local"))
+    assert [one["id"] for one in served] == [one["id"] for one in local]
+    apart = [
+        np.abs(one["image"].astype(int) - other["image"]).max()
+        for one, other in zip(served, local, strict=True)
+    ]
+    assert max(apart) <= 1
