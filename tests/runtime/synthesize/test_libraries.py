@@ -89,11 +89,12 @@ def test_torch_loads_batches(synthesize, tiny_bundle, photos, tmp_path, form, wo
     assert batches[2]["label"].tolist() == [1, 1]
 
 
-def test_prepare_takes_shards_as_a_data_set(synthesize, tiny_bundle, photos, tmp_path):
+@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+def test_prepare_takes_shards_as_a_data_set(synthesize, tiny_bundle, photos, tmp_path, form):
     pytest.importorskip("torch", reason="pip install torch")
     from icgan_training.data.sources import open_source
 
-    synthesize(tiny_bundle, photos, tmp_path / "out", "--per", 2, "--shard", 4)
+    synthesize(tiny_bundle, photos, tmp_path / "out", "--per", 2, "--shard", 4, "--format", form)
     source = open_source(tmp_path / "out")
     assert len(source) == 2 * COUNT
     assert source.labels.tolist() == [0] * 4 + [1] * 6
