@@ -232,11 +232,11 @@ async def over_http(url: str, asks: Sequence[Ask], clients: int) -> AsyncIterato
         turns[client] += 1
         writer.write(bodies[(client + turns[client]) % len(bodies)])
         head = await reader.readuntil(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200"):
+        if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 503")):
             raise RuntimeError(head.decode())
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
         await reader.readexactly(int(length.split(b":")[1]))
-        return True
+        return head.startswith(b"HTTP/1.1 200")
 
     try:
         yield send

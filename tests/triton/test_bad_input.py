@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import socket
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -228,6 +230,20 @@ def test_requests_without_rows_do_not_disturb_the_good_ones_that_share_their_bat
         with ThreadPoolExecutor(16) as pool:
             answered = list(pool.map(ask, range(320)))
     assert answered == ["good", "refused"] * 160
+
+
+def test_clients_that_send_half_a_picture_and_stop_hold_no_stage(server, pipe):
+    place = server.options.host, server.options.ports.http
+    head = (
+        f"POST /v2/models/icgan_file/infer HTTP/1.1\r\nHost: here\r\nContent-Length: {2 * len(PHOTO)}\r\n\r\n"
+    )
+    with ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(place)).sendall(head.encode() + PHOTO)
+        for protocol in ("http", "grpc"):
+            with Wire(server, protocol) as wire:
+                answer = wire.ask("icgan", {"IMAGE": [PHOTO], **rows(1)})
+            np.testing.assert_array_equal(answer["GENERATED"], pipe.generate(PHOTO, truncation=0.7).images)
 
 
 def test_a_label_that_only_the_generator_sees_does_not_disturb_the_good_ones_in_its_batches(labelled_server):
