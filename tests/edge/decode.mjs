@@ -2,6 +2,7 @@
 //   node decode.mjs '{"files": [...], "size": S, "chromium": PATH}'   in Chromium: RGB bytes in base64, or the error
 //   node decode.mjs '{"files": [...], "pixels": FILE}'                in Node: orientation, and the pixels in sRGB
 import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { toSrgb } from "../../examples/web/colour.js";
 import { facts } from "../../examples/web/container.js";
 import { freshBrowser, serve } from "./page.mjs";
@@ -17,7 +18,7 @@ if (pixels) {
   }
   console.log(JSON.stringify(found));
 } else {
-  const { url, stop } = await serve(new URL("../../examples/web", import.meta.url).pathname);
+  const { url, stop } = await serve(fileURLToPath(new URL("../../examples/web", import.meta.url)));
   const { page, close } = await freshBrowser(chromium);
   try {
     await page.goto(`${url}/picture.js`);

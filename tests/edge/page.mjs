@@ -5,6 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 
 const need = createRequire(new URL("../../examples/package.json", import.meta.url));
 const { chromium } = need("playwright-core");
@@ -21,7 +22,7 @@ export const SOFTWARE_GPU = [
 
 /** Serves a folder on a free port. @param {string} folder */
 export async function serve(folder) {
-  const server = spawn("node", [new URL("../../examples/web/serve.mjs", import.meta.url).pathname, folder, "0"]);
+  const server = spawn("node", [fileURLToPath(new URL("../../examples/web/serve.mjs", import.meta.url)), folder, "0"]);
   const [url] = await new Promise((resolve) => server.stdout.once("data", (data) => resolve(String(data).split("\n"))));
   return { url, stop: () => server.kill() };
 }
