@@ -110,6 +110,9 @@ def test_every_rewrite_does_less_arithmetic() -> None:
     for form in FORMS[1:]:
         rewrites = dataclasses.replace(shortcut, blocks=uniform(config, form))
         saved = before - multiply_adds(generator, rewrites)
+        if form == "matrices":  # its sums are products, too, and counted; those of "products" are not
+            assert sum(pairs) < saved < 50 * sum(pairs)
+            continue
         kept = {"transposed": 16 + 36 + 1, "phases": 16 + 36 + 1, "products": 9 + 16 + 1}[form]
         promised = (36 + 36 + 4 - kept) * sum(pairs)
         # phases and differences reach one row past a picture

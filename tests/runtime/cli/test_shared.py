@@ -67,16 +67,15 @@ def test_a_picture_is_missed_in_the_words_of_the_usage(icgan, capsys):
     ["generate BUNDLE PHOTO -n 1 --out OUT.png", "embed BUNDLE PHOTO --out OUT.npy", "search BUNDLE PHOTO"],
 )
 def test_a_command_says_on_one_line_what_ran_its_graphs_and_why(icgan, tiny_bundle, tmp_path, words):
-    words = (
-        words.replace("BUNDLE", str(tiny_bundle)).replace("PHOTO", PHOTO).replace("OUT", f"{tmp_path}/out")
-    )
-    status, printed, route = icgan(*words.split(), "--threads", 1, "--search", "numpy")
+    places = {"BUNDLE": str(tiny_bundle), "PHOTO": PHOTO}
+    command = [places.get(word, word.replace("OUT", f"{tmp_path}/out")) for word in words.split()]
+    status, printed, route = icgan(*command, "--threads", 1, "--search", "numpy")
     assert status == 0
     assert "route" not in printed
     assert route == (
         "route: ort-cpu (ONNX Runtime has no CUDA provider here), on CPUExecutionProvider (opened by encoder "
         "and generator), fp32 (the highest in the bundle), search numpy (asked for), threads 1 (asked for)\n"
     )
-    report = json.loads(icgan(*words.split(), "--json")[1])["route"]
+    report = json.loads(icgan(*command, "--json")[1])["route"]
     assert (report["backend"], report["provider"]) == ("ort-cpu", "CPUExecutionProvider")
     assert report["reasons"].keys() == {"backend", "provider", "precision", "search", "threads"}

@@ -35,8 +35,9 @@ PRETENDED = Path(__file__).with_name("pretend_tritonserver.py")
 def environment(tmp_path) -> Environment:
     """The layout of the wheel, with a server that only pretends."""
     package = tmp_path / "site-packages" / "pytriton"
+    command = shlex.join([sys.executable, "-S", str(PRETENDED)])
     parts = {
-        "bin/tritonserver": f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S {PRETENDED} "$@"\n',
+        "bin/tritonserver": f'#!/bin/sh\nexec {command} "$@"\n',
         "backends/python/libtriton_python.so": "library",
         "backends/python/more/file": "left out",
         "python_backend_stubs/3.11/triton_python_backend_stub": "stub",
