@@ -287,15 +287,14 @@ def fit_case(work: Path) -> Case:
 
 
 def bundle_case(work: Path) -> Case:
-    from icgan_export import bundle
+    from icgan_export import bundle, graphs
     from icgan_export.cli import main
     from icgan_runtime.bundle.opened import Bundle
     from tests.tiny_model import tiny_config, write_run
 
     run = write_run(work / "bundle-run", tiny_config())
-    costly = ("read_run", "choose_instances", "make_samples", "verify")
-    graphs = ("encoder_graph", "generator_graph", "lookup_graph")
-    remember(bundle, *costly, *graphs)
+    remember(bundle, "read_run", "choose_instances", "make_samples", "verify")
+    remember(graphs, "encoder_graph", "generator_graph", "lookup_graph")
 
     def command(folder: Path) -> int:
         return main(["bundle", str(run), "--out", str(folder / "out"), "--neighbours", "4"])

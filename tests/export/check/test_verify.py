@@ -160,9 +160,11 @@ def graph_of(rewrites: Rewrites) -> onnx.ModelProto:
 def test_a_graph_is_bisected_against_an_export_of_its_own_form(monkeypatch):
     """`bundle --target` chooses the form, and in another form other tensors go by the same names."""
     config = ModelConfig(32, 64)  # wide enough for the forms to differ
-    run = SimpleNamespace(generator=SimpleNamespace(config=config))
+    run = SimpleNamespace(generator=SimpleNamespace(config=config), model=SimpleNamespace(truncation="noise"))
     monkeypatch.setattr(bisect, "read_run", lambda path: run)
-    monkeypatch.setattr(bisect, "generator_graph", lambda generator, rewrites, metadata: graph_of(rewrites))
+    monkeypatch.setattr(
+        bisect, "generator_graph", lambda generator, rewrites, metadata, truncated: graph_of(rewrites)
+    )
     entry = GraphEntry("generator", "fp32", "generator.onnx", 18, (), (), "")
     forms = [graph_of(Rewrites.best(config, target)) for target in ("onnxruntime", "tensorrt")]
     assert forms[0] != forms[1]
