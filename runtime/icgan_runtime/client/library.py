@@ -158,11 +158,15 @@ class CudaRegion:
         self._library.destroy_shared_memory_region(self._handle)
 
 
-def is_deadline(error: BaseException) -> bool:
-    """Whether a call was given up for want of an answer: its connection may be dead, and nobody said so."""
+def ends_trust(error: BaseException) -> bool:
+    """Whether nothing more is to be asked over the connection of a call that raised this.
+
+    A missed deadline, or anything the transport says: the connection may be dead. What the server answers,
+    and a caller that gave up, say nothing of it.
+    """
     if isinstance(error, InferenceServerException):
         return str(error.status()) == "StatusCode.DEADLINE_EXCEEDED"
-    return isinstance(error, TimeoutError)
+    return isinstance(error, Exception)
 
 
 @contextlib.contextmanager

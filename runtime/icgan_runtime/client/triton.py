@@ -21,7 +21,7 @@ from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.client.connection import ConnectionOptions
 from icgan_runtime.client.exchange import Exchange, Pause, Step, Steps, seconds_until
-from icgan_runtime.client.library import is_deadline, open_client
+from icgan_runtime.client.library import ends_trust, open_client
 from icgan_runtime.client.protocol import Arrays, Call, Conversation, ServedModel
 from icgan_runtime.errors import RequestError
 from icgan_runtime.request import Request, Result
@@ -60,11 +60,11 @@ class Line:
         return self.client
 
     def end(self, error: BaseException | None = None) -> None:
-        """A call's end; after a missed deadline nothing more is asked over this connection."""
+        """A call's end; after a missed deadline or a broken connection nothing more is asked over it."""
         self.calls -= 1
         if error is None:
             self.answered = time.monotonic()
-        elif is_deadline(error):
+        elif ends_trust(error):
             self.given_up = True
 
     @property

@@ -24,11 +24,14 @@ def subcommands():
     return action.choices
 
 
+COMMANDS = ("fetch", "prepare", "fit", "evaluate", "convert", "mark")
+
+
 def test_the_commands_are_the_documented_ones():
-    assert set(subcommands()) == {"fetch", "prepare", "fit", "evaluate", "convert"}
+    assert set(subcommands()) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["fetch", "prepare", "fit", "evaluate", "convert"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_every_command_opens_with_an_example_that_parses(name):
     example = subcommands()[name].format_help().splitlines()[0]
     program, *arguments = example.removeprefix("example: ").split()
