@@ -56,7 +56,7 @@ def run_units(
                 return
             ready, _ = ray.wait(list(waiting), timeout=_SAY_WAITING_S)
             if not ready:
-                free = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+                free = ray.available_resources().get("CPU", 0)
                 tell(
                     f"waiting for {len(waiting)} shards on Ray: {free:g} of {_total('CPU'):g} CPUs of "
                     f"{sum(node['Alive'] for node in _nodes())} nodes are free"
@@ -99,12 +99,12 @@ def _connect(address: str, workers: int) -> None:
 
 
 def _nodes() -> list[dict[str, Any]]:
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, Any]] = ray.nodes()
     return nodes
 
 
 def _total(kind: str) -> float:
-    return float(ray.cluster_resources().get(kind, 0))  # type: ignore[no-untyped-call]
+    return float(ray.cluster_resources().get(kind, 0))
 
 
 def _make(job: Job, number: int) -> tuple[int, list[tuple[str, str]]]:
