@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +19,11 @@ import pytest
 from icgan_runtime import Pipeline
 from icgan_runtime.errors import UnavailableError
 from icgan_runtime.server.environment import ENVIRONMENT_VARIABLE
+from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import free_ports
-from tests.triton.conftest import ROOT
+from icgan_runtime.server.repository import add_release, write_repository
+from tests.models.make_models import make_bundle
+from tests.triton.conftest import ROOT, quiet
 from tests.triton.test_icgan import PHOTO
 
 FOLDERS = os.pathsep.join(str(ROOT / name) for name in ("runtime", "export", "training"))
@@ -106,6 +110,45 @@ def test_told_to_end_under_load_it_answers_or_refuses_every_request(icgan, tiny_
         assert list(outcomes) == ["refused"] * 8
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
+
+
+def test_a_swap_is_rehearsed_on_a_repository_served_here(icgan, tiny_bundle, tmp_path, monkeypatch):
+    """As docs/serving.md says it, with its curl."""
+    pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
+    monkeypatch.setenv("ICGAN_CONTROL_KEY", "secret")
+    repository = tmp_path / "model_repository"
+    write_repository(tiny_bundle, repository, RepositoryOptions(), quiet)
+    other = make_bundle(tmp_path / "other", seed=5)
+    page = (ROOT / "docs" / "serving.md").read_text()
+    [line] = re.findall(r"^    (while read .*)$", page, re.MULTILINE)
+    ports = free_ports()
+    flags = ["--http-port", ports.http, "--grpc-port", ports.grpc, "--metrics-port", ports.metrics, "--json"]
+    process = icgan("serve", repository, *flags)
+    assert process.stdout is not None
+    addresses = json.loads(process.stdout.readline() or process.communicate()[1])
+
+    def answered_by(bundle: Path) -> None:
+        with Pipeline.load(bundle) as local, Pipeline.connect(addresses["grpc"]) as remote:
+            here, there = (pipe.generate(PHOTO, n=2) for pipe in (local, remote))
+        assert np.abs(here.images.astype(int) - there.images).max() <= 1
+        np.testing.assert_allclose(here.neighbours.scores, there.neighbours.scores, atol=1e-6)
+
+    def load(models: list[str], key: str) -> int:
+        script = line.replace("http://localhost:8000", addresses["http"])
+        loads = "".join(f"POST v2/repository/models/{model}/load\n" for model in models)
+        variables = {**os.environ, "ICGAN_CONTROL_KEY": key}
+        done = subprocess.run(["bash", "-c", script], input=loads, text=True, env=variables)
+        return done.returncode
+
+    answered_by(tiny_bundle)
+    loads = add_release(other, repository, quiet)
+    assert load(loads, "a stranger's") != 0
+    answered_by(tiny_bundle)
+    assert load(loads, "secret") == 0
+    answered_by(other)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert (repository / "icgan.json").is_file(), "what was served stays"
 
 
 def test_a_port_in_use_is_one_line(icgan, server, tiny_bundle):

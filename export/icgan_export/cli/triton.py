@@ -29,7 +29,12 @@ def add_parser(commands: Commands[Parser]) -> None:
         type=Path,
         required=True,
         metavar="REPOSITORY",
-        help="folder to write; a repository of ours that is there is replaced, or changed as said below",
+        help="folder to write; one that is there is changed as said below",
+    )
+    command.add_argument(
+        "--replace",
+        action="store_true",
+        help="write anew a repository that is there: its releases are gone",
     )
     release = command.add_argument_group(
         "releases: swap bank or weights of a running server (docs/serving.md)"
@@ -49,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
     out: Path = options.out
     wanted = from_options(options)
     if options.add or options.release is not None:
+        if options.replace:
+            raise ExportError("--replace drops the releases that --add and --release keep: leave it out")
         for field in fields(wanted):
             if getattr(wanted, field.name) != field.default:
                 flag = field.name.replace("_", "-")
@@ -67,6 +74,12 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if out.exists() and not (out / repository.RELEASES_NAME).exists():
         raise ExportError(f"--out {out} exists and is no repository of ours: choose another place")
+    if out.exists() and not options.replace:
+        held = [str(release["release"]) for release in repository.read_releases(out)["releases"]]
+        raise ExportError(
+            f"--out {out} is there and holds the releases {', '.join(held)}: "
+            "--add adds the bundle as the next one, --replace drops them"
+        )
     repository.write_repository(options.bundle, out, wanted, Steps())
     say(f"wrote {out}")
     return 0

@@ -7,12 +7,19 @@ import contextlib
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from icgan_runtime.bundle.signature import check_signature
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser, escape
 from icgan_runtime.server import options as repository_options
+
+if TYPE_CHECKING:
+    from icgan_runtime.server.process import Server, ServerOptions
+
+CONTROL_KEY = "ICGAN_CONTROL_KEY"
 
 
 def add_parser(commands: shared.Commands[Parser]) -> None:
@@ -20,7 +27,12 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
     command = shared.add_command(
         commands, "serve", run, "icgan serve bundles/demo --http-port 8000 --grpc-port 8001"
     )
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help=shared.BUNDLE)
+    command.add_argument(
+        "bundle",
+        type=Path,
+        metavar="BUNDLE",
+        help=f"{shared.BUNDLE}, or a model repository of icgan-export triton",
+    )
     command.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: %(default)s)"
     )
@@ -44,28 +56,25 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         metavar="FILE",
         help="public key: refuse a bundle that icgan-export sign did not sign with its private key",
     )
-    models = command.add_argument_group("how the bundle is served (the same as of icgan-export triton)")
+    models = command.add_argument_group(
+        "how a bundle is served (as of icgan-export triton; a repository knows it already)"
+    )
     repository_options.add_options(models, gpu=False)
 
 
 def run(options: argparse.Namespace) -> int:
-    """A Triton server for this machine, until Ctrl-C; needs the extra `serve`."""
+    """A Triton server for this machine, until Ctrl-C; needs the extra `serve`.
+
+    The environment variable ICGAN_CONTROL_KEY is the key to loading models, for whoever changes the release
+    of a repository. Without it nobody has one.
+    """
     from icgan_runtime.server.process import LOOPBACK, Ports, ServerOptions
-    from icgan_runtime.server.serve_bundle import serve_bundle
 
     # as Ctrl-C, which a background job of a script is started without
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if options.require_signature is not None:
-        check_signature(options.bundle, options.require_signature)
     ports = Ports(options.http_port, options.grpc_port, options.metrics_port)
-    served = serve_bundle(
-        options.bundle,
-        ServerOptions(ports, options.host),
-        repository_options.from_options(options),
-        options.log,
-        report,
-    )
-    with served as server:
+    key = os.environ.get(CONTROL_KEY) or None
+    with _served(options, ServerOptions(ports, options.host, control_key=key)) as server:
         try:
             host = LOOPBACK if options.host == "0.0.0.0" else options.host
             for line in (
@@ -80,6 +89,22 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:  # whoever reads the addresses may stop it at once
             shared.say_text(options, "stopping when the requests in flight are answered")
     return 0
+
+
+def _served(options: argparse.Namespace, server: ServerOptions) -> AbstractContextManager[Server]:
+    """What is to be served: a bundle as the options say, or a repository as it is."""
+    from icgan_runtime.server import serve_bundle
+
+    if serve_bundle.is_repository(options.bundle):
+        names = ["require_signature", *repository_options.declared(options)]
+        shared.refuse_given(
+            options, names, f"is for a bundle: {options.bundle} is a repository, made already"
+        )
+        return serve_bundle.serve_repository(options.bundle, server, options.log, report)
+    if options.require_signature is not None:
+        check_signature(options.bundle, options.require_signature)
+    wanted = repository_options.from_options(options)
+    return serve_bundle.serve_bundle(options.bundle, server, wanted, options.log, report)
 
 
 def report(line: str) -> None:

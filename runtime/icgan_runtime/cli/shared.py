@@ -105,9 +105,12 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
 
 def refuse_given(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
     """Refuse options that this use of a command would ignore, unless they are at their defaults."""
+    flags = {
+        action.dest: action.option_strings[-1] for action in options.parser._actions if action.option_strings
+    }
     for name in names:
         if getattr(options, name) != options.parser.get_default(name):
-            options.parser.error(f"--{name} {why}")
+            options.parser.error(f"{flags[name]} {why}")
 
 
 def split_list(text: str) -> list[str]:

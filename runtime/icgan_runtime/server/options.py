@@ -137,10 +137,15 @@ def _add_batches(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
     )
 
 
+def declared(options: argparse.Namespace) -> list[str]:
+    """The names of those that `add_options` declared."""
+    names = {field.name for field in fields(RepositoryOptions)}
+    return [name for name in vars(options) if name in names]
+
+
 def from_options(options: argparse.Namespace) -> RepositoryOptions:
     """The options that `add_options` declared, as read from a command line."""
-    names = {field.name for field in fields(RepositoryOptions)}
-    given = {name: value for name, value in vars(options).items() if name in names}
+    given = {name: getattr(options, name) for name in declared(options)}
     if given.get("decoders") is None:
         cores = getattr(options, "cores", None)  # of another machine
         given["decoders"] = max(1, min(usable_cpus() if cores is None else cores, MOST_DECODERS))

@@ -79,6 +79,7 @@ class ServerOptions:
     models: Sequence[str] = ("*",)  # loaded at start; others wait for an explicit load
     cache_mb: int = 0  # for answers of models with a response cache
     exit_timeout_s: int = 30  # how long requests in flight may take to finish after a stop
+    control_key: str | None = None  # opens the restricted APIs; None: one that nobody else knows
 
 
 class Server:
@@ -103,7 +104,7 @@ class Server:
         self._idle = threading.Event()  # after a stop: no request is in flight any more
         self._log_changed = threading.Condition()
         self._unloaded: set[str] = set()  # models, as the log reports them
-        self._token = secrets.token_urlsafe(24)
+        self._token = self.options.control_key or secrets.token_urlsafe(24)
         self._scratch = Path(tempfile.mkdtemp(prefix="icgan-serve-"))
         try:
             self._process = subprocess.Popen(

@@ -92,6 +92,7 @@ def add_release(bundle_path: Path, repository: Path, say: Say = print) -> list[s
     book = read_releases(repository)
     options = _options(book, repository)
     bundle = Bundle.open(bundle_path)
+    _refuse_other_bundles(book, bundle)
     served = describe(bundle, options, say)
     _refuse_other_shapes(repository, served)
     versions, made = {}, []
@@ -158,8 +159,12 @@ def read_releases(repository: Path) -> dict[str, Any]:
     return book
 
 
+def read_options(repository: Path) -> RepositoryOptions:
+    """What a repository was made with. Raises RepositoryError."""
+    return _options(read_releases(repository), repository)
+
+
 def _options(book: Mapping[str, Any], repository: Path) -> RepositoryOptions:
-    """What the repository was made with."""
     try:
         return RepositoryOptions(**book["options"])
     except (KeyError, TypeError):
@@ -264,12 +269,49 @@ def _about(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def _refuse_other_bundles(book: Mapping[str, Any], bundle: Bundle) -> None:
+    """Raise RepositoryError for a field that all releases share, with what makes the bundle fit."""
+    first = book["releases"][0]
+    asked = _shared_fields(_about(bundle))
+    for field, held in _shared_fields(first).items():
+        if asked[field] == held:
+            continue
+        how = {
+            "neighbours": f"export it with --neighbours {held}",
+            "labelled": "export it with a bank of pictures in "
+            + ("one folder for each class" if held else "one folder, without classes"),
+        }.get(field, "it needs a repository of its own, another --out")
+        raise RepositoryError(
+            f"{field}: {json.dumps(asked[field])} in {bundle.root}, "
+            f"{json.dumps(held)} in the releases that are there: {how}"
+        )
+
+
+def _shared_fields(release: Mapping[str, Any]) -> dict[str, Any]:
+    """What a release says of the shapes and names on the wire, which its clients rely on."""
+    model = release["model"]
+    names = ("resolution", "dim_z", "embedding_dim", "classes", "truncation")
+    return {
+        **{f"model.{name}": model.get(name) for name in names},
+        "model.preprocessing.size": model["preprocessing"]["size"],
+        "neighbours": release["neighbours"],
+        "labelled": release["labelled"],
+    }
+
+
 def _refuse_other_shapes(repository: Path, served: ServedModel) -> None:
-    """A configuration covers all versions of a model: dimensions cannot change between releases."""
+    """A configuration covers all versions of a model: nothing in it can change between releases."""
     for name, config in configurations(served).items():
-        text = (repository / name / "config.pbtxt").read_text()
-        if _VERSIONS.sub("", text) != _VERSIONS.sub("", tc.to_pbtxt(config)):
-            raise RepositoryError(f"{name}: the bundle needs another configuration; write a new repository")
+        text = _VERSIONS.sub("", (repository / name / "config.pbtxt").read_text()).splitlines()
+        wanted = _VERSIONS.sub("", tc.to_pbtxt(config)).splitlines()
+        if text == wanted:
+            continue
+        new = next((line.strip() for line in wanted if line not in text), "fewer lines")
+        raise RepositoryError(
+            f"{name}/config.pbtxt would change ({new}), and a release cannot change it (such as a graph of "
+            "another precision, or a plan of another TensorRT): write a new repository, with --replace or "
+            "another --out"
+        )
 
 
 def _write_config(path: Path, config: tc.ModelConfig) -> None:

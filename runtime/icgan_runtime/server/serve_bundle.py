@@ -1,4 +1,4 @@
-"""`icgan serve`: a bundle as a service on this machine, in one step."""
+"""`icgan serve`: a bundle, or a model repository, as a service on this machine, in one step."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from icgan_runtime.files import cache_folder
-from icgan_runtime.server.environment import find_environment
+from icgan_runtime.server.environment import Environment, find_environment
 from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import ORDINARY_LINE, Server, ServerOptions
-from icgan_runtime.server.repository import write_repository
+from icgan_runtime.server.repository import RELEASES_NAME, read_options, write_repository
 from icgan_runtime.server.watchdog import Watchdog
 
 # What the server says on every machine without a CUDA driver.
 _NO_GPU = re.compile("CudaDriverHelper|pinned system memory|unable to create stream")
 _LEVELS = {"error": ("F", "E"), "warning": ("F", "E", "W"), "info": ("F", "E", "W", "I")}
+
+
+def is_repository(path: Path) -> bool:
+    """Whether `icgan-export triton` wrote this folder."""
+    return (path / RELEASES_NAME).is_file()
 
 
 @contextmanager
@@ -37,22 +42,48 @@ def serve_bundle(
     where there is no server.
     """
     environment = find_environment()
-
-    def forward(line: str) -> None:
-        if worth_showing(line, log_level):
-            report(line)
-
     with tempfile.TemporaryDirectory(prefix="serve-", dir=cache_folder()) as folder:
         repository = Path(folder) / "model_repository"
         notes: list[str] = []
         write_repository(bundle, repository, repository_options, notes.append)
         server_options = replace(server_options, cache_mb=repository_options.cache_mb)
-        with Server(repository, environment, server_options, forward) as server:
-            server.wait_until_ready()
+        with _watched(repository, environment, server_options, log_level, report) as server:
             for note in notes:
                 report(note)
-            with Watchdog(server, report):
-                yield server
+            yield server
+
+
+@contextmanager
+def serve_repository(
+    repository: Path, server_options: ServerOptions, log_level: str, report: Callable[[str], None]
+) -> Iterator[Server]:
+    """Serve a repository where it lies, with what it was made with, so that its releases can be changed.
+
+    Raises RepositoryError where it is none, BackendError where there is no server.
+    """
+    server_options = replace(server_options, cache_mb=read_options(repository).cache_mb)
+    with _watched(repository, find_environment(), server_options, log_level, report) as server:
+        yield server
+
+
+@contextmanager
+def _watched(
+    repository: Path,
+    environment: Environment,
+    options: ServerOptions,
+    log_level: str,
+    report: Callable[[str], None],
+) -> Iterator[Server]:
+    """A server that is ready, with the watchdog at its side."""
+
+    def forward(line: str) -> None:
+        if worth_showing(line, log_level):
+            report(line)
+
+    with Server(repository, environment, options, forward) as server:
+        server.wait_until_ready()
+        with Watchdog(server, report):
+            yield server
 
 
 def worth_showing(line: str, log_level: str) -> bool:

@@ -38,7 +38,8 @@ def served(monkeypatch):
         asked.append("over")
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("icgan_runtime.server.serve_bundle.serve_bundle", serve_bundle)
+    for name in ("serve_bundle", "serve_repository"):
+        monkeypatch.setattr(f"icgan_runtime.server.serve_bundle.{name}", serve_bundle)
     yield end
     signal.signal(signal.SIGTERM, before)
 
@@ -102,3 +103,38 @@ def test_the_log_goes_to_stderr_and_a_full_disk_costs_lines_only(capfd, monkeypa
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stderr", full)
         serve.report("lost")
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / "icgan.json").write_text("{}")
+    return tmp_path / "repository"
+
+
+def test_a_repository_is_served_as_it_was_made(icgan, served, repository):
+    status, printed, complaint = icgan("serve", repository)
+    assert (status, complaint) == (0, "")
+    assert printed.startswith(f"serving {repository} until Ctrl-C")
+    assert served.asked[0] == repository
+    assert not any(isinstance(each, RepositoryOptions) for each in served.asked)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [["--precision", "int8"], ["--max-batch", "8"], ["--cache-mb", "9"], ["--require-signature", "key.pem"]],
+)
+def test_what_a_repository_was_made_with_is_not_chosen_again(icgan, served, repository, flag, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        icgan("serve", repository, *flag)
+    assert f"{flag[0]} is for a bundle: {repository} is a repository" in capsys.readouterr().err
+    assert served.asked == []
+
+
+@pytest.mark.parametrize(("value", "key"), [("secret", "secret"), ("", None)])
+def test_the_operators_key_comes_from_the_environment_where_no_list_of_processes_shows_it(
+    icgan, served, monkeypatch, value, key
+):
+    monkeypatch.setenv("ICGAN_CONTROL_KEY", value)
+    icgan("serve", "B")
+    assert served.asked[1].control_key == key

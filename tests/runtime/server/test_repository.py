@@ -189,9 +189,62 @@ def test_the_same_bundle_again_adds_no_version(repository, tiny_bundle):
     assert set(pinned(repository).values()) == {1}
 
 
-def test_a_bundle_of_other_dimensions_is_refused(repository, labelled_bundle):
-    with pytest.raises(RepositoryError, match="write a new repository"):
+def test_a_bundle_of_other_dimensions_is_refused_by_the_field_that_differs(repository, labelled_bundle):
+    with pytest.raises(RepositoryError, match=r"^model.classes: 3 in .*, 0 in .* another --out$"):
         add_release(labelled_bundle, repository, quiet)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "remedy"),
+    [
+        ({"labelled": False}, {"labelled": True}, "a bank of pictures in one folder, without classes"),
+        ({"labelled": True}, {"labelled": False}, "a bank of pictures in one folder for each class"),
+        ({"neighbours": 3}, {"neighbours": 2}, "export it with --neighbours 3"),
+    ],
+)
+def test_a_bank_that_does_not_fit_is_refused_with_what_makes_it_fit(tmp_path, here, there, remedy):
+    bundles = []
+    for name, wanted in (("here", here), ("there", there)):
+        bundle = make_bundle(tmp_path / name)
+        (bundle / "lookup.onnx").unlink()  # which has a number of neighbours of its own
+        if not wanted.get("labelled", True):
+            (bundle / "bank" / "labels.npy").unlink()
+        manifest = Manifest.read(bundle)
+        bank = dataclasses.replace(manifest.bank, **wanted)
+        graphs = tuple(entry for entry in manifest.graphs if entry.role != "lookup")
+        dataclasses.replace(manifest, bank=bank, graphs=graphs, files=describe_files(bundle)).write(bundle)
+        bundles.append(bundle)
+    write_repository(bundles[0], tmp_path / "repository", RepositoryOptions(), quiet)
+    before = (tmp_path / "repository" / "icgan.json").read_bytes()
+    with pytest.raises(RepositoryError) as refused:
+        add_release(bundles[1], tmp_path / "repository", quiet)
+    [(field, value)] = there.items()
+    assert str(refused.value).startswith(f"{field}: {json.dumps(value)} in {bundles[1]}, ")
+    assert str(refused.value).endswith(remedy)
+    assert (tmp_path / "repository" / "icgan.json").read_bytes() == before
+
+
+def test_a_plan_where_the_releases_have_none_is_refused_by_what_would_change(
+    repository, tiny_bundle, tmp_path
+):
+    with pytest.raises(
+        RepositoryError, match=r"^icgan_encoder/config.pbtxt would change \(platform: .*--replace"
+    ):
+        add_release(planned(tiny_bundle, tmp_path, ("trt10.9.0",)), repository, quiet)
+
+
+def test_releases_are_dropped_only_on_request(repository, tiny_bundle, tmp_path, capsys):
+    add_release(other_bank(tiny_bundle, tmp_path), repository, quiet)
+    asked = ["triton", str(tiny_bundle), "--out", str(repository)]
+    before = (repository / "icgan.json").read_bytes()
+    assert main(asked) == 1
+    complaint = capsys.readouterr().err
+    assert "holds the releases 1, 2: --add adds the bundle as the next one, --replace drops them" in complaint
+    assert main([*asked, "--add", "--replace"]) == 1
+    assert (repository / "icgan.json").read_bytes() == before
+    assert main([*asked, "--replace"]) == 0
+    assert len(read_releases(repository)["releases"]) == 1
+    assert main(["triton", str(tiny_bundle), "--out", str(tmp_path / "new"), "--replace"]) == 0
 
 
 @pytest.mark.parametrize("step", [["--add"], ["--release", "1"]])
