@@ -24,7 +24,9 @@ ALLOWED = {  # folder -> which of ours it may import, besides itself
 NEVER = {"runtime": {"torch", "onnx", "safetensors"}, "triton_models": {"torch", "onnx", "safetensors"}}
 # What training takes of the runtime: its ground, and the one reader of pictures, so that a model is trained
 # on what the runtime will show it. Neither needs more than numpy and Pillow.
-GROUND = {f"icgan_runtime.{name}" for name in ("console", "cpus", "errors", "files", "identity", "images")}
+GROUND = {
+    f"icgan_runtime.{name}" for name in ("console", "cpus", "errors", "files", "identity", "images", "names")
+}
 # Wings of a package in their order: each imports the ground of its package and the wings before it. What is
 # not named stands above them all and may import any.
 WINGS = {
@@ -51,7 +53,7 @@ BESIDE = {
     },
     "icgan_export": {"errors": 0},
     "icgan_runtime": {
-        "__init__": 0, "errors": 0, "files": 0, "console": 0, "cpus": 0, "identity": 0,
+        "__init__": 0, "errors": 0, "files": 0, "console": 0, "cpus": 0, "identity": 0, "names": 0,
         "latents": 0, "refusals": 0, "route": 0, "images": 1, "rows": 2, "sheets": 3, "request": 3,
         "chain": 5,
     },

@@ -18,7 +18,7 @@ from icgan_runtime.client.connection import ConnectionOptions
 from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.images import Picture
 from icgan_runtime.pipeline import check_picture, is_pictures, one_row, picture_list
-from icgan_runtime.request import Result, embedding_rows, make_request, pages
+from icgan_runtime.request import Neighbours, Result, embedding_rows, make_request, pages
 from icgan_runtime.route import LOG, Route
 
 if TYPE_CHECKING:
@@ -155,6 +155,17 @@ class AsyncPipeline:
             rows = embedding_rows(query, self.model.embedding_dim)
         service = self._server.service
         return await self._server.hold(service.search(rows, service.neighbours if k is None else k))
+
+    async def nearest(
+        self, query: F32 | Picture | Sequence[Picture], *, k: int | None = None
+    ) -> list[Neighbours]:
+        """As `Pipeline.nearest`."""
+        if is_pictures(query):
+            rows = await self.embed(query)
+        else:
+            rows = embedding_rows(query, self.model.embedding_dim)
+        service = self._server.service
+        return await self._server.hold(service.nearest(rows, service.neighbours if k is None else k))
 
     async def close(self) -> None:
         """Close the connection."""

@@ -26,6 +26,7 @@ from icgan_runtime.route import LOG, Route, agreed
 from icgan_runtime.rows import Rows
 from icgan_runtime.search.base import Search
 from icgan_runtime.search.choose import choose_search
+from icgan_runtime.search.novelty import known_limit
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -62,6 +63,9 @@ class Chain(Protocol):
 
     def search(self, embedding: F32, k: int) -> tuple[I64, F32]:
         """ids and scores [N, k]."""
+
+    def nearest(self, embedding: F32, k: int) -> list[Neighbours]:
+        """The same with all that is known of the instances, one of each row."""
 
     def generate(self, picture: images.Picture, request: Request) -> Result:
         """Images that follow a picture."""
@@ -168,6 +172,21 @@ class LocalChain:
     def search(self, embedding: F32, k: int) -> tuple[I64, F32]:
         return self.find(embedding, k)
 
+    def nearest(self, embedding: F32, k: int) -> list[Neighbours]:
+        return [self._neighbours(*found) for found in zip(*self.search(embedding, k), strict=True)]
+
+    @cached_property
+    def outside_below(self) -> float | None:
+        """The score below which a query is outside the bank; None where that is slow to learn."""
+        return known_limit(self.bank)
+
+    def _neighbours(self, ids: I64, scores: F32) -> Neighbours:
+        bank, rows = self.bank, self.bank.rows(ids)
+        labels = None if bank.labels is None else bank.labels[rows]
+        names = None if bank.names is None else bank.names.pick(rows)
+        classes = None if labels is None else bank.classes(labels)
+        return Neighbours(ids, scores, labels, names, classes, self.outside_below)
+
     def generate(self, picture: images.Picture, request: Request) -> Result:
         return self.generate_from(self.embed([picture]), request)
 
@@ -180,8 +199,7 @@ class LocalChain:
             count = rows.stop - rows.start
             generated[rows] = self.draw(embedding.repeat(count, axis=0), ids.repeat(count, axis=0), asked)
         refuse_black_images(self.generator.name, generated)
-        labels = None if self.bank.labels is None else self.bank.labels[self.bank.rows(ids[0])]
-        return Result(generated, Neighbours(ids[0], scores[0], labels), embedding[0], request, self.source)
+        return Result(generated, self._neighbours(ids[0], scores[0]), embedding[0], request, self.source)
 
     @cached_property
     def source(self) -> Source:

@@ -18,7 +18,7 @@ from icgan_runtime.chain import MAX_BATCH, Chain, LocalChain
 from icgan_runtime.client.connection import ConnectionOptions
 from icgan_runtime.errors import BackendError, MissingExtraError, RequestError
 from icgan_runtime.images import Picture
-from icgan_runtime.request import Result, embedding_rows, make_request, pages
+from icgan_runtime.request import Neighbours, Result, embedding_rows, make_request, pages
 from icgan_runtime.route import LOG, Route
 
 F32 = NDArray[np.float32]
@@ -212,6 +212,11 @@ class Pipeline:
         """
         rows = self.embed(query) if is_pictures(query) else embedding_rows(query, self.model.embedding_dim)
         return self.chain.search(rows, self.chain.neighbours if k is None else k)
+
+    def nearest(self, query: F32 | Picture | Sequence[Picture], *, k: int | None = None) -> list[Neighbours]:
+        """As `search`, a `Neighbours` for each row: also files, classes, and whether the query is outside."""
+        rows = self.embed(query) if is_pictures(query) else embedding_rows(query, self.model.embedding_dim)
+        return self.chain.nearest(rows, self.chain.neighbours if k is None else k)
 
     def with_bank(self, bank: Bank | str | Path) -> Pipeline:
         """This pipeline over other instances of the same embedding space: a Bank or a bank folder.

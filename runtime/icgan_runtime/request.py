@@ -54,6 +54,26 @@ class Neighbours:
     ids: NDArray[np.int64]  # [k]
     scores: NDArray[np.float32]  # [k], inner products of unit vectors
     labels: NDArray[np.int64] | None  # [k], where the bank has them
+    names: tuple[str, ...] | None = None  # [k], the files they came from, where the bank says
+    classes: tuple[str, ...] | None = None  # [k], what the labels are called; "" for one without a name
+    # 99 % of the stored instances have another at least this near; None where nobody says
+    outside_below: float | None = None
+
+    @property
+    def outside(self) -> bool:
+        """Whether the query is less like any instance than 99 % of them are like another."""
+        return self.outside_below is not None and bool(self.scores[0] < self.outside_below)
+
+    def title(self, place: int) -> str:
+        """What people call the instance at `place`: its file, else its class and id."""
+        if self.names is not None and self.names[place]:
+            return self.names[place]
+        called = f"{self.classes[place]} " if self.classes is not None and self.classes[place] else ""
+        return f"{called}no. {self.ids[place]}"
+
+    def __repr__(self) -> str:
+        outside = ", outside what is stored" if self.outside else ""
+        return f"Neighbours({len(self.ids)}, nearest {self.title(0)} ({self.scores[0]:.3f}){outside})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +86,19 @@ class Result:
     request: Request
     source: Source | None = None
 
+    @property
+    def outside(self) -> bool:
+        """Whether the picture is less like any stored instance than 99 % of those are like another.
+
+        The model has not learnt such pictures, and draws what it knows instead.
+        """
+        return self.neighbours.outside
+
     def __repr__(self) -> str:
         n, height, width, _ = self.images.shape
-        near = f"nearest {self.neighbours.ids[0]} ({self.neighbours.scores[0]:.3f})"
-        return f"Result({n} images of {width} × {height}, seed {self.request.seed}, {near})"
+        near = f"nearest {self.neighbours.title(0)} ({self.neighbours.scores[0]:.3f})"
+        outside = ", outside what is stored" if self.outside else ""
+        return f"Result({n} images of {width} × {height}, seed {self.request.seed}, {near}{outside})"
 
     def sheet(self, columns: int | None = None) -> NDArray[np.uint8]:
         """The images side by side on white, uint8 [H, W, 3]: as square as can be, or in rows of `columns`."""

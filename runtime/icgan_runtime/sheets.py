@@ -49,10 +49,10 @@ def file_format(path: Path, field: str) -> str:
         raise RequestError(field, f"{path}, expected a name ending in {', '.join(FORMATS)}") from None
 
 
-def layout(count: int, columns: int | None = None, left: int = 0, strips: int = 1) -> Sheet:
+def layout(count: int, columns: int | None = None, left: int = 0, strips: int = 1, caption: int = 0) -> Sheet:
     """Where the images of a sheet lie, as its claim says it; `left`: width of the picture beside them."""
     columns = min(count, columns or math.ceil(math.sqrt(count)))
-    return Sheet(columns, _GAP, left + _MARGIN if left else 0, strips)
+    return Sheet(columns, _GAP, left + _MARGIN if left else 0, strips, caption)
 
 
 def write_picture(path: Path, pixels: U8, field: str, mark: Mark | None = None) -> bytes:

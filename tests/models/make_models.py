@@ -64,7 +64,7 @@ def tiny_model(classes: int = 0, encoder: str = "tiny", side: int = SIDE) -> Mod
 def make_bundle(
     root: Path, classes: int = 0, encoder: str = "tiny", seed: int = 0, thumbnails: bool = True
 ) -> Path:
-    """Write a complete bundle and return its folder."""
+    """Write a complete bundle and return its folder. A model without classes has a bank with names."""
     model = tiny_model(classes, encoder)
     rng = np.random.default_rng(seed)
     (root / "bank").mkdir(parents=True)
@@ -75,6 +75,8 @@ def make_bundle(
     onnx.save(generator_graph(model, rng), root / "generator.onnx")
     thumbnail_size = 4 if thumbnails else None
     write_bank(root / "bank", model, bank, rng, thumbnail_size)
+    if not classes:
+        write_names(root / "bank", [instance_name(number) for number in range(COUNT)])
     np.savez(root / SAMPLES_NAME, allow_pickle=False, **reference_samples(root, model, bank, rng))
     (root / "README.md").write_text("# tiny\n")
     manifest = Manifest(
@@ -189,6 +191,18 @@ def write_bank(
         "licence": "CC0-1.0",
     }
     (folder / "bank.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def instance_name(number: int) -> str:
+    """The file that an instance of the tiny bundle came from."""
+    return f"été/{number:03}.png"
+
+
+def write_names(folder: Path, names: list[str]) -> None:
+    """As docs/format.md says, by numpy alone."""
+    texts = [name.encode() for name in names]
+    np.save(folder / "names.npy", np.frombuffer(b"".join(texts), np.uint8))
+    np.save(folder / "name_ends.npy", np.cumsum([len(text) for text in texts]))
 
 
 def reference_samples(

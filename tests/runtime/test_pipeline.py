@@ -20,6 +20,7 @@ from icgan_runtime.errors import BindingError, DecodeError, MissingExtraError, N
 from icgan_runtime.latents import MAX_SEED, noise
 from icgan_runtime.request import MAX_SAMPLES, Request
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL, Rows
+from tests.models.make_models import instance_name
 
 PHOTO = Path(__file__).parents[1] / "golden" / "photo.jpg"
 
@@ -417,12 +418,37 @@ def test_a_picture_of_no_accepted_type_is_refused_in_the_users_words(pipe, pictu
 
 def test_what_applications_hold_says_briefly_what_it_is(pipe):
     assert repr(pipe) == "Pipeline(tiny, 8 × 8, ort-cpu fp32, search faiss)"
-    assert repr(pipe.bank) == "Bank(20 instances × 12, labels, thumbnails)"
-    bare = dataclasses.replace(pipe.bank, labels=None, thumbnails=None)
+    assert repr(pipe.bank) == "Bank(20 instances × 12, labels, thumbnails, names)"
+    bare = dataclasses.replace(pipe.bank, labels=None, thumbnails=None, names=None)
     assert repr(bare) == "Bank(20 instances × 12)"
     result = pipe.generate(PHOTO, n=3, seed=4)
-    near = f"nearest {result.neighbours.ids[0]} ({result.neighbours.scores[0]:.3f})"
+    near = f"nearest {instance_name(result.neighbours.ids[0])} ({result.neighbours.scores[0]:.3f})"
     assert repr(result) == f"Result(3 images of 8 × 8, seed 4, {near})"
+    assert repr(result.neighbours) == f"Neighbours(5, {near})"
+
+
+def test_neighbours_carry_files_classes_and_whether_the_picture_is_outside(pipe, labelled):
+    near = pipe.nearest(PHOTO, k=3)[0]
+    assert near.names == tuple(instance_name(number) for number in near.ids)
+    assert pipe.generate(PHOTO).neighbours.names[:3] == near.names
+    assert near.classes is None, "a bundle that says nothing of classes"
+    found = labelled.nearest([PHOTO, PHOTO], k=2)[1]
+    assert found.classes == tuple(f"class {label}" for label in found.labels)
+    assert (found.names, found.title(0)) == (None, f"{found.classes[0]} no. {found.ids[0]}")
+
+
+def test_a_picture_unlike_all_that_is_stored_is_said_to_be_outside(pipe):
+    axis = np.eye(12, dtype=np.float32)
+    close = pipe.bank.embeddings.copy()
+    close[:] = axis[0] + 0.1 * close
+    close /= np.linalg.norm(close, axis=1, keepdims=True)
+    with pipe.with_bank(dataclasses.replace(pipe.bank, embeddings=close)) as narrow:
+        assert narrow.generate_from(axis[3]).outside
+        assert "outside what is stored" in repr(narrow.generate_from(axis[3]))
+        assert not narrow.generate_from(close[4]).outside
+    stated = dataclasses.replace(pipe.bank, stated_limit=-1.0)  # what a bundle says is believed
+    with pipe.with_bank(stated) as wide:
+        assert wide.nearest(axis[3])[0].outside_below == -1
 
 
 # ---- route -----------------------------------------------------------------------------------------------

@@ -49,6 +49,9 @@ def test_the_same_request_gives_the_same_bytes_as_in_process(wire, pipe, conditi
         np.testing.assert_array_equal(answer["NEIGHBOUR_IDS"][row], expected.neighbours.ids)
         np.testing.assert_array_equal(answer["NEIGHBOUR_SCORES"][row], expected.neighbours.scores)
         np.testing.assert_array_equal(answer["NEIGHBOUR_LABELS"][row], expected.neighbours.labels)
+        told = tuple(name.decode() for name in answer["NEIGHBOUR_NAMES"][row])
+        assert told == expected.neighbours.names
+        assert answer["OUTSIDE_BELOW"][row, 0] == np.float32(expected.neighbours.outside_below)
         np.testing.assert_array_equal(answer["EMBEDDING"][row], expected.embedding)
 
 

@@ -17,6 +17,7 @@ from icgan_runtime.bundle import arrays, manifest
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.bundle.strict_json import parse, to_json
 from icgan_runtime.errors import BindingError, BundleError
+from icgan_runtime.names import ENDS, TEXT, Names
 
 FORMAT = "icgan-bank"
 SCHEMA_VERSION = 1
@@ -55,6 +56,9 @@ class Bank:
     thumbnails: U8 | None  # [count, T, T, 3]
     source: str = ""
     licence: str = ""
+    names: Names | None = None  # the files they came from
+    class_names: tuple[str, ...] | None = None  # that the labels are indices into, as the bundle says
+    stated_limit: float | None = None  # novelty.outside_below of this bank, as the bundle says
 
     def __post_init__(self) -> None:
         count = len(self.embeddings)
@@ -72,12 +76,14 @@ class Bank:
             raise BundleError(f"{FOLDER}/ids.npy", "ids must be non-negative and strictly increasing")
         if self.labels is not None and bool(np.any(self.labels < 0)):
             raise BundleError(f"{FOLDER}/labels.npy", "holds a negative label")
+        if self.names is not None and len(self.names) != count:
+            raise BundleError(f"{FOLDER}/{ENDS}", f"{len(self.names)} names for {count} instances")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        also = [word for word in ("labels", "thumbnails") if getattr(self, word) is not None]
+        also = [word for word in ("labels", "thumbnails", "names") if getattr(self, word) is not None]
         return (
             f"Bank({len(self)} instances × {self.embeddings.shape[1]}{''.join(f', {word}' for word in also)})"
         )
@@ -100,6 +106,13 @@ class Bank:
         rows: I64 = np.searchsorted(self.ids, ids)
         return rows
 
+    def classes(self, labels: I64) -> tuple[str, ...] | None:
+        """What labels are called, "" where one has no name; None where nothing is known of names."""
+        known = self.class_names
+        if known is None:
+            return None
+        return tuple(known[label] if label < len(known) else "" for label in labels.tolist())
+
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Bank:
         """The bank of an opened bundle, every file verified. Raises BundleError."""
@@ -107,6 +120,7 @@ class Bank:
             bundle.read(f"{FOLDER}/{ABOUT_NAME}", manifest.MAX_MANIFEST_BYTES),
             lambda name: bundle.read(f"{FOLDER}/{name}"),
             lambda name: bundle.path(f"{FOLDER}/{name}"),
+            lambda name: f"{FOLDER}/{name}" in bundle.manifest.files,
         )
         entry = bundle.manifest.bank
         said = About(
@@ -128,7 +142,9 @@ class Bank:
                 f"{FOLDER}/{ABOUT_NAME}", f"differs from the manifest in {', '.join(differing)}"
             )
         bank.require_labels_below(bundle.manifest.model.classes)
-        return bank
+        return dataclasses.replace(
+            bank, class_names=label_names(bundle.manifest), stated_limit=stated_limit(bundle.manifest)
+        )
 
     @classmethod
     def read(cls, folder: str | Path) -> Bank:
@@ -138,6 +154,7 @@ class Bank:
             files.read_bounded(files.locate(root, ABOUT_NAME), manifest.MAX_MANIFEST_BYTES, ABOUT_NAME),
             lambda name: files.read_bounded(files.locate(root, name), manifest.MAX_FILE_BYTES, name),
             lambda name: files.locate(root, name),
+            lambda name: (root / name).exists(),
         )
 
     def write(self, folder: Path) -> None:
@@ -148,6 +165,9 @@ class Bank:
             arrays.write_npy(folder / "labels.npy", self.labels)
         if self.thumbnails is not None:
             arrays.write_npy(folder / "thumbnails.npy", self.thumbnails)
+        if self.names is not None:
+            arrays.write_npy(folder / TEXT, self.names.text)
+            arrays.write_npy(folder / ENDS, self.names.ends)
         about = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **to_json(self.about)}
         (folder / ABOUT_NAME).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
@@ -175,7 +195,30 @@ class Bank:
             )
 
 
-def _read(description: bytes, read: Callable[[str], bytes], path: Callable[[str], Path]) -> Bank:
+def label_names(book: manifest.Manifest) -> tuple[str, ...] | None:
+    """What the labels of a bundle's bank are called: the model's classes, or what the bundle says of it."""
+    if book.model.class_names is not None:
+        return book.model.class_names
+    match book.provenance.get("bank"):  # a report, which may hold anything
+        case {"class_names": [*names]} if all(isinstance(name, str) for name in names):
+            return tuple(names)
+    return None
+
+
+def stated_limit(book: manifest.Manifest) -> float | None:
+    """What the bundle says of how far from its bank a query is outside of it (search/novelty.py)."""
+    match book.provenance.get("bank"):
+        case {"outside_below": float(limit)} if -1 <= limit <= 1:
+            return limit
+    return None
+
+
+def _read(
+    description: bytes,
+    read: Callable[[str], bytes],
+    path: Callable[[str], Path],
+    has: Callable[[str], bool],
+) -> Bank:
     about = _about(description)
     count, side = about.count, about.thumbnail_size
     large = count * about.embedding_dim * 4 > _MAP_ABOVE_BYTES
@@ -185,6 +228,17 @@ def _read(description: bytes, read: Callable[[str], bytes], path: Callable[[str]
         found = arrays.map_npy(path(name), whole) if large else arrays.read_npy(read(name), whole)
         return arrays.require(found, whole, dtype, shape, ABOUT_NAME)
 
+    def names() -> Names | None:
+        if not has(TEXT) and not has(ENDS):
+            return None
+        mapped = path(TEXT).stat().st_size > _MAP_ABOVE_BYTES
+        text = arrays.map_npy(path(TEXT), TEXT) if mapped else arrays.read_npy(read(TEXT), f"{FOLDER}/{TEXT}")
+        text = arrays.require(text, f"{FOLDER}/{TEXT}", "uint8", (None,), "the format")
+        try:
+            return Names(text, array(ENDS, "int64", count))
+        except ValueError as error:
+            raise BundleError(f"{FOLDER}/{TEXT}", str(error)) from None
+
     return Bank(
         encoder_id=about.encoder_id,
         embeddings=array("embeddings.npy", "float32", count, about.embedding_dim),
@@ -193,6 +247,7 @@ def _read(description: bytes, read: Callable[[str], bytes], path: Callable[[str]
         thumbnails=array("thumbnails.npy", "uint8", count, side, side, 3) if side is not None else None,
         source=about.source,
         licence=about.licence,
+        names=names(),
     )
 
 

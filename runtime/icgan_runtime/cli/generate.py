@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
 
-from icgan_runtime import images, sheets
+from icgan_runtime import captions, sheets
 from icgan_runtime.cli import shared
+from icgan_runtime.cli.follow import EMBEDDINGS, Followed, followed, generate
 from icgan_runtime.console import Parser
 from icgan_runtime.errors import RequestError
 from icgan_runtime.marks.claim import EMBEDDING, SINGLE, Claim
 from icgan_runtime.marks.mark import Mark, find_signer
 from icgan_runtime.origin import ledger
+from icgan_runtime.request import Result
 from icgan_runtime.rows import CONDITIONS
 
 
@@ -25,7 +28,15 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         run,
         "icgan generate bundles/demo photo.jpg -n 16 --truncation 0.7 --out grid.png",
     )
-    shared.add_pipeline(command)
+    shared.add_pipeline(command, f"; or a {EMBEDDINGS} of `icgan embed`, each row of which is followed")
+    command.add_argument(
+        "--instance",
+        type=int,
+        action="append",
+        default=[],
+        metavar="ID",
+        help="follow this stored instance, by an id that `icgan search` prints; repeatable, not with --url",
+    )
     command.add_argument(
         "-n", type=int, default=8, help="images to generate for each picture (default: %(default)s)"
     )
@@ -55,6 +66,11 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         default=8,
         metavar="N",
         help="images per row of the sheet (default: %(default)s)",
+    )
+    command.add_argument(
+        "--captions",
+        action="store_true",
+        help="a line under each picture's images: its name, seed, truncation and nearest stored instance",
     )
     command.add_argument(
         "--out",
@@ -95,36 +111,32 @@ def _add_marks(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Images that follow each picture, on one sheet: the picture on the left, its images beside it."""
-    folders = _folders(options)
+    pictures = [options.bundle] * (options.url is not None) + options.pictures
+    wanted = followed(options, pictures)
+    folders = _folders(options, wanted)
     if folders is None:
         sheets.file_format(options.out, "out")  # refused before the work is done
     if not options.no_mark:
         find_signer(options.sign_key)  # and a key that cannot sign, too
+    settings = {name: getattr(options, name) for name in ("n", "seed", "truncation", "condition", "label")}
     rows, report = [], []
     with shared.open_pipeline(options) as pipe:
-        for picture in options.pictures:
-            instance = images.load(picture, pipe.model.resolution)  # refused here, a picture is named
-            result = pipe.generate(
-                picture,
-                n=options.n,
-                seed=options.seed,
-                truncation=options.truncation,
-                condition=options.condition,
-                label=options.label,
-            )
+        for each in wanted:
+            shown, result = generate(pipe, each, settings)
             if folders is None:
-                rows.append(sheets.beside(instance, result.images, options.columns))
+                strip = sheets.beside(shown, result.images, options.columns)
+                rows.append(captions.under(strip, _caption(each, result)) if options.captions else strip)
             else:
-                paths = result.save(
-                    folders[picture], not options.no_mark, options.sign_key, options.embedding
-                )
+                paths = result.save(folders[each], not options.no_mark, options.sign_key, options.embedding)
                 for j, path in enumerate(paths):
                     _log(options, result.claim(j, 1, SINGLE), path.read_bytes())
-            report.append({"picture": picture, "neighbours": shared.nearest_json(result.neighbours)})
-            shared.say_text(options, shared.nearest_line(picture, result.neighbours))
+            report.append(shared.nearest_json(each.name, result.neighbours))
+            shared.say_text(options, shared.nearest_line(each.name, result.neighbours))
+            shared.warn_outside(each.name, result.neighbours)
         route = pipe.route
     if folders is None:
-        layout = sheets.layout(options.n, options.columns, instance.shape[1], len(rows))
+        height = captions.LINE if options.captions else 0
+        layout = sheets.layout(options.n, options.columns, shown.shape[1], len(rows), height)
         claim = result.claim(0, options.n, layout, options.embedding if len(rows) == 1 else "none")
         mark = None if options.no_mark else Mark(claim, options.sign_key)
         written = sheets.write_picture(options.out, sheets.grid(np.stack(rows), columns=1), "out", mark)
@@ -135,20 +147,28 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _caption(each: Followed, result: Result) -> str:
+    """What was followed, and how, for the line under its images."""
+    request, near = result.request, result.neighbours
+    limit = "" if math.isinf(request.truncation) else f"truncation {request.truncation:g}, "
+    name = Path(each.name).name if each.row is None else each.name
+    outside = ", outside what is stored" if result.outside else ""
+    return f"{name}: seed {request.seed}, {limit}nearest {near.title(0)} ({near.scores[0]:.3f}){outside}"
+
+
 def _log(options: argparse.Namespace, claim: Claim | None, file: bytes) -> None:
     if options.ledger is not None and claim is not None:
         ledger.append(options.ledger, claim, file)
 
 
-def _folders(options: argparse.Namespace) -> dict[str, Path] | None:
+def _folders(options: argparse.Namespace, wanted: list[Followed]) -> dict[Followed, Path] | None:
     """Where each picture's images go if --out is a folder: into it, or each picture's into one below it."""
     out: Path = options.out
     if out.suffix and not out.is_dir():
         return None
-    pictures = [options.bundle] * (options.url is not None) + options.pictures
-    if len(pictures) == 1:
-        return {pictures[0]: out}
-    folders = {picture: out / Path(picture).stem for picture in pictures}
-    if len(set(folders.values())) < len(pictures):
+    if len(wanted) == 1:
+        return {wanted[0]: out}
+    folders = {each: out / each.folder for each in wanted}
+    if len(set(folders.values())) < len(wanted):
         raise RequestError("out", f"{out}: two pictures have the same name; give them to two commands")
     return folders

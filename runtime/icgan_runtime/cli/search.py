@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from icgan_runtime import images, sheets
+from icgan_runtime import captions, images, sheets
+from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser
 from icgan_runtime.errors import RequestError
@@ -39,19 +40,30 @@ def run(options: argparse.Namespace) -> int:
         bank = pipe.chain.bank
         if drawn and (bank is None or bank.thumbnails is None):
             raise RequestError("out", "there are no thumbnails to draw")
-        ids, scores = pipe.search(list(options.pictures), k=options.k)
-        for picture, row_ids, row_scores in zip(options.pictures, ids, scores, strict=True):
-            labels = bank.labels[bank.rows(row_ids)] if bank is not None and bank.labels is not None else None
-            found = Neighbours(row_ids, row_scores, labels)
-            report.append({"picture": picture, "neighbours": shared.nearest_json(found)})
-            shared.say_text(options, shared.nearest_line(picture, found))
-            if drawn and bank is not None and bank.thumbnails is not None:
-                thumbnails = bank.thumbnails[bank.rows(row_ids)]
-                instance = images.load(picture, thumbnails.shape[1])
-                rows.append(sheets.beside(instance, thumbnails, len(row_ids)))
+        for picture, found in zip(
+            options.pictures, pipe.nearest(list(options.pictures), k=options.k), strict=True
+        ):
+            report.append(shared.nearest_json(picture, found))
+            shared.say_text(options, shared.nearest_table(picture, found))
+            shared.warn_outside(picture, found)
+            if drawn and bank is not None:
+                rows.append(_strip(picture, found, bank))
         route = pipe.route
     if drawn:
         sheets.write_picture(options.out, sheets.grid(np.stack(rows), columns=1), "out")
         shared.say_text(options, f"wrote {options.out}")
     shared.say_result(options, route, {"pictures": report})
     return 0
+
+
+def _strip(picture: str, found: Neighbours, bank: Bank) -> images.U8:
+    """The picture on the left, its neighbours' thumbnails beside it, with scores and names below."""
+    assert bank.thumbnails is not None
+    thumbnails = bank.thumbnails[bank.rows(found.ids)]
+    words = [(Path(picture).name, "outside what is stored" if found.outside else "")]
+    for place, score in enumerate(found.scores):
+        named = found.names is not None and found.names[place]  # else the title has the class
+        called = found.classes[place] if named and found.classes is not None else ""
+        words.append((f"{score:.3f}  {called}", found.title(place)))
+    cells = captions.below([images.load(picture, thumbnails.shape[1]), *thumbnails], words)
+    return sheets.beside(cells[0], cells[1:], len(cells) - 1)

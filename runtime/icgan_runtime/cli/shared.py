@@ -21,6 +21,8 @@ BUNDLE = "folder that icgan-export bundle wrote"
 URL = "a server instead of a bundle: grpc://localhost:8001 or http://localhost:8000"
 THREADS = "threads per graph, 0 for one per core (default: %(default)s)"
 
+SHOWN = 3  # neighbours in one line
+
 # Options of `add_where` that a server has chosen already.
 IN_PROCESS = ("backend", "precision", "search", "threads")
 
@@ -48,14 +50,14 @@ def add_command(
     return command
 
 
-def add_pipeline(command: Parser) -> None:
-    """BUNDLE or --url, the pictures, and what runs them."""
+def add_pipeline(command: Parser, more: str = "") -> None:
+    """BUNDLE or --url, the pictures (and what `more` says can stand for one), and what runs them."""
     command.add_argument("bundle", metavar="BUNDLE", help=f"{BUNDLE}; leave it out with --url")
     command.add_argument(
         "pictures",
         nargs="*",
         metavar="PICTURE",
-        help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} file",
+        help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} file{more}",
     )
     add_where(command).add_argument("--url", help=URL)
 
@@ -89,7 +91,7 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
     """The pipeline that the options ask for. With --url, what stands in the bundle's place is a picture."""
     if options.url is not None:
         options.pictures = [options.bundle, *options.pictures]
-    if not options.pictures:
+    if not options.pictures and not getattr(options, "instance", None):
         options.parser.error("the following arguments are required: PICTURE")
     if options.url is not None:
         refuse_given(options, IN_PROCESS, "is the server's choice: leave it out beside --url")
@@ -137,18 +139,50 @@ def say_result(options: argparse.Namespace, route: Route, value: Mapping[str, ob
 
 
 def nearest_line(picture: str, found: Neighbours) -> str:
-    """A picture's neighbours for people."""
-    near = ", ".join(f"{i} ({score:.3f})" for i, score in zip(found.ids, found.scores, strict=True))
-    return f"{picture}: nearest {near}"
+    """A picture's neighbours for people, the first of them."""
+    count = len(found.ids)
+    near = [f"{found.title(place)} ({found.scores[place]:.3f})" for place in range(min(count, SHOWN))]
+    more = f" and {count - SHOWN} more" if count > SHOWN else ""
+    return f"{picture}: nearest {', '.join(near)}{more}"
 
 
-def nearest_json(found: Neighbours) -> list[dict[str, Any]]:
-    """A picture's neighbours as plain JSON."""
-    labels = [None] * len(found.ids) if found.labels is None else found.labels.tolist()
-    rows = zip(found.ids.tolist(), found.scores.tolist(), labels, strict=True)
-    return [
-        {"id": i, "score": score} | ({} if label is None else {"label": label}) for i, score, label in rows
-    ]
+def nearest_table(picture: str, found: Neighbours) -> str:
+    """All of a picture's neighbours for people, a line each: score, id, file, class."""
+    lines = [f"{picture}:"]
+    for place, (number, score) in enumerate(zip(found.ids, found.scores, strict=True)):
+        words = [f"{score:.3f}", f"{number:>8}"]
+        words += [found.names[place]] if found.names is not None else []
+        if found.classes is not None and found.classes[place]:
+            words.append(f"({found.classes[place]})")
+        lines.append("  ".join(["", *words]))
+    return "\n".join(lines)
+
+
+def warn_outside(picture: str, found: Neighbours) -> None:
+    """A line on stderr about a picture that is unlike anything stored."""
+    if found.outside:
+        tell(
+            f"warning: {picture} is less like any stored picture ({found.scores[0]:.3f}) than 99 % of them "
+            f"are to each other ({found.outside_below:.3f}): the model has not learnt such pictures"
+        )
+
+
+def nearest_json(picture: str, found: Neighbours) -> dict[str, Any]:
+    """A picture and its neighbours as plain JSON."""
+    rows = []
+    for place, (number, score) in enumerate(zip(found.ids.tolist(), found.scores.tolist(), strict=True)):
+        row = {"id": number, "score": score}
+        if found.labels is not None:
+            row["label"] = int(found.labels[place])
+        row |= {"class": found.classes[place]} if found.classes is not None else {}
+        row |= {"name": found.names[place]} if found.names is not None else {}
+        rows.append(row)
+    limit = (
+        {}
+        if found.outside_below is None
+        else {"outside": found.outside, "outside_below": found.outside_below}
+    )
+    return {"picture": picture, "neighbours": rows, **limit}
 
 
 def truncation(text: str) -> float | None:

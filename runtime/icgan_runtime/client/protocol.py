@@ -42,6 +42,7 @@ ENSEMBLE = "icgan"
 # Every input is mandatory on the wire; this is what a call says that generates nothing.
 _PLAIN = Request(n=1, seed=0, truncation=1.0, condition="query", label=0)
 NEIGHBOURS = ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "NEIGHBOUR_LABELS")
+MORE = ("NEIGHBOUR_NAMES", "NEIGHBOUR_CLASSES", "OUTSIDE_BELOW")  # which servers of before have not
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class ServedModel:
     max_batch: int
     repeats: bool = False  # whether an empty IMAGE shows what the row before it does
     prepare: str = "client"  # who decodes, crops and reduces picture files
+    says: tuple[str, ...] = ()  # those of MORE that it answers
 
     @classmethod
     def of_config(cls, url: str, config: Mapping[str, Any], prepare: str = "client") -> ServedModel:
@@ -87,6 +89,7 @@ class ServedModel:
             int(config["max_batch_size"]),
             REPEATS in config["parameters"],
             prepare,
+            tuple(name for name in MORE if name in outputs),
         )
 
     def embed(self, pictures: Sequence[images.Picture]) -> Conversation[F32]:
@@ -100,8 +103,7 @@ class ServedModel:
 
     def search(self, embedding: F32, k: int) -> Conversation[tuple[I64, F32]]:
         """ids and scores [N, k]; k is at most what the server was made to find."""
-        if not 1 <= k <= self.neighbours:
-            raise RequestError("k", f"{k}, expected 1..{self.neighbours} of this server")
+        self._check_k(k)
         ids, scores = [], []
         for rows in self._batches(len(embedding)):
             inputs = {"EMBEDDING": embedding[rows.start : rows.stop], **self._scalars(_PLAIN, rows)}
@@ -110,11 +112,30 @@ class ServedModel:
             scores.append(answer["NEIGHBOUR_SCORES"][:, :k])
         return np.concatenate(ids), np.concatenate(scores)
 
+    def nearest(self, embedding: F32, k: int) -> Conversation[list[Neighbours]]:
+        """As `Chain.nearest`."""
+        self._check_k(k)
+        found: list[Neighbours] = []
+        for rows in self._batches(len(embedding)):
+            inputs = {"EMBEDDING": embedding[rows.start : rows.stop], **self._scalars(_PLAIN, rows)}
+            answer = yield Call("icgan_from_embedding", inputs, self._told)
+            found += [self._neighbours(answer, row, k) for row in range(len(rows))]
+        return found
+
+    @property
+    def _told(self) -> tuple[str, ...]:
+        """The outputs that say what is near."""
+        return (*NEIGHBOURS[: 2 + self.labelled], *self.says)
+
+    def _check_k(self, k: int) -> None:
+        if not 1 <= k <= self.neighbours:
+            raise RequestError("k", f"{k}, expected 1..{self.neighbours} of this server")
+
     def generate(self, picture: images.Picture, request: Request) -> Conversation[Result]:
         """The first batch carries the picture, the others the embedding that came back with it."""
         first, *others = self._batches(request.n)
         source = self._source(picture, len(first))
-        answer = yield self._generation(_ensemble(source), source, request, first)
+        answer = yield self._generation(_ensemble(source), source, request, first, first=True)
         embedding = answer["EMBEDDING"][:1]
         answers = [answer]
         for rows in others:
@@ -124,10 +145,11 @@ class ServedModel:
 
     def generate_from(self, embedding: F32, request: Request) -> Conversation[Result]:
         """As `generate`, from an embedding [1, D]."""
-        answers = []
+        answers: list[Arrays] = []
         for rows in self._batches(request.n):
             source = {"EMBEDDING": embedding.repeat(len(rows), axis=0)}
-            answers.append((yield self._generation("icgan_from_embedding", source, request, rows)))
+            call = self._generation("icgan_from_embedding", source, request, rows, first=not answers)
+            answers.append((yield call))
         return self._result(answers, embedding[0], request)
 
     def generate_rows(self, embedding: F32, rows: Rows) -> Conversation[tuple[U8, I64 | None]]:
@@ -151,8 +173,11 @@ class ServedModel:
         refuse_black_images(self.url, whole)
         return whole, np.concatenate(labels) if labels else None
 
-    def _generation(self, name: str, source: Arrays, request: Request, rows: range) -> Call:
-        outputs = ["GENERATED", *(NEIGHBOURS if self.labelled else NEIGHBOURS[:2])]
+    def _generation(
+        self, name: str, source: Arrays, request: Request, rows: range, first: bool = False
+    ) -> Call:
+        """A call that draws some rows; the first of a result asks for its neighbours too."""
+        outputs = ["GENERATED", *(self._told if first else ())]
         if name != "icgan_from_embedding":
             outputs.append("EMBEDDING")
         return Call(name, {**source, **self._scalars(request, rows)}, tuple(outputs))
@@ -160,10 +185,22 @@ class ServedModel:
     def _result(self, answers: list[Arrays], embedding: F32, request: Request) -> Result:
         generated = np.concatenate([answer["GENERATED"] for answer in answers])
         refuse_black_images(self.url, generated)
-        ids, scores = answers[0]["NEIGHBOUR_IDS"][0], answers[0]["NEIGHBOUR_SCORES"][0]
-        labels = answers[0]["NEIGHBOUR_LABELS"][0] if self.labelled else None
         source = Source(self.model.name, self.model.version, self.model.identity)
-        return Result(generated, Neighbours(ids, scores, labels), embedding, request, source)
+        return Result(generated, self._neighbours(answers[0], 0, self.neighbours), embedding, request, source)
+
+    def _neighbours(self, answer: Arrays, row: int, k: int) -> Neighbours:
+        """What an answer says of the k nearest to one of its rows."""
+
+        def texts(name: str) -> tuple[str, ...] | None:
+            if name not in self.says:
+                return None
+            found = tuple(bytes(each).decode(errors="replace") for each in answer[name][row, :k])
+            return found if any(found) else None  # all empty: the bank knows none
+
+        ids, scores = answer["NEIGHBOUR_IDS"][row, :k], answer["NEIGHBOUR_SCORES"][row, :k]
+        labels = answer["NEIGHBOUR_LABELS"][row, :k] if self.labelled else None
+        limit = float(answer["OUTSIDE_BELOW"][row, 0]) if "OUTSIDE_BELOW" in self.says else None
+        return Neighbours(ids, scores, labels, texts(MORE[0]), texts(MORE[1]), limit)
 
     def _source(self, picture: images.Picture, count: int) -> Arrays:
         """`count` rows of one picture: its file, or what the encoder sees of it, whichever is smaller.

@@ -24,7 +24,7 @@ from icgan_runtime.client.exchange import Exchange, Pause, Step, Steps, seconds_
 from icgan_runtime.client.library import ends_trust, open_client
 from icgan_runtime.client.protocol import Arrays, Call, Conversation, ServedModel
 from icgan_runtime.errors import RequestError
-from icgan_runtime.request import Request, Result
+from icgan_runtime.request import Neighbours, Request, Result
 from icgan_runtime.route import Route
 from icgan_runtime.rows import Rows
 
@@ -107,6 +107,9 @@ class TritonChain:
 
     def search(self, embedding: F32, k: int) -> tuple[I64, F32]:
         return self._hold(self._exchange.service.search(embedding, k))
+
+    def nearest(self, embedding: F32, k: int) -> list[Neighbours]:
+        return self._hold(self._exchange.service.nearest(embedding, k))
 
     def generate(self, picture: images.Picture, request: Request) -> Result:
         return self._hold(self._exchange.service.generate(picture, request))

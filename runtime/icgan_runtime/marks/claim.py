@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from icgan_runtime.bundle.strict_json import from_json, to_json
+from icgan_runtime.bundle.strict_json import LATER, from_json, to_json
 from icgan_runtime.errors import RequestError
 
 VERSION = 1
@@ -42,6 +42,7 @@ class Sheet:
     gap: int
     left: int
     strips: int = 1  # one below the other, each with the samples of a query picture of its own
+    caption: int = field(default=0, metadata={LATER: True})  # pixels of words under each strip
 
 
 SINGLE = Sheet(columns=1, gap=0, left=0)
@@ -88,6 +89,7 @@ def read_claim(text: str) -> Claim:
         (sheet.gap, 0, 64),
         (sheet.left, 0, 10_000),
         (sheet.strips, 1, 1000),
+        (sheet.caption, 0, 256),
     )
     truncated = claim.truncation is None or 0 < claim.truncation <= 1
     if not truncated or not all(low <= value <= high for value, low, high in bounds):

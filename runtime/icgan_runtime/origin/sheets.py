@@ -20,7 +20,7 @@ def cut(picture: U8, claim: Claim, side: int) -> list[U8] | None:
     columns = min(sheet.columns, claim.n)
     rows, step = -(-claim.n // columns), side + sheet.gap
     strip = rows * step - sheet.gap
-    height = sheet.strips * (strip + sheet.gap) - sheet.gap
+    height = sheet.strips * (strip + sheet.caption + sheet.gap) - sheet.gap
     width = sheet.left + columns * step - sheet.gap
     if height * width > 1 << 26:
         return None
@@ -28,7 +28,7 @@ def cut(picture: U8, claim: Claim, side: int) -> list[U8] | None:
         picture = resize_sides(picture, height, width)
     cells = []
     for number in range(sheet.strips):
-        top = number * (strip + sheet.gap)
+        top = number * (strip + sheet.caption + sheet.gap)
         places = [(top + i // columns * step, sheet.left + i % columns * step) for i in range(claim.n)]
         cells.append(np.stack([picture[y : y + side, x : x + side] for y, x in places]))
     return cells

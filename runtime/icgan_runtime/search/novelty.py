@@ -10,6 +10,7 @@ from icgan_runtime.bundle.bank import Bank
 SCORE_BUCKETS = tuple(round(0.05 * step, 2) for step in range(1, 21))  # upper bounds, cosine similarity
 _BLOCK = 16_384  # instances compared at a time
 _SAMPLE = 256  # instances looked at: a quantile needs no more, and a large bank allows no more
+_QUICK = 64 << 20  # numbers of a bank up to which a command computes it by itself: a second
 
 
 def outside_below(bank: Bank, quantile: float = 0.01) -> float:
@@ -20,7 +21,7 @@ def outside_below(bank: Bank, quantile: float = 0.01) -> float:
     """
     if len(bank) < 2:
         return -1.0
-    rows = np.sort(np.random.default_rng(0).permutation(len(bank))[:_SAMPLE])
+    rows = np.linspace(0, len(bank) - 1, min(len(bank), _SAMPLE)).astype(np.int64)  # in any language
     some = bank.embeddings[rows]
     nearest = np.full(len(rows), -np.inf)
     # in blocks: a large bank is mapped, and read once rather than once for each of the instances
@@ -30,3 +31,10 @@ def outside_below(bank: Bank, quantile: float = 0.01) -> float:
         scores[own, rows[own] - start] = -np.inf
         nearest = np.maximum(nearest, scores.max(axis=1))
     return float(np.quantile(nearest, quantile))
+
+
+def known_limit(bank: Bank) -> float | None:
+    """What the bundle states of it, else computed where that is quick; None where neither is."""
+    if bank.stated_limit is not None:
+        return bank.stated_limit
+    return outside_below(bank) if bank.embeddings.size <= _QUICK else None

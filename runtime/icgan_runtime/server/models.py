@@ -231,9 +231,15 @@ def _condition(served: ServedModel, cpu: bool = False) -> tc.ModelConfig:
         tc.Tensor("EMBEDDING", tc.FP32, (model.embedding_dim,)),
         tc.Tensor("NEIGHBOUR_IDS", tc.INT64, (k,)),
         tc.Tensor("NEIGHBOUR_SCORES", tc.FP32, (k,)),
+        # there for every bank, with empty names where it has none: banks with and without can be exchanged
+        tc.Tensor("NEIGHBOUR_NAMES", tc.BYTES, (k,)),
+        tc.Tensor("OUTSIDE_BELOW", tc.FP32, (1,)),
     )
     if served.labelled:
-        outputs += (tc.Tensor("NEIGHBOUR_LABELS", tc.INT64, (k,)),)
+        outputs += (
+            tc.Tensor("NEIGHBOUR_LABELS", tc.INT64, (k,)),
+            tc.Tensor("NEIGHBOUR_CLASSES", tc.BYTES, (k,)),
+        )
     if model.classes:
         outputs += (tc.Tensor("label", tc.INT64, (1,)),)
     on_gpu = search == "faiss-gpu" and not cpu
@@ -288,8 +294,9 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
     found = {"ids": "IDS", "scores": "SCORES"} if served.options.search == "graph" else {}
     if found:
         step("icgan_lookup", {"embedding": embedding}, found)
-    answer |= {name: name for name in ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES")}
-    answer |= {"NEIGHBOUR_LABELS": "NEIGHBOUR_LABELS"} if served.labelled else {}
+    told = ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "NEIGHBOUR_NAMES", "OUTSIDE_BELOW")
+    answer |= {name: name for name in told}
+    answer |= {name: name for name in ("NEIGHBOUR_LABELS", "NEIGHBOUR_CLASSES")} if served.labelled else {}
     step(
         "icgan_condition",
         {"embedding": embedding, **found, **rows},

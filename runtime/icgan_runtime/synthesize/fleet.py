@@ -15,7 +15,7 @@ from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.chain import Chain
 from icgan_runtime.errors import BindingError, DeadlineError, RequestError, UnavailableError
-from icgan_runtime.request import Request, Result
+from icgan_runtime.request import Neighbours, Request, Result
 from icgan_runtime.route import LOG, Route
 from icgan_runtime.rows import Rows
 
@@ -61,6 +61,9 @@ class Fleet:
 
     def search(self, embedding: F32, k: int) -> tuple[I64, F32]:
         return self._ask(lambda chain: chain.search(embedding, k))
+
+    def nearest(self, embedding: F32, k: int) -> list[Neighbours]:
+        return self._ask(lambda chain: chain.nearest(embedding, k))
 
     def generate(self, picture: images.Picture, request: Request) -> Result:
         return self._ask(lambda chain: chain.generate(picture, request))

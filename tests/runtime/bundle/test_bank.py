@@ -11,6 +11,7 @@ from icgan_runtime.bundle.bank import ABOUT_NAME, Bank
 from icgan_runtime.bundle.manifest import Manifest, describe_file
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import BindingError, BundleError, IntegrityError
+from icgan_runtime.names import Names
 
 
 @pytest.fixture
@@ -27,6 +28,9 @@ def assert_equal(a: Bank, b: Bank):
     assert a.about == b.about
     for name in ("embeddings", "ids", "labels", "thumbnails"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert (a.names is None) == (b.names is None)
+    if a.names is not None and b.names is not None:
+        assert a.names.pick(range(len(a))) == b.names.pick(range(len(b)))
 
 
 def test_the_bank_of_a_bundle_is_the_bank_in_its_folder(tiny_bundle):
@@ -37,11 +41,14 @@ def test_the_bank_of_a_bundle_is_the_bank_in_its_folder(tiny_bundle):
 @given(
     count=st.integers(1, 8),
     labelled=st.booleans(),
+    named=st.booleans(),
     side=st.none() | st.integers(1, 4),
     seed=st.integers(0, 99),
 )
-def test_a_written_bank_reads_back_equal(tmp_path, count, labelled, side, seed):
+def test_a_written_bank_reads_back_equal(tmp_path, count, labelled, named, side, seed):
     rng = np.random.default_rng(seed)
+    for file in tmp_path.glob("name*"):
+        file.unlink()
     bank = Bank(
         "space",
         unit(rng.normal(size=(count, 3)) + 1e-3),
@@ -50,9 +57,39 @@ def test_a_written_bank_reads_back_equal(tmp_path, count, labelled, side, seed):
         rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8) if side else None,
         "Ünïcode source",
         "CC0-1.0",
+        Names.of(f"Ünï/{number}.png" for number in range(count)) if named else None,
     )
     bank.write(tmp_path)
     assert_equal(Bank.read(tmp_path), bank)
+
+
+def test_names_are_read_from_a_bundle_and_a_bundle_of_before_has_none(tiny_bundle, labelled_bundle):
+    named = Bank.of_bundle(Bundle.open(tiny_bundle))
+    assert named.names is not None
+    assert named.names.pick([3, 19]) == ("été/003.png", "été/019.png")
+    assert Bank.of_bundle(Bundle.open(labelled_bundle)).names is None
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        (np.arange(20), "do not end where"),
+        (np.r_[np.arange(12) * 10, np.full(7, 5), 240], "do not end where"),
+        (np.r_[-1, np.arange(1, 19), 240], "do not end where"),
+        (np.array([240]), r"says int64\[20\]"),
+    ],
+)
+def test_names_that_do_not_fit_the_bank_are_refused(folder, ends, message):
+    np.save(folder / "name_ends.npy", ends)
+    with pytest.raises(BundleError, match=message):
+        Bank.read(folder)
+
+
+def test_names_that_a_terminal_cannot_show_are_read_as_marks():
+    names = Names.of(["a\x1b[31m.png", "b\udce9.png", "x" * 1000])
+    assert names.pick(range(3)) == ("a\ufffd[31m.png", "b\ufffd.png", "x" * 400)
+    raw = Names(np.frombuffer(b"\xff\x1b", np.uint8), np.array([2]))
+    assert raw[0] == "\ufffd\ufffd"
 
 
 def test_rows_are_found_by_id():

@@ -115,6 +115,8 @@ PLACE = {
                 "condition": "query",
                 "label": None,
                 "columns": 8,
+                "captions": False,
+                "instance": [],
                 "out": Path("grid.png"),
                 "sign_key": None,
                 "no_mark": False,

@@ -23,13 +23,13 @@ def test_info_names_what_matters(icgan, tiny_bundle):
 
 def test_info_verify_passes_a_sound_bundle_and_fails_a_damaged_one(icgan, tiny_bundle, copy_bundle):
     status, printed, _ = icgan("info", "--verify", tiny_bundle)
-    assert (status, printed.splitlines()[-1]) == (0, "18 checks, 0 failed")
+    assert (status, printed.splitlines()[-1]) == (0, "20 checks, 0 failed")
     bundle = copy_bundle(tiny_bundle)
     (bundle / "README.md").write_text("# tinY\n")
     status, printed, _ = icgan("info", "--verify", bundle)
     assert status == 1
     assert "FAILED README.md: README.md: SHA-256" in printed
-    assert printed.splitlines()[-1] == "18 checks, 1 failed"
+    assert printed.splitlines()[-1] == "20 checks, 1 failed"
     status, printed, _ = icgan("info", "--verify", "--json", bundle)
     assert json.loads(printed)["passed"] is False
 

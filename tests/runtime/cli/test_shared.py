@@ -43,7 +43,7 @@ def test_with_a_server_the_first_word_is_a_picture_too(icgan, tiny_bundle):
 
     with StandIn(tiny_bundle) as stand_in:
         status, printed, _ = icgan("search", "--url", stand_in.grpc_url, PHOTO, PHOTO, "-k", 2)
-        assert (status, len(printed.splitlines())) == (0, 2)
+        assert (status, len(printed.splitlines())) == (0, 2 * 3)
         status, _, complaint = icgan("search", "--url", stand_in.grpc_url, PHOTO, "--out", "x.png")
         assert (status, complaint) == (1, "icgan: out: there are no thumbnails to draw\n")
 

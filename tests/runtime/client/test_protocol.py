@@ -13,7 +13,7 @@ from PIL import Image
 
 from icgan_runtime import images
 from icgan_runtime.bundle.strict_json import to_json
-from icgan_runtime.client.protocol import Call, ServedModel, back_off, error_of
+from icgan_runtime.client.protocol import MORE, NEIGHBOURS, Call, ServedModel, back_off, error_of
 from icgan_runtime.errors import (
     DeadlineError,
     DecodeError,
@@ -72,13 +72,37 @@ def test_the_rows_of_a_request_number_its_samples_through_all_batches():
         for name, value in {"SEED": 7, "TRUNCATION": 0.5, "CONDITION": 1, "LABEL": 2}.items():
             assert call.inputs[name].tolist() == [[value]] * len(call.inputs["SAMPLE"])
     outputs = ("GENERATED", "NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "NEIGHBOUR_LABELS")
-    assert [call.outputs for call in calls] == [(*outputs, "EMBEDDING"), outputs, outputs]
+    assert [call.outputs for call in calls] == [(*outputs, "EMBEDDING"), ("GENERATED",), ("GENERATED",)]
     np.testing.assert_array_equal(calls[0].inputs["PIXELS"], np.repeat(PICTURE[None], 4, axis=0))
     np.testing.assert_array_equal(calls[2].inputs["EMBEDDING"], np.full((2, 12), 0.25))
     assert result.images.shape == (10, 8, 8, 3)
     assert result.neighbours.ids.tolist() == [0, 1, 2, 3, 4]
     assert (result.neighbours.scores.shape, result.neighbours.labels.shape) == ((5,), (5,))
     assert (result.embedding.shape, result.request) == ((12,), request(10))
+
+
+def test_a_server_says_what_the_neighbours_are_called_and_whether_the_picture_is_outside():
+    service = dataclasses.replace(SERVICE, says=MORE)
+    conversation = service.nearest(np.full((2, 12), 0.25, np.float32), 2)
+    call = next(conversation)
+    assert call.outputs == (*NEIGHBOURS, *MORE)
+    names = np.array([["é.png".encode(), b"b.png", b""], [b"c.png", b"", b""]], object)
+    said = {
+        "NEIGHBOUR_NAMES": names,
+        "NEIGHBOUR_CLASSES": np.full((2, 3), b"", object),
+        "OUTSIDE_BELOW": np.array([[0.5], [2]], np.float32),
+    }
+    with pytest.raises(StopIteration) as done:
+        conversation.send(answer(call) | said)
+    first, second = done.value.value
+    assert (first.names, first.classes, first.outside) == (("é.png", "b.png"), None, False)
+    assert (second.title(0), second.title(1), second.outside) == ("c.png", "no. 6", True)
+
+
+def test_a_server_of_before_says_nothing_of_names_and_is_not_asked():
+    calls, result = hold(SERVICE.generate(PICTURE, request()))
+    assert not set(MORE) & set(calls[0].outputs)
+    assert (result.neighbours.names, result.neighbours.outside_below, result.outside) == (None, None, False)
 
 
 def photo() -> bytes:

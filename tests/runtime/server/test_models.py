@@ -41,7 +41,10 @@ def test_the_ensemble_has_the_inputs_and_outputs_of_the_contract():
         "EMBEDDING": ("TYPE_FP32", (WIDTH,)),
         "NEIGHBOUR_IDS": ("TYPE_INT64", (NEIGHBOURS,)),
         "NEIGHBOUR_SCORES": ("TYPE_FP32", (NEIGHBOURS,)),
+        "NEIGHBOUR_NAMES": ("TYPE_STRING", (NEIGHBOURS,)),
+        "OUTSIDE_BELOW": ("TYPE_FP32", (1,)),
         "NEIGHBOUR_LABELS": ("TYPE_INT64", (NEIGHBOURS,)),
+        "NEIGHBOUR_CLASSES": ("TYPE_STRING", (NEIGHBOURS,)),
     }
 
 

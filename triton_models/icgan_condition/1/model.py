@@ -48,7 +48,8 @@ class TritonPythonModel:
         if self.search is not None:  # the first search is slower than those to come
             self.search(self.bank.embeddings[:1], self.k)
         self.requests = Requests(pb_utils)
-        self.metrics = Metrics(outside_below(self.bank))
+        self.limit = stated if (stated := self.bank.stated_limit) is not None else outside_below(self.bank)
+        self.metrics = Metrics(self.limit)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         answers: list[pb_utils.InferenceResponse | None] = []
@@ -105,6 +106,7 @@ class TritonPythonModel:
         self.metrics.observe(scores[:, 0])
         first = np.cumsum([0, *(len(each.embedding) for each in asked)])
         picture = _join([each.picture + start for each, start in zip(asked, first[:-1], strict=True)])
+        shown = ids  # of each picture, not of each row that shows it
         if len(picture) != len(embedding) or (picture != np.arange(len(picture))).any():
             embedding, ids, scores = embedding[picture], ids[picture], scores[picture]
         rows = Rows.join([each.rows for each in asked])
@@ -115,6 +117,9 @@ class TritonPythonModel:
             "NEIGHBOUR_IDS": lambda: ids,
             "NEIGHBOUR_SCORES": lambda: scores,
             "NEIGHBOUR_LABELS": lambda: self.bank.labels[self.bank.rows(ids)],  # type: ignore[index]
+            "NEIGHBOUR_NAMES": lambda: self._names(shown)[picture],
+            "NEIGHBOUR_CLASSES": lambda: self._classes(shown)[picture],
+            "OUTSIDE_BELOW": lambda: np.full((len(picture), 1), self.limit, np.float32),
             "label": lambda: rows.labels(ids, self.bank)[:, None],
         }
         made = {name: make[name]() for name in frozenset().union(*(each.outputs for each in asked))}
@@ -123,6 +128,19 @@ class TritonPythonModel:
             self.requests.answer({name: made[name][end - len(each.picture) : end] for name in each.outputs})
             for each, end in zip(asked, ends, strict=True)
         ]
+
+    def _names(self, ids: Array) -> Array:
+        """The file of each instance as UTF-8, "" where the bank does not say."""
+        names = self.bank.names
+        rows = self.bank.rows(ids).ravel()
+        found = [b""] * len(rows) if names is None else [name.encode() for name in names.pick(rows)]
+        return np.array(found, np.object_).reshape(ids.shape)
+
+    def _classes(self, ids: Array) -> Array:
+        """What the label of each instance is called, in the same way."""
+        labels = self.bank.labels[self.bank.rows(ids).ravel()]  # type: ignore[index]
+        found = self.bank.classes(labels) or ("",) * len(labels)
+        return np.array([name.encode() for name in found], np.object_).reshape(ids.shape)
 
 
 class Metrics:
