@@ -25,7 +25,7 @@ env: .venv/.stamp ## make .venv with everything but the server
 serve-env: .venv-serve/.stamp ## make .venv-serve with the embedded Triton server (it pins numpy<2)
 .venv-serve/.stamp: pyproject.toml
 	$(PYTHON) -m venv .venv-serve
-	$(SERVE_BIN)/pip install --quiet -e '.[serve]'
+	$(SERVE_BIN)/pip install --quiet -e '.[serve,openvino]'
 	touch $@
 
 demo: .venv/.stamp ## main job: export the shipped weights, generate pictures like the example photos

@@ -178,12 +178,7 @@ def _graph(served: ServedModel, role: str, cpu: bool = False) -> tc.ModelConfig:
     if role == "encoder" and served.options.cache_mb:
         common["response_cache"] = tc.ResponseCache(enable=True)
     if cpu:
-        common |= {"backend": "onnxruntime", "model_warmup": (_warm_up("one", 1, inputs),)}
-        count = served.options.generators if role == "generator" else 1
-        common["instance_group"] = (tc.InstanceGroup(tc.CPU, count),)
-        if count > 1:
-            common["parameters"] = {"intra_op_thread_count": tc.Parameter("1")}
-        return tc.ModelConfig(**common)
+        return _on_cpu(served, role, common, inputs)
     common["instance_group"] = (tc.InstanceGroup(tc.GPU),)
     common["model_warmup"] = tuple(
         _warm_up(word, size, inputs) for word, size in (("one", 1), ("full", served.options.max_batch))
@@ -210,6 +205,33 @@ def _graph(served: ServedModel, role: str, cpu: bool = False) -> tc.ModelConfig:
         default_model_filename=served.gpu_files.get(role, ""),
         optimization=tc.Optimization(execution_accelerators=providers),
     )
+
+
+def _on_cpu(served: ServedModel, role: str, common: dict[str, Any], inputs: Tensors) -> tc.ModelConfig:
+    options = served.options
+    count = options.generators if role == "generator" else 1
+    parameters = {"intra_op_thread_count": tc.Parameter("1")} if count > 1 else {}
+    backend = "onnxruntime"
+    if runs_staged(options, role):  # model.py beside the graph
+        backend = "python"
+        parameters["library"] = tc.Parameter(options.cpu_backend)
+    return tc.ModelConfig(
+        **common
+        | {
+            "backend": backend,
+            "model_warmup": (_warm_up("one", 1, inputs),),
+            "instance_group": (tc.InstanceGroup(tc.CPU, count),),
+            "parameters": parameters,
+        }
+    )
+
+
+def runs_staged(options: RepositoryOptions, role: str) -> bool:
+    """Whether a CPU runs this graph in a stage of ours, by a library for which Triton has no backend.
+
+    Neighbours are found in float32 by ONNX Runtime whatever runs the rest.
+    """
+    return options.cpu_backend != "onnxruntime" and role != "lookup"
 
 
 def _found(served: ServedModel) -> Tensors:

@@ -16,6 +16,7 @@ from icgan_runtime.errors import RequestError
 # One decoder for each core is as fast as the cores are, and each is a process of some 60 MB.
 MOST_DECODERS = 32
 SEARCHES = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
+CPU_BACKENDS = ("onnxruntime", "openvino", "openvino-bf16")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class RepositoryOptions:
     search: str = "faiss"  # one of SEARCHES; "graph" is lookup.onnx
     precision: str | None = None  # of what a GPU runs; None is the plans' own, or the highest of the graphs
     cpu_precision: str | None = None  # of what a CPU runs; None is the highest of the graphs
+    cpu_backend: str = "onnxruntime"  # one of CPU_BACKENDS: what runs encoder and generator on a CPU
     generators: int = 1  # more than one: each on one thread, for throughput rather than latency
     decoders: int = 1  # processes that decode pictures
     cache_mb: int = 0  # answers of the encoder that the server keeps; 0: none
@@ -36,6 +38,8 @@ class RepositoryOptions:
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
             raise RequestError("search", f"{self.search!r}, expected one of {', '.join(SEARCHES)}")
+        if self.cpu_backend not in CPU_BACKENDS:
+            raise RequestError("backend", f"{self.cpu_backend!r}, expected one of {', '.join(CPU_BACKENDS)}")
         for name in ("precision", "cpu_precision"):
             value = getattr(self, name)
             if value not in (None, *PRECISIONS):
@@ -77,6 +81,14 @@ def add_options(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
         dest="cpu_precision",
         choices=[name for name in PRECISIONS if name != "bf16"],
         help=f"of the graphs{' that a CPU runs' if gpu else ''} (default: the highest in the bundle)",
+    )
+    parser.add_argument(
+        "--cpu-backend" if gpu else "--backend",
+        dest="cpu_backend",
+        choices=CPU_BACKENDS,
+        default="onnxruntime",
+        help=f"what runs the graphs{' on a CPU' if gpu else ''}; openvino-bf16 computes in bfloat16, "
+        "the fastest where the CPU multiplies it (default: %(default)s)",
     )
     _add_processes(parser, gpu=gpu)
     _add_batches(parser, gpu=gpu)

@@ -35,6 +35,7 @@ from icgan_runtime.server.models import (
     configurations,
     cpu_configurations,
     ensembles,
+    runs_staged,
 )
 from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.watchdog import CANARY_NAME
@@ -214,6 +215,8 @@ def version_sources(bundle: Bundle, served: ServedModel) -> dict[str, Sources]:
             continue
         precision = None if role == "lookup" else served.options.cpu_precision
         files: Sources = {"model.onnx": _graph(bundle, role, precision)}
+        if runs_staged(served.options, role):
+            files["model.py"] = model_sources() / "backends" / "onnxruntime" / "model.py"
         if role in served.gpu_files:
             files[served.gpu_files[role]] = _graph(bundle, role, served.options.precision)
         if role in served.plans:

@@ -2,6 +2,7 @@
 
 The embedded server has the python backend only. With this folder under its `--backend-directory`, a model
 whose config says `backend: "onnxruntime"` is served unchanged; a stock server image uses its own C++ backend.
+A model of `backend: "python"` that names a `library` has this file beside its graph, and runs on OpenVINO.
 Requests that the dynamic batcher put together run as one batch.
 """
 
@@ -9,37 +10,36 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from icgan_runtime.cpus import default_threads
+from icgan_runtime.errors import MissingExtraError
 
 Feed = dict[str, NDArray[Any]]
+Run = Callable[[Feed], Sequence[NDArray[Any]]]
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = int(
-            _parameter(config, "intra_op_thread_count", str(default_threads()))
-        )
-        # spinning on between requests would steal the other stages' cores
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        # INT8 products do not overflow on processors without VNNI, as in icgan_runtime
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        file = folder / (config["default_model_filename"] or "model.onnx")
-        self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.batching = config["max_batch_size"] > 0
+        library = _parameter(config, "library", "")
+        threads = int(_parameter(config, "intra_op_thread_count", str(default_threads())))
+        if library:
+            self.run = _openvino(folder / "model.onnx", library, threads, self.outputs)
+        else:
+            self.run = _onnxruntime(
+                folder / (config["default_model_filename"] or "model.onnx"), threads, self.outputs
+            )
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         feeds = [{name: _tensor(request, name) for name in self.inputs} for request in requests]
@@ -51,13 +51,13 @@ class TritonPythonModel:
 
     def _alone(self, feed: Feed) -> pb_utils.InferenceResponse:
         try:
-            return self._answer(self.session.run(self.outputs, feed))
+            return self._answer(self.run(feed))
         except Exception as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
 
     def _together(self, feeds: list[Feed]) -> list[pb_utils.InferenceResponse]:
         joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
-        results = self.session.run(self.outputs, joined)
+        results = self.run(joined)
         ends = np.cumsum([len(feed[self.inputs[0]]) for feed in feeds])[:-1]
         parts = [np.split(result, ends) for result in results]
         return [self._answer(arrays) for arrays in zip(*parts, strict=True)]
@@ -65,6 +65,33 @@ class TritonPythonModel:
     def _answer(self, arrays: Sequence[NDArray[Any]]) -> pb_utils.InferenceResponse:
         tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, arrays, strict=True)]
         return pb_utils.InferenceResponse(tensors)
+
+
+def _onnxruntime(file: Path, threads: int, outputs: list[str]) -> Run:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    # spinning on between requests would steal the other stages' cores
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # INT8 products do not overflow on processors without VNNI, as in icgan_runtime
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda feed: session.run(outputs, feed)
+
+
+def _openvino(file: Path, library: str, threads: int, outputs: list[str]) -> Run:
+    try:
+        from icgan_runtime.backends.openvino import OpenVinoSession
+    except ImportError:
+        raise MissingExtraError("openvino", "openvino") from None
+    session = OpenVinoSession(file.read_bytes(), file.name, library, threads)
+
+    def run(feed: Feed) -> Sequence[NDArray[Any]]:
+        found = session.run(feed)
+        return [found[name] for name in outputs]
+
+    return run
 
 
 def _tensor(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any]:
