@@ -78,8 +78,8 @@ function paintStored(places) {
   }
 }
 
-function labelOf(/** @type {number | null} */ label, /** @type {number} */ id) {
-  return (label !== null && labelNames?.[label]?.replaceAll(/[-_]/g, " ")) || `no. ${id}`;
+function titleOf(/** @type {{ id: number, label: number | null, name: string }} */ { id, label, name }) {
+  return name || (label !== null && labelNames?.[label]?.replaceAll(/[-_]/g, " ")) || `no. ${id}`;
 }
 
 /** Make `n` empty tiles, keeping those that are there. */
@@ -100,14 +100,24 @@ function layTiles() {
   }
 }
 
-function showNeighbours(/** @type {{ row: number, id: number, score: number, label: number | null }[]} */ found) {
+/** Say so where nothing stored is like the picture. */
+function showOutside(/** @type {number} */ score, /** @type {number | null} */ limit) {
+  $("#outside").hidden = limit === null;
+  if (limit === null) return;
+  $("#outside").textContent =
+    `This is less like any stored picture (${score.toFixed(2)}) than 99 % of them are to each other (${limit.toFixed(2)}): ` +
+    "the model has not learnt such pictures, and draws what it knows.";
+}
+
+function showNeighbours(/** @type {{ row: number, id: number, score: number, label: number | null, name: string }[]} */ found) {
   const list = $("#neighbours");
   const shown = JSON.stringify(found);
   if (list.dataset.shown === shown) return; // the focus stays where it is
   list.dataset.shown = shown;
-  const places = found.map(({ row, id, score, label }) => {
+  const places = found.map((instance) => {
+    const { row, score } = instance;
     const button = Object.assign(document.createElement("button"), { type: "button" });
-    const name = labelOf(label, id);
+    const name = titleOf(instance);
     const bar = document.createElement("i");
     bar.style.setProperty("--score", String(Math.max(score, 0)));
     const canvas = document.createElement("canvas");
@@ -148,8 +158,11 @@ async function generate() {
   const result = await ask(
     "generate",
     { ...request, from: from.embedding, to: to?.embedding },
-    ({ neighbours, start, images }) => {
-      if (neighbours) return showNeighbours(neighbours);
+    ({ neighbours, outside, start, images }) => {
+      if (neighbours) {
+        showOutside(neighbours[0].score, outside);
+        return showNeighbours(neighbours);
+      }
       for (let at = 0; at * pixels < images.length; at++) {
         const tile = tiles[start + at];
         paint(tile.firstElementChild, images.subarray(at * pixels, (at + 1) * pixels), model.resolution);
@@ -184,8 +197,8 @@ function setInstance(/** @type {"from" | "to"} */ slot, /** @type {Instance | nu
 }
 
 async function followStored(/** @type {number} */ row, /** @type {"from" | "to"} */ slot = "from") {
-  const { embedding, id, label } = await ask("stored", { row });
-  setInstance(slot, { embedding, row, name: labelOf(label, id) }, (canvas) => paintStored([[canvas, row]]));
+  const stored = await ask("stored", { row });
+  setInstance(slot, { embedding: stored.embedding, row, name: titleOf(stored) }, (canvas) => paintStored([[canvas, row]]));
 }
 
 /** A click on a stored instance follows it or mixes it in, as the switch below the stored pictures says. */

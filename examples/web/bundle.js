@@ -54,6 +54,12 @@ export class Bundle {
     return model.class_names ?? (provenance?.bank ?? provenance?.data)?.class_names ?? null;
   }
 
+  /** Below this score a query is unlike all that is stored, where the bundle says. @returns {number | null} */
+  get outsideBelow() {
+    const said = this.manifest.provenance?.bank?.outside_below;
+    return typeof said === "number" ? said : null;
+  }
+
   /** The bytes of a listed file, hashed first. @param {string} name @param {(bytes: number) => void} [onBytes] */
   async file(name, onBytes) {
     const entry = this.manifest.files[name];

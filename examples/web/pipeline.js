@@ -33,7 +33,8 @@ export class Pipeline {
     const bundle = await Bundle.open(read);
     const { files, bank } = bundle.manifest;
     const graphs = ["generator", "encoder"].map((role) => bundle.graph(role, precisions).file);
-    const arrays = ["embeddings", "ids", ...(bank.labelled ? ["labels"] : [])];
+    const named = ["names", "name_ends"].filter((name) => files[`bank/${name}.npy`]);
+    const arrays = ["embeddings", "ids", ...(bank.labelled ? ["labels"] : []), ...(named.length === 2 ? named : [])];
     const names = [...graphs, ...arrays.map((name) => `bank/${name}.npy`)];
     const total = names.reduce((sum, name) => sum + files[name].bytes, 0);
     let done = 0;
@@ -78,10 +79,27 @@ export class Pipeline {
     return this.bank.embeddings.subarray(row * width, (row + 1) * width);
   }
 
+  /** The file that a stored instance came from, "" where the bundle does not say. @param {number} row */
+  nameOf(row) {
+    const { names, name_ends: ends } = this.bank;
+    if (!names || !ends) return "";
+    return new TextDecoder().decode(names.subarray(row ? Number(ends[row - 1]) : 0, Number(ends[row])));
+  }
+
+  /**
+   * Whether an embedding is less like any stored instance than 99 % of those are like another: the model has not
+   * learnt such pictures. False where the bundle does not say.
+   * @param {{ score: number }[]} near what `search` found
+   */
+  isOutside(near) {
+    const limit = this.bundle.outsideBelow;
+    return limit !== null && near[0].score < limit;
+  }
+
   /**
    * The k stored instances of largest inner product, best first.
    * @param {Float32Array} embedding
-   * @returns {{ row: number, id: number, score: number, label: number | null }[]}
+   * @returns {{ row: number, id: number, score: number, label: number | null, name: string }[]}
    */
   search(embedding) {
     const { ids, labels } = this.bank;
@@ -92,6 +110,7 @@ export class Pipeline {
       id: Number(ids[row]),
       score: scores[row],
       label: labels ? Number(labels[row]) : null,
+      name: this.nameOf(row),
     }));
   }
 

@@ -62,14 +62,16 @@ const methods = {
   /** A stored instance. */
   async stored({ row }) {
     const { ids, labels } = pipeline.bank;
-    return { embedding: pipeline.stored(row).slice(), id: Number(ids[row]), label: labels ? Number(labels[row]) : null };
+    const label = labels ? Number(labels[row]) : null;
+    return { embedding: pipeline.stored(row).slice(), id: Number(ids[row]), label, name: pipeline.nameOf(row) };
   },
 
   /** Pictures for one embedding, or for a mixture of two, sent in batches. */
   async generate({ from, to, share, ...request }, /** @type {(value: any) => void} */ partial, /** @type {number} */ id) {
     const embedding = to ? mix(from, to, share) : from;
     const started = performance.now();
-    partial({ neighbours: pipeline.search(embedding) });
+    const neighbours = pipeline.search(embedding);
+    partial({ neighbours, outside: pipeline.isOutside(neighbours) ? pipeline.bundle.outsideBelow : null });
     for await (const images of pipeline.generate(embedding, request, 4)) {
       if (id !== newest) return { stopped: true };
       partial(images);

@@ -24,6 +24,7 @@ from icgan_runtime import files, sheets
 from icgan_runtime.bundle.bank import FOLDER as BANK_FOLDER
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import PRECISIONS, BankEntry, Manifest, describe_files
+from icgan_runtime.search.novelty import outside_below
 from icgan_runtime.verify import to_bytes
 
 CARD_NAME = "README.md"
@@ -41,6 +42,7 @@ class BundleOptions:
     bank: Path | None = None
     thumbnail_size: int = 64  # at most; 0: none, for pictures that must not be passed on
     target: Target = "onnxruntime"
+    names: bool = True  # of the instances' files; False where they must not be passed on
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ def write_bundle(run_path: Path, out: Path, options: BundleOptions, step: Step) 
     step(f"{len(instances.ids)} instances, {len(instances.queries)} pictures to test with")
     samples = make_samples(run, instances, neighbours)
     with files.atomic_directory(out) as folder:
-        bank = make_bank(run, instances, options.thumbnail_size)
+        bank = make_bank(run, instances, options.thumbnail_size, options.names)
         (folder / BANK_FOLDER).mkdir()
         bank.write(folder / BANK_FOLDER)
         samples.write(folder)
@@ -121,14 +123,14 @@ def make_manifest(run: Run, instances: Instances, bank: Bank, graphs: GraphFiles
         provenance=run.provenance
         | {
             "run": run.path.name if run.path.is_absolute() else str(run.path),
-            "bank": {"class_names": names and list(names)},
+            "bank": {"class_names": names and list(names), "outside_below": outside_below(bank)},
         },
         metrics=run.metrics,
         bench={"costs": graphs.costs},
     )
 
 
-def make_bank(run: Run, instances: Instances, thumbnail_size: int) -> Bank:
+def make_bank(run: Run, instances: Instances, thumbnail_size: int, names: bool = True) -> Bank:
     """The runtime's bank of the chosen instances."""
     return Bank(
         encoder_id=run.model.encoder_id,
@@ -140,6 +142,7 @@ def make_bank(run: Run, instances: Instances, thumbnail_size: int) -> Bank:
         else None,
         source=instances.source,
         licence=instances.licence,
+        names=instances.names if names else None,
     )
 
 

@@ -36,13 +36,15 @@ def under(sheet: U8, text: str) -> U8:
 
 
 def _strip(lines: Sequence[str], width: int, height: int) -> U8:
-    """Lines of text in black on white, cut at the front where too long: the end of a path says more."""
+    """Lines of text in black on white, cut where too long: paths at the front, for their end says more."""
     font = ImageFont.load_default(_SIZE)
     strip = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(strip)
     for number, line in enumerate(lines):
-        shown, cut = " ".join(line.split()), ""
-        while shown and draw.textlength(cut + shown, font=font) > width - 2:
-            shown, cut = shown[1:], _CUT
-        draw.text((1, number * LINE), cut + shown, fill="black", font=font)
+        shown, whole = " ".join(line.split()), " ".join(line.split())
+        is_path = "/" in whole and " " not in whole
+        while whole and draw.textlength(shown, font=font) > width - 2:
+            whole = whole[1:] if is_path else whole[:-1]
+            shown = _CUT + whole if is_path else whole + _CUT
+        draw.text((1, number * LINE), shown, fill="black", font=font)
     return np.asarray(strip)

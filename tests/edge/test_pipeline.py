@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.edge.conftest import EXAMPLES, node
+from tests.models.make_models import instance_name
 
 # No Node package is needed. `said` collects what a program has to say.
 HEAD = """
@@ -68,6 +69,20 @@ def test_labels_are_named_after_the_bank_not_after_the_pictures_of_the_training(
     said.push(bundle.labelNames);
     """
     assert run(tiny_bundle, program, tmp_path) == [None, ["apple"], ["cat"], None, ["pear"]]
+
+
+def test_neighbours_have_the_names_of_their_files_and_a_stranger_is_outside(
+    tiny_bundle, labelled_bundle, tmp_path
+):
+    program = """
+    const pipeline = await load();
+    const near = pipeline.search(pipeline.stored(7));
+    said.push(near[0].name, pipeline.isOutside(near));
+    pipeline.bundle.manifest.provenance = { bank: { outside_below: 0.5 } };
+    said.push(pipeline.isOutside(near), pipeline.isOutside([{ score: 0.4 }]));
+    """
+    assert run(tiny_bundle, program, tmp_path) == [instance_name(7), False, False, True]
+    assert run(labelled_bundle, program, tmp_path)[0] == "", "a bundle of before"
 
 
 @pytest.mark.parametrize(

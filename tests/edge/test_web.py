@@ -72,10 +72,10 @@ def test_a_dropped_picture_gives_pythons_pictures_and_neighbours_for_every_condi
 ):
     expected = pipe.generate(pictures["picture"], n=16, seed=SEED, truncation=0.7, condition=condition)
     assert np.abs(drawn(visit, condition) - expected.images).max() <= 1
-    near, names = expected.neighbours, pipe.model.class_names
+    near, classes = expected.neighbours, pipe.model.class_names
     assert visit["states"][condition]["scores"] == [f"{score:.3f}" for score in near.scores]
     assert visit["states"][condition]["names"] == (
-        [names[label] for label in near.labels] if names else [f"no. {id}" for id in near.ids]
+        [classes[label] for label in near.labels] if classes else list(near.names)
     )
 
 

@@ -23,6 +23,7 @@ from icgan_runtime import Pipeline
 from icgan_runtime.bundle.info import describe, render
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.cli import main as icgan
+from icgan_runtime.search.novelty import outside_below
 
 
 def test_a_bundle_is_whole_and_every_file_is_listed(tiny_bundle: Path) -> None:
@@ -108,7 +109,25 @@ def test_a_precision_that_misses_its_bound_is_named_and_the_others_are_written(
 def test_sub_folders_become_labels(tiny_bundle: Path) -> None:
     labels = np.load(tiny_bundle / "bank" / "labels.npy")
     assert labels.tolist() == [0] * 6 + [1] * 6
-    assert Bundle.open(tiny_bundle).manifest.provenance["bank"] == {"class_names": ["cold", "warm"]}
+    assert Bundle.open(tiny_bundle).manifest.provenance["bank"]["class_names"] == ["cold", "warm"]
+
+
+def test_instances_are_named_by_their_files_and_the_bundle_says_what_is_unlike_them(
+    tiny_run: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    said = Bundle.open(tiny_bundle).manifest.provenance["bank"]
+    with Pipeline.load(tiny_bundle) as pipe:
+        near = pipe.nearest(pipe.bank.embeddings[3])[0]
+        assert pipe.bank.stated_limit == said["outside_below"] == outside_below(pipe.bank)
+    files = sorted(path.relative_to(tiny_run / "instances") for path in (tiny_run / "instances").glob("*/*"))
+    assert near.names is not None
+    assert near.names[0] == str(files[3])
+    assert near.title(0) == near.names[0]
+    assert main(["bundle", str(tiny_run), "--out", str(tmp_path / "b"), "--no-names"]) == 0
+    assert not list((tmp_path / "b").rglob("name*"))
+    with Pipeline.load(tmp_path / "b") as pipe:
+        near = pipe.nearest(pipe.bank.embeddings[3])[0]
+        assert (near.names, near.title(0)) == (None, "cold no. 3")
 
 
 def test_pictures_that_hardly_differ_keep_their_neighbours_at_eight_bits(

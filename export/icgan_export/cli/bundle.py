@@ -57,6 +57,11 @@ def add_parser(commands: Commands[Parser]) -> None:
         metavar="PIXELS",
         help="largest side kept of an instance, 0 for no thumbnails (default: %(default)s)",
     )
+    command.add_argument(
+        "--no-names",
+        action="store_true",
+        help="leave the names of the instances' files out of the bundle (default: searches tell them)",
+    )
     add_target(command)
     command.set_defaults(run=run)
 
@@ -79,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
         bank=options.bank,
         thumbnail_size=options.thumbnails,
         target=options.target,
+        names=not options.no_names,
     )
     keep_freed_memory()  # every trial of a precision writes the whole graph anew
     written = write_bundle(options.source, out, wanted, Steps())

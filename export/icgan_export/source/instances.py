@@ -15,6 +15,7 @@ from icgan_export.source.runs import Run
 from icgan_export.source.stored import read_stored
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.console import tell
+from icgan_runtime.names import Names
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.data.labels import check_classes, cluster_labels
 from icgan_training.data.neighbours import kmeans_instances
@@ -36,6 +37,7 @@ class Instances:
     queries: NDArray[np.uint8]  # [Q, S, S, 3]: held out, or mirrored instances where there are no others
     source: str
     licence: str
+    names: Names | None = None  # [M], the files they came from, where they came from files
     drawn: bool = False  # the pictures, fewer than instances, are the model's own: there are no others
 
 
@@ -98,6 +100,7 @@ def _from_prepared(run: Run, path: Path, count: int, queries: int) -> Instances:
         else _mirrored(pictures, queries),
         source=data.meta.source or data.meta.name,
         licence=data.meta.licence,
+        names=None if data.names is None else Names.of(data.names.pick(chosen)),
     )
 
 
@@ -157,6 +160,7 @@ def _from_pictures(run: Run, path: Path, count: int, queries: int) -> Instances:
         queries=pictures[others] if len(others) else _mirrored(pictures[chosen], queries),
         source=found.note.source or found.note.name,
         licence=licence_of_pictures(found.note, path),
+        names=found.names(np.array(kept)[chosen]),
     )
 
 

@@ -90,7 +90,32 @@ def test_nothing_but_the_data_set_is_left_behind(photos, encoder_file, tmp_path)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("dataset.json", "encoder.safetensors", "images.npy", "labels.npy"),
         *("embeddings.npy", "embeddings_flipped.npy", "neighbours.npy", "radii.npy"),
+        *("names.npy", "name_ends.npy"),
     }
+
+
+def test_pictures_keep_the_names_of_their_files_and_are_said_to_be_few(
+    photos, encoder_file, tmp_path, capsys
+):
+    data = run(photos, tmp_path / "out", encoder_file)
+    assert data.names.pick([0, 7]) == ("left/000.png", "right/001.png")
+    said = capsys.readouterr().err
+    assert "two random pictures" in said
+    assert "warning: 12 pictures are too few" in said
+
+
+def test_names_follow_pictures_into_the_places_of_unreadable_ones(photo, encoder_file, tmp_path):
+    paths = write_pictures(tmp_path / "in", photo, 6)
+    paths[1].write_bytes(b"not a picture")
+    (tmp_path / "list.csv").write_text("path\n" + "".join(f"{path}\n" for path in paths))
+    data = run(tmp_path / "list.csv", tmp_path / "out", encoder_file)
+    for row in range(5):  # of a list with whole paths the part that differs
+        picture = read_picture(tmp_path / "in" / data.title(row), 16)
+        assert np.array_equal(data.images[row], picture)
+
+
+def test_rows_of_an_array_have_no_names(many_prepared):
+    assert (many_prepared.names, many_prepared.title(3)) == (None, "row 3")
 
 
 def test_unreadable_pictures_are_left_out_and_named_at_the_end(photo, encoder_file, tmp_path, capsys):

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from icgan_runtime.console import Parser, tell
 from icgan_runtime.errors import IcganError, MissingExtraError
 from icgan_training import __version__
-from icgan_training.cli import convert, evaluate, fetch, fit, mark, prepare
+from icgan_training.cli import convert, evaluate, fetch, fit, mark, neighbours, prepare
 from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE
 
-COMMANDS = (fetch, prepare, fit, evaluate, convert, mark)
+COMMANDS = (fetch, prepare, neighbours, fit, evaluate, convert, mark)
 
 
 def build_parser() -> Parser:

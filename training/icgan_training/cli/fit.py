@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icgan_runtime.console import say
+from icgan_runtime.console import say, tell
 from icgan_training.cli.common import Subparsers, add_command, count
 from icgan_training.errors import ConfigError
 
@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
     if args.fid_samples is not None and args.fid_samples < 2:
         raise ConfigError(f"--fid-samples is {args.fid_samples}, it must be at least 2")
 
+    from icgan_training.data.advice import likeness, warnings
     from icgan_training.data.dataset import PreparedDataset
     from icgan_training.distributed import join, leave, local_device
     from icgan_training.fit.loop import fit
@@ -100,6 +101,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
         if note := neighbourhood_note(chosen, model, train, data):
             print(note, file=sys.stderr)
+        used = data.nearest(train.neighbours)
+        for warning in warnings(used, likeness(used)):
+            tell(f"warning: {warning}")
     score = None
     if args.fid_samples is not None:
         score = _scorer(data.nearest(train.neighbours), args.fid_samples, device)

@@ -37,6 +37,9 @@ class Container(Protocol):
     def name(self, row: int) -> str:
         """What a message calls a picture."""
 
+    def called(self, row: int) -> str:
+        """The file that a picture was, "" where the container does not say."""
+
     def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
         """One picture [R, R, 3]; `DataError` for one that cannot be decoded."""
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from icgan_runtime.files import sha256_of_file
 from icgan_runtime.identity import EncoderIdentity, FileEntry
+from icgan_runtime.names import ENDS, TEXT, Names
 from icgan_training.errors import DataError
 from icgan_training.integrity import inside, read_json
 from icgan_training.progress import Progress
@@ -82,6 +83,17 @@ class PreparedDataset:
     labels: NDArray[np.int64] | None  # [N]
     neighbours: NDArray[np.int32]  # [N, k], nearest first, the row itself excluded
     radii: NDArray[np.float32]  # [N], distance to the k-th neighbour
+    names: Names | None = None  # [N], the files the pictures came from, where they came from files
+
+    def title(self, row: int) -> str:
+        """What people call a picture: its file, or its row."""
+        return (self.names[row] if self.names is not None else "") or f"row {row}"
+
+    def class_of(self, row: int) -> str:
+        """The name of a picture's class, "" without labels."""
+        if self.labels is None or self.meta.class_names is None:
+            return ""
+        return self.meta.class_names[int(self.labels[row])]
 
     @property
     def encoder_path(self) -> Path:
@@ -118,6 +130,7 @@ class PreparedDataset:
             labels=labels,
             neighbours=open_array(path / "neighbours.npy", "int32", (n, k)),
             radii=open_array(path / "radii.npy", "float32", (n,)),
+            names=_open_names(path, meta),
         )
         dataset._check_values()
         return dataset
@@ -168,6 +181,19 @@ class PreparedDataset:
         _check_range(self.neighbours, 0, self.meta.count, self.path / "neighbours.npy")
         if self.labels is not None:
             _check_range(self.labels, 0, self.class_count or 0, self.path / "labels.npy")
+
+
+def _open_names(path: Path, meta: DatasetMeta) -> Names | None:
+    """The names of the pictures; None in a set that has none, or was prepared before names were kept."""
+    if meta.files is None or TEXT not in meta.files:
+        return None
+    for name in (TEXT, ENDS):
+        _locate(path, name, meta)
+    ends = open_array(path / ENDS, "int64", (meta.count,))
+    try:
+        return Names(open_array(path / TEXT, "uint8", (int(ends[-1]),)), ends)
+    except ValueError as error:
+        raise DataError(f"{path / TEXT}: {error}; prepare the data set again") from error
 
 
 def read_meta(path: Path) -> DatasetMeta:

@@ -58,6 +58,10 @@ class Hdf5:
         """The file and the row."""
         return f"{self.path} row {row}"
 
+    def called(self, row: int) -> str:
+        """Nothing: rows have no names."""
+        return ""
+
     def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
         """One picture [R, R, 3]."""
         block, place = divmod(row, self.block)

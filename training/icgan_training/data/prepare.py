@@ -20,9 +20,12 @@ from icgan_runtime.console import tell
 from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.files import sha256_of_file
 from icgan_runtime.identity import EncoderIdentity
+from icgan_runtime.names import ENDS, TEXT
+from icgan_training.data.advice import likeness, warnings
 from icgan_training.data.dataset import (
     ENCODER,
     DatasetMeta,
+    PreparedDataset,
     describe_files,
     open_array,
 )
@@ -111,6 +114,7 @@ def prepare(
     if processes.first:
         finish(source, network.config, settings, partial, neighbours, exact_up_to)
         publish(partial, out)
+        advise(PreparedDataset.open(out))
 
 
 def place_encoder(encoder: str, weights: Path | None, input_size: int | None, partial: Path) -> None:
@@ -199,6 +203,10 @@ def finish(
     labels = None if source.labels is None else source.labels[order]
     if labels is not None:
         np.save(partial / "labels.npy", labels)
+    names = source.names(order)
+    if names is not None:
+        np.save(partial / TEXT, names.text)
+        np.save(partial / ENDS, names.ends)
     embeddings = open_array(partial / "embeddings.npy", "float32", (kept, settings.embedding_dim))
     neighbourhoods = nearest_neighbours(embeddings, k, exact_up_to)
     if neighbourhoods.radii.max() < IDENTICAL_RADIUS:
@@ -225,6 +233,15 @@ def finish(
         files=describe_files(partial),
     )
     write_atomically(partial / "dataset.json", meta.to_json())
+
+
+def advise(data: PreparedDataset) -> None:
+    """Say how alike neighbours are, and what is likely to spoil a training on them."""
+    found = likeness(data)
+    tell(str(found))
+    for warning in warnings(data, found):
+        tell(f"warning: {warning}")
+    tell(f"to look at neighbourhoods: icgan-train neighbours {data.path} --out neighbours.png")
 
 
 def publish(partial: Path, out: Path) -> None:

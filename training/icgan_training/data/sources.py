@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.images import SUFFIXES
+from icgan_runtime.names import Names, below_common_folder
 from icgan_training.data.containers import Container
 from icgan_training.data.hdf5 import Hdf5
 from icgan_training.data.tables import Table, holds_pictures, open_parquet, open_saved
@@ -68,6 +69,15 @@ class Source:
         if self.container is not None:
             return self.container.name(row)
         return f"row {row}" if self.array is not None else str(self.root / self.files[row])
+
+    def names(self, rows: NDArray[np.int64]) -> Names | None:
+        """What the pictures of some rows are called: files below the folder; None where none has a name."""
+        if self.container is not None:
+            found = [self.container.called(int(row)) for row in rows]
+        else:
+            files = below_common_folder(self.files)
+            found = [files[row] for row in rows] if files else []
+        return Names.of(found) if any(found) else None
 
     def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
         """One picture [R, R, 3]; raises `DataError` naming a file that cannot be decoded."""

@@ -57,6 +57,10 @@ class Table:
         called = self._entry(row)[1]
         return f"{self.origin} row {row}" + (f" ({called})" if called else "")
 
+    def called(self, row: int) -> str:
+        """The path beside the picture, if there is one."""
+        return self._entry(row)[1] or ""
+
     def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
         """One picture [R, R, 3]; raises `DataError` naming its row."""
         data, path = self._entry(row)

@@ -40,12 +40,16 @@ class Shards:
         return len(self.places)
 
     def name(self, row: int) -> str:
-        """The shard and the member, by its header."""
+        """The shard and the member."""
+        return f"{self.shards[self.places[row][0]]}: {self.called(row)}"
+
+    def called(self, row: int) -> str:
+        """The member, by its header."""
         number, place, _ = self.places[row]
         with self.shards[number].open("rb") as file:
             file.seek(place - tarfile.BLOCKSIZE)
             header = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
-        return f"{self.shards[number]}: {header.name}"
+        return header.name
 
     def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
         """One picture [R, R, 3]; raises `DataError` naming its member."""
