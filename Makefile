@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help dist env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-ceiling bench-edge test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
+.PHONY: help dist env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-ceiling bench-edge test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 finetune study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z][a-zA-Z0-9_-]*:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ data/groceries64/dataset.json: | data/groceries
 
 train-demo: .venv/.stamp data/groceries64/dataset.json ## train the shipped weights again from scratch (under an hour on 2 cores)
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/icgan-train fit data/groceries64 --preset demo64 --out runs/demo64
+
+finetune: .venv/.bench ## small sets from the demo's weights against from scratch, at equal processor time (bench/finetune)
+	$(BIN)/python -m benchmarks.finetune --out bench/finetune
 
 data/cifar10-32/dataset.json: | data/cifar10
 	$(BIN)/icgan-train prepare data/cifar10 --resolution 32 --encoder efficientnet-lite0 --input-size 160 --neighbours 500 --out data/cifar10-32

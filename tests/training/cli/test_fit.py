@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from icgan_training import cli
+from icgan_training.fit.run import open_encoder, read_config
+from icgan_training.networks.checkpoint import load_generator
+from icgan_training.networks.encoder import encoder_bytes
+from icgan_training.networks.presets import preset
+
+DEMO = Path(__file__).parents[3] / "models" / "demo"
 
 
 @pytest.mark.parametrize(
@@ -47,3 +56,63 @@ def test_checkpoints_are_scored_on_the_neighbourhoods_that_are_trained_on(
     command += ["--images", "8", "--fid-samples", "8", "--set", "neighbours=2"]
     assert cli.main(command) == 0
     assert scored == [2]
+
+
+@pytest.fixture
+def in_the_demos_space(make_prepared):
+    """A prepared data set that says it was embedded by the demo's encoder."""
+    folder = make_prepared("mine", count=12, resolution=64, embedding_dim=1280, neighbours=5)
+    config = read_config(DEMO)
+    content = encoder_bytes(open_encoder(DEMO, config)[0])
+    (folder / "encoder.safetensors").write_bytes(content)
+    meta = json.loads((folder / "dataset.json").read_text())
+    meta["encoder"] = config["encoder"]
+    assert meta["encoder"]["sha256"] == hashlib.sha256(content).hexdigest()
+    (folder / "dataset.json").write_text(json.dumps(meta))
+    return folder
+
+
+def test_data_and_the_shipped_weights_are_all_that_fine_tuning_needs(
+    in_the_demos_space, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["fit", "mine", "--from", str(DEMO), "--images", "16"]) == 0
+    assert (
+        f"runs/mine starts from the generator of {DEMO}; its discriminator is new" in capsys.readouterr().err
+    )
+    config = json.loads(Path("runs/mine/config.json").read_text())
+    assert config["model"] == preset("demo64").model.to_dict()
+    assert config["origin"]["name"] == "demo"
+    assert config["licence"]["weights"] == "Apache-2.0"
+    tuned, demo = (load_generator(run).linear.weight for run in (Path("runs/mine"), DEMO))
+    assert 0 < (tuned - demo).abs().max() < 0.01  # one step away
+
+
+def test_the_preset_says_how_and_the_weights_say_what(in_the_demos_space, capsys):
+    command = ["fit", str(in_the_demos_space), "--from", str(DEMO), "--dry-run"]
+    assert cli.main(command) == 0
+    usual = json.loads(capsys.readouterr().out)
+    assert cli.main([*command, "--preset", "tiny", "--set", "discriminator=pixels"]) == 0
+    chosen = json.loads(capsys.readouterr().out)
+    assert usual["train"]["ema_decay"] == preset("small-set").train.ema_decay
+    assert chosen["train"]["batch_size"] == preset("tiny").train.batch_size
+    assert chosen["model"] == usual["model"] | {"discriminator": "pixels"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--from nowhere", "--from nowhere is no folder"),
+        ("--from demo --out demo", "--out demo is the run of --from: choose another --out"),
+        ("--from demo --preset tiny-stylegan2", "--preset is for another backbone than --from demo"),
+        ("--from demo --set ch=8", "--set ch: the weights of --from demo have 16, which cannot change"),
+    ],
+)
+def test_an_origin_that_does_not_fit_is_refused(
+    options, message, in_the_demos_space, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(DEMO, "demo", ignore=shutil.ignore_patterns("instances"))
+    assert cli.main(["fit", "mine", *options.split()]) == 1
+    assert message in capsys.readouterr().err
+    assert not Path("runs").exists()

@@ -17,7 +17,15 @@ from torch.nn import functional as F
 
 from icgan_training.cli import main
 from icgan_training.data import fetch as fetch_module
-from icgan_training.data.catalogue import EMOJI_GROUPS, FLUENT_EMOJI, GROCERIES, ITEMS, Item, Package
+from icgan_training.data.catalogue import (
+    EMOJI_GROUPS,
+    FLUENT_EMOJI,
+    GROCERIES,
+    ITEMS,
+    WALLPAPERS,
+    Item,
+    Package,
+)
 from icgan_training.data.fetch import download, fetch, find_weights
 from icgan_training.data.sources import open_source
 from icgan_training.data.unpack import (
@@ -29,6 +37,7 @@ from icgan_training.data.unpack import (
     resnet50_state,
     unpack_fluent_emoji,
     unpack_groceries,
+    unpack_wallpapers,
 )
 from icgan_training.errors import FetchError, WeightsError
 from icgan_training.networks.encoder import Encoder, EncoderConfig, load_backbone
@@ -148,6 +157,15 @@ def test_emoji_are_sorted_into_groups_without_skin_tones(tmp_path):
         "smileys-and-emotion/2764-fe0f.webp",
         "other/1fxyz.webp",
     }
+
+
+def test_wallpapers_lie_in_one_folder_with_a_note_of_their_source(tmp_path):
+    members = {"images-eink/met/floral/a.webp": b"a", "images-eink/nasa/b.webp": b"b", "README.md": b""}
+    package = tarball(tmp_path / "wallpapers.tgz", members)
+    (tmp_path / "out").mkdir()
+    unpack_wallpapers({WALLPAPERS: package}, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.webp", "b.webp", "source.json"]
+    assert json.loads((tmp_path / "out/source.json").read_text())["name"] == "wallpapers"
 
 
 def test_tensorflow_js_shards_are_joined_and_cut_by_the_manifest():

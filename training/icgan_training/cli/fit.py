@@ -30,8 +30,25 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "data", type=Path, nargs="?", metavar="DATA", help="folder that icgan-train prepare wrote"
     )
-    parser.add_argument("--preset", metavar="NAME", help="the model and its settings; --list shows all")
-    parser.add_argument("--out", type=Path, metavar="RUN", help="run directory, made or continued")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="the model and its settings; --list shows all (default with --from: small-set of its backbone)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        type=Path,
+        metavar="RUN",
+        help="start from the weights of this run directory, such as models/demo; the preset says how it "
+        "goes on",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="RUN",
+        help="run directory, made or continued (default with --from: runs/ and the name of DATA)",
+    )
     parser.add_argument(
         "--images",
         type=count,
@@ -70,25 +87,23 @@ def run(args: argparse.Namespace) -> None:
         for row in PRESETS.values():
             say(f"{row.name:28} {row.summary}" + (f" ({row.score})" if row.score else ""))
         return
-    if args.data is None or args.preset is None or (args.out is None and not args.dry_run):
-        args.parser.error("DATA, --preset and --out are needed")
-    chosen = preset(args.preset)
-    if args.images == 0:
-        raise ConfigError("--images is 0, it must be at least 1")
-    if args.fid_samples is not None and args.fid_samples < 2:
-        raise ConfigError(f"--fid-samples is {args.fid_samples}, it must be at least 2")
+    _check(args)
 
     from icgan_training.data.advice import likeness, warnings
     from icgan_training.data.dataset import PreparedDataset
     from icgan_training.distributed import join, leave, local_device
     from icgan_training.fit.loop import fit
+    from icgan_training.fit.origin import Origin
     from icgan_training.fit.settings import neighbourhood_note, resolve
     from icgan_training.heap import keep_freed_memory
 
     device = local_device()
     overrides, reason = _overrides(args, device)
     data = PreparedDataset.open(args.data)
-    model, train = resolve(chosen, data, overrides)
+    origin = None if args.origin is None else Origin.open(args.origin)
+    chosen = preset(origin.preset if origin and args.preset is None else args.preset)
+    out = _out(args)
+    model, train = resolve(chosen, data, overrides, origin)
     if args.dry_run:
         say(json.dumps({"model": model.to_dict(), "train": train.to_dict()}, indent=2))
         return
@@ -99,6 +114,8 @@ def run(args: argparse.Namespace) -> None:
         data.verify()
         why = f" ({reason})" if reason else ""
         print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
+        if origin is not None:
+            print(f"{out} starts from {origin.words(model)}", file=sys.stderr)
         if note := neighbourhood_note(chosen, model, train, data):
             print(note, file=sys.stderr)
         used = data.nearest(train.neighbours)
@@ -107,11 +124,34 @@ def run(args: argparse.Namespace) -> None:
     score = None
     if args.fid_samples is not None:
         score = _scorer(data.nearest(train.neighbours), args.fid_samples, device)
-    complete = fit(model, train, data, args.out, device=device, processes=processes, evaluate=score)
+    complete = fit(model, train, data, out, device=device, processes=processes, evaluate=score, origin=origin)
     if processes.first:
         end = "is complete" if complete else "is stopped; the same command goes on from here"
-        print(f"{args.out} {end}", file=sys.stderr)
+        print(f"{out} {end}", file=sys.stderr)
     leave()
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse, before torch is imported, what no data set makes right."""
+    from icgan_training.networks.presets import preset
+
+    alone = args.origin is None
+    if args.data is None or (alone and args.preset is None) or (alone and not (args.out or args.dry_run)):
+        args.parser.error("DATA, --preset and --out are needed, or DATA and --from")
+    if args.preset is not None:
+        preset(args.preset)
+    if args.images == 0:
+        raise ConfigError("--images is 0, it must be at least 1")
+    if args.fid_samples is not None and args.fid_samples < 2:
+        raise ConfigError(f"--fid-samples is {args.fid_samples}, it must be at least 2")
+
+
+def _out(args: argparse.Namespace) -> Path:
+    """The run directory: what was asked for, or one by the name of the data set."""
+    out: Path = args.out or Path("runs") / args.data.resolve().name
+    if args.origin is not None and out.resolve() == args.origin.resolve():
+        raise ConfigError(f"--out {out} is the run of --from: choose another --out")
+    return out
 
 
 def _overrides(args: argparse.Namespace, device: torch.device) -> tuple[dict[str, Any], str]:

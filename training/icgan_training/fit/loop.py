@@ -29,12 +29,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from icgan_training.data.dataset import PreparedDataset, read_rows
+from icgan_training.data.dataset import PreparedDataset
 from icgan_training.data.grid import sample_grid
 from icgan_training.data.labels import training_labels
 from icgan_training.distributed import ALONE, Processes, any_of
 from icgan_training.errors import CollapseError, ConfigError
 from icgan_training.fit.journal import Journal
+from icgan_training.fit.origin import Origin
 from icgan_training.fit.position import Position
 from icgan_training.fit.resume import (
     checkpoint_path,
@@ -46,16 +47,12 @@ from icgan_training.fit.resume import (
 )
 from icgan_training.fit.run import open_run, publish
 from icgan_training.fit.sampler import PARTS, Batch, Indices, Part, Sampler
+from icgan_training.fit.start import start
 from icgan_training.fit.step import STATISTICS, Inputs, StepInputs, Trainer
 from icgan_training.fit.stylegan2_step import StyleGAN2Trainer
-from icgan_training.networks.backbones import AnyConfig, AnyDiscriminator, AnyGenerator
+from icgan_training.networks.backbones import AnyConfig
 from icgan_training.networks.config import TrainConfig
-from icgan_training.networks.discriminator import Discriminator
-from icgan_training.networks.encoder import load_encoder
-from icgan_training.networks.projected import ProjectedDiscriminator
 from icgan_training.networks.stylegan2.config import StyleGAN2Config
-from icgan_training.networks.stylegan2.discriminator import StyleGAN2Discriminator
-from icgan_training.networks.stylegan2.generator import StyleGAN2Generator
 from icgan_training.networks.stylegan2.train import StyleGAN2TrainConfig
 
 Evaluate = Callable[[nn.Module, Indices | None], float]
@@ -63,9 +60,6 @@ Evaluate = Callable[[nn.Module, Indices | None], float]
 
 DIVERGED = 1e4
 """A mean logit beyond this is a collapse: the hinge keeps those of a healthy run within some tens."""
-
-CENTRE_ROWS = 20_000
-"""Instances that the centre of the embeddings is taken from."""
 
 AnyTrainer = Trainer | StyleGAN2Trainer
 
@@ -81,19 +75,21 @@ def fit(
     device: torch.device,
     processes: Processes = ALONE,
     evaluate: Evaluate | None = None,
+    origin: Origin | None = None,
 ) -> bool:
     """Train until `train.total_images`, continuing from the newest checkpoint of `run_dir` if it has one.
 
-    `evaluate` scores the average at every checkpoint; the best one is then what is exported and kept as
-    `checkpoints/best.safetensors`. Returns whether training is complete: SIGINT or SIGTERM, to any of the
-    processes, makes it write a checkpoint and return False.
+    A new run starts from the weights of `origin`, if there is one. `evaluate` scores the average at every
+    checkpoint; the best one is then what is exported and kept as `checkpoints/best.safetensors`. Returns
+    whether training is complete: SIGINT or SIGTERM, to any of the processes, makes it write a checkpoint and
+    return False.
     Raises ConfigError for settings that do not fit the data or an existing run, CheckpointError when the
     disk refuses, CollapseError when the losses stop being numbers or the logits run away.
     """
     rows_at_once = _rows_at_once(train, processes)
     data = data.nearest(train.neighbours)
     if processes.first:
-        open_run(run_dir, model, train, data)
+        open_run(run_dir, model, train, data, {} if origin is None else origin.describe())
     checkpoints = run_dir / "checkpoints"
     labels = training_labels(
         model,
@@ -107,8 +103,7 @@ def fit(
     trainer = make_trainer(model, train, device, processes)
     position = _resume(trainer, checkpoints)
     if position.step == 0:
-        _start(trainer.generator, trainer.discriminator, data)
-        trainer.average.module.load_state_dict(trainer.generator.state_dict())
+        start(trainer, data, origin)
     sampler = _sampler(data, labels, model, train)
     draw = _drawing(sampler, model, train, processes, rows_at_once, pin=device.type == "cuda")
     images_per_step = train.batch_size * train.discriminator_steps
@@ -316,27 +311,6 @@ def make_trainer(
         assert isinstance(train, StyleGAN2TrainConfig)
         return StyleGAN2Trainer(model, train, device, processes)
     return Trainer(model, train, device, processes)
-
-
-def _start(generator: AnyGenerator, discriminator: AnyDiscriminator, data: PreparedDataset) -> None:
-    """Give a new run what it takes from its data: the encoder's features, and its instances' centre.
-
-    The published networks, pixels and gain 1, take nothing.
-    """
-    if isinstance(generator, StyleGAN2Generator) or isinstance(discriminator, StyleGAN2Discriminator):
-        return  # every row of which is brought to one length
-    centred = generator.config.takes_embedding and generator.config.instance_gain != 1
-    if not centred and isinstance(discriminator, Discriminator):
-        return
-    rows = np.linspace(0, data.meta.count - 1, min(data.meta.count, CENTRE_ROWS)).astype(np.int64)
-    device = next(discriminator.parameters()).device
-    embeddings = torch.from_numpy(read_rows(data.embeddings, rows)).to(device)
-    if isinstance(discriminator, ProjectedDiscriminator):
-        discriminator.adopt(load_encoder(data.encoder_path), embeddings)
-    else:
-        discriminator.centre_instances(embeddings.mean(0))
-    if generator.config.takes_embedding:
-        generator.centre_instances(embeddings.mean(0))
 
 
 def _watch(record: dict[str, Any], checkpoints: Path) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,21 @@ ENCODER = "encoder.safetensors"
 SHARED_ENCODER = "encoder.json"
 
 
-def open_run(run_dir: Path, model: AnyConfig, train: TrainConfig, data: PreparedDataset) -> None:
+def open_run(
+    run_dir: Path,
+    model: AnyConfig,
+    train: TrainConfig,
+    data: PreparedDataset,
+    origin: Mapping[str, Any] | None = None,
+) -> None:
     """Make a run directory, or check that the one there is of the same model, data and encoder.
 
     Training settings may change between runs (a lower learning rate, more pictures); config.json then
     says the newest, and keeps what its reader wrote there (a name, a licence). Raises ConfigError naming the
-    first difference that would make it another model.
+    first difference that would make it another model. `origin` is what config.json says of where its weights
+    come from, and what binds them (`Origin.describe`).
     """
-    described = describe(model, train, data)
+    described = describe(model, train, data) | dict(origin or {})
     path = run_dir / CONFIG
     if path.exists():
         there = read_config(run_dir)
@@ -48,6 +56,7 @@ def open_run(run_dir: Path, model: AnyConfig, train: TrainConfig, data: Prepared
                         f"{run_dir} was started with {section} {name} {old!r}, not {new!r}:"
                         " choose another --out"
                     )
+        _check_origin(run_dir, there.get("origin"), described.get("origin"))
         described = there | described
     run_dir.mkdir(parents=True, exist_ok=True)
     copy = run_dir / ENCODER
@@ -56,6 +65,23 @@ def open_run(run_dir: Path, model: AnyConfig, train: TrainConfig, data: Prepared
             shutil.copyfile(data.encoder_path, partial)
     with atomic_file(path) as partial:
         partial.write_text(json.dumps(described, indent=2) + "\n")
+
+
+def _check_origin(run_dir: Path, begun: Any, asked: Any) -> None:
+    """Raise ConfigError where a run would go on from other weights than those that it began with."""
+    weights = [
+        {name: value for name, value in (origin or {}).items() if name not in ("path", "name")}
+        for origin in (begun, asked)
+    ]
+    if weights[0] == weights[1]:
+        return
+    if begun is None:
+        raise ConfigError(f"{run_dir} was started without --from: leave it out, or choose another --out")
+    path, found = begun.get("path"), str(begun.get("generator"))[:12]
+    raise ConfigError(
+        f"{run_dir} was started --from {path} (generator {found}...): say so again, with the same weights"
+        " there, or choose another --out"
+    )
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:

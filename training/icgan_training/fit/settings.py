@@ -9,6 +9,7 @@ import torch
 
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
+from icgan_training.fit.origin import Origin, model_of
 from icgan_training.networks.backbones import AnyConfig
 from icgan_training.networks.config import ModelConfig, Precision, TrainConfig
 from icgan_training.networks.presets import Preset
@@ -38,11 +39,12 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def resolve(
-    preset: Preset, data: PreparedDataset, overrides: dict[str, Any]
+    preset: Preset, data: PreparedDataset, overrides: dict[str, Any], origin: Origin | None = None
 ) -> tuple[AnyConfig, TrainConfig]:
     """The preset with the user's overrides, its embedding width and class count those of the data set.
 
-    Raises ConfigError where preset and data set do not fit together.
+    With an origin the model is the origin's, and the preset says how it is trained. Raises ConfigError where
+    preset, origin and data set do not fit together.
     """
     of_model = {field.name for field in dataclasses.fields(preset.model)} & overrides.keys()
     of_train = {field.name for field in dataclasses.fields(preset.train)} & overrides.keys()
@@ -52,6 +54,9 @@ def resolve(
     train = dataclasses.replace(
         preset.train, **{name: value for name, value in overrides.items() if name not in of_model}
     )
+    if origin is not None:
+        model = model_of(origin, model, overrides)
+        origin.check(data)
     if model.resolution != data.meta.resolution:
         raise ConfigError(
             f"preset {preset.name} is {model.resolution} px, {data.path} {data.meta.resolution} px:"
@@ -63,6 +68,13 @@ def resolve(
         if data.class_count is None:
             raise ConfigError(
                 f"preset {preset.name} takes labels, {data.path} has none: choose another preset"
+                if origin is None
+                else f"--from {origin.folder} takes labels, {data.path} has none: prepare it with labels"
+            )
+        if origin is not None and data.class_count != model.class_count:
+            raise ConfigError(
+                f"--from {origin.folder} knows {model.class_count} classes, {data.path} has"
+                f" {data.class_count}: start from a model without labels"
             )
         model = dataclasses.replace(model, class_count=data.class_count)
     if train.long_tail and data.labels is None:

@@ -13,6 +13,7 @@ from icgan_training.distributed import Processes, average_gradients
 from icgan_training.fit import losses
 from icgan_training.fit.augment import augment
 from icgan_training.fit.ema import MovingAverage
+from icgan_training.fit.freeze import freeze, trainable
 from icgan_training.fit.resume import Stateful
 from icgan_training.fit.sampler import Batch
 from icgan_training.networks.config import Conditions, ModelConfig, TrainConfig
@@ -97,7 +98,8 @@ class Trainer:
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
         self.generator = placed(Generator(model), device, self.layout)
         self.discriminator = placed(discriminator_class(model)(model), device, self.layout)
-        self._trainable = [weight for weight in self.discriminator.parameters() if weight.requires_grad]
+        freeze(self.generator, self.discriminator, train)
+        self._trainable = trainable(self.discriminator)
         if processes.world > 1:
             synchronise_statistics(self.generator, train.sync_batch_norm)
         self.average = MovingAverage(self.generator, train.ema_decay, train.ema_start)
@@ -177,7 +179,7 @@ class Trainer:
         return logits.float()
 
     def _let_discriminator_learn(self, learns: bool) -> None:
-        """Give D's weights gradients or none; the frozen features of a projected D never have any."""
+        """Give D's weights gradients or none; frozen ones never have any."""
         for weight in self._trainable:
             weight.requires_grad_(learns)
 
@@ -209,8 +211,7 @@ def placed(network: Network, device: torch.device, layout: torch.memory_format) 
 
 def _adam(network: nn.Module, learning_rate: float, train: TrainConfig) -> torch.optim.Adam:
     betas = (train.beta1, train.beta2)
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    return torch.optim.Adam(weights, learning_rate, betas, eps=train.adam_eps, fused=True)
+    return torch.optim.Adam(trainable(network), learning_rate, betas, eps=train.adam_eps, fused=True)
 
 
 def _cat(tensors: list[Tensor | None]) -> Tensor | None:

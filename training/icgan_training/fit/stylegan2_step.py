@@ -16,6 +16,7 @@ from icgan_training.distributed import Processes, average, average_gradients
 from icgan_training.fit.ada import ADA_UNIFORMS, RATE_STEPS, AdaptiveAugment
 from icgan_training.fit.augment import augment
 from icgan_training.fit.ema import MovingAverage
+from icgan_training.fit.freeze import freeze, trainable
 from icgan_training.fit.resume import Stateful
 from icgan_training.fit.step import Inputs, StepInputs, placed
 from icgan_training.networks.stylegan2.config import StyleGAN2Config
@@ -47,6 +48,8 @@ class StyleGAN2Trainer:
         self.layout = layout
         self.generator = placed(StyleGAN2Generator(model), device, layout)
         self.discriminator = placed(StyleGAN2Discriminator(model), device, layout)
+        freeze(self.generator, self.discriminator, train)
+        self._trainable = trainable(self.discriminator)
         self.average = MovingAverage(self.generator, 0.0, 0)
         self.augment = AdaptiveAugment(train.ada_target, train.ada_images).to(device)
         self.path = PathLength().to(device)
@@ -105,7 +108,7 @@ class StyleGAN2Trainer:
         self, turn: list[tuple[Inputs, Inputs]], step: int, random: torch.Generator
     ) -> Tensor:
         """One update of D; every `r1_interval` steps with the gradient penalty on real pictures (R1)."""
-        self.discriminator.requires_grad_(True)
+        self._let_discriminator_learn(True)
         penalise = self.train.r1_gamma > 0 and step % self.train.r1_interval == 0
         sums = torch.zeros(3, device=self.device)
         for real, fake in turn:
@@ -135,7 +138,7 @@ class StyleGAN2Trainer:
 
     def _generator_step(self, parts: list[Inputs], step: int, random: torch.Generator) -> Tensor:
         """One update of G through a frozen D; every `path_interval` steps with the path length penalty."""
-        self.discriminator.requires_grad_(False)
+        self._let_discriminator_learn(False)
         total = torch.zeros((), device=self.device)
         penalise = self.train.path_weight > 0 and step % self.train.path_interval == 0
         for fake in parts:
@@ -209,6 +212,11 @@ class StyleGAN2Trainer:
             )
         return logits.float()
 
+    def _let_discriminator_learn(self, learns: bool) -> None:
+        """Give D's weights gradients or none; frozen ones never have any."""
+        for weight in self._trainable:
+            weight.requires_grad_(learns)
+
     def _update(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
         """Average the gradients over the processes, step, clear; returns the gradient's norm."""
         average_gradients(network.parameters(), self.processes)
@@ -236,9 +244,7 @@ def _lazy_adam(
     """Adam whose rate and memory make up for a penalty that counts in one of `interval` steps."""
     share = interval / (interval + 1) if interval else 1.0
     betas = (train.beta1**share, train.beta2**share)
-    return torch.optim.Adam(
-        network.parameters(), learning_rate * share, betas, eps=train.adam_eps, fused=True
-    )
+    return torch.optim.Adam(trainable(network), learning_rate * share, betas, eps=train.adam_eps, fused=True)
 
 
 def _cat(tensors: list[Tensor | None]) -> Tensor | None:

@@ -204,6 +204,8 @@ class TrainConfig:
     neighbours: int | None = None  # k: the nearest so many of the prepared ones; None = all of them
     label_source: LabelSource = "dataset"  # or k-means clusters of the embeddings
     long_tail: bool = False  # instances drawn class-balanced instead of uniformly
+    freeze_generator: int = 0  # so many of its lowest blocks stay as they are, those next to the noise
+    freeze_discriminator: int = 0  # the same, those next to the picture
     seed: int = 0
     precision: Precision = "float32"  # bfloat16: autocast, master weights stay float32
     channels_last: bool = True
@@ -234,7 +236,7 @@ class TrainConfig:
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
-        for name in ("ema_start", "seed"):
+        for name in ("ema_start", "seed", "freeze_generator", "freeze_discriminator"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.batch_size % self.accumulation:

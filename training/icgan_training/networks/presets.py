@@ -6,7 +6,7 @@ The published rows take the settings of IC-GAN's BigGAN experiments.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from icgan_training.errors import ConfigError
@@ -138,6 +138,21 @@ _DEMO64 = Preset(
 )
 
 
+_SMALL_SET = Preset(
+    "small-set",
+    "50 to 1,000 pictures, 64 px, instance; with --from the model is that of the weights",
+    _DEMO64.model,
+    replace(
+        _DEMO64.train,
+        total_images=16_000,
+        ema_decay=0.99,
+        ema_start=0,
+        tick_images=480,
+    ),
+    neighbours=5,
+)
+
+
 def _stylegan2(name: str, resolution: int, *, instance: bool, lr: float, gamma: float, batch: int) -> Preset:
     """One of the published COCO-Stuff configurations on StyleGAN2."""
     train = StyleGAN2TrainConfig(
@@ -190,6 +205,21 @@ _DEMO64_STYLEGAN2 = Preset(
         snapshot_ticks=2,
     ),
     neighbours=10,
+)
+
+_SMALL_SET_STYLEGAN2 = Preset(
+    "small-set-stylegan2",
+    "50 to 1,000 pictures, 64 px, instance, StyleGAN2; with --from the model is that of the weights",
+    _DEMO64_STYLEGAN2.model,
+    replace(
+        _DEMO64_STYLEGAN2.train,
+        total_images=16_000,
+        ema_images=500,
+        ada_target=0.6,
+        ada_images=10_000,
+        tick_images=480,
+    ),
+    neighbours=5,
 )
 
 _TINY_STYLEGAN2 = Preset(
@@ -297,6 +327,7 @@ PRESETS: dict[str, Preset] = {
         _cifar10("cifar10-cluster", instance=False, class_count=100, clusters=True),
         _cifar10("cifar10-unconditional", instance=False, class_count=1),
         _DEMO64,
+        _SMALL_SET,
         _TINY,
         # the second backbone
         _stylegan2("icgan-stylegan2-coco-128", 128, instance=True, lr=0.0025, gamma=0.05, batch=64),
@@ -305,6 +336,7 @@ PRESETS: dict[str, Preset] = {
         _stylegan2("stylegan2-coco-256", 256, instance=False, lr=0.002, gamma=0.2, batch=32),
         _CIFAR10_STYLEGAN2,
         _DEMO64_STYLEGAN2,
+        _SMALL_SET_STYLEGAN2,
         _TINY_STYLEGAN2,
     )
 }  # fmt: skip
