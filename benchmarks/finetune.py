@@ -6,7 +6,8 @@ Three sets of other kinds than the demo's fruit are fetched and prepared: `smile
 faces), `wallpapers` (mixed: 153 paintings, vessels and photos of space) and `drawings` (285 emoji of animals,
 plants and food). Each trains twice on one thread, `fit DATA --preset demo64` and `fit DATA --from
 models/demo`, until it has spent so many seconds of processor time in training (start-up and scores left out).
-FID and KID are of 1,000 samples from all instances against all pictures of the set, Inception in float32.
+FID and KID are of 300 samples from all instances against all pictures of the set, Inception in bfloat16 where
+the processor has it.
 
 Every score is one line of OUT/results.jsonl; OUT/results.md and OUT/sheet.png are made from what there is. A
 larger --seconds goes on with the same runs, and what has its line is not done again.
@@ -44,10 +45,11 @@ from icgan_training.heap import keep_freed_memory
 from icgan_training.networks.presets import preset
 from icgan_training.score.evaluate import evaluate
 from icgan_training.score.feature_networks import inception_network
+from icgan_training.score.features import in_bfloat16
 from icgan_training.score.subject import EvaluationSettings, draw, load_subject, repeat
 
 CPU = torch.device("cpu")
-SCORED = EvaluationSettings(metrics=("fid", "kid"), samples=1000, instances=0)
+SCORED = EvaluationSettings(metrics=("fid", "kid"), samples=300, instances=0)
 NEIGHBOURS = 5
 ENDLESS = 100_000_000  # pictures: the processor's time ends a run, not they
 SHEET_SETTINGS = EvaluationSettings(metrics=("fid",), samples=4, instances=0)
@@ -129,7 +131,10 @@ def stopped_after(seconds: float) -> Iterator[list[float]]:
 def line_of(arm: str, name: str, data: PreparedDataset, run: Path, spent: float) -> dict[str, Any]:
     """The scores of a run, with what they depend on."""
     subject = load_subject(run, data, SCORED, CPU)
-    result = evaluate(subject, data, SCORED, inception_network(find_weights("inception"), CPU))
+    inception = inception_network(find_weights("inception"), CPU)
+    if choose_precision(CPU)[0] == "bfloat16":
+        inception = in_bfloat16(inception)
+    result = evaluate(subject, data, SCORED, inception)
     config = json.loads((run / "config.json").read_text())
     last = sorted((run / "checkpoints").glob("step-*.safetensors"))[-1]
     step = int(last.stem.removeprefix("step-"))
@@ -141,7 +146,7 @@ def line_of(arm: str, name: str, data: PreparedDataset, run: Path, spent: float)
         "processor_seconds": round(spent, 1),
         "seen": step * config["train"]["batch_size"],
         "scores": {score: round(value, 5) for score, value in result.scores.items() if value is not None},
-        "samples": SCORED.samples,
+        "parameters": result.parameters,
         "origin": config.get("origin"),
         "train": config["train"],
         "date": time.strftime("%Y-%m-%d"),

@@ -17,6 +17,7 @@ from icgan_training.fit.loop import fit
 from icgan_training.fit.origin import Origin
 from icgan_training.fit.resume import list_checkpoints
 from icgan_training.fit.settings import resolve
+from icgan_training.networks.checkpoint import load_generator
 from icgan_training.networks.presets import preset
 
 CPU = torch.device("cpu")
@@ -91,6 +92,19 @@ def test_weights_without_a_discriminator_get_a_new_one(make_prepared, tmp_path):
     assert different(origin / "generator.safetensors", run / "generator.safetensors", "weight") == []
     assert different(judge, run / "discriminator.safetensors", "weight")
     assert json.loads((run / "config.json").read_text())["origin"]["discriminator"] is None
+
+
+def test_other_pictures_become_the_centre_of_what_the_generator_tells_apart(make_prepared, tmp_path):
+    model = dataclasses.replace(preset("tiny").model, instance_gain=10.0)
+    train = dataclasses.replace(preset("tiny").train, total_images=16)
+    fit(model, train, PreparedDataset.open(make_prepared()), tmp_path / "origin", device=CPU)
+    data = PreparedDataset.open(make_prepared("mine", count=12))
+    centre = torch.from_numpy(data.embeddings.mean(0))[None]
+    far = load_generator(tmp_path / "origin").condition(1, centre, None)
+    near = load_generator(tuned(tmp_path / "origin", data, tmp_path / "run", **SLOW)).condition(
+        1, centre, None
+    )
+    assert near.norm() < 0.01 * far.norm()
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -93,14 +93,11 @@ class Origin:
         licence = {} if "licence" not in self.config else {"licence": self.config["licence"]}
         return {"origin": own | hashes} | licence
 
-    def fill(self, generator: AnyGenerator, discriminator: AnyDiscriminator) -> bool:
-        """Put its weights into new networks of the same shapes; whether the discriminator was among them."""
+    def fill(self, generator: AnyGenerator, discriminator: AnyDiscriminator) -> None:
+        """Put its weights into new networks; the discriminator stays new where there is none of its shape."""
         copy_weights(load_generator(self.folder), generator)
-        judge = self.discriminator(discriminator.config)
-        if judge is None:
-            return False
-        copy_weights(judge, discriminator)
-        return True
+        if (judge := self.discriminator(discriminator.config)) is not None:
+            copy_weights(judge, discriminator)
 
 
 def model_of(origin: Origin, asked: AnyConfig, settings: dict[str, Any]) -> AnyConfig:

@@ -1,7 +1,5 @@
 """What the networks of a new run begin with: numbers of chance, or the weights of another run."""
 
-from typing import TypeGuard
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,13 +8,11 @@ from icgan_training.data.dataset import PreparedDataset, read_rows
 from icgan_training.fit.origin import Origin
 from icgan_training.fit.step import Trainer
 from icgan_training.fit.stylegan2_step import StyleGAN2Trainer
-from icgan_training.networks.backbones import AnyDiscriminator, AnyGenerator
 from icgan_training.networks.config import ModelConfig
 from icgan_training.networks.discriminator import Discriminator
 from icgan_training.networks.encoder import load_encoder
 from icgan_training.networks.generator import Generator
 from icgan_training.networks.projected import ProjectedDiscriminator
-from icgan_training.networks.stylegan2.generator import StyleGAN2Generator
 
 CENTRE_ROWS = 20_000
 """Instances that the centre of the embeddings is taken from."""
@@ -25,33 +21,25 @@ CENTRE_ROWS = 20_000
 def start(networks: Trainer | StyleGAN2Trainer, data: PreparedDataset, origin: Origin | None) -> None:
     """Fill the networks of a new run, and let the average be a copy of the generator."""
     generator, discriminator = networks.generator, networks.discriminator
-    judged = origin is not None and origin.fill(generator, discriminator)
-    if not judged:
-        _fit_discriminator(discriminator, data)
-    if origin is None and _centred(generator, discriminator):
-        _centre(generator, data)
-    networks.average.module.load_state_dict(generator.state_dict())
-
-
-def _fit_discriminator(discriminator: AnyDiscriminator, data: PreparedDataset) -> None:
-    """Give a new discriminator what it takes from its data: the encoder's features, its instances' centre."""
+    if origin is not None:
+        origin.fill(generator, discriminator)
     if isinstance(discriminator, ProjectedDiscriminator):
         discriminator.adopt(load_encoder(data.encoder_path), _embeddings(data, discriminator))
     elif isinstance(discriminator, Discriminator) and _gains(discriminator.config):
         _centre(discriminator, data)
-
-
-def _centred(generator: AnyGenerator, discriminator: AnyDiscriminator) -> TypeGuard[Generator]:
-    """Whether a new generator takes its instances' centre.
-
-    The published networks, pixels and gain 1, do not; StyleGAN2 brings every embedding to one length.
-    """
-    if isinstance(generator, StyleGAN2Generator) or not generator.config.takes_embedding:
-        return False
-    return _gains(generator.config) or isinstance(discriminator, ProjectedDiscriminator)
+    if isinstance(generator, Generator):
+        # from weights too: other pictures lie elsewhere, and far from their centre all instances look alike
+        projected = origin is None and isinstance(discriminator, ProjectedDiscriminator)
+        if _gains(generator.config) or (projected and generator.config.takes_embedding):
+            _centre(generator, data)
+    networks.average.module.load_state_dict(generator.state_dict())
 
 
 def _gains(config: ModelConfig) -> bool:
+    """Whether networks of this shape are centred on their instances; the published ones, gain 1, are not.
+
+    Nor is StyleGAN2, which brings every embedding to one length.
+    """
     return config.takes_embedding and config.instance_gain != 1
 
 

@@ -130,6 +130,8 @@ class Trainer:
         for turn in inputs.turns:
             judged = self._discriminator_step(turn)
         generated = self._generator_step(inputs.generator)
+        if self.train.ema_rampup:
+            self.average.decay = min(self.train.ema_decay, 0.5 ** (1 / (step * self.train.ema_rampup)))
         self.average.update(step)
         loss_d, real, fake, norm_d = judged.unbind()
         loss_g, norm_g = generated.unbind()

@@ -198,6 +198,7 @@ class TrainConfig:
     adam_eps: float = 1e-6
     ema_decay: float = 0.9999
     ema_start: int = 20_000  # generator steps during which the average is a plain copy
+    ema_rampup: float = 0.0  # its half-life is at most this share of the steps so far; 0: no such bound
     diffaugment: tuple[str, ...] = ()  # any of color, translation, cutout
     picture_flip: bool = True  # DA(d): real pictures are mirrored at random
     instance_flip: bool = False  # DA(i): embeddings of mirrored instances are used at random
@@ -236,7 +237,7 @@ class TrainConfig:
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
-        for name in ("ema_start", "seed", "freeze_generator", "freeze_discriminator"):
+        for name in ("ema_start", "ema_rampup", "seed", "freeze_generator", "freeze_discriminator"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.batch_size % self.accumulation:

@@ -31,7 +31,7 @@ class StyleGAN2TrainConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("r1_gamma", "path_weight", "ema_rampup"):
+        for name in ("r1_gamma", "path_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         for name in ("style_mixing", "ada_target"):
