@@ -130,7 +130,7 @@ def stopped_after(seconds: float) -> Iterator[list[float]]:
 
 def line_of(arm: str, name: str, data: PreparedDataset, run: Path, spent: float) -> dict[str, Any]:
     """The scores of a run, with what they depend on."""
-    subject = load_subject(run, data, SCORED, CPU)
+    subject = load_subject(run, data.path, SCORED, CPU)
     inception = inception_network(find_weights("inception"), CPU)
     if choose_precision(CPU)[0] == "bfloat16":
         inception = in_bfloat16(inception)
@@ -161,7 +161,7 @@ def strips(name: str, out: Path) -> NDArray[np.uint8] | None:
         return None
     data, shown = PreparedDataset.open(out / "data" / name), []
     for run in runs:
-        subject = load_subject(run, data, SHEET_SETTINGS, CPU)
+        subject = load_subject(run, data.path, SHEET_SETTINGS, CPU)
         draws = draw(subject, SHEET_SETTINGS)
         samples = subject.samples(repeat(subject, draws, SHEET_COLUMNS, SHEET_SETTINGS))
         shown.append(samples.reshape(len(draws.instances), SHEET_COLUMNS, *samples.shape[1:]))

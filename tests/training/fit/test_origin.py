@@ -191,3 +191,18 @@ def test_a_run_goes_on_only_from_the_weights_that_it_began_with(make_prepared, t
         tuned(origin, data, run, total_images=16)
     with pytest.raises(ConfigError, match="was started without --from"):
         tuned(run, data, origin, total_images=48)
+
+
+def test_with_a_ramp_a_short_run_shows_what_it_learnt_and_not_what_it_began_with(make_prepared, tmp_path):
+    data = PreparedDataset.open(make_prepared())
+    origin = trained(data, tmp_path / "origin")
+    begun = load_file(origin / "generator.safetensors")["linear.weight"]
+    kept = {}
+    for ramp in (0.0, 0.15):
+        changes = {"ema_decay": 0.999, "ema_start": 0, "ema_rampup": ramp, "total_images": 80}
+        run = tuned(origin, data, tmp_path / f"run{ramp}", **changes)
+        state = load_file(list_checkpoints(run / "checkpoints")[-1])
+        now, average = state["generator.linear.weight"], state["average.linear.weight"]
+        kept[ramp] = ((average - now).norm() / (begun - now).norm()).item()
+    assert kept[0.0] > 0.9
+    assert kept[0.15] < 0.3

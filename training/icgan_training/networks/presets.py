@@ -215,13 +215,20 @@ _SMALL_SET_STYLEGAN2 = Preset(
     "small-set-stylegan2",
     "50 to 1,000 pictures, 64 px, instance, StyleGAN2; with --from the model is that of the weights",
     _DEMO64_STYLEGAN2.model,
-    replace(
-        _DEMO64_STYLEGAN2.train,
+    StyleGAN2TrainConfig(
+        batch_size=16,
+        generator_lr=0.002,
+        discriminator_lr=0.002,
         total_images=16_000,
+        r1_gamma=0.1,
+        path_weight=0.0,
         ema_images=500,
+        diffaugment=("translation", "cutout"),
+        instance_flip=True,
         ada_target=0.6,
         ada_images=10_000,
         tick_images=480,
+        snapshot_ticks=2,
     ),
     neighbours=5,
 )
