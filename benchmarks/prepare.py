@@ -1,17 +1,21 @@
 """Time and peak memory of `icgan-train prepare` at several numbers of pictures.
 
     python -m benchmarks.prepare --pictures 1000 10000 --resolution 64 --encoder efficientnet-lite0
+    python -m benchmarks.prepare --pictures 1000 10000 --container parquet --input-size 32
 
 The pictures are JPEG crops of one photo, 256 px; each number is a run of its own process, and the peak is of
 its resident set. Prints a table and, as its last line, JSON.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
+import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +27,55 @@ PHOTO = Path(__file__).parents[1] / "tests" / "golden" / "photo.jpg"
 PER_FOLDER = 1000
 
 
-def write_pictures(folder: Path, start: int, stop: int) -> None:
-    """Crops number `start` to `stop` of the photo, a thousand per sub-folder."""
+def crops(start: int, stop: int) -> Iterator[tuple[int, Image.Image]]:
+    """Crops number `start` to `stop` of the photo."""
     with Image.open(PHOTO) as photo:
         photo.load()
     for number in range(start, stop):
         random = np.random.default_rng(number)
         side = int(random.integers(100, 300))
         left, top = random.integers(0, [photo.width - side, photo.height - side]).tolist()
-        crop = photo.crop((left, top, left + side, top + side)).resize((256, 256))
+        yield number, photo.crop((left, top, left + side, top + side)).resize((256, 256))
+
+
+def write_pictures(folder: Path, start: int, stop: int) -> None:
+    """They as files, a thousand per sub-folder."""
+    for number, crop in crops(start, stop):
         path = folder / f"{number // PER_FOLDER:04d}" / f"{number:07d}.jpg"
         path.parent.mkdir(exist_ok=True)
         crop.save(path, quality=85)
+
+
+def write_tar(folder: Path, start: int, stop: int) -> None:
+    """They as one more WebDataset shard."""
+    with tarfile.open(folder / f"{start:07d}.tar", "w") as archive:
+        for number, crop in crops(start, stop):
+            data = io.BytesIO()
+            crop.save(data, "JPEG", quality=85)
+            member = tarfile.TarInfo(f"{number:07d}.jpg")
+            member.size = data.tell()
+            data.seek(0)
+            archive.addfile(member, data)
+
+
+def write_parquet(folder: Path, start: int, stop: int) -> None:
+    """They as one more Parquet file in row groups of a hundred, as Hugging Face writes them."""
+    import pyarrow
+    from pyarrow import parquet
+
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    schema = pyarrow.schema([("image", kind)])
+    with parquet.ParquetWriter(folder / f"train-{start:07d}.parquet", schema) as writer:
+        for first in range(start, stop, 100):
+            rows = []
+            for number, crop in crops(first, min(first + 100, stop)):
+                data = io.BytesIO()
+                crop.save(data, "JPEG", quality=85)
+                rows.append({"bytes": data.getvalue(), "path": f"{number}.jpg"})
+            writer.write_table(pyarrow.table({"image": pyarrow.array(rows, kind)}, schema))
+
+
+WRITERS = {"folder": write_pictures, "webdataset": write_tar, "parquet": write_parquet}
 
 
 def run(source: Path, out: Path, options: list[str]) -> tuple[float, float]:
@@ -57,6 +98,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="efficientnet-lite0")
     parser.add_argument("--input-size", type=int, help="smaller: faster, to look at memory alone")
     parser.add_argument("--neighbours", type=int, default=50)
+    parser.add_argument("--container", choices=WRITERS, default="folder", help="what the pictures lie in")
     args = parser.parse_args()
     options = ["--resolution", str(args.resolution), "--encoder", args.encoder]
     options += ["--neighbours", str(args.neighbours), "--no-labels"]
@@ -69,7 +111,7 @@ def main() -> None:
         written = 0
         lines = []
         for count in sorted(args.pictures):
-            write_pictures(source, written, count)
+            WRITERS[args.container](source, written, count)
             written = count
             out = Path(scratch) / f"out-{count}"
             seconds, peak = run(source, out, options)

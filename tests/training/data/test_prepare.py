@@ -1,11 +1,13 @@
 import contextlib
 import dataclasses
 import errno
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from icgan_runtime.files import sha256_of_file
 from icgan_runtime.reader import decode
@@ -26,6 +29,7 @@ from icgan_training.data.transforms import read_picture
 from icgan_training.errors import DataError, WeightsError
 from icgan_training.networks.encoder import load_encoder
 from icgan_training.progress import Progress
+from tests.picture_files import encoded
 from tests.training.pictures import write_pictures
 
 
@@ -188,6 +192,15 @@ def start(source: Path, out: Path, encoder: Path, **environment: str) -> "subpro
     )
 
 
+def write_tar(path: Path, pictures: "np.ndarray[Any, Any]") -> None:
+    with tarfile.open(path, "w") as archive:
+        for number, picture in enumerate(pictures):
+            data = encoded(Image.fromarray(picture), "PNG")
+            member = tarfile.TarInfo(f"{number:06d}.png")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
 def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
     while not path.exists():
         assert process.poll() is None, "prepare ended early"
@@ -209,6 +222,30 @@ def test_a_killed_run_continues_without_redoing_finished_shards(many, many_prepa
     resumed = PreparedDataset.open(tmp_path / "out")
     assert np.array_equal(resumed.images, many_prepared.images)
     np.testing.assert_allclose(resumed.embeddings, many_prepared.embeddings, atol=1e-6)
+
+
+def test_a_killed_run_on_a_container_continues_with_the_same_pictures(
+    many, many_prepared, encoder_file, tmp_path
+):
+    shard = tmp_path / "many.tar"
+    write_tar(shard, np.load(many / "images.npy"))
+    process = start(shard, tmp_path / "out", encoder_file)
+    wait_for(tmp_path / "out.partial" / "shards" / "000000.json", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert start(shard, tmp_path / "out", encoder_file).wait() == 0
+    assert np.array_equal(PreparedDataset.open(tmp_path / "out").images, many_prepared.images)
+
+
+def test_a_container_that_changed_under_a_killed_run_is_refused(many, encoder_file, tmp_path):
+    shard, pictures = tmp_path / "many.tar", np.load(many / "images.npy")
+    write_tar(shard, pictures)
+    process = start(shard, tmp_path / "out", encoder_file)
+    wait_for(tmp_path / "out.partial" / "shards" / "000000.json", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    write_tar(shard, pictures[1:])
+    refused("out.partial", shard, tmp_path / "out", encoder_file, resolution=8)
 
 
 def test_a_run_killed_just_before_its_end_is_finished(photos, encoder_file, tmp_path):
