@@ -180,9 +180,9 @@ def test_this_machine_is_reached_past_the_proxies_of_the_environment(
 class Balancer:
     """Forwards connections until `forget()`: then it swallows what comes over those it has."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, host: str = "127.0.0.1", port: int = 0) -> None:
         self.target = ("127.0.0.1", int(target.rpartition(":")[2]))
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((host, port))
         self.port = self.listener.getsockname()[1]
         self.connections = 0
         self.sockets: list[socket.socket] = []
