@@ -175,7 +175,13 @@ def _clusters(run: Run, embeddings: NDArray[np.float32]) -> Labels:
 
 
 def _as_trained(model: Model, path: Path, labels: NDArray[np.int64], names: Sequence[str]) -> Labels:
-    """Labels of classes `names` as the model knows the classes of those names, and the names."""
+    """Labels of classes `names` as the model knows the classes of those names, and the names.
+
+    Numbers without names, as the published system's files have them, are the model's own numbers.
+    """
+    if list(names) == [str(number) for number in range(len(names))]:
+        own = (model.class_names or ())[: len(names)]
+        names = [*own, *names[len(own) :]]
     known = list(model.class_names or names)
     if model.classes and (
         unknown := [name for name in names if name not in known or len(known) > model.classes]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,36 @@ def test_a_bank_takes_the_pictures_that_prepare_takes_and_names_those_it_cannot_
     assert re.fullmatch(r"left out of the bank: .*/broken\.jpg: .*\n", capsys.readouterr().err)
     (tmp_path / "list.csv").write_text("path,label\nalbum/red.ppm,warm\n")
     assert choose_instances(read_run(run), tmp_path / "list.csv", 100, 1).class_names == ("warm",)
+
+
+def test_a_bank_is_read_from_a_container_like_the_files_in_it(run, tmp_path):
+    files = sorted((run / "instances" / "warm").iterdir())
+    with tarfile.open(tmp_path / "warm.tar", "w") as shard:
+        for number, file in enumerate(files):
+            shard.add(file, f"{number:06d}{file.suffix}")
+    found = choose_instances(read_run(run), tmp_path / "warm.tar", 100, 1)
+    expected = choose_instances(read_run(run), run / "instances" / "warm", 100, 1)
+    assert (found.pictures == expected.pictures).all()
+    assert (found.embeddings == expected.embeddings).all()
+
+
+@pytest.mark.parametrize("labels", [[1, 0, 1], [1, 0, 2]])
+def test_numbers_without_names_in_a_container_are_classes_of_the_model(labels, tmp_path):
+    """The published system's HDF5 files have labels and no names."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "two.hdf5", "w") as file:
+        file["imgs"] = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), np.uint8)
+        file["labels"] = np.array(labels, np.int64)
+    classes = write_run(tmp_path / "classes", tiny_config(class_count=2))
+    described(classes, class_names=["cold", "warm"])
+    if max(labels) > 1:
+        with pytest.raises(ExportError, match="the model has no class '2'"):
+            choose_instances(read_run(classes), tmp_path / "two.hdf5", 100, 1)
+        return
+    found = choose_instances(read_run(classes), tmp_path / "two.hdf5", 100, 1)
+    assert found.labels is not None
+    assert found.labels.tolist() == labels
+    assert found.class_names == ("cold", "warm")
 
 
 def test_a_bank_without_one_picture_that_can_be_read_is_refused(run, tmp_path):
