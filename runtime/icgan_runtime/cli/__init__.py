@@ -1,4 +1,4 @@
-"""The command `icgan`: generate | synthesize | embed | search | serve | info | bench."""
+"""The command `icgan`: generate | synthesize | embed | search | bank | serve | info | bench."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ import argparse
 from collections.abc import Sequence
 
 from icgan_runtime import __version__
-from icgan_runtime.cli import bench, detect, embed, generate, info, ledger, prove, search, serve, synthesize
+from icgan_runtime.cli import (
+    bank,
+    bench,
+    detect,
+    embed,
+    generate,
+    info,
+    ledger,
+    prove,
+    search,
+    serve,
+    synthesize,
+)
 from icgan_runtime.console import Parser, tell
 from icgan_runtime.errors import IcganError
 
@@ -50,6 +62,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"icgan {__version__}", help="print the version and exit"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, synthesize, embed, search, serve, info, prove, detect, ledger, bench):
+    for command in (generate, synthesize, embed, search, bank, serve, info, prove, detect, ledger, bench):
         command.add_parser(commands)
     return parser

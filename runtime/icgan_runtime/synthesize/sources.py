@@ -121,7 +121,7 @@ class Pictures:
             [rows[i] for i in kept],
             [names[i] for i in kept],
             held,
-            self._labels([names[i] for i in kept]),
+            self.labels([names[i] for i in kept]),
             skipped,
         )
 
@@ -138,7 +138,8 @@ class Pictures:
                     names.append(str(json.loads(line)[0]))
         return names
 
-    def _labels(self, names: list[str]) -> I64 | None:
+    def labels(self, names: list[str]) -> I64 | None:
+        """The class of pictures by their names, None where the folders are no classes."""
         if self.class_names is None:
             return None
         return np.array([self.class_names.index(_shown(name.split("/", 1)[0])) for name in names], np.int64)

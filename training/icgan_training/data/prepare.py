@@ -203,10 +203,10 @@ def finish(
     labels = None if source.labels is None else source.labels[order]
     if labels is not None:
         np.save(partial / "labels.npy", labels)
-    names = source.names(order)
-    if names is not None:
-        np.save(partial / TEXT, names.text)
-        np.save(partial / ENDS, names.ends)
+    called = source.names(order)
+    if called is not None:
+        np.save(partial / TEXT, called.text)
+        np.save(partial / ENDS, called.ends)
     embeddings = open_array(partial / "embeddings.npy", "float32", (kept, settings.embedding_dim))
     neighbourhoods = nearest_neighbours(embeddings, k, exact_up_to)
     if neighbourhoods.radii.max() < IDENTICAL_RADIUS:
