@@ -137,6 +137,7 @@ PLACE = {
                 "require_signature": None,
                 "search": "faiss",
                 "cpu_precision": None,
+                "cpu_backend": "onnxruntime",
                 "generators": 1,
                 "decoders": None,
                 "cache_mb": 0,
