@@ -6,7 +6,7 @@ exporter's own `icgan-export verify` goes further (stage by stage against torch,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,15 @@ def verify_bundle(bundle: Bundle, backend: str = "ort-cpu") -> Iterator[Check]:
         work = _rerun if _runs(bundle, entry, backend) else _not_run
         yield _attempt(f"{entry.file} on samples", work, bundle, entry, backend, samples)
     yield _attempt("bank on samples", _bank, bundle, samples)
+
+
+def check_graphs(bundle: Bundle, backend: str, precision: str, roles: Sequence[str]) -> list[Check]:
+    """The graphs of `roles` at `precision`, run by `backend` on the bundle's samples."""
+    samples = read_samples(bundle)
+    return [
+        _attempt(f"{entry.file} on samples", _rerun, bundle, entry, backend, samples)
+        for entry in (bundle.manifest.graph(role, precision) for role in roles)
+    ]
 
 
 def read_samples(bundle: Bundle) -> Samples:

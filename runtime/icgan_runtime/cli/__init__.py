@@ -1,4 +1,4 @@
-"""The command `icgan`: generate | synthesize | embed | search | bank | serve | info | bench."""
+"""The command `icgan`: generate | synthesize | embed | search | bank | serve | tune | info | bench."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from icgan_runtime.cli import (
     search,
     serve,
     synthesize,
+    tune,
 )
 from icgan_runtime.console import Parser, tell
 from icgan_runtime.errors import IcganError
@@ -62,6 +63,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"icgan {__version__}", help="print the version and exit"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, synthesize, embed, search, bank, serve, info, prove, detect, ledger, bench):
+    for command in (
+        generate,
+        synthesize,
+        embed,
+        search,
+        bank,
+        serve,
+        tune,
+        info,
+        prove,
+        detect,
+        ledger,
+        bench,
+    ):
         command.add_parser(commands)
     return parser
