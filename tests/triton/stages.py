@@ -31,9 +31,13 @@ class Family:
 class Request(dict[str, Any]):
     """As pb_utils.InferenceRequest, with `wanted` outputs."""
 
-    def __init__(self, inputs: dict[str, Any], wanted: tuple[str, ...] = ()) -> None:
+    def __init__(self, inputs: dict[str, Any], wanted: tuple[str, ...] = (), name: str = "") -> None:
         super().__init__(inputs)
         self.wanted = wanted
+        self.name = name
+
+    def request_id(self) -> str:
+        return self.name
 
     def requested_output_names(self) -> tuple[str, ...]:
         return self.wanted

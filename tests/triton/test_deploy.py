@@ -22,7 +22,7 @@ import pytest
 from icgan_runtime.server.environment import assemble_backends
 from icgan_runtime.server.models import CANARY_MODEL, ENSEMBLES
 from icgan_runtime.server.options import RepositoryOptions
-from icgan_runtime.server.process import CONTROL_HEADER, free_ports
+from icgan_runtime.server.process import CONTROL_HEADER, Server, ServerOptions, free_ports
 from icgan_runtime.server.repository import read_releases, write_repository
 from icgan_runtime.server.watchdog import CANARY_NAME
 from tests.triton.conftest import ROOT, quiet
@@ -144,6 +144,19 @@ def test_every_pod_may_run_under_the_restricted_pod_security_standard():
             "persistentVolumeClaim",
             "emptyDir",
         }
+
+
+def test_traces_are_asked_for_with_the_flags_of_icgan_serve(environment, tiny_bundle, tmp_path):
+    """Which tests/triton/test_traces.py follows to a collector."""
+    url = "http://collector:4318/v1/traces"
+    assert not [flag for flag in deployment()["containers"][0]["args"] if "trace-config" in flag]
+    pod = rendered({"traces": url, "traceEvery": 50})["Deployment"]["spec"]["template"]["spec"]
+    asked = {flag for flag in pod["containers"][0]["args"] if flag.startswith("--trace-config")}
+    write_repository(tiny_bundle, tmp_path / "repository", RepositoryOptions(), quiet)
+    with Server(tmp_path / "repository", environment, ServerOptions(traces=url, trace_every=50)) as server:
+        arguments = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
+    here = {flag for flag in arguments if flag.startswith("--trace-config")}
+    assert {flag.replace("service.name=demo", "service.name=icgan") for flag in asked} == here
 
 
 def test_with_the_prometheus_operator_it_is_told_where_to_scrape():
@@ -355,10 +368,14 @@ def test_the_dashboard_says_that_the_server_counts_a_refused_request_twice(start
     server = start(tiny_bundle)
     with Wire(server, "grpc") as wire, pytest.raises(RefusedError):
         wire.ask("icgan", {"IMAGE": [b""], **rows(1)})
-    with urllib.request.urlopen(server.metrics_url) as response:
-        page = response.read().decode()
-    counts = re.findall(r'^nv_inference_request_failure\{model="icgan",.*\} (\d+)$', page, re.MULTILINE)
-    assert sum(map(int, counts)) == 2
+    counted, deadline = 0, time.monotonic() + 60
+    while counted < 2:  # answers leave before they are booked
+        assert time.monotonic() < deadline
+        with urllib.request.urlopen(server.metrics_url) as response:
+            page = response.read().decode()
+        counts = re.findall(r'^nv_inference_request_failure\{model="icgan",.*\} (\d+)$', page, re.MULTILINE)
+        counted = sum(map(int, counts))
+    assert counted == 2
     dashboard = json.loads((DEPLOY / "grafana" / "icgan.json").read_text())
     [panel] = [panel for panel in dashboard["panels"] if panel["title"] == "Failures per second"]
     assert "twice" in panel["description"]
@@ -379,6 +396,8 @@ def test_a_server_that_only_its_probes_ask_counts_no_request_of_users(start, tin
         for target in panel["targets"]:
             assert CANARY_MODEL not in target["expr"]
     assert {counted[each.name] for each in ENSEMBLES if each.name != CANARY_MODEL} == {"0"}
+    scores = re.findall(r"^icgan_nearest_score_count(?:\{.*\})? (\d+)$", page, re.MULTILINE)
+    assert set(scores) <= {"0"}, "nor a picture of users"
 
 
 def test_every_metric_of_the_dashboard_exists_on_a_live_server(server):

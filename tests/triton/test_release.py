@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from icgan_runtime import Pipeline
 from icgan_runtime.server.repository import add_release, set_release
@@ -15,7 +17,7 @@ from tests.models.make_models import make_bundle
 from tests.runtime.server.test_repository import other_bank
 from tests.triton.conftest import quiet
 from tests.triton.test_icgan import PHOTO
-from tests.triton.wire import Wire, rows
+from tests.triton.wire import RefusedError, Wire, rows
 
 
 def everything_else(bundle: Path, tmp_path: Path) -> Path:
@@ -86,34 +88,78 @@ def test_releases_come_and_go_without_a_failed_or_mixed_request(start, tiny_bund
     )
 
 
-def test_a_kept_embedding_spares_the_encoder_and_does_not_outlive_a_swap_of_it(start, tiny_bundle, tmp_path):
+KEEPING = ("icgan_encoder", "icgan_generator")
+
+
+def test_kept_answers_spare_the_networks_and_do_not_outlive_a_swap(start, tiny_bundle, tmp_path):
     server = start(tiny_bundle, cache_mb=8)
-    other = everything_else(tiny_bundle, tmp_path)
     with Wire(server, "grpc") as wire:
 
-        def ask() -> dict[str, np.ndarray]:
-            return wire.ask("icgan", {"IMAGE": [PHOTO] * 2, **rows(2)})
+        def ask(outputs=None) -> dict[str, np.ndarray]:
+            inputs = {"IMAGE": [PHOTO] * 2, **rows(2), "FORMAT": [b"image/png"] * 2}
+            return wire.ask("icgan_file", inputs, outputs)
 
-        first = ask()
-        computed = executions(server, "icgan_encoder")
-        for name, array in ask().items():
-            np.testing.assert_array_equal(array, first[name])
-        assert executions(server, "icgan_encoder") == computed, "the second answer is kept"
-        for bundle, change in (
-            (other, lambda: add_release(other, server.repository, quiet)),
-            (tiny_bundle, lambda: set_release(server.repository, 1)),
-        ):
-            for model in change():
-                server.load(model)
+        def as_of(bundle: Path) -> None:
+            """Both times the answer is right, and the second time it is a kept one."""
             with Pipeline.load(bundle) as pipe:
-                expected = pipe.generate(PHOTO, n=2, truncation=0.7)
-            for _ in range(2):  # the second is kept
+                expected = pipe.generate(PHOTO, n=2, truncation=0.7, condition="query")
+            computed = None
+            for _ in range(2):
                 answer = ask()
+                for file, image in zip(answer["PICTURE"][:, 0], expected.images, strict=True):
+                    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(file))), image)
+                np.testing.assert_array_equal(answer["NEIGHBOUR_SCORES"][0], expected.neighbours.scores)
+                assert computed in (None, executions(server)), "the second answer is kept"
+                computed = executions(server)
+
+        assert set(ask(["NEIGHBOUR_IDS"])) == {"NEIGHBOUR_IDS"}, "a part of the outputs comes first"
+        as_of(tiny_bundle)
+        for other in (other_bank, everything_else):
+            bundle = other(tiny_bundle, tmp_path)
+            for model in add_release(bundle, server.repository, quiet):
+                server.load(model)
+            as_of(bundle)
+        for model in set_release(server.repository, 1):
+            server.load(model)
+        as_of(tiny_bundle)
+
+
+def test_another_seed_bank_or_part_of_the_outputs_is_another_answer(start, tiny_bundle):
+    server = start(tiny_bundle, cache_mb=8)
+    with Wire(server, "grpc") as wire, Pipeline.load(tiny_bundle) as pipe:
+        for _ in range(2):
+            for seed, condition in ((0, 0), (1, 0), (0, 1)):
+                inputs = {"IMAGE": [PHOTO], **rows(1, SEED=[seed], CONDITION=[condition])}
+                answer = wire.ask("icgan", inputs)
+                names = ("query", "nearest")
+                expected = pipe.generate(PHOTO, seed=seed, truncation=0.7, condition=names[condition])
                 np.testing.assert_array_equal(answer["GENERATED"], expected.images)
-                np.testing.assert_array_equal(answer["EMBEDDING"][0], expected.embedding)
+                assert set(wire.ask("icgan", inputs, ["GENERATED"])) == {"GENERATED"}
 
 
-def executions(server, model: str) -> int:
-    """How often a model's first version has computed."""
-    answer = json.loads(server.call(f"v2/models/{model}/versions/1/stats"))
-    return int(answer["model_stats"][0]["execution_count"])
+def test_a_refused_request_is_refused_again(start, tiny_bundle):
+    """The server would keep a refusal of a stage as an answer without outputs."""
+    server = start(tiny_bundle, cache_mb=8)
+    bad = [
+        {"IMAGE": [b"no picture"], **rows(1), "FORMAT": [b"image/png"]},
+        {"IMAGE": [PHOTO], **rows(1, SEED=[-1]), "FORMAT": [b"image/png"]},
+        {"IMAGE": [PHOTO], **rows(1), "FORMAT": [b"image/gif"]},
+    ]
+    with Wire(server, "grpc") as wire:
+        for inputs in bad:
+            said = []
+            for _ in range(2):
+                with pytest.raises(RefusedError) as refused:
+                    wire.ask("icgan_file", inputs)
+                said.append(refused.value.words)
+            assert said[0] == said[1]
+
+
+def executions(server) -> dict[str, int]:
+    """How often the versions of each model that keeps answers have computed."""
+    answer = json.loads(server.call("v2/models/stats"))
+    counts: dict[str, int] = {}
+    for entry in answer["model_stats"]:
+        if entry["name"] in KEEPING:
+            counts[entry["name"]] = counts.get(entry["name"], 0) + int(entry["execution_count"])
+    return counts

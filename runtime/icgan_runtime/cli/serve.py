@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from icgan_runtime.bundle.signature import check_signature
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser, escape
+from icgan_runtime.errors import RequestError
 from icgan_runtime.server import options as repository_options
 
 if TYPE_CHECKING:
@@ -56,6 +58,19 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         metavar="FILE",
         help="public key: refuse a bundle that icgan-export sign did not sign with its private key",
     )
+    command.add_argument(
+        "--traces",
+        metavar="URL",
+        help="send traces of the stages of requests to this OpenTelemetry collector, over HTTP: "
+        "http://localhost:4318/v1/traces (default: none are made)",
+    )
+    command.add_argument(
+        "--trace-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="trace one of N requests (default: %(default)s, all)",
+    )
     models = command.add_argument_group(
         "how a bundle is served (as of icgan-export triton; a repository knows it already)"
     )
@@ -74,7 +89,10 @@ def run(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ports = Ports(options.http_port, options.grpc_port, options.metrics_port)
     key = os.environ.get(CONTROL_KEY) or None
-    with _served(options, ServerOptions(ports, options.host, control_key=key)) as server:
+    settings = ServerOptions(
+        ports, options.host, control_key=key, traces=_collector(options), trace_every=options.trace_every
+    )
+    with _served(options, settings) as server:
         try:
             host = LOOPBACK if options.host == "0.0.0.0" else options.host
             for line in (
@@ -105,6 +123,16 @@ def _served(options: argparse.Namespace, server: ServerOptions) -> AbstractConte
         check_signature(options.bundle, options.require_signature)
     wanted = repository_options.from_options(options)
     return serve_bundle.serve_bundle(options.bundle, server, wanted, options.log, report)
+
+
+def _collector(options: argparse.Namespace) -> str | None:
+    """Where traces go. Raises RequestError for what is no address, or a number that is none."""
+    if options.trace_every < 1:
+        raise RequestError("trace-every", f"{options.trace_every}, expected at least 1")
+    url: str | None = options.traces
+    if url is not None and not re.fullmatch(r"https?://[^\s,/]+(/[^\s,]*)?", url):
+        raise RequestError("traces", f"{url!r}, expected an address like http://localhost:4318/v1/traces")
+    return url
 
 
 def report(line: str) -> None:

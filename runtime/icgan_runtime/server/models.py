@@ -34,6 +34,13 @@ CUDA_GRAPH_BATCHES = (1, 2, 4, 8, 16, 32, 64)  # captured, up to the largest bat
 # Of a new repository; repository.py writes others here with each release.
 FIRST_VERSION = tc.VersionPolicy(tc.Specific((1,)))
 
+# Answers are kept by stage and not by ensemble, and by the stages of the networks alone. The server's key is
+# the model's name and version and the inputs: it knows neither which outputs were asked for nor that an
+# ensemble has other steps since a release, and a refusal is kept as an answer without outputs
+# (findings/triton_cache_keeps_refusals.sh). The networks have one output, a version of their own, and refuse
+# nothing that a stage before them lets through.
+KEPT = tc.ResponseCache(enable=True)
+
 # How many prepared pictures a decoder keeps where answers are cached.
 KEPT_PICTURES = 256
 
@@ -50,6 +57,7 @@ class Ensemble:
 
 
 CANARY_MODEL = "icgan_canary"  # asked by probes and watchdogs, so that the others' metrics count users alone
+CANARY_ID = "icgan-canary"  # of such a request, for stages that all ensembles share
 ENSEMBLES = (
     Ensemble("icgan", "IMAGE"),
     Ensemble("icgan_from_pixels", "PIXELS"),
@@ -175,8 +183,8 @@ def _graph(served: ServedModel, role: str, cpu: bool = False) -> tc.ModelConfig:
         "version_policy": FIRST_VERSION,
         "dynamic_batching": _queue(served),
     }
-    if role == "encoder" and served.options.cache_mb:
-        common["response_cache"] = tc.ResponseCache(enable=True)
+    if role != "lookup" and served.options.cache_mb:
+        common["response_cache"] = KEPT
     if cpu:
         return _on_cpu(served, role, common, inputs)
     common["instance_group"] = (tc.InstanceGroup(tc.GPU),)

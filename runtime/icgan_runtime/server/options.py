@@ -29,7 +29,7 @@ class RepositoryOptions:
     cpu_backend: str = "onnxruntime"  # one of CPU_BACKENDS: what runs encoder and generator on a CPU
     generators: int = 1  # more than one: each on one thread, for throughput rather than latency
     decoders: int = 1  # processes that decode pictures
-    cache_mb: int = 0  # answers of the encoder that the server keeps; 0: none
+    cache_mb: int = 0  # answers of encoder and generator that the server keeps; 0: none
     max_batch: int = 32  # rows of one request, and of one batch
     queue_delay_us: int = 0  # microseconds
     max_queue: int = 256  # requests waiting for one model before the next is refused
@@ -126,7 +126,7 @@ def _add_batches(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
         type=int,
         default=0,
         metavar="MB",
-        help="keep embeddings of pictures, so that one asked for again is not encoded again"
+        help="keep embeddings and images, so that what is asked for again is not computed again"
         + (" (start tritonserver with --cache-config=local,size=BYTES)" if gpu else "")
         + " (default: %(default)s, none)",
     )

@@ -80,6 +80,8 @@ class ServerOptions:
     cache_mb: int = 0  # for answers of models with a response cache
     exit_timeout_s: int = 30  # how long requests in flight may take to finish after a stop
     control_key: str | None = None  # opens the restricted APIs; None: one that nobody else knows
+    traces: str | None = None  # where an OpenTelemetry collector takes traces: http://host:4318/v1/traces
+    trace_every: int = 1  # of so many requests one is traced
 
 
 class Server:
@@ -262,6 +264,7 @@ class Server:
         # who is on this machine may pass pictures through memory, nobody else may have it mapped
         apis = RESTRICTED_APIS if options.host == LOOPBACK else f"{RESTRICTED_APIS},shared-memory"
         restricted = f"{apis}:{CONTROL_HEADER}={self._token}"
+        command = [str(self._environment.server / "bin" / "tritonserver"), "--disable-auto-complete-config"]
         flags: dict[str, object] = {
             "model-repository": self.repository,
             "backend-directory": assemble_backends(self._environment, self._scratch / "backends"),
@@ -278,11 +281,15 @@ class Server:
             "exit-timeout-secs": options.exit_timeout_s,
             "allow-gpu-metrics": "false",
         }
+        if options.traces:
+            opentelemetry = (f"url={options.traces}", "resource=service.name=icgan")
+            settings = ["mode=opentelemetry", "level=TIMESTAMPS", f"rate={options.trace_every}"]
+            settings += [f"opentelemetry,{setting}" for setting in opentelemetry]
+            command += [f"--trace-config={setting}" for setting in settings]
         if options.cache_mb:
             flags["cache-config"] = f"local,size={options.cache_mb << 20}"
         if options.config_name:
             flags["model-config-name"] = options.config_name
-        command = [str(self._environment.server / "bin" / "tritonserver"), "--disable-auto-complete-config"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         for backend in ("python", "onnxruntime"):  # names of shared memory apart from other servers'
             command.append(f"--backend-config={backend},shm-region-prefix-name={self._scratch.name}-")

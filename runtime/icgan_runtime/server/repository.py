@@ -30,6 +30,7 @@ from icgan_runtime.rows import CONDITIONS
 from icgan_runtime.server import pbtxt as tc
 from icgan_runtime.server.environment import model_sources
 from icgan_runtime.server.models import (
+    CANARY_ID,
     ENSEMBLES,
     ServedModel,
     configurations,
@@ -336,6 +337,7 @@ def _write_version(folder: Path, sources: Sources) -> None:
 def _canary(picture: images.U8, served: ServedModel) -> dict[str, object]:
     """A request to the ensemble of all stages, for watchdogs and probes."""
     return {
+        "id": CANARY_ID,
         "IMAGE": base64.b64encode(images.encode(picture)).decode(),
         "SEED": 0,
         "SAMPLE": 0,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from icgan_runtime.files import cache_folder
 from icgan_runtime.server.environment import Environment, find_environment
+from icgan_runtime.server.models import CANARY_MODEL
 from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import ORDINARY_LINE, Server, ServerOptions
 from icgan_runtime.server.repository import RELEASES_NAME, read_options, write_repository
@@ -82,6 +83,8 @@ def _watched(
 
     with Server(repository, environment, options, forward) as server:
         server.wait_until_ready()
+        if options.traces:  # of users' requests, not of the watchdog's
+            server.call(f"v2/models/{CANARY_MODEL}/trace/setting", {"trace_level": ["OFF"]})
         with Watchdog(server, report):
             yield server
 

@@ -135,6 +135,8 @@ PLACE = {
                 "grpc_port": 8001,
                 "metrics_port": 8002,
                 "require_signature": None,
+                "traces": None,
+                "trace_every": 1,
                 "search": "faiss",
                 "cpu_precision": None,
                 "cpu_backend": "onnxruntime",

@@ -138,3 +138,23 @@ def test_the_operators_key_comes_from_the_environment_where_no_list_of_processes
     monkeypatch.setenv("ICGAN_CONTROL_KEY", value)
     icgan("serve", "B")
     assert served.asked[1].control_key == key
+
+
+def test_traces_go_where_the_operator_says(icgan, served):
+    icgan("serve", "B", "--traces", "http://collector:4318/v1/traces", "--trace-every", 9)
+    assert (served.asked[1].traces, served.asked[1].trace_every) == ("http://collector:4318/v1/traces", 9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--traces", "collector:4318"], "traces: 'collector:4318', expected an address like http://"),
+        (["--traces", "http://h:1/v1,rate=0"], "traces: 'http://h:1/v1,rate=0', expected an address"),
+        (["--trace-every", "0"], "trace-every: 0, expected at least 1"),
+    ],
+)
+def test_what_is_no_address_of_a_collector_is_one_line(icgan, served, flags, complaint):
+    status, _, said = icgan("serve", "B", *flags)
+    assert status == 1
+    assert said.startswith(f"icgan: {complaint}")
+    assert served.asked == []

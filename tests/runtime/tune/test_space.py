@@ -37,7 +37,7 @@ def test_a_cpu_without_bfloat16_is_not_tried_with_it(tiny_bundle, monkeypatch):
 
 
 def test_without_openvino_it_is_said_how_to_have_it_tried(tiny_bundle, monkeypatch):
-    monkeypatch.setattr(spaces.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     space = space_of(Bundle.open(tiny_bundle), samples=8)
     assert [line.split(": ", 1)[1] for line in space.left_out] == [
         "not installed: pip install 'icgan[openvino]'"

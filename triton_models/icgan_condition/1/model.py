@@ -21,6 +21,7 @@ from icgan_runtime.errors import RequestError
 from icgan_runtime.rows import Rows, check_embedding
 from icgan_runtime.search.choose import choose_search
 from icgan_runtime.search.novelty import SCORE_BUCKETS, outside_below
+from icgan_runtime.server.models import CANARY_ID
 from icgan_runtime.server.stage import Requests
 
 Array = NDArray[Any]
@@ -34,6 +35,7 @@ class Asked(NamedTuple):
     picture: NDArray[np.int64]  # [N], which embedding each row shows
     found: tuple[Array, Array] | None  # ids, scores [U, k]; None: to be searched for
     outputs: frozenset[str]
+    counted: bool  # in the metrics; not the canaries of probes and watchdogs
 
 
 class TritonPythonModel:
@@ -83,7 +85,8 @@ class TritonPythonModel:
         found = None if self.search else self._found(request)
         if found is not None and packed is None:
             found = found[0][new], found[1][new]
-        return Asked(embedding, rows, picture, found, frozenset(request.requested_output_names()))
+        outputs = frozenset(request.requested_output_names())
+        return Asked(embedding, rows, picture, found, outputs, request.request_id() != CANARY_ID)
 
     def _found(self, request: pb_utils.InferenceRequest) -> tuple[Array, Array]:
         """ids and scores of the stage before; checked, for this one can also be called on its own."""
@@ -103,7 +106,8 @@ class TritonPythonModel:
             ids, scores = (_join(list(arrays)) for arrays in zip(*found, strict=True))
         else:
             ids, scores = self.search(embedding, self.k)
-        self.metrics.observe(scores[:, 0])
+        counted = np.repeat([each.counted for each in asked], [len(each.embedding) for each in asked])
+        self.metrics.observe(scores[counted, 0])
         first = np.cumsum([0, *(len(each.embedding) for each in asked)])
         picture = _join([each.picture + start for each, start in zip(asked, first[:-1], strict=True)])
         shown = ids  # of each picture, not of each row that shows it
