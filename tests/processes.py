@@ -11,3 +11,15 @@ def lives(process: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except OSError:
         return False
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started and that are there."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if f"\nPPid:\t{process}\n" in status.read_text():
+                found.append(int(status.parent.name))
+        except OSError:  # gone meanwhile
+            continue
+    return found
