@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from icgan_export.cli import build_parser as build_export_parser
+from icgan_runtime.cli import build_parser
 from icgan_runtime.server.environment import assemble_backends
 from icgan_runtime.server.models import CANARY_MODEL, ENSEMBLES
 from icgan_runtime.server.options import RepositoryOptions
@@ -53,10 +56,17 @@ VALUES: dict[str, dict[str, Any]] = {
         "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
         "spreadOver": "kubernetes.io/hostname",
         "bundleImage": "registry.example/bundles/demo:1",
+        "engineCache": "icgan-engines",
     },
     "on CPUs, counted and watched by hand": {"gpus": 0, "autoscaler": False, "replicas": 5},
 }
-ALWAYS = {"Deployment/demo", "Service/demo", "Service/demo-pods", "PodDisruptionBudget/demo"}
+ALWAYS = {
+    "Deployment/demo",
+    "Service/demo",
+    "Service/demo-pods",
+    "Service/demo-all",
+    "PodDisruptionBudget/demo",
+}
 
 
 def rendered_all(values: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -146,6 +156,53 @@ def test_every_pod_may_run_under_the_restricted_pod_security_standard():
         }
 
 
+def test_engines_lie_on_a_volume_that_the_server_may_write(tiny_bundle, tmp_path):
+    manifests = rendered_all(VALUES["of a cluster"])
+    pod = manifests["Deployment/demo"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "engines"]
+    [volume] = [volume for volume in pod["volumes"] if volume["name"] == "engines"]
+    assert volume["persistentVolumeClaim"]["claimName"] == "icgan-engines"
+    assert not mount.get("readOnly")
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsUser"]
+    [job] = manifests["Job/demo-bundle"]["spec"]["template"]["spec"]["containers"]
+    [folder] = re.findall(r"--engine-cache (\S+)", job["command"][-1])
+    assert folder == mount["mountPath"]
+    plain = rendered_all({"bundleImage": "registry.example/bundles/demo:1"})
+    assert "engine" not in json.dumps(list(plain.values()))
+
+
+def test_the_job_finds_pods_that_are_not_ready_yet_and_clients_only_those_that_are():
+    manifests = rendered_all(VALUES["of a cluster"])
+    [job] = manifests["Job/demo-bundle"]["spec"]["template"]["spec"]["containers"]
+    [asked] = [each["value"] for each in job["env"] if each["name"] == "PODS"]
+    assert manifests[f"Service/{asked}"]["spec"]["publishNotReadyAddresses"]
+    assert "publishNotReadyAddresses" not in manifests["Service/demo-pods"]["spec"]
+    for name in (asked, "demo-pods"):
+        assert manifests[f"Service/{name}"]["spec"]["clusterIP"] == "None"
+        assert (
+            manifests[f"Service/{name}"]["spec"]["selector"] == manifests["Service/demo"]["spec"]["selector"]
+        )
+
+
+def test_every_value_and_flag_that_the_page_names_exists():
+    page = (ROOT / "docs" / "serving.md").read_text()
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    set_there = re.findall(r"--set (\w+)=", page)
+    assert set_there
+    assert set(set_there) <= set(values)
+    deploying = page[page.index("\n## Deploying") :]
+    assert set(re.findall(r"`(\w+): \S+`", deploying)) <= set(values)
+    programs = {"icgan": build_parser(), "icgan-export": build_export_parser()}
+    for program, parser in programs.items():
+        lines = re.findall(
+            rf"^    (?:\.venv(?:-serve)?/bin/)?{program} (.*?)(?:  +#.*)?$", page, re.MULTILINE
+        )
+        assert lines
+        for line in lines:
+            assert callable(parser.parse_args(shlex.split(line)).run)
+
+
 def test_traces_are_asked_for_with_the_flags_of_icgan_serve(environment, tiny_bundle, tmp_path):
     """Which tests/triton/test_traces.py follows to a collector."""
     url = "http://collector:4318/v1/traces"
@@ -223,6 +280,19 @@ def test_the_job_writes_the_bundle_as_a_repository_then_as_its_next_release_and_
     ]
     assert {key for _, key in asked} == {"key"}
 
+    def job(script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*shell, script], env=environment, capture_output=True, text=True)
+
+    quick = re.sub(
+        r"--retry \d+ --retry-delay 5", "--retry 0", script.replace(":8000", f":{pod.server_port}")
+    )
+    silent = job(quick)  # the pod has ended, and its address is still listed
+    assert silent.returncode == 1
+    assert "127.0.0.1 does not load the release" in silent.stderr
+    gone = tmp_path / "bin" / "getent"
+    gone.write_text('#!/bin/sh\n[ -e "$0.asked" ] || echo "127.0.0.1 STREAM $2"\ntouch "$0.asked"\n')
+    assert job(quick).returncode == 0, "it went while it was told"
+
 
 @pytest.mark.parametrize(("values", "seconds"), [("as shipped", 300), ("changed", 1800)])
 def test_a_pod_may_load_for_as_long_as_the_operator_says(values, seconds):
@@ -261,6 +331,9 @@ def test_the_autoscaler_follows_the_queue_time_that_the_page_teaches_the_adapter
     # per request, whichever ensemble it asks: Pipeline sends most pictures to icgan_from_pixels
     [counted] = re.findall(
         r'nv_inference_request_success\{<<.LabelMatchers>>,model=~"([^"]*)"', rule["metricsQuery"]
+    )
+    assert re.search(r"/ clamp_min\(.*, 1\) / 1000$", rule["metricsQuery"]), (
+        "an idle server's is not infinite"
     )
     assert set(counted.split("|")) == {ensemble.name for ensemble in ENSEMBLES} - {CANARY_MODEL}
 

@@ -77,6 +77,7 @@ class ServedModel:
     options: RepositoryOptions = field(default_factory=RepositoryOptions)
     plans: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # role -> {"9.0": plan file}
     gpu_files: Mapping[str, str] = field(default_factory=dict)  # role -> ONNX file for a GPU without a plan
+    engine_folders: Mapping[str, str] = field(default_factory=dict)  # role -> where a GPU keeps its engines
 
 
 def ensembles(served: ServedModel, versions: Mapping[str, int]) -> dict[str, tc.ModelConfig]:
@@ -206,7 +207,9 @@ def _graph(served: ServedModel, role: str, cpu: bool = False) -> tc.ModelConfig:
             cc_model_filenames=plans,
             optimization=tc.Optimization(cuda),
         )
-    providers = tc.ExecutionAccelerators((tc.Accelerator("tensorrt"),))
+    folder = served.engine_folders.get(role)
+    kept = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder} if folder else {}
+    providers = tc.ExecutionAccelerators((tc.Accelerator("tensorrt", kept),))
     return tc.ModelConfig(
         **common,
         backend="onnxruntime",

@@ -29,6 +29,7 @@ class RepositoryOptions:
     cpu_backend: str = "onnxruntime"  # one of CPU_BACKENDS: what runs encoder and generator on a CPU
     generators: int = 1  # more than one: each on one thread, for throughput rather than latency
     decoders: int = 1  # processes that decode pictures
+    engine_cache: str = ""  # folder, as the server sees it, for the engines that a GPU without plans builds
     cache_mb: int = 0  # answers of encoder and generator that the server keeps; 0: none
     max_batch: int = 32  # rows of one request, and of one batch
     queue_delay_us: int = 0  # microseconds
@@ -44,6 +45,10 @@ class RepositoryOptions:
             value = getattr(self, name)
             if value not in (None, *PRECISIONS):
                 raise RequestError(name, f"{value!r}, expected one of {', '.join(PRECISIONS)}")
+        if self.engine_cache and not self.engine_cache.startswith("/"):
+            raise RequestError(
+                "engine_cache", f"{self.engine_cache!r}, expected a path from the root: /engines"
+            )
         if self.cpu_precision == "bf16":
             known = ", ".join(name for name in PRECISIONS if name != "bf16")
             raise RequestError(
@@ -75,6 +80,13 @@ def add_options(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
             "--precision",
             choices=PRECISIONS,
             help="of the graphs that a GPU runs (default: the plans', or the highest in the bundle)",
+        )
+        parser.add_argument(
+            "--engine-cache",
+            default="",
+            metavar="FOLDER",
+            help="where a GPU keeps the engines that it builds of graphs without plans, as the server sees "
+            "that folder (default: none, it builds them at every start)",
         )
     parser.add_argument(
         "--cpu-precision" if gpu else "--precision",

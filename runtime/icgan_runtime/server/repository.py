@@ -180,7 +180,7 @@ def describe(bundle: Bundle, options: RepositoryOptions, say: Say = print) -> Se
         raise RepositoryError(
             f"--search graph: {bundle.root} has no lookup.onnx, its bank is too large: faiss-ivf or faiss"
         )
-    plans, gpu_files = {}, {}
+    plans, gpu_files, engine_folders = {}, {}, {}
     for role in ("encoder", "generator", "lookup") if options.search == "graph" else ("encoder", "generator"):
         engines = _engines(bundle, role, options.precision)
         for engine in engines.values():
@@ -196,9 +196,15 @@ def describe(bundle: Bundle, options: RepositoryOptions, say: Say = print) -> Se
         on_gpu = manifest.graph(role, None if precise else options.precision)
         if on_gpu != manifest.graph(role, None if precise else options.cpu_precision):
             gpu_files[role] = f"model.{on_gpu.precision}.onnx"
+        if options.engine_cache:
+            # of these weights alone: ONNX Runtime tells engines apart by the names in a graph
+            digest = manifest.files[on_gpu.file].sha256[:16]
+            engine_folders[role] = f"{options.engine_cache.rstrip('/')}/{digest}"
         say(f"icgan_{role}: the bundle has no TensorRT plan, a GPU will run {on_gpu.file} on ONNX Runtime")
     bank = manifest.bank
-    return ServedModel(manifest.model, bank.neighbours, bank.labelled, options, plans, gpu_files)
+    return ServedModel(
+        manifest.model, bank.neighbours, bank.labelled, options, plans, gpu_files, engine_folders
+    )
 
 
 def version_sources(bundle: Bundle, served: ServedModel) -> dict[str, Sources]:
@@ -311,6 +317,11 @@ def _refuse_other_shapes(repository: Path, served: ServedModel) -> None:
         if text == wanted:
             continue
         new = next((line.strip() for line in wanted if line not in text), "fewer lines")
+        if "trt_engine_cache_path" in new:
+            raise RepositoryError(
+                f"{name}: other weights, while the repository keeps engines (--engine-cache), which a server "
+                "finds by the names in a graph, not by its weights: write a new repository"
+            )
         raise RepositoryError(
             f"{name}/config.pbtxt would change ({new}), and a release cannot change it (such as a graph of "
             "another precision, or a plan of another TensorRT): write a new repository, with --replace or "

@@ -58,6 +58,7 @@ def test_without_a_gpu_the_precision_is_that_of_what_runs():
         ({"max_queue": 0}, "max_queue: 0, expected at least 1"),
         ({"cache_mb": -1}, "cache_mb: -1, expected at least 0"),
         ({"generators": 0}, "generators: 0, expected at least 1"),
+        ({"engine_cache": "engines"}, "engine_cache: 'engines', expected a path from the root: /engines"),
         ({"cpu_backend": "torch"}, "backend: 'torch', expected one of onnxruntime, openvino, openvino-bf16"),
         ({"queue_delay_us": -1}, "queue_delay_us: -1, expected at least 0"),
     ],

@@ -46,7 +46,7 @@ def pinned(repository: Path) -> dict[str, int]:
 
 def other_bank(bundle: Path, tmp_path: Path) -> Path:
     """The same bundle with its instances in another order of ids: another bank, nothing else."""
-    other = Path(shutil.copytree(bundle, tmp_path / "other"))
+    other = Path(shutil.copytree(bundle, tmp_path / "other-bank"))
     donor = make_bundle(tmp_path / "donor", seed=5)
     shutil.rmtree(other / "bank")
     shutil.copytree(donor / "bank", other / "bank")
@@ -231,6 +231,27 @@ def test_a_plan_where_the_releases_have_none_is_refused_by_what_would_change(
         RepositoryError, match=r"^icgan_encoder/config.pbtxt would change \(platform: .*--replace"
     ):
         add_release(planned(tiny_bundle, tmp_path, ("trt10.9.0",)), repository, quiet)
+
+
+def test_engines_that_a_gpu_keeps_lie_in_a_folder_of_their_weights(tiny_bundle, tmp_path):
+    """ONNX Runtime finds them by the names in a graph: other weights would be answered with the old ones."""
+    options = RepositoryOptions(engine_cache="/engines/")
+    folders = []
+    for number, bundle in enumerate((tiny_bundle, make_bundle(tmp_path / "other", seed=5))):
+        repository = tmp_path / f"repository{number}"
+        write_repository(bundle, repository, options, quiet)
+        for role in ("encoder", "generator"):
+            config = (repository / f"icgan_{role}" / "config.pbtxt").read_text()
+            assert 'key: "trt_engine_cache_enable" value: "1"' in config
+            folders += re.findall(r'key: "trt_engine_cache_path" value: "(/engines/\w{16})"', config)
+    assert len(set(folders)) == 4
+    add_release(other_bank(tiny_bundle, tmp_path / "bank"), tmp_path / "repository0", quiet)
+    with pytest.raises(RepositoryError, match=r"^icgan_encoder: other weights, .*write a new repository$"):
+        add_release(tmp_path / "other", tmp_path / "repository0", quiet)
+
+
+def test_no_engines_are_kept_unless_asked_for(repository):
+    assert "trt_engine" not in (repository / "icgan_generator" / "config.pbtxt").read_text()
 
 
 def test_releases_are_dropped_only_on_request(repository, tiny_bundle, tmp_path, capsys):
