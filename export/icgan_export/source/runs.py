@@ -19,7 +19,7 @@ from icgan_runtime.bundle.manifest import Model, Preprocessing
 from icgan_runtime.files import sha256_of_file
 from icgan_runtime.identity import EncoderIdentity
 from icgan_runtime.verify import to_bytes
-from icgan_training.fit.run import open_encoder, read_config
+from icgan_training.fit.run import find_data, open_encoder, read_config
 from icgan_training.integrity import inside
 from icgan_training.networks.backbones import AnyConfig, AnyGenerator, backbone_of
 from icgan_training.networks.checkpoint import load_generator
@@ -86,7 +86,7 @@ def read_run(path: Path) -> Run:
         encoder.config.input_size,
         encoder.config.embedding_dim,
     )
-    data = config.get("data", {}).get("path")
+    data = find_data(path, config)
     return Run(
         path,
         generator,
@@ -95,7 +95,7 @@ def read_run(path: Path) -> Run:
         provenance={key: value for key, value in config.items() if key in ("train", "data", "provenance")}
         | {"backbone": backbone_of(generator.config)},
         metrics=read_evaluation(path),
-        data_path=Path(data) if data and (Path(data) / "dataset.json").exists() else None,
+        data_path=data if data is not None and (data / "dataset.json").exists() else None,
     )
 
 

@@ -24,7 +24,7 @@ def subcommands():
     return action.choices
 
 
-COMMANDS = ("fetch", "prepare", "fit", "evaluate", "convert", "mark")
+COMMANDS = ("fetch", "prepare", "neighbours", "fit", "evaluate", "convert", "mark")
 
 
 def test_the_commands_are_the_documented_ones():
@@ -39,7 +39,7 @@ def test_the_help_of_every_command_opens_with_an_example_that_parses(name):
     assert callable(cli.build_parser().parse_args(arguments).run)
 
 
-@pytest.mark.parametrize("name", ["fetch", "prepare", "fit", "evaluate", "convert"])
+@pytest.mark.parametrize("name", ["fetch", "prepare", "neighbours", "fit", "evaluate", "convert"])
 def test_every_argument_is_explained(name):
     assert [action.dest for action in subcommands()[name]._actions if not action.help] == []
 

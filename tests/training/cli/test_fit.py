@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from icgan_training import cli
-from icgan_training.fit.run import open_encoder, read_config
+from icgan_training.fit.run import find_data, open_encoder, read_config
 from icgan_training.networks.checkpoint import load_generator
 from icgan_training.networks.encoder import encoder_bytes
 from icgan_training.networks.presets import preset
@@ -56,6 +56,50 @@ def test_checkpoints_are_scored_on_the_neighbourhoods_that_are_trained_on(
     command += ["--images", "8", "--fid-samples", "8", "--set", "neighbours=2"]
     assert cli.main(command) == 0
     assert scored == [2]
+
+
+def written(run: Path) -> bytes:
+    return (run / "config.json").read_bytes()
+
+
+def test_a_changed_setting_is_refused_until_it_is_to_change_on_purpose(
+    make_prepared, tmp_path, monkeypatch, capsys
+):
+    """Also from another folder, and without saying again what the run knows."""
+    make_prepared("data")
+    monkeypatch.chdir(tmp_path)
+    command = ["fit", "data", "--preset", "tiny", "--out", "run", "--images", "8", "--set", "neighbours=2"]
+    assert cli.main(command) == 0
+    run, begun = tmp_path / "run", written(tmp_path / "run")
+    assert cli.main(command) == 0, "the same command goes on"
+    for change in (["--set", "ema_decay=0.5"], ["--set", "ema_decay=0.25"]):
+        capsys.readouterr()
+        assert cli.main([*command, *change]) == 1
+        assert written(run) == begun
+    said = capsys.readouterr().err
+    assert "not 0.25: to change it on purpose" in said
+    assert "icgan-train fit --continue --out run --set ema_decay=0.25" in said
+    assert cli.main([*command[:-4], "--images", "16", "--set", "neighbours=2"]) == 1
+    assert "run was started with total_images 8, not 16" in capsys.readouterr().err
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = ["--set", "ema_decay=0.25", "--images", "16"]
+    assert cli.main(["fit", "--continue", "--out", "../run", *words]) == 0
+    train = json.loads(written(run))["train"]
+    assert (train["ema_decay"], train["total_images"], train["neighbours"]) == (0.25, 16, 2)
+    assert cli.main(["fit", "--continue", "--out", "../run", "--set", "ch=4"]) == 1
+    assert "--set ch: ../run goes on with the model that it has" in capsys.readouterr().err
+    assert cli.main(["fit", "--continue", "--out", "nowhere"]) == 1
+    assert "nowhere is no run directory" in capsys.readouterr().err
+
+
+def test_a_data_set_recorded_as_it_was_typed_is_found_from_anywhere(make_prepared, tmp_path, monkeypatch):
+    data = make_prepared("data")
+    (tmp_path / "runs" / "old").mkdir(parents=True)
+    monkeypatch.chdir("/")
+    assert find_data(tmp_path / "runs" / "old", {"data": {"path": "data"}}) == data
+    assert find_data(tmp_path / "runs" / "old", {"data": {"path": "gone"}}) == Path("gone")
+    assert find_data(tmp_path / "runs" / "old", {}) is None
 
 
 @pytest.fixture

@@ -69,3 +69,14 @@ def test_a_disk_that_fills_up_under_tensorboard_is_told_once(
         if type(thread).__name__ == "_AsyncWriterThread":
             thread.join(10)
     assert told == []
+
+
+def test_without_a_terminal_a_line_comes_before_a_tick_is_over(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Ticks of small machines take minutes."""
+    monkeypatch.setattr("icgan_training.fit.journal.SECONDS_BETWEEN_LINES", 0)
+    with Journal(tmp_path, step=0, images=100, total_images=400) as journal:
+        journal.advance(50)
+        journal.advance(50)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["150/400 images", "200/400 images"]
+    assert lines[0].endswith(" left")

@@ -37,6 +37,7 @@ def test_every_score_comes_with_its_settings(subject, colours):
     assert result.parameters["instances"] == 10
     assert result.parameters["reference"] == "data, 60 pictures"
     assert any("of 50 samples" in note for note in result.notes)
+    assert any("trained on 60 pictures: against so few" in note for note in result.notes)
 
 
 def test_a_second_network_is_reported_under_its_name(subject, colours):

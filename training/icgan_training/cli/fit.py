@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from icgan_training.data.dataset import PreparedDataset
     from icgan_training.fit.loop import Evaluate
+    from icgan_training.fit.origin import Origin
+    from icgan_training.networks.backbones import AnyConfig
+    from icgan_training.networks.config import TrainConfig
+    from icgan_training.networks.presets import Preset
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -62,6 +66,13 @@ def add_parser(commands: Subparsers) -> None:
         help="arithmetic of the networks (default: auto, bfloat16 where the hardware has it)",
     )
     parser.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="go on with the run in --out, its data and settings, but for what --set, --images and "
+        "--precision change; without it a run goes on only with the settings that it was started with",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -89,21 +100,27 @@ def run(args: argparse.Namespace) -> None:
         return
     _check(args)
 
-    from icgan_training.data.advice import likeness, warnings
     from icgan_training.data.dataset import PreparedDataset
     from icgan_training.distributed import join, leave, local_device
     from icgan_training.fit.loop import fit
     from icgan_training.fit.origin import Origin
-    from icgan_training.fit.settings import neighbourhood_note, resolve
+    from icgan_training.fit.run import read_config
+    from icgan_training.fit.settings import of_run, resolve
     from icgan_training.heap import keep_freed_memory
 
     device = local_device()
-    overrides, reason = _overrides(args, device)
-    data = PreparedDataset.open(args.data)
-    origin = None if args.origin is None else Origin.open(args.origin)
-    chosen = preset(origin.preset if origin and args.preset is None else args.preset)
     out = _out(args)
-    model, train = resolve(chosen, data, overrides, origin)
+    overrides, reason = _overrides(args, out, device)
+    there = read_config(out) if args.go_on else {}
+    data = PreparedDataset.open(args.data or _recorded_data(out, there))
+    begun = there.get("origin", {}).get("path")
+    source = args.origin or (Path(begun) if begun else None)
+    origin = None if source is None else Origin.open(source)
+    if args.go_on:
+        chosen, (model, train) = None, of_run(out, there, overrides)
+    else:
+        chosen = preset(origin.preset if origin and args.preset is None else args.preset)
+        model, train = resolve(chosen, data, overrides, origin)
     if args.dry_run:
         say(json.dumps({"model": model.to_dict(), "train": train.to_dict()}, indent=2))
         return
@@ -114,21 +131,46 @@ def run(args: argparse.Namespace) -> None:
         data.verify()
         why = f" ({reason})" if reason else ""
         print(f"{train.precision} on {device}{why}, processes: {processes.world}", file=sys.stderr)
-        if origin is not None:
-            print(f"{out} starts from {origin.words(model)}", file=sys.stderr)
-        if note := neighbourhood_note(chosen, model, train, data):
-            print(note, file=sys.stderr)
-        used = data.nearest(train.neighbours)
-        for warning in warnings(used, likeness(used)):
-            tell(f"warning: {warning}")
+        _announce(out, chosen, model, train, data, origin)
     score = None
     if args.fid_samples is not None:
         score = _scorer(data.nearest(train.neighbours), args.fid_samples, device)
-    complete = fit(model, train, data, out, device=device, processes=processes, evaluate=score, origin=origin)
+    complete = fit(
+        model,
+        train,
+        data,
+        out,
+        device=device,
+        processes=processes,
+        evaluate=score,
+        origin=origin,
+        change=args.go_on,
+    )
     if processes.first:
         end = "is complete" if complete else "is stopped; the same command goes on from here"
         print(f"{out} {end}", file=sys.stderr)
     leave()
+
+
+def _announce(
+    out: Path,
+    chosen: Preset | None,
+    model: AnyConfig,
+    train: TrainConfig,
+    data: PreparedDataset,
+    origin: Origin | None,
+) -> None:
+    """What the person who waits should know before the first step."""
+    from icgan_training.data.advice import likeness, warnings
+    from icgan_training.fit.settings import neighbourhood_note
+
+    if origin is not None:
+        print(f"{out} starts from {origin.words(model)}", file=sys.stderr)
+    if chosen is not None and (note := neighbourhood_note(chosen, model, train, data)):
+        print(note, file=sys.stderr)
+    used = data.nearest(train.neighbours)
+    for warning in warnings(used, likeness(used), fine_tuned=origin is not None):
+        tell(f"warning: {warning}")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -136,7 +178,10 @@ def _check(args: argparse.Namespace) -> None:
     from icgan_training.networks.presets import preset
 
     alone = args.origin is None
-    if args.data is None or (alone and args.preset is None) or (alone and not (args.out or args.dry_run)):
+    if args.go_on and (args.out is None or args.preset is not None):
+        args.parser.error("--continue takes the run in --out with its settings, and no --preset")
+    incomplete = args.data is None or (alone and (args.preset is None or not (args.out or args.dry_run)))
+    if incomplete and not args.go_on:
         args.parser.error("DATA, --preset and --out are needed, or DATA and --from")
     if args.preset is not None:
         preset(args.preset)
@@ -148,14 +193,25 @@ def _check(args: argparse.Namespace) -> None:
 
 def _out(args: argparse.Namespace) -> Path:
     """The run directory: what was asked for, or one by the name of the data set."""
-    out: Path = args.out or Path("runs") / args.data.resolve().name
+    out: Path = args.out or Path("runs") / args.data.resolve().name  # --continue has an --out
     if args.origin is not None and out.resolve() == args.origin.resolve():
         raise ConfigError(f"--out {out} is the run of --from: choose another --out")
     return out
 
 
-def _overrides(args: argparse.Namespace, device: torch.device) -> tuple[dict[str, Any], str]:
+def _recorded_data(out: Path, config: dict[str, Any]) -> Path:
+    """The data set that a run was started with."""
+    from icgan_training.fit.run import find_data
+
+    found = find_data(out, config)
+    if found is None:
+        raise ConfigError(f"{out} names no data set: say which, icgan-train fit DATA --continue --out {out}")
+    return found
+
+
+def _overrides(args: argparse.Namespace, out: Path, device: torch.device) -> tuple[dict[str, Any], str]:
     """What options say of the settings, and why the precision is what it is where the program chose it."""
+    from icgan_training.fit.run import CONFIG, read_config
     from icgan_training.fit.settings import choose_precision, parse_overrides
 
     overrides = parse_overrides(args.set)
@@ -169,8 +225,12 @@ def _overrides(args: argparse.Namespace, device: torch.device) -> tuple[dict[str
         overrides["total_images"] = args.images
     if args.precision != "auto":
         return overrides | {"precision": args.precision}, ""
-    if "precision" in overrides:
+    if "precision" in overrides or args.go_on:
         return overrides, ""
+    if (out / CONFIG).exists():  # a run goes on with the precision that it has
+        begun = read_config(out).get("train", {}).get("precision")
+        if begun is not None:
+            return overrides | {"precision": begun}, "the run's"
     automatic, reason = choose_precision(device)
     return overrides | {"precision": automatic}, reason
 

@@ -71,14 +71,17 @@ def likeness(data: PreparedDataset) -> Likeness:
     )
 
 
-def warnings(data: PreparedDataset, found: Likeness) -> list[str]:
-    """A line for each thing that is likely to spoil a training on the data."""
+def warnings(data: PreparedDataset, found: Likeness, fine_tuned: bool = False) -> list[str]:
+    """A line for each thing that is likely to spoil a training on the data.
+
+    fine_tuned: it starts from trained weights, for which fewer pictures do.
+    """
     count, lines = data.meta.count, []
-    if count < FEW:
+    if count < (VERY_FEW if fine_tuned else FEW):
         hope = "too few to learn from" if count < VERY_FEW else "few"
         lines.append(
-            f"{count} pictures are {hope}: from scratch they give blobs, so start from trained weights, and "
-            "add pictures if you can (docs/training.md says what to expect)"
+            f"{count} pictures are {hope}: from scratch they give blobs, so start from trained weights "
+            "(fit --from), and add pictures if you can (docs/training.md says what to expect)"
         )
     if found.random > BLIND:
         lines.append(

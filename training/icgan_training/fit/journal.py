@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ try:
     from torch.utils.tensorboard import SummaryWriter
 except ImportError:  # an optional convenience: log.jsonl holds the same numbers
     SummaryWriter = None  # type: ignore[assignment, misc]
+
+SECONDS_BETWEEN_LINES = 20.0  # where nobody sees a bar
 
 
 class Journal:
@@ -40,6 +43,7 @@ class Journal:
         self._board = (
             None if SummaryWriter is None else SummaryWriter(run_dir / "tensorboard", purge_step=step + 1)
         )
+        self._images, self._images_said, self._said = images, images, time.monotonic()
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total_images, initial=images, unit=" img", disable=not terminal, smoothing=0.05
@@ -61,8 +65,14 @@ class Journal:
             self._hook(failed)
 
     def advance(self, images: int) -> None:
-        """Move the bar by `images` pictures."""
+        """Move the bar by `images` pictures; without a terminal a line, where ticks are far apart."""
         self._bar.update(images)
+        self._images += images
+        now = time.monotonic()
+        if self._bar.disable and now - self._said >= SECONDS_BETWEEN_LINES:
+            rate = (self._images - self._images_said) / (now - self._said)
+            left = (self.total_images - self._images) / max(rate, 1e-9)
+            self.say(f"{self._images}/{self.total_images} images, {rate:.1f}/s, {_clock(left)} left")
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Append one tick's record, which has `step`, `images` and `images_per_second`, and show it."""
@@ -89,6 +99,7 @@ class Journal:
 
     def say(self, line: str) -> None:
         """One line for the person who waits, above the bar if there is one."""
+        self._said, self._images_said = time.monotonic(), self._images
         tqdm.write(line, file=sys.stderr)
 
 

@@ -76,20 +76,21 @@ def fit(
     processes: Processes = ALONE,
     evaluate: Evaluate | None = None,
     origin: Origin | None = None,
+    change: bool = True,
 ) -> bool:
     """Train until `train.total_images`, continuing from the newest checkpoint of `run_dir` if it has one.
 
     A new run starts from the weights of `origin`, if there is one. `evaluate` scores the average at every
     checkpoint; the best one is then what is exported and kept as `checkpoints/best.safetensors`. Returns
     whether training is complete: SIGINT or SIGTERM, to any of the processes, makes it write a checkpoint and
-    return False.
+    return False. `change`: whether an existing run may go on with other settings of training.
     Raises ConfigError for settings that do not fit the data or an existing run, CheckpointError when the
     disk refuses, CollapseError when the losses stop being numbers or the logits run away.
     """
     rows_at_once = _rows_at_once(train, processes)
     data = data.nearest(train.neighbours)
     if processes.first:
-        open_run(run_dir, model, train, data, {} if origin is None else origin.describe())
+        open_run(run_dir, model, train, data, {} if origin is None else origin.describe(), change)
     checkpoints = run_dir / "checkpoints"
     labels = training_labels(
         model,

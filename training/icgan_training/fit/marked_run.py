@@ -17,7 +17,7 @@ from icgan_runtime.files import atomic_directory
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
 from icgan_training.fit.mark import BATCH, MarkReport, mark_generator
-from icgan_training.fit.run import CONFIG, read_config
+from icgan_training.fit.run import CONFIG, find_data, read_config
 from icgan_training.networks.checkpoint import load_generator, save_weights
 from icgan_training.networks.generator import Generator
 
@@ -56,10 +56,10 @@ def mark_run(run_dir: Path, data_path: Path | None, key: Path, out: Path, psnr: 
     generator, config = load_generator(run_dir), read_config(run_dir)
     if not isinstance(generator, Generator):
         raise ConfigError("only generators of the BigGAN backbone can be marked")
-    recorded = config.get("data", {}).get("path")
-    if data_path is None and recorded is None:
+    chosen = data_path or find_data(run_dir, config)
+    if chosen is None:
         raise ConfigError(f"{run_dir / CONFIG} names no data set: give one with --data")
-    data = PreparedDataset.open(data_path or recorded)
+    data = PreparedDataset.open(chosen)
     marked, report = mark_generator(
         generator, functools.partial(draw_images, generator, np.asarray(data.embeddings)), secret, psnr
     )

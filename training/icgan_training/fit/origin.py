@@ -89,7 +89,8 @@ class Origin:
             name: sha256_of_file(path) if (path := self.folder / file).exists() else None
             for name, file in files.items()
         }
-        own = {"path": str(self.folder), "name": self.config.get("name", self.folder.resolve().name)}
+        place = self.folder.resolve()
+        own = {"path": str(place), "name": self.config.get("name", place.name)}
         licence = {} if "licence" not in self.config else {"licence": self.config["licence"]}
         return {"origin": own | hashes} | licence
 

@@ -35,13 +35,14 @@ def open_run(
     train: TrainConfig,
     data: PreparedDataset,
     origin: Mapping[str, Any] | None = None,
+    change: bool = True,
 ) -> None:
     """Make a run directory, or check that the one there is of the same model, data and encoder.
 
-    Training settings may change between runs (a lower learning rate, more pictures); config.json then
-    says the newest, and keeps what its reader wrote there (a name, a licence). Raises ConfigError naming the
-    first difference that would make it another model. `origin` is what config.json says of where its weights
-    come from, and what binds them (`Origin.describe`).
+    With `change` training settings may change between runs (a lower learning rate, more pictures);
+    config.json then says the newest, and keeps what its reader wrote there (a name, a licence). Raises
+    ConfigError naming the first difference that would make it another model, or is not to change. `origin` is
+    what config.json says of where its weights come from, and what binds them (`Origin.describe`).
     """
     described = describe(model, train, data) | dict(origin or {})
     path = run_dir / CONFIG
@@ -57,6 +58,8 @@ def open_run(
                         " choose another --out"
                     )
         _check_origin(run_dir, there.get("origin"), described.get("origin"))
+        if not change:
+            _refuse_changes(run_dir, there.get("train", {}), described["train"])
         described = there | described
     run_dir.mkdir(parents=True, exist_ok=True)
     copy = run_dir / ENCODER
@@ -65,6 +68,36 @@ def open_run(
             shutil.copyfile(data.encoder_path, partial)
     with atomic_file(path) as partial:
         partial.write_text(json.dumps(described, indent=2) + "\n")
+
+
+def _refuse_changes(run_dir: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise ConfigError where training would go on with another setting than it began with."""
+    asked = json.loads(json.dumps(asked))
+    # a run of an older version does not name every setting
+    changed = [name for name in sorted(begun.keys() & asked.keys()) if begun[name] != asked[name]]
+    if not changed:
+        return
+    first = changed[0]
+    more = f" (and {len(changed) - 1} more: {', '.join(changed[1:])})" if len(changed) > 1 else ""
+    raise ConfigError(
+        f"{run_dir} was started with {first} {begun[first]!r}, not {asked[first]!r}{more}: to change it on"
+        f" purpose, icgan-train fit --continue --out {run_dir} --set {first}={json.dumps(asked[first])};"
+        " or choose another --out"
+    )
+
+
+def find_data(run_dir: Path, config: Mapping[str, Any]) -> Path | None:
+    """The prepared data set that a run's config.json names, from whatever folder the command is given.
+
+    A path that an older version wrote as it was typed is looked for here, and from each folder above the run.
+    Where nothing is found, the path as recorded; None where none is.
+    """
+    recorded = config.get("data", {}).get("path")
+    if not recorded:
+        return None
+    path = Path(recorded)
+    places = [path, *(parent / path for parent in run_dir.resolve().parents)]
+    return next((place for place in places if (place / "dataset.json").exists()), path)
 
 
 def _check_origin(run_dir: Path, begun: Any, asked: Any) -> None:
@@ -160,7 +193,7 @@ def describe(model: AnyConfig, train: TrainConfig, data: PreparedDataset) -> dic
         "train": train.to_dict(),
         "encoder": dataclasses.asdict(data.meta.encoder),
         "data": {
-            "path": str(data.path),
+            "path": str(data.path.resolve()),
             "name": data.meta.name,
             "count": data.meta.count,
             "neighbours": data.meta.neighbours,

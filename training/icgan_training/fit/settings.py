@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
 from icgan_training.fit.origin import Origin, model_of
-from icgan_training.networks.backbones import AnyConfig
+from icgan_training.networks.backbones import AnyConfig, config_from_dict
 from icgan_training.networks.config import ModelConfig, Precision, TrainConfig
 from icgan_training.networks.presets import Preset
 from icgan_training.networks.stylegan2.config import StyleGAN2Config
@@ -80,6 +81,22 @@ def resolve(
     if train.long_tail and data.labels is None:
         raise ConfigError(f"long_tail balances classes, {data.path} has no labels: --set long_tail=false")
     return model, train
+
+
+def of_run(run_dir: Path, config: dict[str, Any], overrides: dict[str, Any]) -> tuple[AnyConfig, TrainConfig]:
+    """The model and settings of an existing run, with what the user changes of its training.
+
+    Raises ConfigError for a change of the model, which would be another one.
+    """
+    model = config_from_dict(config.get("model", {}))
+    kind = StyleGAN2TrainConfig if isinstance(model, StyleGAN2Config) else TrainConfig
+    train = kind.from_dict(config.get("train", {}))
+    known = {field.name for field in dataclasses.fields(kind)}
+    if strange := sorted(overrides.keys() - known):
+        raise ConfigError(
+            f"--set {strange[0]}: {run_dir} goes on with the model that it has; choose another --out"
+        )
+    return model, dataclasses.replace(train, **overrides)
 
 
 def neighbourhood_note(

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from icgan_training.data.advice import FEW
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
 from icgan_training.networks.backbones import AnyConfig
@@ -121,6 +122,11 @@ def evaluate(
         found.notes.append(
             f"FID falls as samples are added: this one, of {settings.samples} samples, compares only with "
             f"others of {settings.samples} samples and {count} reference pictures"
+        )
+    if subject.data.meta.count < FEW and wanted & {"fid", "kid", "prdc"}:
+        found.notes.append(
+            f"The model was trained on {subject.data.meta.count} pictures: against so few, scores hang on "
+            "each of them, and a model that repeats them scores well (--metrics copies, copies.png)"
         )
     return found
 

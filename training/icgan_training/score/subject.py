@@ -19,7 +19,7 @@ from icgan_training.data.dataset import PreparedDataset, chunks
 from icgan_training.data.labels import check_classes, training_labels
 from icgan_training.data.neighbours import kmeans_instances, random_instances
 from icgan_training.errors import ConfigError
-from icgan_training.fit.run import read_config
+from icgan_training.fit.run import find_data, read_config
 from icgan_training.networks.arithmetic import full_float32
 from icgan_training.networks.backbones import AnyConfig, AnyGenerator
 from icgan_training.networks.checkpoint import load_generator
@@ -123,10 +123,10 @@ def load_subject(
     """
     generator = load_generator(run_dir).to(device)
     config = read_config(run_dir)
-    recorded = config.get("data", {}).get("path")
-    if data_path is None and recorded is None:
+    chosen = data_path or find_data(run_dir, config)
+    if chosen is None:
         raise ConfigError(f"{run_dir / 'config.json'} names no data set: give one with --data")
-    data = PreparedDataset.open(data_path or recorded)
+    data = PreparedDataset.open(chosen)
     data.verify()
     train = config.get("train", {})  # a converted checkpoint has none
     source: LabelSource = train.get("label_source", "dataset")
