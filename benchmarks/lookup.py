@@ -5,10 +5,11 @@
 There are no million real embeddings here, so a bank is grown from a real one: rows between a stored embedding
 and one of its 50 nearest, turned into `width` dimensions by a fixed rotation that keeps all inner products.
 Queries are grown the same way and are not stored. Each form runs in a process of its own: seconds until it
-answers (the bank's file is in the page cache), resident memory above the bank's own, milliseconds of single
-queries, and how often the first and the first ten neighbours are those of the exact search. Whatever is not
-timed, the building of an index above all, can go on beside other work: with --pause the program then waits
-for a line on its input, so that a busy machine can be made quiet for the seconds that count.
+answers (the bank's file is in the page cache; a stored index was written before), resident memory above the
+bank's own, milliseconds of single queries, and how often the first and the first ten neighbours are those of
+the exact search. Whatever is not timed, the building of an index above all, can go on beside other work: with
+--pause the program then waits for a line on its input, so that a busy machine can be made quiet for the
+seconds that count.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
+import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from numpy.typing import NDArray
 
 from benchmarks.report import about, leave, page, table
 from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.cells import ABOUT_NAME, read_cells
 from icgan_runtime.files import atomic_file
 from icgan_runtime.search.choose import choose_search
 
@@ -34,7 +38,8 @@ F32 = NDArray[np.float32]
 K = 10
 QUERIES = 500
 ROWS_AT_ONCE = 2000
-FORMS = ("numpy", "faiss", "faiss-ivf", "graph")
+STORED = "faiss-ivf, stored"
+FORMS = ("numpy", "faiss", "faiss-ivf", STORED, "graph")
 GRAPH_UP_TO = 100_000  # a larger one passes ONNX's 2 GB
 NUMPY_UP_TO = 100_000  # beyond, it is faiss only slower
 
@@ -85,9 +90,28 @@ def opened(folder: Path) -> Bank:
     return Bank("benchmark", embeddings, np.arange(len(embeddings)), None, None)
 
 
+def store(folder: Path) -> None:
+    """Write the index that `icgan index` would write, unless it is there."""
+    from icgan_runtime.search.faiss import build_cells
+
+    if not (folder / ABOUT_NAME).exists():
+        build_cells(opened(folder)).write(folder)
+
+
+def indexed(bank: Bank, folder: Path) -> Bank:
+    """The bank with the index of its folder, mapped."""
+
+    def array(name: str, *_: object) -> NDArray[Any]:
+        return np.load(folder / name, mmap_mode="r")
+
+    return replace(bank, cells=read_cells((folder / ABOUT_NAME).read_bytes(), *bank.embeddings.shape, array))
+
+
 def measure(form: str, folder: Path, parent: Any) -> None:
     """In a process of its own: send what `form` costs and finds, timing when `parent` says so."""
     bank, queries = opened(folder), np.load(folder / "queries.npy")
+    if form == STORED:
+        subprocess.run([sys.executable, "-m", "benchmarks.lookup", "--index", str(folder)], check=True)
     before = resident_mib()
     started = time.perf_counter()
     if form == "graph":
@@ -103,7 +127,9 @@ def measure(form: str, folder: Path, parent: Any) -> None:
             ids: NDArray[np.int64] = session.run(["ids"], {"embedding": rows})[0]
             return ids
     else:
-        search = choose_search(bank, form)
+        if form == STORED:
+            bank = indexed(bank, folder)
+        search = choose_search(bank, "faiss-ivf" if form == STORED else form)
 
         def find(rows: F32) -> NDArray[np.int64]:
             return search(rows, K)[0]
@@ -114,7 +140,7 @@ def measure(form: str, folder: Path, parent: Any) -> None:
     found = find(queries)
     parent.send(None)
     parent.recv()
-    number = QUERIES if len(bank) <= 100_000 or form == "faiss-ivf" else 40
+    number = QUERIES if len(bank) <= 100_000 or form.startswith("faiss-ivf") else 40
     taken = []
     for row in range(number):
         begun = time.perf_counter()
@@ -152,6 +178,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder that keeps the grown banks for the next time")
     parser.add_argument("--pause", action="store_true", help="wait for a line on stdin before timing")
     parser.add_argument("--out", type=Path)
+    if sys.argv[1:2] == ["--index"]:  # in a process of its own, so that its memory is not counted
+        store(Path(sys.argv[2]))
+        return
     options = parser.parse_args()
     if "faiss" not in options.forms:
         parser.error("--forms: faiss must be among them, the others are compared with it")

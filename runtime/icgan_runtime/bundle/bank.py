@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime import files
-from icgan_runtime.bundle import arrays, manifest
+from icgan_runtime.bundle import arrays, cells, manifest
+from icgan_runtime.bundle.cells import Cells
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.bundle.strict_json import parse, to_json
 from icgan_runtime.errors import BindingError, BundleError
@@ -58,6 +59,7 @@ class Bank:
     licence: str = ""
     names: Names | None = None  # the files they came from
     class_names: tuple[str, ...] | None = None  # that the labels are indices into, as the bundle says
+    cells: Cells | None = None  # the stored index, where there is one
     stated_limit: float | None = None  # novelty.outside_below of this bank, as the bundle says
 
     def __post_init__(self) -> None:
@@ -142,6 +144,11 @@ class Bank:
                 f"{FOLDER}/{ABOUT_NAME}", f"differs from the manifest in {', '.join(differing)}"
             )
         bank.require_labels_below(bundle.manifest.model.classes)
+        embeddings = bundle.manifest.files[f"{FOLDER}/embeddings.npy"].sha256
+        if bank.cells is not None and bank.cells.about.embeddings != embeddings:
+            raise BindingError(
+                f"{FOLDER}/{cells.ABOUT_NAME}", "an index of other embeddings: make it anew with icgan index"
+            )
         return dataclasses.replace(
             bank, class_names=label_names(bundle.manifest), stated_limit=stated_limit(bundle.manifest)
         )
@@ -168,6 +175,8 @@ class Bank:
         if self.names is not None:
             arrays.write_npy(folder / TEXT, self.names.text)
             arrays.write_npy(folder / ENDS, self.names.ends)
+        if self.cells is not None:
+            self.cells.write(folder)
         about = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **to_json(self.about)}
         (folder / ABOUT_NAME).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
@@ -239,6 +248,12 @@ def _read(
         except ValueError as error:
             raise BundleError(f"{FOLDER}/{TEXT}", str(error)) from None
 
+    def index() -> Cells | None:
+        if not has(cells.ABOUT_NAME):
+            return None
+        said = read(cells.ABOUT_NAME)
+        return cells.read_cells(said, count, about.embedding_dim, array)
+
     return Bank(
         encoder_id=about.encoder_id,
         embeddings=array("embeddings.npy", "float32", count, about.embedding_dim),
@@ -248,6 +263,7 @@ def _read(
         source=about.source,
         licence=about.licence,
         names=names(),
+        cells=index(),
     )
 
 

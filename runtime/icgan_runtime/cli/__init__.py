@@ -1,4 +1,4 @@
-"""The command `icgan`: generate | synthesize | embed | search | bank | serve | tune | info | bench."""
+"""The command `icgan`, of a file for each of its commands."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from icgan_runtime.cli import (
     detect,
     embed,
     generate,
+    index,
     info,
     ledger,
     prove,
@@ -69,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         embed,
         search,
         bank,
+        index,
         serve,
         tune,
         info,

@@ -1,6 +1,6 @@
 """Which way to find the nearest instances: by inner product, exactly, with ties in the order of ids.
 
-Any fast engine (`search_numpy.py`, `search_faiss.py`) proposes candidates; `search_base.py` scores and orders
+Any fast engine (`numpy.py`, `faiss.py`) proposes candidates; `base.py` scores and orders
 them, so that all answer alike. Only `faiss-ivf` may miss a neighbour; what it finds it orders as the
 others do.
 """
@@ -18,6 +18,8 @@ SEARCHES = ("auto", "numpy", "faiss", "faiss-ivf", "faiss-gpu")
 def choose_search(bank: Bank, wanted: str = "auto") -> Search:
     """The one of SEARCHES that is asked for; "auto" is faiss when it is installed, numpy otherwise.
 
+    With faiss, "auto" uses the index of a bank that was given one.
+
     Raises RequestError for an unknown name, MissingExtraError for what is not installed.
     """
     if wanted not in SEARCHES:
@@ -34,4 +36,6 @@ def choose_search(bank: Bank, wanted: str = "auto") -> Search:
         return faiss_ivf_search(bank, "asked for")
     if wanted == "faiss-gpu":
         return faiss_gpu_search(bank, "asked for")
+    if wanted == "auto" and bank.cells is not None:
+        return faiss_ivf_search(bank, "the bank has an index")
     return faiss_search(bank, "installed" if wanted == "auto" else "asked for")

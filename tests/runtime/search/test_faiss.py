@@ -1,6 +1,8 @@
 """What faiss is asked to do, beside the results that test_search.py compares."""
 
 import contextlib
+import dataclasses
+import json
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 
 from icgan_runtime.bundle.bank import Bank
-from icgan_runtime.errors import MissingExtraError
+from icgan_runtime.errors import BundleError, MissingExtraError, RequestError
 from icgan_runtime.search.choose import choose_search
+from icgan_runtime.search.recall import spread
 
 pytest.importorskip("faiss")
 import faiss
@@ -152,17 +155,81 @@ def test_a_small_index_is_searched_by_the_calling_thread_alone(rows, threads):
         faiss.omp_set_num_threads(usual)
 
 
-def test_the_approximate_search_is_exact_where_it_reads_every_list(monkeypatch):
+def test_the_approximate_search_is_exact_where_it_reads_every_cell(monkeypatch):
     monkeypatch.setattr(search_faiss, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(search_faiss, "RECALL", (1.0, 1.0))
     bank = bank_of(900)
-    search = search_faiss.faiss_ivf_search(bank, "why not", probes=22)  # 900 // 40 lists
-    assert (search.name, search.reason, search.bank) == ("faiss-ivf", "why not", bank)
+    search = search_faiss.faiss_ivf_search(bank, "why not")  # 900 // 40 cells
+    assert (search.name, search.bank) == ("faiss-ivf", bank)
+    assert search.reason == "why not; built at the start (icgan index stores it)"
     assert_found(search, bank)
     assert_found(search, bank, k=100)
-    few = search_faiss.faiss_ivf_search(bank, "", probes=1)
+
+
+def test_a_bank_that_is_hard_to_search_has_more_of_its_cells_read(monkeypatch):
+    """Random vectors have no cells: a query's neighbours are anywhere."""
+    monkeypatch.setattr(search_faiss, "PROBES", 1)
+    monkeypatch.setattr(search_faiss, "CANDIDATES", 2)
+    bank = bank_of(900)
+    about = search_faiss.build_cells(bank).about
+    assert about.probes > 4
+    assert about.recall_at_1 >= 0.99
+    assert about.recall_at_10 >= 0.95
+    monkeypatch.setattr(search_faiss, "RECALL", (0.2, 0.0))
+    assert search_faiss.build_cells(bank).about.probes < about.probes
+
+
+def test_a_bank_that_this_index_cannot_serve_is_refused_with_what_to_use(monkeypatch):
+    monkeypatch.setattr(search_faiss, "COMPONENTS", 1)
+    monkeypatch.setattr(search_faiss, "MOST_CANDIDATES", 64)
+    words = r"finds 0\.\d+ of the nearest .* 0\.99 and 0\.95 are wanted; use faiss"
+    with pytest.raises(RequestError, match=words):
+        search_faiss.faiss_ivf_search(bank_of(900), "")
+
+
+def test_a_stored_index_finds_what_the_built_one_finds(tmp_path):
+    bank = bank_of(900)
+    cells = search_faiss.build_cells(bank, "a" * 64)
+    dataclasses.replace(bank, cells=cells).write(tmp_path)
+    stored = Bank.read(tmp_path)
+    assert stored.cells is not None
+    assert stored.cells.about == cells.about
+    search = choose_search(stored)
+    assert (search.name, search.reason) == ("faiss-ivf", "the bank has an index")
     queries = bank_of(50, seed=2).embeddings
-    agree = few(queries, 5)[0] == search(queries, 5)[0]
-    assert 0.1 < agree.mean() < 0.9, "one list of twenty-two misses some"
+    built = search_faiss.faiss_ivf_search(bank, "")
+    for got, expected in zip(search(queries, 7), built(queries, 7), strict=True):
+        assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "index", "value", "words"),
+    [
+        ("index_sizes.npy", 0, -1, "do not hold 900 instances together"),
+        ("index_rows.npy", 3, 900, "a row beyond the 900 of the bank"),
+        ("index_rows.npy", 3, -1, "a row beyond the 900 of the bank"),
+        ("index_axes.npy", 0, np.nan, "not finite"),
+    ],
+)
+def test_a_damaged_index_is_refused_before_faiss_sees_it(file, index, value, words, tmp_path):
+    bank = bank_of(900)
+    dataclasses.replace(bank, cells=search_faiss.build_cells(bank)).write(tmp_path)
+    array = np.load(tmp_path / file)
+    array.reshape(-1)[index] = value
+    np.save(tmp_path / file, array)
+    with pytest.raises(BundleError, match=words):
+        Bank.read(tmp_path)
+
+
+def test_an_index_of_another_bank_is_refused(tmp_path):
+    bank = bank_of(900)
+    dataclasses.replace(bank, cells=search_faiss.build_cells(bank)).write(tmp_path)
+    for name in ("embeddings.npy", "ids.npy"):
+        np.save(tmp_path / name, np.load(tmp_path / name)[:800])
+    about = json.loads((tmp_path / "bank.json").read_text())
+    (tmp_path / "bank.json").write_text(json.dumps({**about, "count": 800}))
+    with pytest.raises(BundleError, match="an index of 900 × 12, the bank has 800 × 12"):
+        Bank.read(tmp_path)
 
 
 def test_the_approximate_index_is_as_large_as_it_says(monkeypatch):
@@ -176,6 +243,7 @@ def test_the_approximate_index_is_as_large_as_it_says(monkeypatch):
     monkeypatch.setattr(faiss, "IndexIVFScalarQuantizer", index)
     for count, width in ((30, 12), (3600, 12), (400, 300)):
         search_faiss.faiss_ivf_search(bank_of(count, width), "")
+        made.pop()  # that which the arrays are copied into
         (components, lists, kind, metric), built = made.pop()
         assert components == min(width, 256)
         assert lists == max(1, min(int(math.sqrt(count)), count // 40))
@@ -201,6 +269,6 @@ def test_principal_axes_are_the_orthonormal_directions_of_most_spread():
     [(10, 3, [0, 4, 9]), (3, 10, [0, 1, 2]), (1, 1, [0]), (5, 5, [0, 1, 2, 3, 4])],
 )
 def test_rows_to_learn_from_lie_evenly_apart(total, wanted, rows):
-    found = search_faiss._spread(total, wanted)
+    found = spread(total, wanted)
     assert found.tolist() == rows
     assert found.dtype == np.int64
