@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import re
 from typing import Any
 
@@ -26,13 +27,14 @@ ROWS = {
 
 def ask(server: Server, protocol: str, model: str, given: dict[str, tuple[str, np.ndarray[Any, Any]]]) -> Any:
     """One request as the library's documentation writes it."""
-    from kserve.protocol.infer_type import RequestedOutput
-
     inputs = []
     for name, (datatype, array) in given.items():
         inputs.append(kserve.InferInput(name, list(array.shape), datatype))
         inputs[-1].set_data_from_numpy(array, binary_data=datatype != "BYTES" or protocol == "grpc")
-    wanted = [RequestedOutput("GENERATED", parameters={"binary_data": True} if protocol == "rest" else None)]
+    kinds = importlib.import_module("kserve.protocol.infer_type")
+    wanted = [
+        kinds.RequestedOutput("GENERATED", parameters={"binary_data": True} if protocol == "rest" else None)
+    ]
     request = kserve.InferRequest(model, inputs, request_outputs=wanted)
 
     async def send() -> Any:
@@ -80,6 +82,7 @@ def test_a_refusal_names_the_input(server, pipe):
     sentence = r"TRUNCATION: 3\.0, expected more than 0 and at most 1"
     with pytest.raises(Exception, match=sentence):
         ask(server, "grpc", "icgan_from_embedding", given)
+    caught: Any
     with pytest.raises(Exception, match="400 Bad Request") as caught:
         ask(server, "rest", "icgan_from_embedding", given)
     # Triton's refusals carry no content type, and the library shows words only of those that do

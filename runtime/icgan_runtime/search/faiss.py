@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import faiss
 import numpy as np
@@ -135,7 +136,7 @@ def build_cells(bank: Bank, sha256: str = "") -> Cells:
     index.train(some @ axes)
     for start in range(0, count, ROWS_AT_ONCE):
         index.add(bank.embeddings[start : start + ROWS_AT_ONCE] @ axes)
-    inverted = index.invlists
+    inverted: Any = index.invlists
     sizes = np.array([inverted.list_size(cell) for cell in range(lists)])
     full = np.flatnonzero(sizes).tolist()
     rows = [faiss.rev_swig_ptr(inverted.get_ids(cell), int(sizes[cell])).copy() for cell in full]
@@ -155,7 +156,7 @@ def build_cells(bank: Bank, sha256: str = "") -> Cells:
     return _wide_enough(bank, cells, index)
 
 
-def _wide_enough(bank: Bank, cells: Cells, index: faiss.Index) -> Cells:
+def _wide_enough(bank: Bank, cells: Cells, index: faiss.IndexIVF) -> Cells:
     """`cells` with the fewest probes and candidates whose measured recall is within RECALL."""
     about = cells.about
     queries = spread(about.count, QUERIES)
@@ -169,10 +170,15 @@ def _wide_enough(bank: Bank, cells: Cells, index: faiss.Index) -> Cells:
         find = Search("", "", bank, _propose(index, cells.axes, probes, candidates))
         at_1, at_10 = recall_of_others(find, queries, expected)
         if at_1 >= RECALL[0] and at_10 >= RECALL[1]:
-            measured = (probes, candidates, at_1, at_10, len(queries))
-            names = ("probes", "candidates", "recall_at_1", "recall_at_10", "queries")
-            found = dict(zip(names, measured, strict=True))
-            return dataclasses.replace(cells, about=dataclasses.replace(about, **found))
+            measured = dataclasses.replace(
+                about,
+                probes=probes,
+                candidates=candidates,
+                recall_at_1=at_1,
+                recall_at_10=at_10,
+                queries=len(queries),
+            )
+            return dataclasses.replace(cells, about=measured)
         if probes == about.cells and candidates in (about.count, MOST_CANDIDATES):
             raise RequestError(
                 "search",
@@ -189,12 +195,13 @@ def in_cells(cells: Cells) -> Propose:
     index.quantizer.add(np.ascontiguousarray(cells.centroids))
     faiss.copy_array_to_vector(np.array(cells.scale), index.sq.trained)
     index.is_trained = True
+    inverted: Any = index.invlists
     ends = np.cumsum(cells.sizes)
     for cell, (size, end) in enumerate(zip(cells.sizes.tolist(), ends.tolist(), strict=True)):
         if size:
             rows = np.ascontiguousarray(cells.rows[end - size : end])
             codes = np.ascontiguousarray(cells.codes[end - size : end])
-            index.invlists.add_entries(cell, size, faiss.swig_ptr(rows), faiss.swig_ptr(codes))
+            inverted.add_entries(cell, size, faiss.swig_ptr(rows), faiss.swig_ptr(codes))
     index.ntotal = about.count
     return _propose(index, cells.axes, about.probes, about.candidates)
 
@@ -205,7 +212,7 @@ def _empty(components: int, cells: int) -> faiss.IndexIVFScalarQuantizer:
     )
 
 
-def _propose(index: faiss.Index, axes: F32, probes: int, candidates: int) -> Propose:
+def _propose(index: faiss.IndexIVF, axes: F32, probes: int, candidates: int) -> Propose:
     across = np.ascontiguousarray(axes.T)
 
     def propose(embedding: F32, wanted: int) -> list[I64]:

@@ -50,8 +50,9 @@ def client(balancing: str, port: int, folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "HOSTS": str(folder / "hosts"), "PYTHONPATH": os.pathsep.join(sys.path)}
     command = ["unshare", "--mount", "sh", "-c", SEE, "sh", sys.executable, "-c", PROGRAM]
     command += [f"grpc://{NAME}:{port}", balancing, str(PHOTO)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes)
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_requests_take_turns_and_none_is_lost_with_a_server(pair, tmp_path):
