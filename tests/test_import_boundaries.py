@@ -72,6 +72,7 @@ ONE_FILE = {
     "c2pa": "marks/signed.py",
     "model_signing": "bundle/signature.py",
     "ray": "synthesize/ray_engine.py",
+    "oras": "registry.py",
 }
 FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
 

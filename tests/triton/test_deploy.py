@@ -58,6 +58,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "bundleImage": "registry.example/bundles/demo:1",
         "engineCache": "icgan-engines",
     },
+    "of a registry": {"bundleArtifact": f"registry.example/bundles/demo@sha256:{'0' * 64}"},
     "on CPUs, counted and watched by hand": {"gpus": 0, "autoscaler": False, "replicas": 5},
 }
 ALWAYS = {
@@ -105,7 +106,7 @@ def test_what_helm_makes_of_the_chart_is_what_kubernetes_accepts(values):
     manifests = rendered_all(values)
     wanted = set(ALWAYS)
     wanted |= {"HorizontalPodAutoscaler/demo"} if values.get("autoscaler", True) else set()
-    wanted |= {"Job/demo-bundle"} if values.get("bundleImage") else set()
+    wanted |= {"Job/demo-bundle"} if {"bundleImage", "bundleArtifact"} & set(values) else set()
     assert set(manifests) == wanted
     for manifest in manifests.values():
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
@@ -153,7 +154,25 @@ def test_every_pod_may_run_under_the_restricted_pod_security_standard():
             "name",
             "persistentVolumeClaim",
             "emptyDir",
+            "secret",
         }
+
+
+@pytest.mark.parametrize(
+    ("values", "source"), [("of a cluster", "cp -r /bundle /work/"), ("of a registry", "icgan")]
+)
+def test_the_job_has_the_bundle_of_an_image_or_of_a_registry_where_its_script_looks(values, source):
+    job = rendered_all(VALUES[values])["Job/demo-bundle"]["spec"]["template"]["spec"]
+    [first], [then] = job["initContainers"], job["containers"]
+    assert " ".join(first["command"]).startswith(source)
+    assert "icgan-export triton /work/bundle --out" in then["command"][-1]
+    if source == "icgan":
+        asked = build_parser().parse_args(first["command"][1:])
+        assert (asked.reference, str(asked.out)) == (VALUES[values]["bundleArtifact"], "/work/bundle")
+    [volume] = [each for each in job["volumes"] if each["name"] == "credentials"]
+    if secrets := VALUES[values].get("imagePullSecrets"):
+        assert volume["secret"]["secretName"] == secrets[0]["name"]
+        assert volume["secret"]["items"][0]["path"] == ".docker/config.json"
 
 
 def test_engines_lie_on_a_volume_that_the_server_may_write(tiny_bundle, tmp_path):
@@ -234,7 +253,7 @@ def test_the_job_writes_the_bundle_as_a_repository_then_as_its_next_release_and_
     *shell, script = container["command"]
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert {"/work", "/claim", "/tmp"} == mounts
-    script = script.replace("/work", str(tiny_bundle)).replace("/claim", str(tmp_path))
+    script = script.replace("/work/bundle", str(tiny_bundle)).replace("/claim", str(tmp_path))
     (tmp_path / "bin").mkdir()
     programs = {
         "icgan-export": f'exec "{sys.executable}" -m icgan_export "$@"',

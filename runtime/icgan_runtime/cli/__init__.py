@@ -16,6 +16,7 @@ from icgan_runtime.cli import (
     info,
     ledger,
     prove,
+    registry,
     search,
     serve,
     synthesize,
@@ -77,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         prove,
         detect,
         ledger,
+        registry,
         bench,
     ):
         command.add_parser(commands)
