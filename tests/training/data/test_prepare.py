@@ -118,6 +118,46 @@ def test_names_follow_pictures_into_the_places_of_unreadable_ones(photo, encoder
         assert np.array_equal(data.images[row], picture)
 
 
+def test_pictures_are_added_to_a_set_and_only_they_are_embedded(
+    photos, photo, encoder_file, tmp_path, monkeypatch
+):
+    """The same as if all had been prepared together, in another order."""
+    before = run(photos, tmp_path / "before", encoder_file)
+    write_pictures(tmp_path / "more" / "right", photo, 3, seed=3)
+    write_pictures(tmp_path / "more" / "up", photo, 2, seed=4)
+    (tmp_path / "more" / "up" / "broken.png").write_bytes(b"no picture")
+    embed, embedded = shards.embed, []
+
+    def counted(network, images, *rest):
+        embedded.append(len(images))
+        return embed(network, images, *rest)
+
+    monkeypatch.setattr(shards, "embed", counted)
+    data = run(tmp_path / "more", tmp_path / "both", encoder_file, base=before)
+    assert embedded == [5]
+    assert [path.name for path in tmp_path.glob("both*")] == ["both"]
+    assert (data.meta.count, data.meta.unreadable) == (17, 1)
+    assert data.meta.class_names == ["left", "right", "up"]
+    assert data.labels.tolist() == [0] * 6 + [1] * 9 + [2] * 2
+    assert (data.title(7), data.title(12), data.title(16)) == ("right/001.png", "right/000.png", "up/001.png")
+    np.testing.assert_array_equal(data.embeddings[:12], before.embeddings)
+    assert np.array_equal(data.images[16], read_picture(tmp_path / "more" / "up" / "001.png", 16))
+    scores = data.embeddings @ data.embeddings.T
+    np.fill_diagonal(scores, -2)
+    near = np.sort(np.take_along_axis(scores, data.neighbours.astype(np.int64), 1))
+    np.testing.assert_allclose(near, np.sort(scores)[:, -3:], atol=1e-6)
+    data.verify()
+
+
+def test_pictures_of_another_kind_cannot_be_added(photos, photo, encoder_file, tmp_path):
+    before = run(photos, tmp_path / "before", encoder_file)
+    write_pictures(tmp_path / "flat", photo, 2, seed=3)
+    with pytest.raises(DataError, match="it has labels, SOURCE has none"):
+        run(tmp_path / "flat", tmp_path / "both", encoder_file, base=before)
+    with pytest.raises(DataError, match=r"has 16 px and encoder .* not 8 px"):
+        run(photos, tmp_path / "both", encoder_file, base=before, resolution=8)
+
+
 def test_rows_of_an_array_have_no_names(many_prepared):
     assert (many_prepared.names, many_prepared.title(3)) == (None, "row 3")
 

@@ -28,12 +28,9 @@ def add_parser(commands: Subparsers) -> None:
         "system, WebDataset .tar (or a folder of them), Parquet with pictures, and what datasets saved",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DATA", help="folder to write")
-    parser.add_argument(
-        "--resolution", type=int, required=True, metavar="PIXELS", help="side of the prepared pictures"
-    )
+    parser.add_argument("--resolution", type=int, metavar="PIXELS", help="side of the prepared pictures")
     parser.add_argument(
         "--encoder",
-        required=True,
         help="efficientnet-lite0 or resnet50, fetched once; a weights file (ours, or a torch ResNet-50); or "
         "timm:NAME, any model of timm that takes square RGB pictures, with --weights",
     )
@@ -51,7 +48,17 @@ def add_parser(commands: Subparsers) -> None:
         help="side that pictures are enlarged to before the encoder (default: what its file, or timm, says)",
     )
     parser.add_argument(
-        "--neighbours", type=int, default=50, metavar="K", help="of each picture (default: 50)"
+        "--neighbours",
+        type=int,
+        metavar="K",
+        help="of each picture (default: 50, or as many as the set of --add-to has)",
+    )
+    parser.add_argument(
+        "--add-to",
+        type=Path,
+        metavar="DATA",
+        help="a prepared set that comes first in --out as it is: only the pictures of SOURCE are embedded, "
+        "at its resolution by its encoder, and neighbours are found among all (default: none)",
     )
     parser.add_argument(
         "--exact-up-to",
@@ -60,25 +67,37 @@ def add_parser(commands: Subparsers) -> None:
         metavar="N",
         help="above this many pictures neighbours are approximate (default: 200k)",
     )
+    parser.set_defaults(parser=parser)
     parser.add_argument("--no-labels", action="store_true", help="ignore sub-folder names and label columns")
 
 
 def run(args: argparse.Namespace) -> None:
+    from icgan_training.data.dataset import PreparedDataset
     from icgan_training.data.prepare import prepare
     from icgan_training.distributed import join, leave, local_device
 
+    base = None if args.add_to is None else PreparedDataset.open(args.add_to)
+    if base is not None and (args.resolution, args.encoder, args.input_size) != (None, None, None):
+        args.parser.error(
+            "--add-to takes --resolution, --encoder and --input-size from its set: leave them out"
+        )
+    if base is None and (args.resolution is None or args.encoder is None):
+        args.parser.error("--resolution and --encoder are needed, or --add-to")
     processes = join(local_device())
+    if base is not None and processes.first:
+        base.verify()
     prepare(
         args.source,
         args.out,
-        resolution=args.resolution,
-        encoder=args.encoder,
+        resolution=args.resolution if base is None else base.meta.resolution,
+        encoder=args.encoder if base is None else str(base.encoder_path),
         weights=args.weights,
         input_size=args.input_size,
-        neighbours=args.neighbours,
+        neighbours=args.neighbours or (50 if base is None else base.meta.neighbours),
         exact_up_to=args.exact_up_to,
         use_labels=not args.no_labels,
         processes=processes,
+        base=base,
     )
     leave()
     if processes.first:

@@ -30,6 +30,16 @@ from icgan_training.data.dataset import (
     open_array,
 )
 from icgan_training.data.fetch import find_weights
+from icgan_training.data.join import (
+    JOINED,
+    Labels,
+    check_labels,
+    check_same_encoder,
+    join_arrays,
+    join_labels,
+    join_names,
+    join_notes,
+)
 from icgan_training.data.neighbours import EXACT_UP_TO, check_count, nearest_neighbours, neighbour_statistics
 from icgan_training.data.npy_rows import Rows
 from icgan_training.data.shards import (
@@ -67,8 +77,11 @@ def prepare(
     exact_up_to: int = EXACT_UP_TO,
     use_labels: bool = True,
     processes: Processes = ALONE,
+    base: PreparedDataset | None = None,
 ) -> None:
     """Write the prepared data set `out` from the pictures of `source_path`.
+
+    base: a set whose pictures come first, as they are there; resolution and encoder have to be its own.
 
     encoder: a name `fetch` knows, an encoder file of ours, a torch ResNet-50 state dict, or timm:NAME.
     weights: the file of a timm:NAME.
@@ -86,13 +99,17 @@ def prepare(
     if processes.first:
         for remark in source.remarks:
             tell(remark)
-    check_count(len(source), neighbours)
+    held = 0 if base is None else base.meta.count
+    if base is not None:
+        check_labels(base, source)
+    check_count(held + len(source), neighbours)
     partial = out.with_name(out.name + ".partial")
-    complete = (partial / "dataset.json").exists()
+    finished = partial if base is None else partial / JOINED
+    complete = (finished / "dataset.json").exists()
     wait(processes)
     if complete:  # killed between the last file and the renaming
         if processes.first:
-            publish(partial, out)
+            publish(partial, finished, out)
         return
     if processes.first:
         place_encoder(encoder, weights, input_size, partial)
@@ -106,14 +123,16 @@ def prepare(
         encoder_sha256=sha256_of_file(partial / ENCODER),
         embedding_dim=network.config.embedding_dim,
     )
+    if base is not None:
+        check_same_encoder(base, settings)
     if processes.first:
         begin_or_continue(partial, settings)
     wait(processes)
     fill_shards(source, network, settings, partial, processes)
     wait(processes)
     if processes.first:
-        finish(source, network.config, settings, partial, neighbours, exact_up_to)
-        publish(partial, out)
+        finish(source, network.config, settings, partial, neighbours, exact_up_to, base)
+        publish(partial, finished, out)
         advise(PreparedDataset.open(out))
 
 
@@ -182,15 +201,67 @@ def begin_or_continue(partial: Path, settings: PrepareSettings) -> None:
 
 
 def finish(
-    source: Source, encoder: EncoderConfig, settings: PrepareSettings, partial: Path, k: int, exact_up_to: int
+    source: Source,
+    encoder: EncoderConfig,
+    settings: PrepareSettings,
+    partial: Path,
+    k: int,
+    exact_up_to: int,
+    base: PreparedDataset | None = None,
 ) -> None:
     """Close the holes, find neighbourhoods, write `dataset.json`; can be repeated after a kill."""
+    unreadable = tell_unreadable(source, settings, partial)
+    kept = settings.count - len(unreadable)
+    order = fill_holes(partial, settings, unreadable)
+    labels = Labels(None if source.labels is None else source.labels[order], source.class_names)
+    called = source.names(order)
+    folder, note = partial, source.note
+    if base is not None:
+        folder = join_arrays(base, partial, kept)
+        labels, called = join_labels(base, labels), join_names(base, called, kept)
+        kept += base.meta.count
+        note = join_notes(base, source)
+    check_count(kept, k)
+    if labels.rows is not None:
+        np.save(folder / "labels.npy", labels.rows)
+    if called is not None:
+        np.save(folder / TEXT, called.text)
+        np.save(folder / ENDS, called.ends)
+    embeddings = open_array(folder / "embeddings.npy", "float32", (kept, settings.embedding_dim))
+    neighbourhoods = nearest_neighbours(embeddings, k, exact_up_to)
+    if neighbourhoods.radii.max() < IDENTICAL_RADIUS:
+        raise DataError(
+            f"every picture has {k} or more identical copies: there is nothing to learn "
+            "from these neighbourhoods; remove the duplicates"
+        )
+    np.save(folder / "neighbours.npy", neighbourhoods.indices)
+    np.save(folder / "radii.npy", neighbourhoods.radii)
+    print(neighbour_statistics(neighbourhoods, labels.rows), file=sys.stderr)
+    meta = DatasetMeta(
+        name=note.name,
+        count=kept,
+        resolution=settings.resolution,
+        embedding_dim=settings.embedding_dim,
+        neighbours=k,
+        class_names=labels.names,
+        source=note.source,
+        licence=note.licence,
+        encoder=EncoderIdentity(
+            encoder.architecture, settings.encoder_sha256, encoder.input_size, encoder.embedding_dim
+        ),
+        unreadable=len(unreadable) + (0 if base is None else base.meta.unreadable),
+        files=describe_files(folder),
+    )
+    write_atomically(folder / "dataset.json", meta.to_json())
+
+
+def tell_unreadable(source: Source, settings: PrepareSettings, partial: Path) -> list[int]:
+    """The rows that could not be read, said with their reasons. Raises `DataError` where none could."""
     markers = read_markers(partial, settings)
     unreadable = [row for marker in markers for row in marker["unreadable"]]
     # markers of an older version have no reasons
     reasons = [why for m in markers for why in m.get("reasons", map(source.name, m["unreadable"]))]
-    kept = settings.count - len(unreadable)
-    if kept == 0:
+    if len(unreadable) == settings.count:
         raise DataError(f"none of the {settings.count} pictures can be read; {reasons[0]}")
     if unreadable:
         names = "".join(f"{source.name(row)}\n" for row in unreadable)
@@ -198,41 +269,7 @@ def finish(
         print(f"{len(unreadable)} pictures could not be read and are left out:", file=sys.stderr)
         for reason in reasons:  # a picture may be sound, but too large for Pillow, or of a kind it lacks
             tell(f"  {' '.join(reason.split())}")
-    check_count(kept, k)
-    order = fill_holes(partial, settings, unreadable)
-    labels = None if source.labels is None else source.labels[order]
-    if labels is not None:
-        np.save(partial / "labels.npy", labels)
-    called = source.names(order)
-    if called is not None:
-        np.save(partial / TEXT, called.text)
-        np.save(partial / ENDS, called.ends)
-    embeddings = open_array(partial / "embeddings.npy", "float32", (kept, settings.embedding_dim))
-    neighbourhoods = nearest_neighbours(embeddings, k, exact_up_to)
-    if neighbourhoods.radii.max() < IDENTICAL_RADIUS:
-        raise DataError(
-            f"every picture has {k} or more identical copies: there is nothing to learn "
-            "from these neighbourhoods; remove the duplicates"
-        )
-    np.save(partial / "neighbours.npy", neighbourhoods.indices)
-    np.save(partial / "radii.npy", neighbourhoods.radii)
-    print(neighbour_statistics(neighbourhoods, labels), file=sys.stderr)
-    meta = DatasetMeta(
-        name=source.note.name,
-        count=kept,
-        resolution=settings.resolution,
-        embedding_dim=settings.embedding_dim,
-        neighbours=k,
-        class_names=source.class_names,
-        source=source.note.source,
-        licence=source.note.licence,
-        encoder=EncoderIdentity(
-            encoder.architecture, settings.encoder_sha256, encoder.input_size, encoder.embedding_dim
-        ),
-        unreadable=len(unreadable),
-        files=describe_files(partial),
-    )
-    write_atomically(partial / "dataset.json", meta.to_json())
+    return unreadable
 
 
 def advise(data: PreparedDataset) -> None:
@@ -244,11 +281,16 @@ def advise(data: PreparedDataset) -> None:
     tell(f"to look at neighbourhoods: icgan-train neighbours {data.path} --out neighbours.png")
 
 
-def publish(partial: Path, out: Path) -> None:
+def publish(partial: Path, finished: Path, out: Path) -> None:
     """Drop what only a continuation needs, and give the complete folder its name."""
     shutil.rmtree(partial / "shards", ignore_errors=True)
     (partial / "settings.json").unlink(missing_ok=True)
-    partial.rename(out)
+    finished.rename(out)
+    if finished != partial:  # the pictures that were added to a set
+        unreadable = partial / "unreadable.txt"
+        if unreadable.exists():
+            unreadable.rename(out / unreadable.name)
+        shutil.rmtree(partial)
 
 
 def fill_holes(partial: Path, settings: PrepareSettings, unreadable: list[int]) -> NDArray[np.int64]:
