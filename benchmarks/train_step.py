@@ -24,8 +24,9 @@ from benchmarks.plain import PlainTrainer
 from benchmarks.report import about, machine
 from icgan_training.distributed import ALONE
 from icgan_training.fit.augment import UNIFORMS
+from icgan_training.fit.inputs import Inputs, StepInputs
 from icgan_training.fit.sampler import Batch
-from icgan_training.fit.step import Inputs, StepInputs, Trainer
+from icgan_training.fit.step import Trainer
 from icgan_training.networks.config import ModelConfig, TrainConfig
 from icgan_training.networks.presets import preset
 

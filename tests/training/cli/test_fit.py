@@ -128,7 +128,7 @@ def test_data_and_the_shipped_weights_are_all_that_fine_tuning_needs(
     assert config["model"] == preset("demo64").model.to_dict()
     assert config["origin"]["name"] == "demo"
     assert config["licence"]["weights"] == "Apache-2.0"
-    tuned, demo = (load_generator(run).linear.weight for run in (Path("runs/mine"), DEMO))
+    tuned, demo = (load_generator(run).state_dict()["linear.weight"] for run in (Path("runs/mine"), DEMO))
     assert 0 < (tuned - demo).abs().max() < 0.01  # one step away
 
 

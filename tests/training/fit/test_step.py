@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.distributed import ALONE
 from icgan_training.fit.augment import augment
+from icgan_training.fit.inputs import Inputs, StepInputs
 from icgan_training.fit.sampler import Sampler
-from icgan_training.fit.step import Inputs, StepInputs, Trainer
+from icgan_training.fit.step import Trainer
 from icgan_training.networks.presets import preset
 
 TINY = preset("tiny")

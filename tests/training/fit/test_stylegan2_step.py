@@ -14,9 +14,9 @@ from icgan_training.data.dataset import PreparedDataset
 from icgan_training.distributed import ALONE
 from icgan_training.errors import ConfigError
 from icgan_training.fit.ada import ADA_UNIFORMS, AdaptiveAugment
+from icgan_training.fit.inputs import Inputs
 from icgan_training.fit.loop import fit, make_trainer
 from icgan_training.fit.resume import list_checkpoints
-from icgan_training.fit.step import Inputs
 from icgan_training.fit.stylegan2_step import StyleGAN2Trainer
 from icgan_training.networks.checkpoint import load_discriminator, load_generator
 from icgan_training.networks.presets import preset

@@ -34,6 +34,7 @@ from icgan_training.data.grid import sample_grid
 from icgan_training.data.labels import training_labels
 from icgan_training.distributed import ALONE, Processes, any_of
 from icgan_training.errors import CollapseError, ConfigError
+from icgan_training.fit.inputs import Inputs, StepInputs
 from icgan_training.fit.journal import Journal
 from icgan_training.fit.origin import Origin
 from icgan_training.fit.position import Position
@@ -48,7 +49,7 @@ from icgan_training.fit.resume import (
 from icgan_training.fit.run import open_run, publish
 from icgan_training.fit.sampler import PARTS, Batch, Indices, Part, Sampler
 from icgan_training.fit.start import start
-from icgan_training.fit.step import STATISTICS, Inputs, StepInputs, Trainer
+from icgan_training.fit.step import STATISTICS, Trainer
 from icgan_training.fit.stylegan2_step import StyleGAN2Trainer
 from icgan_training.networks.backbones import AnyConfig
 from icgan_training.networks.config import TrainConfig

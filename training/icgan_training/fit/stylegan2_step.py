@@ -7,18 +7,18 @@ the process.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icgan_training.distributed import Processes, average, average_gradients
+from icgan_training.distributed import Processes, average
 from icgan_training.fit.ada import ADA_UNIFORMS, RATE_STEPS, AdaptiveAugment
 from icgan_training.fit.augment import augment
 from icgan_training.fit.ema import MovingAverage
 from icgan_training.fit.freeze import freeze, trainable
+from icgan_training.fit.inputs import Inputs, StepInputs, cat
+from icgan_training.fit.pair import Pair, placed
 from icgan_training.fit.resume import Stateful
-from icgan_training.fit.step import Inputs, StepInputs, placed
 from icgan_training.networks.stylegan2.config import StyleGAN2Config
 from icgan_training.networks.stylegan2.discriminator import StyleGAN2Discriminator
 from icgan_training.networks.stylegan2.generator import StyleGAN2Generator
@@ -37,8 +37,10 @@ class PathLength(nn.Module):
         self.register_buffer("mean", torch.zeros(()))
 
 
-class StyleGAN2Trainer:
+class StyleGAN2Trainer(Pair):
     """The two networks, their optimisers and the average, and the arithmetic of one step."""
+
+    train: StyleGAN2TrainConfig
 
     def __init__(
         self, model: StyleGAN2Config, train: StyleGAN2TrainConfig, device: torch.device, processes: Processes
@@ -93,11 +95,6 @@ class StyleGAN2Trainer:
         loss_d, real, fake, norm_d = judged.unbind()
         loss_g, norm_g = generated.unbind()
         return torch.stack([loss_d, loss_g, real, fake, norm_d, norm_g])
-
-    def synchronise(self) -> None:
-        """Wait for the device, so that a clock read afterwards counts all the work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def _seed(self, step: int) -> int:
         rank = self.processes.rank
@@ -204,38 +201,13 @@ class StyleGAN2Trainer:
 
     def _judge(self, images: Tensor, batch: tuple[Inputs, ...], parts: int = 1) -> Tensor:
         """D's logits in float32."""
-        embedding = _cat([part.embedding for part in batch])
-        label = _cat([part.label for part in batch])
+        embedding = cat([part.embedding for part in batch])
+        label = cat([part.label for part in batch])
         with self._autocast():
             logits: Tensor = self.discriminator(
                 images.contiguous(memory_format=self.layout), embedding, label, parts=parts
             )
         return logits.float()
-
-    def _let_discriminator_learn(self, learns: bool) -> None:
-        """Give D's weights gradients or none; frozen ones never have any."""
-        for weight in self._trainable:
-            weight.requires_grad_(learns)
-
-    def _update(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
-        """Average the gradients over the processes, step, clear; returns the gradient's norm."""
-        average_gradients(network.parameters(), self.processes)
-        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return norm
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16")
-
-    @torch.no_grad()
-    def samples(self, inputs: Inputs) -> npt.NDArray[np.uint8]:
-        """The averaged generator's pictures, uint8 [N, R, R, 3]."""
-        with self._autocast():
-            images: Tensor = self.average.module(inputs.noise, inputs.embedding, inputs.label)
-        pixels = ((images.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _lazy_adam(
@@ -245,8 +217,3 @@ def _lazy_adam(
     share = interval / (interval + 1) if interval else 1.0
     betas = (train.beta1**share, train.beta2**share)
     return torch.optim.Adam(trainable(network), learning_rate * share, betas, eps=train.adam_eps, fused=True)
-
-
-def _cat(tensors: list[Tensor | None]) -> Tensor | None:
-    present = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(present) if present else None
