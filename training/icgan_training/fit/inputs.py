@@ -69,5 +69,6 @@ class StepInputs:
 
 
 def cat(tensors: list[Tensor | None]) -> Tensor | None:
+    """The tensors that are there, one after the other; None where none is."""
     present = [tensor for tensor in tensors if tensor is not None]
     return torch.cat(present) if present else None
