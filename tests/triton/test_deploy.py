@@ -59,8 +59,10 @@ VALUES: dict[str, dict[str, Any]] = {
         "engineCache": "icgan-engines",
     },
     "of a registry": {"bundleArtifact": f"registry.example/bundles/demo@sha256:{'0' * 64}"},
+    "under KServe": {"kserve": True, "podMonitor": True, "engineCache": "icgan-engines"},
     "on CPUs, counted and watched by hand": {"gpus": 0, "autoscaler": False, "replicas": 5},
 }
+FOREIGN = {"serving.kserve.io/v1beta1", "monitoring.coreos.com/v1"}  # of operators, not of Kubernetes
 ALWAYS = {
     "Deployment/demo",
     "Service/demo",
@@ -107,9 +109,41 @@ def test_what_helm_makes_of_the_chart_is_what_kubernetes_accepts(values):
     wanted = set(ALWAYS)
     wanted |= {"HorizontalPodAutoscaler/demo"} if values.get("autoscaler", True) else set()
     wanted |= {"Job/demo-bundle"} if {"bundleImage", "bundleArtifact"} & set(values) else set()
+    wanted |= {"PodMonitor/demo"} if values.get("podMonitor") else set()
+    if values.get("kserve"):
+        wanted -= {"Deployment/demo", "Service/demo", "Service/demo-pods", "HorizontalPodAutoscaler/demo"}
+        wanted |= {"InferenceService/demo"}
     assert set(manifests) == wanted
     for manifest in manifests.values():
-        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+        if manifest["apiVersion"] not in FOREIGN:
+            kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_under_kserve_the_pods_are_those_of_the_deployment(tmp_path):
+    """Its predictor is a pod's specification with a few fields of KServe's own."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    values = {name: value for name, value in VALUES["of a cluster"].items() if name != "bundleImage"}
+    service = rendered_all({**values, "kserve": True})["InferenceService/demo"]
+    assert (service["apiVersion"], set(service["spec"])) == ("serving.kserve.io/v1beta1", {"predictor"})
+    predictor = service["spec"]["predictor"]
+    own = {name: predictor.pop(name) for name in ("minReplicas", "maxReplicas", "labels", "annotations")}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "demo"}, "spec": predictor}
+    kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+    template = rendered_all(values)["Deployment/demo"]["spec"]["template"]
+    [container] = predictor["containers"]
+    assert container.pop("name") == "kserve-container", "the name by which KServe knows the server"
+    assert template["spec"]["containers"][0].pop("name") == "triton"
+    assert predictor == template["spec"]
+    assert own["labels"] == template["metadata"]["labels"], "budget, monitor and job find the pods by these"
+    assert (own["minReplicas"], own["maxReplicas"]) == (2, 8)
+    fixed = rendered_all({"kserve": True, "autoscaler": False, "replicas": 5})["InferenceService/demo"]
+    assert [fixed["spec"]["predictor"][name] for name in ("minReplicas", "maxReplicas")] == [5, 5]
+
+
+def test_kserve_knows_the_fields_of_the_predictor():
+    models = pytest.importorskip("kserve.models", reason="pip install kserve: tens of packages")
+    predictor = rendered_all({"kserve": True})["InferenceService/demo"]["spec"]["predictor"]
+    assert set(predictor) <= set(models.V1beta1PredictorSpec.attribute_map.values())
 
 
 def test_the_operators_values_reach_the_pods():
@@ -327,7 +361,7 @@ def test_an_upgrade_of_the_chart_leaves_the_number_of_pods_to_the_autoscaler():
 
 
 def test_every_value_of_the_chart_is_used():
-    templates = (CHART / "templates").glob("*.yaml")
+    templates = (CHART / "templates").iterdir()
     used = set(re.findall(r"\.Values\.(\w+)", "".join(path.read_text() for path in templates)))
     assert used == set(yaml.safe_load((CHART / "values.yaml").read_text()))
 
