@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ I64 = NDArray[np.int64]
 _AT_ONCE = 32
 _ROUNDS = 12  # of k-means
 _NAMES_BYTES = 1 << 30
+_NOTE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +115,30 @@ def _of_pictures(pipe: Pipeline, source: sources.Pictures, side: int) -> Found:
         Names.of(names),
         np.stack(thumbnails) if thumbnails else None,
     )
+
+
+def credit(folder: Path) -> tuple[str, str]:
+    """Whose pictures a folder holds, and their licence, as dataset.json or source.json says; else "".
+
+    Without those the first line of a LICENSE in it is the licence.
+    """
+    for note in ("dataset.json", "source.json"):
+        try:
+            about = json.loads(files.read_bounded(folder / note, _NOTE_BYTES))
+            name, licence = about.get("source") or about.get("name") or "", about.get("licence") or ""
+            return _line(str(name)), _line(str(licence))
+        except (BundleError, ValueError, AttributeError, RecursionError):
+            continue
+    for name in ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md"):
+        if (folder / name).is_file():
+            return "", _line((folder / name).read_text("utf-8-sig", errors="replace").lstrip())
+    return "", ""
+
+
+def _line(text: str) -> str:
+    """The first line of a text in printable letters, at most 200."""
+    first = next(iter(text.splitlines()), "")
+    return "".join(letter if letter.isprintable() else " " for letter in first).strip()[:200]
 
 
 def _stored_names(folder: Path, count: int) -> Names:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime import files
-from icgan_runtime.bank_source import Found, read, spread
+from icgan_runtime.bank_source import Found, credit, read, spread
 from icgan_runtime.bundle import arrays, manifest
 from icgan_runtime.bundle.bank import FOLDER, Bank
 from icgan_runtime.bundle.lookup import fits, lookup_bytes
@@ -27,6 +27,7 @@ from icgan_runtime.search.choose import choose_search
 from icgan_runtime.search.novelty import outside_below
 
 CARD = "README.md"
+UNSTATED = "LicenseRef-unstated"
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ class BankOptions:
     thumbnails: int = 64  # largest side; 0: none
     names: bool = True
     names_file: Path | None = None  # one a line, for embeddings without files
-    source: str | None = None
-    licence: str = "LicenseRef-unstated"
+    licence: str | None = None  # of the pictures; None: what their folder says
 
 
 def write_new_bank(pipe: Pipeline, bundle: Bundle, wanted: str, out: Path, options: BankOptions) -> Bank:
@@ -52,14 +52,15 @@ def write_new_bank(pipe: Pipeline, bundle: Bundle, wanted: str, out: Path, optio
         found = found.part(spread(found.embeddings, options.instances))
     model = bundle.manifest.model
     labels, class_names = _as_the_model_knows(model, bundle.manifest, found)
+    source, licence = credit(Path(wanted))
     bank = Bank(
         model.encoder_id,
         found.embeddings,
         found.ids,
         labels,
         found.thumbnails,
-        options.source or Path(wanted).resolve().name,
-        options.licence,
+        source or Path(wanted).resolve().name,
+        options.licence or licence or UNSTATED,
         found.names if options.names else None,
     )
     bank.require_space(model)

@@ -56,7 +56,10 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
     command.add_argument(
         "--names", type=Path, metavar="FILE", help="names of the rows of a .npy, one a line (default: none)"
     )
-    command.add_argument("--licence", help="of the pictures (default: LicenseRef-unstated)")
+    command.add_argument(
+        "--licence",
+        help="of the pictures (default: what SOURCE says: dataset.json, source.json, LICENSE)",
+    )
     shared.add_where(command)
 
 
@@ -82,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         options.thumbnails,
         not options.no_names,
         options.names,
-        licence=options.licence or BankOptions.licence,
+        licence=options.licence,
     )
     where = {name: getattr(options, name) for name in shared.IN_PROCESS}
     with Pipeline.load(options.bundle, **where) as pipe:

@@ -32,6 +32,7 @@ def photos(tmp_path) -> Path:
 
 def test_pictures_become_the_bank_of_a_bundle_that_verifies(icgan, tiny_bundle, photos, tmp_path):
     out = tmp_path / "mine"
+    (photos / "LICENSE").write_text("CC-BY-4.0\nand so on\n")
     status, printed, errors = icgan("bank", tiny_bundle, "--from", photos, "--neighbours", 3, "--out", out)
     assert (status, printed.split(",")[0]) == (0, f"wrote {out}: 6 instances")
     assert "left out of the bank" in errors
@@ -46,6 +47,7 @@ def test_pictures_become_the_bank_of_a_bundle_that_verifies(icgan, tiny_bundle, 
         np.testing.assert_array_equal(mine.generate(PHOTO, n=2).images, before.generate(PHOTO, n=2).images)
         assert mine.bank.thumbnails is not None
         assert mine.bank.stated_limit == outside_below(mine.bank)
+        assert (mine.bank.source, mine.bank.licence) == ("photos", "CC-BY-4.0")
         assert mine.generate(PHOTO).neighbours.ids.shape == (3,)
 
 

@@ -80,6 +80,14 @@ def test_near_duplicates_are_counted_and_the_nearest_pairs_named(of_embeddings):
     assert "0.jpg and 100.jpg 1.000" in said(data)
 
 
+def test_a_single_copy_is_named_too(of_embeddings):
+    rows = groups(1200, 0.5)
+    rows[700] = rows[3]
+    words = said(of_embeddings(rows))
+    assert "some pictures are there twice" in words
+    assert "row 3 and row 700 1.000" in words
+
+
 def test_the_command_draws_neighbourhoods_and_repeats_the_warnings(make_prepared, tmp_path, capsys):
     data = make_prepared(count=40, neighbours=6, labels=[0, 1] * 20)
     out = tmp_path / "sheet.png"

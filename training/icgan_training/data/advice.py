@@ -17,6 +17,7 @@ EMPTY = 0.1  # of the way from a random pair to the same picture: less is no nei
 BLIND = 0.9  # a random pair scores as much where the encoder hardly tells the pictures apart
 NEAR_DUPLICATE = 0.95
 MANY_DUPLICATES = 0.05  # of the pictures
+COPY = 0.9999  # the same picture
 NAMED_PAIRS = 3
 _LOOKED_AT = 2000
 
@@ -94,8 +95,11 @@ def warnings(data: PreparedDataset, found: Likeness, fine_tuned: bool = False) -
             "neighbourhoods are hardly more alike than chance; take fewer neighbours (prepare --neighbours, "
             "or fit --set neighbours=)"
         )
+    copies = bool(found.pairs) and found.pairs[0][0] >= COPY
+    pairs = "; ".join(f"{data.title(a)} and {data.title(b)} {score:.3f}" for score, a, b in found.pairs)
+    if found.duplicates <= MANY_DUPLICATES and copies:
+        lines.append(f"some pictures are there twice: keep one of each; the most alike are {pairs}")
     if found.duplicates > MANY_DUPLICATES and found.random <= BLIND:
-        pairs = "; ".join(f"{data.title(a)} and {data.title(b)} {score:.3f}" for score, a, b in found.pairs)
         lines.append(
             f"{found.duplicates:.0%} of the pictures have a near-duplicate (score {NEAR_DUPLICATE} or more): "
             f"the model will repeat those; keep one of each, such as {pairs}"
