@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from icgan_runtime.bundle import arrays
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.chain import Chain
+from icgan_runtime.console import tell
 from icgan_runtime.errors import BundleError, DecodeError, RequestError
 from icgan_runtime.request import embedding_rows
 
@@ -94,6 +97,7 @@ class Pictures:
     class_names: tuple[str, ...] | None  # folders at the top, where all pictures lie in such
     places: Sequence[int]  # of every _LINES_APART-th line
     count: int
+    stray: str | None = None  # the first picture beside folders of pictures, which are no classes therefore
     kind: str = "folder"
 
     def __len__(self) -> int:
@@ -162,30 +166,44 @@ def open_source(wanted: str, chain: Chain, out: Path, *, list_anew: bool) -> Sou
         raise RequestError("from", f"{wanted} is neither {what}")
     if out.resolve().is_relative_to(path.resolve()):
         raise RequestError("out", f"{out} lies in {path}, whose pictures are read: name a folder outside")
-    if list_anew:
-        list_pictures(path, out / LISTING)
-    return read_listing(path, out / LISTING)
+    if not list_anew:
+        return read_listing(path, out / LISTING)
+    for remark in list_pictures(path, out / LISTING):
+        tell(remark)
+    found = read_listing(path, out / LISTING)
+    if found.stray is not None:
+        tell(
+            f"{path}: {_shown(found.stray)} lies beside folders of pictures, so the folders are no classes "
+            "and nothing has a label; move it if they are classes"
+        )
+    return found
 
 
-def list_pictures(folder: Path, listing: Path) -> None:
+def list_pictures(folder: Path, listing: Path) -> list[str]:
     """Write path and size of every picture below a folder, one JSON line each, folder by folder by name.
 
     Names that begin with `.` and folders that begin with `_` are left out; links to folders are not followed.
+    Returns what whoever gave the folder should know, a line each.
     """
+    left_out: Counter[str] = Counter()
     try:
         listing.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_file(listing) as partial, partial.open("w", encoding="ascii") as written:
-            for name, size in _walk(folder, ""):
+            for name, size in _walk(folder, "", left_out):
                 written.write(json.dumps([name, size]) + "\n")
     except OSError as error:
         raise RequestError("out", f"{listing} cannot be written ({error.strerror})") from None
+    if not left_out:
+        return []
+    named = ", ".join(f"{count} of {_shown(kind)}" for kind, count in left_out.most_common(8))
+    return [f"{folder}: not looked at: {named}"]
 
 
 def read_listing(folder: Path, listing: Path) -> Pictures:
     """The pictures of a listing. RequestError where it is missing or empty."""
     places, count, place = [], 0, 0
     classes: set[str] = set()
-    flat = False
+    stray: str | None = None
     hashed = hashlib.sha256()
     try:
         with listing.open("rb") as lines:
@@ -195,20 +213,24 @@ def read_listing(folder: Path, listing: Path) -> Pictures:
                 place += len(line)
                 hashed.update(line)
                 first, slash, _ = str(json.loads(line)[0]).partition("/")
-                flat |= not slash
-                if not flat:
+                if slash:
                     classes.add(_shown(first))
+                elif stray is None:
+                    stray = first
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RequestError(
             "out", f"{listing} cannot be read ({error}): start again in another folder"
         ) from None
     if not count:
         raise RequestError("from", f"{folder} holds no pictures ({', '.join(sorted(images.SUFFIXES))})")
-    names = None if flat else tuple(sorted(classes))
-    return Pictures(folder, listing, hashed.hexdigest(), names, places, count)
+    names = tuple(sorted(classes)) if stray is None else None
+    return Pictures(
+        folder, listing, hashed.hexdigest(), names, places, count, stray=stray if classes else None
+    )
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+def _walk(folder: Path, prefix: str, left_out: Counter[str]) -> Iterator[tuple[str, int]]:
+    """Pictures, and in `left_out` how many of what else is there."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -218,9 +240,20 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
             continue
         if entry.is_dir(follow_symlinks=False):
             if not entry.name.startswith("_"):
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
-        elif os.path.splitext(entry.name)[1].lower() in images.SUFFIXES and entry.is_file():
-            yield prefix + entry.name, entry.stat().st_size
+                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", left_out)
+            continue
+        ending = os.path.splitext(entry.name)[1].lower()
+        try:
+            kind, size = stat.S_IFMT(entry.stat().st_mode), entry.stat().st_size
+        except OSError:  # a link that leads nowhere, or to itself
+            left_out["links that lead nowhere"] += 1
+            continue
+        if kind == stat.S_IFDIR:
+            left_out["links to folders"] += 1
+        elif ending in images.SUFFIXES and kind == stat.S_IFREG:
+            yield prefix + entry.name, size
+        else:
+            left_out[ending or "no ending"] += 1
 
 
 def _shown(name: str) -> str:

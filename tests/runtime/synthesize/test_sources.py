@@ -82,3 +82,35 @@ def test_an_array_of_another_width_is_refused(tmp_path, chain):
     np.save(tmp_path / "rows.npy", np.ones((2, 3), np.float32))
     with pytest.raises(RequestError, match=r"float32\[2, 3\], the model says float32\[\*, 12\]"):
         open_source(str(tmp_path / "rows.npy"), chain, tmp_path, list_anew=True)
+
+
+def test_a_picture_beside_class_folders_is_named_for_it_drops_the_labels(tmp_path, chain, capsys):
+    for name in ("photos/cats/1.png", "photos/cover.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    source = open_source(str(tmp_path / "photos"), chain, tmp_path / "out", list_anew=True)
+    assert source.class_names is None
+    assert (
+        "cover.jpg lies beside folders of pictures, so the folders are no classes" in capsys.readouterr().err
+    )
+    open_source(str(tmp_path / "photos"), chain, tmp_path / "out", list_anew=False)
+    assert capsys.readouterr().err == ""  # each worker of a run would say it again
+    (tmp_path / "photos" / "cover.jpg").unlink()
+    source = open_source(str(tmp_path / "photos"), chain, tmp_path / "out", list_anew=True)
+    assert (source.class_names, capsys.readouterr().err) == (("cats",), "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and links that loop")
+def test_what_is_not_looked_at_is_counted_and_links_that_loop_end_nothing(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("1.jfif", "2.dng", "3.dng", "notes"):
+        (folder / name).touch()
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "up").symlink_to("..")
+    os.mkfifo(folder / "pipe.jpg")
+    said = list_pictures(folder, tmp_path / "listing")
+    assert read_listing(folder, tmp_path / "listing").names(range(1)) == ["1.jfif"]
+    (line,) = said
+    for part in ("2 of .dng", "1 of no ending", "1 of links that lead nowhere", "1 of links to folders"):
+        assert part in line
