@@ -80,7 +80,7 @@ containers:
       failureThreshold: {{ div (int .Values.startupSeconds) 5 }}
     readinessProbe: # a real request: the server stays "ready" when a python model has died
       exec:
-        command: [curl, -sf, -m, "10", -d, "@/models/canary.json", "http://localhost:8000/v2/models/icgan_canary/generate"]
+        command: [curl, --noproxy, "*", -sf, -m, "10", -d, "@/models/canary.json", "http://localhost:8000/v2/models/icgan_canary/generate"]
       periodSeconds: 10
       timeoutSeconds: 12
       failureThreshold: 2
@@ -90,8 +90,8 @@ containers:
           - sh
           - -c
           - >-
-            curl -sf -m 5 http://localhost:8000/v2/health/live || exit 1;
-            ! curl -s -m 10 -d @/models/canary.json http://localhost:8000/v2/models/icgan_canary/generate
+            curl --noproxy '*' -sf -m 5 http://localhost:8000/v2/health/live || exit 1;
+            ! curl --noproxy '*' -s -m 10 -d @/models/canary.json http://localhost:8000/v2/models/icgan_canary/generate
             | grep -q "is not healthy"
       periodSeconds: 20
       timeoutSeconds: 17
@@ -105,7 +105,7 @@ containers:
             - >-
               sleep 5;
               for model in icgan icgan_file icgan_from_pixels icgan_from_embedding icgan_canary; do
-              curl -s -X POST -H "icgan-control: $CONTROL_KEY" localhost:8000/v2/repository/models/$model/unload;
+              curl --noproxy '*' -s -X POST -H "icgan-control: $CONTROL_KEY" localhost:8000/v2/repository/models/$model/unload;
               done; sleep 10
     volumeMounts:
       - name: models
