@@ -20,6 +20,14 @@ this package is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+
+# An OSError with one of these is the machine's refusal (a full disk, no rights, an odd place), not a bug.
+REFUSED_BY_THE_MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
+
 
 class IcganError(Exception):
     """Base of every deliberate error."""

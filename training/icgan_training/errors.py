@@ -13,16 +13,7 @@ A library that is not installed is the `MissingExtraError` of `icgan_runtime.err
 Anything else that escapes is a bug and keeps its traceback.
 """
 
-import errno
-
 from icgan_runtime.errors import IcganError
-
-# An OSError with one of these is the machine's refusal (a full disk, no rights, an odd place), not a bug.
-REFUSED_BY_THE_MACHINE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
-}  # fmt: skip
-
 
 # Without these nothing of the package runs: that less is installed is a user's mistake, and no bug.
 LIBRARIES = {"torch", "safetensors", "tqdm"}

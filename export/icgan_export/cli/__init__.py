@@ -9,8 +9,8 @@ from icgan_export.cli import bundle, edge, engine, onnx, sign, triton, verify
 from icgan_export.errors import ExportError
 from icgan_runtime import __version__
 from icgan_runtime.console import Parser, tell
-from icgan_runtime.errors import IcganError, MissingExtraError
-from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE, TrainingError
+from icgan_runtime.errors import REFUSED_BY_THE_MACHINE, IcganError, MissingExtraError
+from icgan_training.errors import LIBRARIES, TrainingError
 
 COMMANDS = (bundle, onnx, engine, edge, verify, sign, triton)  # in the order of the help
 

@@ -23,7 +23,7 @@ from icgan_runtime.cli import (
     tune,
 )
 from icgan_runtime.console import Parser, tell
-from icgan_runtime.errors import IcganError
+from icgan_runtime.errors import REFUSED_BY_THE_MACHINE, IcganError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except IcganError as error:
         tell(f"icgan: {error}")
+        return 1
+    except OSError as error:
+        if error.errno not in REFUSED_BY_THE_MACHINE:
+            raise
+        tell(f"icgan: {error}: mend that and run the same command again")
         return 1
     except KeyboardInterrupt:
         tell("icgan: interrupted")

@@ -142,3 +142,19 @@ def test_the_lookup_graph_is_a_valid_one_that_onnx_reads():
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["MatMul", "TopK", "Gather"]
     assert {prop.key: prop.value for prop in model.metadata_props} == {"icgan.role": "lookup"}
+
+
+@pytest.mark.parametrize("command", ["bank", "index"])
+def test_a_place_that_cannot_be_written_is_one_line(icgan, tiny_bundle, photos, tmp_path, command):
+    """A folder below a file, a file where a folder lies; a read-only file system goes the same way."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    words = ["bank", bundle, "--from", photos, "--out", bundle / "manifest.json" / "mine"]
+    if command == "index":
+        pytest.importorskip("faiss")
+        (bundle / "bank" / "index_axes.npy").mkdir()
+        words = ["index", bundle]
+    status, _, errors = icgan(*words)
+    assert status == 1
+    assert errors.splitlines()[-1].startswith("icgan: [Errno ")
+    assert "Traceback" not in errors

@@ -143,6 +143,34 @@ def test_a_cut_or_compressed_shard_is_refused(tmp_path):
     refused(tmp_path / "a.tar", "not a whole, uncompressed tar file")
 
 
+def test_a_shard_that_tarfile_would_end_early_in_is_refused(tmp_path):
+    """Half of the pictures must not be lost without a word."""
+    path = tmp_path / "a.tar"
+    tar(path, [("a.png", FILES[0]), ("b.png", FILES[1])])
+    data = path.read_bytes()
+    second = data.index(b"b.png")
+    assert len(open_source(path)) == 2
+    cases = {
+        "damaged": data[: second + 148] + b"12345678" + data[second + 156 :],  # the header's own sum
+        "followed by another tar": data + data,
+        f"without a mark at byte {second}": data[:second],
+        f"after byte {second}": data[: second + 100],
+    }
+    for sentence, odd in cases.items():
+        path.write_bytes(odd)
+        refused(path, sentence)
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_and_foreign_names_in_a_shard_are_whole(tmp_path, form):
+    name = f"é/{'long' * 40}/7.png"
+    with tarfile.open(tmp_path / "a.tar", "w", format=form) as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(FILES[0])
+        archive.addfile(member, io.BytesIO(FILES[0]))
+    assert open_source(tmp_path / "a.tar").container.called(0) == name
+
+
 # ---- Hugging Face ----------------------------------------------------------------------------------------
 
 
@@ -180,6 +208,31 @@ def test_a_folder_of_several_splits_and_odd_tables_are_refused(tmp_path):
     refused(tmp_path / "none.parquet", "no column of pictures among a")
     parquet.write_table(table(label=["x"] * COUNT), tmp_path / "text.parquet")
     refused(tmp_path / "text.parquet", "row 0: label 'x' is no whole number")
+    parquet.write_table(table(label=[True] * COUNT), tmp_path / "truth.parquet")
+    refused(tmp_path / "truth.parquet", "row 0: label True is no whole number")
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1" + bytes(40) + b"PAR1")
+    with pytest.raises(DataError, match="not a Parquet file") as caught:
+        open_source(tmp_path / "damaged.parquet")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_files_of_one_split_with_other_columns_are_refused_by_name(tmp_path):
+    first, second = (tmp_path / "mixed" / f"train-0000{number}-of-00002.parquet" for number in range(2))
+    first.parent.mkdir()
+    parquet.write_table(table(label=LABELS), first)
+    for odd, sentence in (
+        (table(), "has image, where train-00000-of-00002.parquet has image and label"),
+        (pyarrow.table({"img": FILES, "label": LABELS}), "has img and label, where"),
+        (pyarrow.table({"image": ["a"], "label": [1]}), "no column of pictures among image, label"),
+    ):
+        parquet.write_table(odd, second)
+        refused(first.parent, rf"{second.name} {sentence}|{second.name} has {sentence}")
+
+
+def test_large_binary_beside_a_path_is_pictures_and_no_list(tmp_path):
+    columns = {"image": pyarrow.array(FILES, pyarrow.large_binary()), "path": ["x.png"] * COUNT}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    check(tmp_path / "a.parquet", None)
 
 
 def test_a_row_without_bytes_names_itself(tmp_path):

@@ -9,10 +9,10 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from icgan_runtime.console import Parser, tell
-from icgan_runtime.errors import IcganError, MissingExtraError
+from icgan_runtime.errors import REFUSED_BY_THE_MACHINE, IcganError, MissingExtraError
 from icgan_training import __version__
 from icgan_training.cli import convert, evaluate, fetch, fit, mark, neighbours, prepare
-from icgan_training.errors import LIBRARIES, REFUSED_BY_THE_MACHINE
+from icgan_training.errors import LIBRARIES
 
 COMMANDS = (fetch, prepare, neighbours, fit, evaluate, convert, mark)
 

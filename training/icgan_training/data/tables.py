@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from icgan_runtime.errors import MissingExtraError
 from icgan_training.data.containers import LOOKED_AT, RECOMPRESSED, Blocks, look_recompressed
-from icgan_training.data.transforms import decode_picture, read_picture
+from icgan_training.data.transforms import decode_picture, one_line, read_picture
 from icgan_training.errors import DataError
 
 LABELS = ("label", "labels", "fine_label", "coarse_label")
@@ -35,14 +35,19 @@ def arrow() -> Any:
 class Table:
     """The pictures of one column, in blocks of rows."""
 
-    def __init__(self, origin: Path, schema: Any, parts: list[Part], order: NDArray[np.int64] | None) -> None:
+    def __init__(
+        self,
+        origin: Path,
+        schemas: list[tuple[Path, Any]],
+        parts: list[Part],
+        order: NDArray[np.int64] | None,
+    ) -> None:
         self.origin, self.parts = origin, parts
         self.ends = np.cumsum([rows for _, _, rows in parts], dtype=np.int64)
         self.order = order
-        self.column = picture_column(schema, origin)
+        self.column, label = _columns(origin, schemas)
         self.blocks = Blocks(self._load)
-        label = next((name for name in LABELS if name in schema.names), None)
-        self.class_names = class_names(schema, label) if label else None
+        self.class_names = class_names(schemas[0][1], label) if label else None
         self.labels = self._labels(label) if label else None
         files = (self._entry(row)[0] or b"" for row in range(len(self)))
         self.notes = [RECOMPRESSED] if look_recompressed(islice(files, LOOKED_AT)) else []
@@ -96,22 +101,37 @@ class Table:
         found = [value for part in self.parts for value in _block(part, name).to_pylist()]
         if self.order is not None:
             found = [found[row] for row in self.order]
-        if any(not isinstance(value, int) or isinstance(value, bool) for value in found):
-            wrong = next(row for row, value in enumerate(found) if not isinstance(value, int))
+        sound = [isinstance(value, int) and not isinstance(value, bool) for value in found]
+        if not all(sound):
+            wrong = sound.index(False)
             raise DataError(f"{self.origin} row {wrong}: {name} {found[wrong]!r} is no whole number")
         return None if all(value == -1 for value in found) else found  # as test splits have it
 
 
+def _columns(origin: Path, schemas: list[tuple[Path, Any]]) -> tuple[str, str | None]:
+    """The column of pictures and that of labels, if any, which all files must have alike."""
+    found: tuple[str, str | None] | None = None
+    for file, schema in schemas:
+        label = next((name for name in LABELS if name in schema.names), None)
+        here = picture_column(schema, file if len(schemas) > 1 else origin), label
+        if found is not None and here != found:
+            named, others = (" and ".join(name for name in names if name) for names in (here, found))
+            raise DataError(f"{file} has {named}, where {schemas[0][0].name} has {others}: give one of them")
+        found = here
+    assert found is not None
+    return found
+
+
+def _is_pictures(kind: Any) -> bool:
+    types = arrow().types
+    if types.is_struct(kind):
+        return {"bytes", "path"} <= {inner.name for inner in kind}
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
 def picture_column(schema: Any, origin: Path) -> str:
     """The column that holds pictures; `DataError` for none or several."""
-    types = arrow().types
-    found = [
-        field.name
-        for field in schema
-        if types.is_binary(field.type)
-        or types.is_large_binary(field.type)
-        or (types.is_struct(field.type) and {"bytes", "path"} <= {inner.name for inner in field.type})
-    ]
+    found = [field.name for field in schema if _is_pictures(field.type)]
     if len(found) != 1:
         held = f"several columns of pictures ({', '.join(found)})" if found else "no column of pictures"
         raise DataError(
@@ -123,9 +143,7 @@ def picture_column(schema: Any, origin: Path) -> str:
 def holds_pictures(path: Path) -> bool:
     """Whether a Parquet file is a table of pictures and no list of files."""
     schema = _parquet(path).schema_arrow
-    return "path" not in schema.names or any(
-        arrow().types.is_struct(field.type) or arrow().types.is_binary(field.type) for field in schema
-    )
+    return "path" not in schema.names or any(_is_pictures(field.type) for field in schema)
 
 
 def open_parquet(origin: Path, files: list[Path]) -> Table:
@@ -136,7 +154,7 @@ def open_parquet(origin: Path, files: list[Path]) -> Table:
         for file, parquet in opened
         for group in range(parquet.num_row_groups)
     ]
-    return Table(origin, opened[0][1].schema_arrow, parts, None)
+    return Table(origin, [(file, parquet.schema_arrow) for file, parquet in opened], parts, None)
 
 
 def open_saved(folder: Path) -> Table:
@@ -151,18 +169,18 @@ def open_saved(folder: Path) -> Table:
         raise DataError(f"{folder}: state.json names files outside the folder")
     files = [folder / name for name in names]
     parts: list[Part] = []
-    schema = None
+    schemas = []
     for file in files:
         batches = _batches(file)
-        schema = batches[0].schema if batches and schema is None else schema
+        schemas += [(file, batches[0].schema)] if batches else []
         parts += [(file, number, batch.num_rows) for number, batch in enumerate(batches)]
-    if schema is None:
+    if not schemas:
         raise DataError(f"{folder} holds no pictures")
     order = None
     if indices:
         columns = [batch.column(0).to_numpy() for name in indices for batch in _batches(folder / name)]
         order = np.concatenate(columns).astype(np.int64)
-    return Table(folder / "state.json", schema, parts, order)
+    return Table(folder / "state.json", schemas, parts, order)
 
 
 def class_names(schema: Any, label: str) -> list[str] | None:
@@ -179,7 +197,7 @@ def _parquet(path: Path) -> Any:
     try:
         return arrow().parquet.ParquetFile(path)
     except (arrow().ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file: {error}") from error
+        raise DataError(f"{path} is not a Parquet file: {one_line(error)}") from error
 
 
 def _batches(path: Path) -> list[Any]:
@@ -187,7 +205,7 @@ def _batches(path: Path) -> list[Any]:
     try:
         return list(arrow().ipc.open_stream(arrow().memory_map(str(path))))
     except (arrow().ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not a table of record batches ({error})") from error
+        raise DataError(f"{path} is not a table of record batches ({one_line(error)})") from error
 
 
 def _block(part: Part, column: str) -> Any:
@@ -197,4 +215,4 @@ def _block(part: Part, column: str) -> Any:
             return _parquet(path).read_row_group(number, columns=[column]).column(0)
         return _batches(path)[number].column(column)
     except (arrow().ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} block {number} cannot be read ({error})") from error
+        raise DataError(f"{path} block {number} cannot be read ({one_line(error)})") from error

@@ -20,7 +20,7 @@ def read_picture(path: Path, resolution: int) -> NDArray[np.uint8]:
     try:
         return images.load(path, resolution)
     except DecodeError as error:
-        raise DataError(_one_line(error.problem)) from error
+        raise DataError(one_line(error.problem)) from error
 
 
 def decode_picture(data: bytes, name: str, resolution: int) -> NDArray[np.uint8]:
@@ -28,7 +28,7 @@ def decode_picture(data: bytes, name: str, resolution: int) -> NDArray[np.uint8]
     try:
         return images.decode(data, resolution)
     except DecodeError as error:
-        raise DataError(_one_line(f"{name}: {error.problem}")) from error
+        raise DataError(one_line(f"{name}: {error.problem}")) from error
 
 
 def square(pixels: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
@@ -36,5 +36,6 @@ def square(pixels: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
     return images.to_input(Image.fromarray(np.ascontiguousarray(pixels)), resolution)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def one_line(text: object) -> str:
+    """What a library says, on one line."""
+    return " ".join(str(text).split())

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_runtime.files import PIECE
 from icgan_runtime.images import SUFFIXES
 from icgan_training.data.containers import LOOKED_AT, RECOMPRESSED, look_recompressed
 from icgan_training.data.transforms import decode_picture
@@ -25,13 +26,13 @@ class Shards:
 
     def __init__(self, shards: list[Path]) -> None:
         self.shards = shards
-        places: list[tuple[int, int, int]] = []
+        places: list[tuple[int, int, int, int]] = []
         labels: list[int | None] = []
         for number, shard in enumerate(shards):
-            for place, size, label in _samples(shard):
-                places.append((number, place, size))
+            for head, place, size, label in _samples(shard):
+                places.append((number, head, place, size))
                 labels.append(label)
-        self.places = np.array(places, np.int64).reshape(-1, 3)
+        self.places = np.array(places, np.int64).reshape(-1, 4)
         self.labels = _all_or_none(labels, self)
         files = (self._bytes(row) for row in range(len(self)))
         self.notes = [RECOMPRESSED] if look_recompressed(islice(files, LOOKED_AT)) else []
@@ -44,12 +45,13 @@ class Shards:
         return f"{self.shards[self.places[row][0]]}: {self.called(row)}"
 
     def called(self, row: int) -> str:
-        """The member, by its header."""
-        number, place, _ = self.places[row]
+        """The member, by its headers: a long name has one of its own before."""
+        number, head, *_ = self.places[row]
         with self.shards[number].open("rb") as file:
-            file.seek(place - tarfile.BLOCKSIZE)
-            header = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
-        return header.name
+            file.seek(head)
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                member = archive.next()
+        return member.name if member else ""
 
     def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
         """One picture [R, R, 3]; raises `DataError` naming its member."""
@@ -61,15 +63,15 @@ class Shards:
         yield self.places.tobytes()
 
     def _bytes(self, row: int) -> bytes:
-        number, place, size = map(int, self.places[row])
+        number, _, place, size = map(int, self.places[row])
         with self.shards[number].open("rb") as file:
             file.seek(place)
             return file.read(size)
 
 
-def _samples(shard: Path) -> Iterator[tuple[int, int, int | None]]:
-    """Where each sample's picture begins, its size, and its label."""
-    sample: dict[str, tuple[int, int]] = {}
+def _samples(shard: Path) -> Iterator[tuple[int, int, int, int | None]]:
+    """Where each sample's picture has its headers and begins, its size, and its label."""
+    sample: dict[str, tuple[int, int, int]] = {}
     label: int | None = None
     now = None
     for key, ending, member, content in _members(shard):
@@ -78,7 +80,7 @@ def _samples(shard: Path) -> Iterator[tuple[int, int, int | None]]:
                 yield (*_only(sample, now, shard), label)
             sample, label, now = {}, None, key
         if f".{ending.rpartition('.')[2]}" in SUFFIXES:
-            sample[ending] = (member.offset_data, member.size)
+            sample[ending] = (member.offset, member.offset_data, member.size)
         elif content is not None:
             label = _label(ending, content, f"{shard}: {member.name}", label)
     if sample:
@@ -99,11 +101,25 @@ def _members(shard: Path) -> Iterator[tuple[str, str, tarfile.TarInfo, bytes | N
                 holds = ending in ("cls", "json") and member.size <= MAX_LABEL_BYTES
                 file = archive.extractfile(member) if holds else None
                 yield f"{folder}/{stem}", ending, member, file.read() if file else None
+            _check_end(shard, archive.offset)
     except (tarfile.TarError, EOFError) as error:
         raise DataError(f"{shard} is not a whole, uncompressed tar file ({error})") from error
 
 
-def _only(sample: dict[str, tuple[int, int]], key: str | None, shard: Path) -> tuple[int, int]:
+def _check_end(shard: Path, end: int) -> None:
+    """Raise ReadError unless zeros alone follow, and some: tarfile takes a damaged header for the end."""
+    with shard.open("rb") as file:
+        file.seek(end)
+        zeros = 0
+        while piece := file.read(PIECE):
+            if piece.strip(b"\0"):
+                raise tarfile.ReadError(f"after byte {end} damaged, or followed by another tar")
+            zeros += len(piece)
+    if not zeros:
+        raise tarfile.ReadError(f"it ends without a mark at byte {end}")
+
+
+def _only(sample: dict[str, tuple[int, int, int]], key: str | None, shard: Path) -> tuple[int, int, int]:
     if len(sample) > 1:
         raise DataError(f"{shard}: {key} has several pictures ({', '.join(sample)}): keep one of each sample")
     return next(iter(sample.values()))

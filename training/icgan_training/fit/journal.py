@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from icgan_runtime.errors import REFUSED_BY_THE_MACHINE
 from icgan_runtime.files import atomic_file
 from icgan_training.data.grid import write_grid
-from icgan_training.errors import REFUSED_BY_THE_MACHINE
 
 try:
     from torch.utils.tensorboard import SummaryWriter
