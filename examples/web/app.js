@@ -1,5 +1,6 @@
 // The page: what is asked for is kept in `wish`; any change asks the worker again, and only the newest answer
 // is drawn.
+import { claim, marked } from "./mark.js";
 
 const QUERY = new URLSearchParams(location.search); // ?bundle=, ?backend=wasm|webgpu, ?precision=
 const MAX_SEED = 2n ** 63n - 1n;
@@ -14,6 +15,10 @@ const slots = { from: $('[data-slot="from"]'), to: $('[data-slot="to"]') };
 const wish = { from: null, to: null, share: 0.5, seed: 0n, truncation: 0.7, condition: "query", n: 16 };
 /** @type {any} */
 let model;
+/** @type {any} what draws, as claims name it */
+let source;
+/** @type {WeakMap<Element, any>} of a tile: how its picture was drawn, null for a mixture of two */
+const origins = new WeakMap();
 /** @type {any} */
 let bank;
 /** @type {Map<number, Promise<Uint8Array>>} what stored instances look like: RGB [looksSide, looksSide, 3] by row */
@@ -165,6 +170,7 @@ async function generate() {
       }
       for (let at = 0; at * pixels < images.length; at++) {
         const tile = tiles[start + at];
+        origins.set(tile, to ? null : { ...request, request, source, first: start + at, n: 1 });
         paint(tile.firstElementChild, images.subarray(at * pixels, (at + 1) * pixels), model.resolution);
         tile.disabled = false;
       }
@@ -242,9 +248,10 @@ function layThumbnails(/** @type {number} */ offset) {
 
 // ---- downloads -------------------------------------------------------------------------------------------
 
-function download(/** @type {HTMLCanvasElement} */ canvas, /** @type {string} */ name) {
-  canvas.toBlob((blob) => {
-    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(/** @type {Blob} */ (blob)), download: name });
+function download(/** @type {HTMLCanvasElement} */ canvas, /** @type {string} */ name, /** @type {string | null} */ claimed) {
+  canvas.toBlob(async (blob) => {
+    const file = await marked(/** @type {Blob} */ (blob), claimed);
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: name });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   });
@@ -261,10 +268,21 @@ function downloadSheet() {
   context.fillStyle = "white";
   context.fillRect(0, 0, sheet.width, sheet.height);
   tiles.forEach((tile, index) => context.drawImage(tile, (index % columns) * (side + 2), Math.floor(index / columns) * (side + 2)));
-  download(sheet, `icgan-seed-${wish.seed}.png`);
+  download(sheet, `icgan-seed-${wish.seed}.png`, sheetClaim(tiles, { columns, gap: 2, left: 0 }));
 }
 
+/** What a sheet claims; nothing while a part of it still shows what was asked for before. */
+function sheetClaim(/** @type {HTMLElement[]} */ tiles, /** @type {any} */ sheet) {
+  const drawn = tiles.map((tile) => origins.get(/** @type {Element} */ (tile.parentElement)));
+  const whole = drawn.every((origin) => origin && origin.request === drawn[0].request);
+  return whole ? claim({ ...drawn[0], n: drawn.length }, sheet) : null;
+}
+
+/** @type {any} how the picture in the viewer was drawn */
+let viewed = null;
+
 function openViewer(/** @type {HTMLElement} */ tile) {
+  viewed = origins.get(tile) ?? null;
   const viewer = $("#viewer");
   const canvas = viewer.querySelector("canvas");
   canvas.width = canvas.height = model.resolution;
@@ -312,7 +330,7 @@ function connectControls() {
   $("#others").addEventListener("click", () => layThumbnails(Math.floor(Math.random() * bank.count)));
   $("#save").addEventListener("click", downloadSheet);
   $("#close").addEventListener("click", () => $("#viewer").close());
-  $("#save-one").addEventListener("click", () => download($("#viewer canvas"), `icgan-seed-${wish.seed}.png`));
+  $("#save-one").addEventListener("click", () => download($("#viewer canvas"), `icgan-seed-${viewed?.seed ?? wish.seed}.png`, viewed && claim(viewed, { columns: 1, gap: 0, left: 0 })));
   $("#follow").addEventListener("click", () => {
     $("#viewer").close();
     $("#viewer canvas").toBlob((/** @type {Blob} */ blob) => followFile(blob, "from", "a generated picture"));
@@ -381,13 +399,14 @@ async function start() {
   await keepOffline();
   startWorker();
   const options = { bundle: QUERY.get("bundle") ?? "bundle/", backend: QUERY.get("backend"), precision: QUERY.get("precision") };
-  const { manifest, labelNames: names, provider, threads, fallback } = await ask("load", options, ({ done, total }) => {
+  const { manifest, labelNames: names, source: drawnBy, provider, threads, fallback } = await ask("load", options, ({ done, total }) => {
     $("#progress").value = done / total;
     $("#status").textContent =
       done < total ? `Loading ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB` : "Preparing the models…";
   });
   ({ model, bank } = manifest);
   labelNames = names;
+  source = drawnBy;
   looksSide = bank.thumbnail_size ?? model.resolution;
   $("#drawn").hidden = bank.thumbnail_size !== null;
   const where = provider === "webgpu" ? "WebGPU" : threads > 1 ? `${threads} threads` : "1 thread";

@@ -60,6 +60,11 @@ export class Bundle {
     return typeof said === "number" ? said : null;
   }
 
+  /** The name of the model in claims: SHA-256 of its section of the manifest. */
+  identity() {
+    return sha256(canonicalJson(this.manifest.model));
+  }
+
   /** The bytes of a listed file, hashed first. @param {string} name @param {(bytes: number) => void} [onBytes] */
   async file(name, onBytes) {
     const entry = this.manifest.files[name];
@@ -98,7 +103,7 @@ export function parseNpy(bytes, name) {
 }
 
 /** @param {Uint8Array<ArrayBuffer> | string} data @returns {Promise<string>} in hex */
-async function sha256(data) {
+export async function sha256(data) {
   const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
   const digest = crypto.subtle
     ? new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))

@@ -1,6 +1,6 @@
 // Picture -> embedding -> nearest instances -> pictures, on any ONNX Runtime for JavaScript: the rules of
 // icgan_runtime's pipeline. Browsers pass onnxruntime-web, Node passes onnxruntime-node.
-import { Bundle } from "./bundle.js";
+import { Bundle, sha256 } from "./bundle.js";
 import { drawRank, noise } from "./noise.js";
 
 /**
@@ -16,9 +16,9 @@ import { drawRank, noise } from "./noise.js";
 const CONDITIONS = ["query", "nearest", "sample"];
 
 export class Pipeline {
-  /** @param {any} ort @param {Bundle} bundle @param {any} encoder @param {any} generator @param {any} bank */
-  constructor(ort, bundle, encoder, generator, bank) {
-    Object.assign(this, { ort, bundle, encoder, generator, bank });
+  /** @param {any} ort @param {Bundle} bundle @param {any} encoder @param {any} generator @param {any} bank @param {any} graph the generator's entry */
+  constructor(ort, bundle, encoder, generator, bank, graph) {
+    Object.assign(this, { ort, bundle, encoder, generator, bank, graph });
     this.model = bundle.manifest.model;
     this.neighbours = bundle.manifest.bank.neighbours;
   }
@@ -32,7 +32,8 @@ export class Pipeline {
   static async load(ort, read, { precisions = ["fp32"], session = {}, onProgress = () => {} } = {}) {
     const bundle = await Bundle.open(read);
     const { files, bank } = bundle.manifest;
-    const graphs = ["generator", "encoder"].map((role) => bundle.graph(role, precisions).file);
+    const drawing = bundle.graph("generator", precisions);
+    const graphs = [drawing.file, bundle.graph("encoder", precisions).file];
     const named = ["names", "name_ends"].filter((name) => files[`bank/${name}.npy`]);
     const arrays = ["embeddings", "ids", ...(bank.labelled ? ["labels"] : []), ...(named.length === 2 ? named : [])];
     const names = [...graphs, ...arrays.map((name) => `bank/${name}.npy`)];
@@ -52,7 +53,22 @@ export class Pipeline {
       await generator.release();
       throw error;
     });
-    return new Pipeline(ort, bundle, encoder, generator, held);
+    return new Pipeline(ort, bundle, encoder, generator, held, drawing);
+  }
+
+  /** What draws the pictures, as claims of origin name it. @param {string} backend */
+  async source(backend) {
+    const { manifest } = this.bundle;
+    const { buffer, byteOffset, byteLength } = this.bank.embeddings;
+    return {
+      name: this.model.name,
+      version: this.model.version,
+      identity: await this.bundle.identity(),
+      generator: manifest.files[this.graph.file].sha256,
+      bank: await sha256(new Uint8Array(buffer, byteOffset, byteLength)),
+      precision: this.graph.precision,
+      backend,
+    };
   }
 
   /** Free what both graphs hold; the pipeline cannot be used any more. */

@@ -28,7 +28,8 @@ const methods = {
         onProgress: (done, total) => partial({ done, total }),
       });
       const { manifest, labelNames } = pipeline.bundle;
-      return { manifest, labelNames, provider, threads, fallback: null };
+      const source = await pipeline.source(`onnxruntime-web ${provider}`);
+      return { manifest, labelNames, source, provider, threads, fallback: null };
     };
     // an adapter in software takes the same processor a slower way
     if (!adapter || (adapter.info?.isFallbackAdapter && backend !== "webgpu")) return open("wasm");

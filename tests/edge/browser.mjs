@@ -121,6 +121,13 @@ try {
   const download = await waiting;
   seen.download = download.suggestedFilename();
   await download.saveAs(told.save);
+  // one picture of those that a stored picture gave, which Python can draw, too
+  await state(page, "stored", () => page.click("#thumbnails button:nth-child(5)"));
+  await page.click("#grid button:nth-child(3)");
+  const single = page.waitForEvent("download");
+  await page.click("#save-one");
+  await (await single).saveAs(told.single);
+  await page.click("#close");
 
   await page.emulateMedia({ colorScheme: "dark" });
   seen.violations.dark = await audit(page);

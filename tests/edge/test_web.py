@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pytest
 from PIL import Image
 
 from icgan_runtime import Pipeline, sheets
+from icgan_runtime.marks.mark import read_marks
+from icgan_runtime.origin import recover
+from icgan_runtime.origin.prove import PROVED, Queries, prove
 from tests.edge.conftest import EXAMPLES, node
 
 HERE = Path(__file__).parent
@@ -46,8 +50,10 @@ def visit(bundle, pictures, node_packages, tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("web")
     node(EXAMPLES / "web/build.mjs", bundle, folder / "dist")
     told = {"dist": str(folder / "dist"), "query": "?backend=wasm", "chromium": chromium, **pictures}
-    seen = json.loads(node(HERE / "browser.mjs", json.dumps(told | {"save": str(folder / "sheet.png")})))
-    return seen | {"sheet": np.asarray(Image.open(folder / "sheet.png").convert("RGB"))}
+    told |= {"save": str(folder / "sheet.png"), "single": str(folder / "single.png")}
+    seen = json.loads(node(HERE / "browser.mjs", json.dumps(told)))
+    sheet = np.asarray(Image.open(folder / "sheet.png").convert("RGB"))
+    return seen | {"sheet": sheet, "files": {name: (folder / f"{name}.png") for name in ("sheet", "single")}}
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +151,25 @@ def test_the_downloaded_sheet_holds_the_pictures_on_the_page(visit, pipe):
     assert visit["download"] == "icgan-seed-5.png"
     expected = sheets.grid(drawn(visit, "followed").astype(np.uint8), columns=4, gap=2)
     assert (visit["sheet"] == expected).all()
+
+
+def test_a_downloaded_picture_says_what_drew_it_and_is_proved_by_drawing_again(visit, pipe):
+    data = visit["files"]["single"].read_bytes()
+    marks = read_marks(data)
+    assert (marks.kind, marks.generated) == ("unsigned", True)
+    claim, here = marks.claim, pipe.chain.source
+    assert (claim.seed, claim.first, claim.n, claim.truncation) == (5, 2, 1, 1.0)
+    assert replace(claim.source, backend=here.backend) == here
+    assert claim.source.backend == "onnxruntime-web wasm"
+    queries = Queries(pipe.bank.embeddings[4:5])
+    settings = recover.Candidates(range(1), range(1), 1.0)
+    assert prove(data, marks, pipe.chain, queries, settings).verdict == PROVED
+
+
+def test_a_downloaded_sheet_claims_all_its_pictures(visit):
+    marks = read_marks(visit["files"]["sheet"].read_bytes())
+    assert (marks.claim.n, marks.claim.first, marks.claim.seed) == (16, 0, 5)
+    assert (marks.claim.sheet.columns, marks.claim.sheet.gap) == (4, 2)
 
 
 def test_loading_and_drawing_are_announced(visit):

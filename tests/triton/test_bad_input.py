@@ -202,6 +202,7 @@ NO_ROWS: dict[str, dict[str, tuple[str, list[int], bytes]]] = {
     "icgan_picture": {
         "GENERATED": ("UINT8", [8, 8, 3], bytes(range(192))),
         "FORMAT": ("BYTES", [1], struct.pack("<I", 9) + b"image/png"),
+        **ONE_ROW,
     },
 }
 

@@ -14,6 +14,8 @@ from PIL import Image
 
 from icgan_runtime import Pipeline
 from icgan_runtime.marks.mark import read_marks
+from icgan_runtime.origin import recover
+from icgan_runtime.origin.prove import PROVED, Queries, prove
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL
 from tests.triton.wire import RefusedError, Wire, rows, statistics
 
@@ -143,6 +145,19 @@ def test_pictures_come_as_files_on_request(wire, kind):
         assert picture.format == kind.upper()
         if kind != "jpeg":
             np.testing.assert_array_equal(np.asarray(picture), pixels)
+
+
+def test_a_served_file_is_proved_by_drawing_it_again(wire, pipe):
+    asked = {"IMAGE": [PHOTO] * 2, **rows(2, SEED=[8, 9], SAMPLE=[0, 3], CONDITION=[0, 1])}
+    answer = wire.ask("icgan_file", {**asked, "FORMAT": [b"image/png"] * 2})
+    queries = Queries(pipe.embed([PHOTO]))
+    for row, (file,) in enumerate(answer["PICTURE"]):
+        marks = read_marks(file)
+        assert (marks.claim.seed, marks.claim.first) == ((8, 0), (9, 3))[row]
+        assert marks.claim.source.identity == pipe.chain.source.identity
+        assert marks.claim.source.bank == pipe.chain.source.bank
+        settings = recover.Candidates(range(1), range(1), 1.0)
+        assert prove(file, marks, pipe.chain, queries, settings).verdict == PROVED
 
 
 def test_plain_json_gives_a_png(server, pipe):

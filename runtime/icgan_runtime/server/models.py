@@ -289,8 +289,12 @@ def _condition(served: ServedModel, cpu: bool = False) -> tc.ModelConfig:
 
 
 def _picture(served: ServedModel) -> tc.ModelConfig:
-    inputs = (_generated_tensor(served, "GENERATED"), tc.Tensor("FORMAT", tc.BYTES, (1,)))
-    return _python(served, "icgan_picture", inputs, (tc.Tensor("PICTURE", tc.BYTES, (1,)),))
+    inputs: Tensors = (_generated_tensor(served, "GENERATED"), tc.Tensor("FORMAT", tc.BYTES, (1,)))
+    # for what a file claims of its origin; whoever asks this stage alone need not know
+    inputs += tuple(dataclasses.replace(tensor, optional=True) for tensor in _scalars(served.model))
+    parameters = {"classes": tc.Parameter(str(served.model.classes))}
+    outputs = (tc.Tensor("PICTURE", tc.BYTES, (1,)),)
+    return _python(served, "icgan_picture", inputs, outputs, parameters=parameters)
 
 
 def _scalars(model: Model) -> Tensors:
@@ -340,11 +344,12 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
     noise = {"noise": "NOISE", "embedding": "CONDITIONING"}
     step("icgan_generator", {**noise, **label, **psi}, {"image": "GENERATED"})
     if ensemble.as_file:
-        step("icgan_picture", {"GENERATED": "GENERATED", "FORMAT": "FORMAT"}, {"PICTURE": "PICTURE"})
+        drawn = {"GENERATED": "GENERATED", "FORMAT": "FORMAT"}
+        step("icgan_picture", drawn | asked, {"PICTURE": "PICTURE"})
     inputs = (_source(served, ensemble.source), *scalars)
     outputs = tuple(tensor for tensor in _condition(served).output if tensor.name in answer)
     if ensemble.as_file:
-        inputs += _picture(served).input[1:]
+        inputs += _picture(served).input[1:2]
     pictures = _picture(served).output if ensemble.as_file else (_generated_tensor(served, "GENERATED"),)
     return tc.ModelConfig(
         ensemble.name,

@@ -18,14 +18,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from icgan_runtime import files, images
 from icgan_runtime.backends.select import read_graph
 from icgan_runtime.bundle import arrays
-from icgan_runtime.bundle.bank import FOLDER
+from icgan_runtime.bundle.bank import FOLDER, Bank
 from icgan_runtime.bundle.manifest import MANIFEST_NAME, SAMPLES_NAME, EngineEntry, Model
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.bundle.strict_json import from_json, to_json
 from icgan_runtime.errors import RepositoryError
+from icgan_runtime.marks.claim import Source
 from icgan_runtime.rows import CONDITIONS
 from icgan_runtime.server import pbtxt as tc
 from icgan_runtime.server.environment import model_sources
@@ -42,6 +45,7 @@ from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.watchdog import CANARY_NAME
 
 RELEASES_NAME = "icgan.json"
+SOURCE_NAME = "source.json"  # of the stage that writes files
 FORMAT = "icgan-triton"
 CPU_CONFIG = "cpu"  # what --model-config-name selects on a machine without a GPU
 
@@ -215,7 +219,7 @@ def version_sources(bundle: Bundle, served: ServedModel) -> dict[str, Sources]:
     found: dict[str, Sources] = {
         "icgan_preprocess": _code("icgan_preprocess"),
         "icgan_condition": {**_code("icgan_condition"), **about, **bank},
-        "icgan_picture": _code("icgan_picture"),
+        "icgan_picture": {**_code("icgan_picture"), SOURCE_NAME: _source(bundle)},
     }
     for role in ("encoder", "generator", "lookup"):
         if role == "lookup" and served.options.search != "graph":
@@ -231,6 +235,15 @@ def version_sources(bundle: Bundle, served: ServedModel) -> dict[str, Sources]:
                 files[_plan_name(engine)] = bundle.path(engine.file)
         found[f"icgan_{role}"] = files
     return found
+
+
+def _source(bundle: Bundle) -> bytes:
+    """What a served file claims to be drawn by. Which graph or plan draws is decided on the server."""
+    model = bundle.manifest.model
+    embeddings = np.ascontiguousarray(Bank.of_bundle(bundle).embeddings)
+    bank = files.sha256(embeddings.data.cast("B"))
+    source = Source(model.name, model.version, model.identity, bank=bank, backend="triton")
+    return json.dumps(to_json(source)).encode()
 
 
 def _graph(bundle: Bundle, role: str, precision: str | None) -> Path:

@@ -3,33 +3,68 @@
 from __future__ import annotations
 
 import base64
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from icgan_runtime.bundle.strict_json import from_json
 from icgan_runtime.chain import refuse_black_images
 from icgan_runtime.errors import NumericsError, RequestError
+from icgan_runtime.marks.claim import SINGLE, VERSION, Claim, Source
 from icgan_runtime.marks.mark import Mark, find_signer
+from icgan_runtime.rows import CONDITIONS, OWN_LABEL
 from icgan_runtime.server.stage import Requests
 
 # ";base64" as in a data URL: JSON cannot carry raw bytes
 FORMATS = {f"image/{kind.lower()}": kind for kind in ("PNG", "JPEG", "WEBP")}
-
-# This stage sees pixels alone: files say that they are generated, not from which seed.
-MARK = Mark(None)
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         find_signer()  # a key that cannot sign ends the start, not every request
         self.requests = Requests(pb_utils)
+        folder = Path(args["model_repository"], args["model_version"])
+        self.source: Source = from_json(Source, json.loads((folder / "source.json").read_bytes()), "source")
+        parameters = json.loads(args["model_config"])["parameters"]
+        self.classes = int(parameters["classes"]["string_value"])
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        return [_answer(request, self.requests) for request in requests]
+        answers = []
+        for request in requests:
+            try:
+                answers.append(_answer(request, self.requests, self._claims(request)))
+            except RequestError as error:
+                answers.append(self.requests.refusal(error))
+        return answers
+
+    def _claims(self, request: pb_utils.InferenceRequest) -> list[Claim] | None:
+        """What each file says of its origin; None for a request of pixels alone."""
+        if self.requests.tensor(request, "SEED") is None:
+            return None
+        rows = self.requests.rows(request, self.classes)
+        labels = np.full(len(rows.seed), OWN_LABEL) if rows.label is None else rows.label
+        return [
+            Claim(
+                version=VERSION,
+                source=self.source,
+                seed=int(rows.seed[row]),
+                first=int(rows.sample[row]),
+                n=1,
+                truncation=None if np.isinf(rows.truncation[row]) else float(rows.truncation[row]),
+                condition=CONDITIONS[rows.condition[row]],
+                label=None if labels[row] == OWN_LABEL else int(labels[row]),
+                sheet=SINGLE,
+                embedding_sha256=None,
+                embedding=None,
+            )
+            for row in range(len(rows.seed))
+        ]
 
 
-def _answer(request: pb_utils.InferenceRequest, requests: Requests) -> Any:
+def _answer(request: pb_utils.InferenceRequest, requests: Requests, claims: list[Claim] | None) -> Any:
     generated, wanted = (requests.given(request, name) for name in ("GENERATED", "FORMAT"))
     if generated.ndim != 4 or wanted.ndim != 2:
         # the server takes away the row axis of a request that says 0 rows
@@ -38,13 +73,16 @@ def _answer(request: pb_utils.InferenceRequest, requests: Requests) -> Any:
         refuse_black_images("icgan_generator", generated)
     except NumericsError as error:
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+    if claims is not None and len(claims) != len(generated):
+        return requests.refusal(RequestError("seed", f"{len(claims)} rows of {len(generated)} images"))
     pictures = []
-    for pixels, name in zip(generated, wanted[:, 0], strict=True):
+    of_each = claims or [None] * len(generated)
+    for pixels, name, claim in zip(generated, wanted[:, 0], of_each, strict=True):
         kind, _, coding = name.decode(errors="replace").partition(";")
         if kind not in FORMATS or coding not in ("", "base64"):
             expected = f"{', '.join(FORMATS)}, each also with ;base64"
             return requests.refusal(RequestError("format", f"{name!r}, expected {expected}"))
-        file = MARK.encode(pixels, FORMATS[kind])
+        file = Mark(claim).encode(pixels, FORMATS[kind])
         pictures.append(base64.b64encode(file) if coding else file)
     array = np.array(pictures, dtype=object)[:, None]
     return pb_utils.InferenceResponse([pb_utils.Tensor("PICTURE", array)])
