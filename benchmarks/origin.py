@@ -1,10 +1,11 @@
-"""What survives what: a key in the weights, and proof by drawing again, under edits.
+"""Proof by drawing again, measured: what is found after which edit, how alike strangers are, what it costs.
 
-    python -m benchmarks.origin MARKED_BUNDLE --key key.txt --out bench/origin  # the key
-    python -m benchmarks.origin BUNDLE --out bench/origin  # proof
+    python -m benchmarks.origin BUNDLE --out bench/origin  # after each edit
+    python -m benchmarks.origin BUNDLE --strangers 4 --seeds 1000 --out bench/origin  # false matches
+    python -m benchmarks.origin BUNDLE --lookup 1000 --seeds 1000 --out bench/origin  # the search's time
     python -m benchmarks.origin BUNDLE --sign-key signer.pem --out bench/origin  # what a signature costs
 
-Strangers: real pictures (--strangers FOLDER) under other keys, counted at a false-positive rate of 1e-6.
+A key in the weights is measured by benchmarks.weight_key.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +25,11 @@ from PIL import Image, ImageFilter
 from icgan_runtime import Pipeline, images
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.marks.claim import SINGLE
-from icgan_runtime.marks.keys import read_secret
 from icgan_runtime.marks.mark import find_signer, read_marks
 from icgan_runtime.origin import recover
-from icgan_runtime.origin.prove import MATCH, PROVED, Queries, prove
-from icgan_runtime.origin.weight_key import FALSE_POSITIVE, detect
+from icgan_runtime.origin.chance import fisher
+from icgan_runtime.origin.likeness import COARSE, FINE, WHOLE, features, grey, unit
+from icgan_runtime.origin.prove import MATCH, PROVED, Judge, Queries, prove
 
 U8 = NDArray[np.uint8]
 
@@ -73,55 +75,91 @@ def edited(pixels: U8, name: str) -> U8:
     return np.asarray(EDITS[name](Image.fromarray(pixels)))
 
 
-def measure_key(drawn: U8, secret: bytes) -> dict[str, dict[str, float]]:
-    """Share of images, and of groups of eight, whose key is found after each edit."""
-    report = {}
-    for name in EDITS:
-        shown = [edited(image, name) for image in drawn]
-        single = [detect([image], secret).found for image in shown]
-        groups = [detect(shown[start : start + 8], secret).found for start in range(0, len(shown) - 7, 8)]
-        report[name] = {"one": float(np.mean(single)), "eight": float(np.mean(groups)), "images": len(shown)}
-        print(f"{name:20} one {report[name]['one']:.3f}  eight {report[name]['eight']:.3f}", flush=True)
-    return report
-
-
-def measure_strangers(folder: Path, count: int) -> dict[str, float]:
-    """Real pictures, each under another key: how many are taken for marked."""
-    paths = sorted(folder.rglob("*.jpg"))[:count]
-    chances = [
-        detect([images.pixels(path.read_bytes())], f"stranger {number:08}".encode()).chance
-        for number, path in enumerate(paths)
-    ]
-    found = sum(chance <= FALSE_POSITIVE for chance in chances)
-    print(f"strangers: {found} of {len(chances)} found, least chance {min(chances):.2g}", flush=True)
-    return {"pictures": len(chances), "found": found, "least_chance": min(chances)}
-
-
 def measure_proof(
-    pipe: Pipeline, instances: int, seeds: int, tries: int, index: Path
+    pipe: Pipeline, instances: int, seeds: int, tries: int, index: Path, edits: list[str]
 ) -> dict[str, dict[str, float]]:
     """Share of images whose instance and seed are recovered among all candidates, after each edit."""
     chain, rng = pipe.chain, np.random.default_rng(0)
     assert isinstance(chain, LocalChain)
     rows = rng.choice(len(pipe.bank), instances, replace=False)
     queries = Queries(np.asarray(pipe.bank.embeddings[rows]), tuple(map(int, pipe.bank.ids[rows])))
-    settings = recover.Settings(range(seeds), range(1), 1.0)
+    settings = recover.Candidates(range(seeds), range(1), 1.0)
     truth = [(int(rng.integers(instances)), int(rng.integers(seeds))) for _ in range(tries)]
     report: dict[str, dict[str, float]] = {}
-    for name in EDITS:
-        right, wrong, took = 0, 0, []
+    for name in edits:
+        right, wrong, took, chances = 0, 0, [], [0.0]
         for instance, seed in truth:
             drawn = pipe.generate_from(queries.embeddings[instance], seed=seed).images[0]
             data = images.encode(edited(drawn, name))
             start = time.perf_counter()
             verdict = prove(data, read_marks(data), chain, queries, settings, index)
             took.append(time.perf_counter() - start)
+            chances += [drawing.chance for drawing in verdict.drawings]
             if verdict.verdict in (PROVED, MATCH):
                 same = (verdict.instance, verdict.seed) == (queries.ids[instance], seed)  # type: ignore[index]
                 right, wrong = right + same, wrong + (not same)
-        report[name] = {"recovered": right / tries, "false": wrong / tries, "seconds": float(np.median(took))}
-        print(f"{name:20} recovered {right}/{tries}, false {wrong}, {np.median(took):.1f} s each", flush=True)
+        report[name] = {
+            "recovered": right / tries,
+            "false": wrong / tries,
+            "seconds": float(np.median(took)),
+            "largest_chance": max(chances),
+        }
+        words = f"{name:20} recovered {right}/{tries}, false {wrong}, {np.median(took):.1f} s"
+        print(f"{words}, chance {max(chances):.0e}", flush=True)
     return report
+
+
+def measure_strangers(pipe: Pipeline, instances: int, seeds: int) -> dict[str, Any]:
+    """How often unrelated images of one instance are as like as a probability says, and less: counted."""
+    chain, settings = pipe.chain, recover.Candidates(range(1), range(1), 1.0)
+    assert isinstance(chain, LocalChain)
+    levels, counts, pairs = [10.0**-power for power in range(2, 8)], np.zeros(6, np.int64), 0
+    furthest = 0.0
+    for row in np.random.default_rng(2).choice(len(pipe.bank), instances, replace=False):
+        embedding = np.asarray(pipe.bank.embeddings[row])
+        drawn = recover.draw(
+            chain, embedding, settings, np.arange(seeds, dtype=np.int64), np.zeros(seeds, np.int64)
+        )
+        mean, whitening, null = Judge(chain, embedding, settings).null(WHOLE)
+        rows = unit((features(grey(drawn), FINE) - mean) @ whitening)
+        cosines = (rows @ rows.T)[np.triu_indices(seeds, 1)]
+        pairs += len(cosines)
+        furthest = max(furthest, (float(fisher(cosines.max())) - null.mean) / null.deviation)
+        for level, probability in enumerate(levels):
+            # the cosine from which the verdict says at most so likely, by bisection
+            low, high = -1.0, 1.0
+            for _ in range(40):
+                middle = (low + high) / 2
+                low, high = (low, middle) if null.probability(middle, 1) <= probability else (middle, high)
+            counts[level] += int((cosines >= high).sum())
+        print(
+            f"{pairs} pairs of strangers: {dict(zip(levels, counts.tolist(), strict=True))}, {furthest:.2f}",
+            flush=True,
+        )
+    return {"pairs": pairs, "said": levels, "counted": (counts / pairs).tolist(), "furthest": furthest}
+
+
+def measure_lookup(pipe: Pipeline, instances: int, seeds: int, folder: Path) -> dict[str, float]:
+    """Seconds of a search through an index of so many instances and seeds (made up, which takes as long)."""
+    chain, rng = pipe.chain, np.random.default_rng(3)
+    assert isinstance(chain, LocalChain)
+    settings = recover.Candidates(range(seeds), range(1), 1.0)
+    index = recover.Index(chain, settings, folder)
+    embeddings = unit(rng.standard_normal((instances, chain.model.embedding_dim)))
+    made = np.clip(rng.normal(0, 38, (seeds, COARSE.width)), -127, 127).astype(np.int8)
+    every, samples = settings.pairs()
+    for embedding in embeddings:
+        for start in range(0, seeds, recover.BLOCK):
+            some = slice(start, start + recover.BLOCK)
+            path = index.path(embedding, every[some], samples[some])
+            np.save(path, made[some].view(np.uint8))
+    picture = pipe.generate_from(pipe.bank.embeddings[0]).images[0]
+    clock, processor = time.perf_counter(), time.process_time()
+    recover.search(picture, embeddings, index, lambda candidate: False)
+    took = {"seconds": time.perf_counter() - clock, "processor_seconds": time.process_time() - processor}
+    assert index.drawn == 0
+    print(f"{instances * seeds} fingerprints: {took}", flush=True)
+    return {"candidates": instances * seeds, **took}
 
 
 def measure_signing(pipe: Pipeline, key: Path) -> dict[str, dict[str, float]]:
@@ -146,42 +184,32 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--key", type=Path)
-    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--instances", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--tries", type=int, default=20)
-    parser.add_argument("--strangers", type=Path)
-    parser.add_argument("--precision")
+    parser.add_argument("--edits", nargs="+", choices=list(EDITS), default=list(EDITS))
+    parser.add_argument(
+        "--strangers", type=int, default=0, metavar="N", help="instances to count strangers of"
+    )
+    parser.add_argument("--lookup", type=int, default=0, metavar="N", help="instances of a made-up index")
     parser.add_argument("--sign-key", type=Path, help="measure signing with this key alone")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     report: dict[str, object] = {}
-    with Pipeline.load(options.bundle, precision=options.precision) as pipe:
+    with Pipeline.load(options.bundle) as pipe:
         if options.sign_key is not None:
             report["signing"] = measure_signing(pipe, options.sign_key)
-        elif options.key is None:
-            index = options.out / "index"
-            report["proof"] = measure_proof(pipe, options.instances, options.seeds, options.tries, index)
+        elif options.strangers:
+            report["strangers"] = measure_strangers(pipe, options.strangers, options.seeds)
+        elif options.lookup:
+            report["lookup"] = measure_lookup(pipe, options.lookup, options.seeds, options.out / "made-up")
         else:
-            secret = read_secret("key", options.key)
-            rows = np.random.default_rng(1).choice(len(pipe.bank), options.images)
-            drawn = [
-                pipe.generate_from(pipe.bank.embeddings[row], seed=int(seed)).images[0]
-                for seed, row in enumerate(rows)
-            ]
-            report["key"] = measure_key(np.stack(drawn), secret)
-            if options.strangers is not None:
-                report["strangers"] = measure_strangers(options.strangers, options.images)
-    name = (
-        "signing"
-        if options.sign_key
-        else "proof"
-        if options.key is None
-        else f"key-{options.precision or 'highest'}"
-    )
-    (options.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+            index = options.out / "index"
+            report["proof"] = measure_proof(
+                pipe, options.instances, options.seeds, options.tries, index, options.edits
+            )
+    (options.out / f"{next(iter(report))}.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

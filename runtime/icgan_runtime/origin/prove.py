@@ -281,7 +281,7 @@ class Judge:
         """A picture [R, R, 3] that may be this view of a drawing [R, R, 3]."""
         drawn = view.crop(drawn[None])[0]
         difference = np.abs(picture.astype(np.int16) - drawn.astype(np.int16)).max()
-        mean, whitening, null = self._null(view)
+        mean, whitening, null = self.null(view)
         rows = unit((features(grey(np.stack([picture, drawn])), FINE) - mean) @ whitening)
         cosine = float(rows[0] @ rows[1])
         return Drawing(picture, drawn, int(difference), cosine, null.probability(cosine, tried))
@@ -300,7 +300,8 @@ class Judge:
         cropped = self.at(picture, drawn, view, 2 * tried * 16 * len(views()))
         return min(whole, cropped, key=lambda each: each.chance)
 
-    def _null(self, view: View) -> tuple[F32, F32, chance.Null]:
+    def null(self, view: View) -> tuple[F32, F32, chance.Null]:
+        """Mean and whitening of the features of strangers, and how alike strangers are then."""
         if view not in self._fitted:
             rows = features(grey(view.crop(self._others)), FINE)
             # one half says how to whiten, the other how alike strangers are then

@@ -118,7 +118,7 @@ class Index:
             yield seeds[chosen], samples[chosen], self._block(embedding, seeds[chosen], samples[chosen])
 
     def _block(self, embedding: F32, seeds: I64, samples: I64) -> I8:
-        path = None if self._folder is None else self._folder / f"{self._name(embedding, seeds, samples)}.npy"
+        path = None if self._folder is None else self.path(embedding, seeds, samples)
         expected = (len(seeds), COARSE.width)
         if path is not None and path.exists():
             try:
@@ -134,6 +134,11 @@ class Index:
             with files.atomic_file(path) as partial, partial.open("wb") as file:
                 np.save(file, fingerprints.view(np.uint8), allow_pickle=False)  # what read_npy reads
         return fingerprints
+
+    def path(self, embedding: F32, seeds: I64, samples: I64) -> Path:
+        """The file of these candidates, in an index with a folder."""
+        assert self._folder is not None
+        return self._folder / f"{self._name(embedding, seeds, samples)}.npy"
 
     def _name(self, embedding: F32, seeds: I64, samples: I64) -> str:
         source, settings = self._chain.source, self.settings

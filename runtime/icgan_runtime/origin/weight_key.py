@@ -1,13 +1,10 @@
 """A key in the weights: whether pictures carry it, and how likely chance would say so.
 
 A key is a direction u, uniformly random in the m-dimensional space of a feature of pictures; `icgan-train
-mark` makes a generator draw images whose features point along u. For any picture, a random direction has a
-cosine above c with a probability of at most (1 - c²)^((m-1)/2) / 2: false-positive rates need no estimate.
-What a crop or a mirror may have moved is searched, and every place looked at is counted (a union bound).
-
-The feature: brightness in a band of spatial frequencies that JPEG and halving leave alone, divided by its own
-local strength (edges say less than they weigh), as cosine coefficients of the part that is seen. No network:
-there is nothing to load. icgan_training.fit.mark has the same, differentiable.
+mark` makes a generator draw images whose features point along u. For any picture, real, generated or marked
+with another key, the chance that a random direction comes as near is the area of a sphere's cap:
+false-positive rates need no estimate. What a crop or a mirror may have moved is searched, and every place
+looked at is counted, each with a share of the rate that was fixed beforehand (a union bound).
 """
 
 from __future__ import annotations
@@ -21,17 +18,16 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from icgan_runtime import images
-from icgan_runtime.origin.likeness import GRID, LUMA, View, unit, views
+from icgan_runtime.origin.key_feature import Seen
+from icgan_runtime.origin.likeness import WHOLE, View, unit
 
-F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 
-LOW, HIGH = 22, 32  # of 64 half periods across the picture
-WINDOW = 7  # pixels of the local strength
-FLOOR = 0.3  # of its mean, added to it
 FALSE_POSITIVE = 1e-6
+# rows or columns (removed, first) of crops
+SIDES = tuple((float(removed), float(first)) for removed in range(5) for first in range(removed + 1))
+EXACT = 12  # places
 GRIDS = (64, 32)  # sides that generators are marked at: 64 stands for all larger ones
 
 
@@ -59,33 +55,62 @@ def detect(pictures: Sequence[U8], secret: bytes) -> Detection:
 
 
 def _detect_at(pictures: Sequence[U8], secret: bytes, grid: int) -> Detection:
-    places = [(mirrored, view) for mirrored in (False, True) for view in views(step=1.0, most=4.0)]
-    rows = np.stack([_features(picture, grid, places) for picture in pictures])  # [N, places, m]
-    dimensions = rows.shape[2]
-    direction = key_direction(secret, dimensions)
-    single = rows @ direction  # [N, places]
-    # A mean of features is a feature, too: whatever the pictures have in common, the bound holds for it.
-    together = unit(rows.mean(axis=0)) @ direction
-    # The place of an unedited picture is one guess in two; all others share the other half.
-    weight = np.full(len(places), 2.0 * (len(places) - 1))
-    weight[0] = 2.0
-    chances = np.concatenate([single * 0, together[None] * 0])
-    ways = 1 if len(pictures) == 1 else 2
-    chances[:-1] = bound(single, dimensions) * weight * ways * len(pictures)
-    chances[-1] = bound(together, dimensions) * weight * ways
-    if len(pictures) == 1:
-        chances = chances[:1]
-    at = np.unravel_index(int(chances.argmin()), chances.shape)
-    cosine = np.concatenate([single, together[None]])[at]
-    mirrored, view = places[at[1]]
-    return Detection(min(1.0, float(chances[at])), float(cosine), grid, mirrored, view)
+    seen = [Seen(picture, grid) for picture in pictures]
+    places, shares = searched()
+    dimensions = len(seen[0].at(*places[0]))
+    direction = key_direction(secret, dimensions).astype(np.float32)
+    rough = np.stack([each.rough(direction, SIDES).ravel() for each in seen])  # [N, places]
+    # Each alone and, of more than one, all together: a mean of features is a feature, too. One half of the
+    # rate is for all together, the other for each alone.
+    groups = [([each], row) for each, row in zip(seen, rough, strict=True)]
+    tries = 1 if len(seen) == 1 else 2 * len(seen)
+    counts = [tries] * len(seen)
+    if len(seen) > 1:
+        groups.append((seen, rough.mean(axis=0)))
+        counts.append(2)
+    found = []
+    for (group, about), count in zip(groups, counts, strict=True):
+        # the exact cosine where the rough one promises most: looking at fewer places finds nothing by chance
+        for index in np.argsort(cap(about, dimensions) / shares)[:EXACT]:
+            feature = unit(np.mean([each.at(*places[index]) for each in group], axis=0)[None])[0]
+            cosine = float(feature @ direction)
+            chance = float(cap(np.array(cosine), dimensions) * count / shares[index])
+            found.append(Detection(min(1.0, chance), cosine, grid, *places[index]))
+    return min(found, key=lambda each: each.chance)
 
 
-def bound(cosine: NDArray[np.floating], dimensions: int) -> F64:
-    """At most so likely for a uniformly random direction: the share of a sphere's cap, from above."""
-    cosine = np.clip(np.asarray(cosine, np.float64), 0.0, 1.0)
-    share: F64 = np.where(cosine > 0, 0.5 * (1 - cosine**2) ** ((dimensions - 1) / 2), 1.0)
-    return share
+@cache
+def searched() -> tuple[list[tuple[bool, View]], F64]:
+    """The places that are looked at, the unedited one first, and what share of the rate each may use."""
+    places = [
+        (mirrored, View(removed_x, removed_y, left, top))
+        for mirrored in (False, True)
+        for removed_y, top in SIDES
+        for removed_x, left in SIDES
+    ]
+    # likelier edits have more: half for the whole, an eighth for it mirrored, a quarter for crops that keep
+    # the proportions
+    kinds = [_kind(mirrored, view) for mirrored, view in places]
+    shares = {"whole": 1 / 2, "mirrored": 1 / 8, "proportional": 1 / 4, "other": 1 / 8}
+    return places, np.array([shares[kind] / kinds.count(kind) for kind in kinds])
+
+
+def _kind(mirrored: bool, view: View) -> str:
+    if view == WHOLE:
+        return "mirrored" if mirrored else "whole"
+    return "proportional" if not mirrored and view.removed_x == view.removed_y else "other"
+
+
+def cap(cosine: NDArray[np.floating], dimensions: int) -> F64:
+    """At most so likely is a cosine of this or more for a uniformly random direction.
+
+    The density of a cosine t is C (1 - t²)^((m-3)/2) with C below ((m-1) / 2π)^(1/2). Its integral from
+    c > 0 on is at most that of t/c times it, (1 - c²)^((m-1)/2) / (c (m-1)); a half is another bound.
+    """
+    near: F64 = np.clip(np.asarray(cosine, np.float64), 1e-9, 1.0)
+    power = (1 - near**2) ** ((dimensions - 1) / 2)
+    share: F64 = power * np.minimum(0.5, 1 / (near * math.sqrt(2 * math.pi * (dimensions - 1))))
+    return np.where(near > 1e-9, share, 1.0)
 
 
 def key_direction(secret: bytes, dimensions: int) -> F64:
@@ -96,53 +121,3 @@ def key_direction(secret: bytes, dimensions: int) -> F64:
     normal = np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle)
     direction: F64 = normal / np.linalg.norm(normal)
     return direction
-
-
-def _features(picture: U8, grid: int, places: Sequence[tuple[bool, View]]) -> F32:
-    """Unit features [places, m] of one picture."""
-    brightness = images.resize(picture, grid).astype(np.float32) @ LUMA
-    flat = _flatten(brightness)
-    inside = _inside(grid)
-    rows = []
-    for mirrored, view in places:
-        seen = flat[:, ::-1] if mirrored else flat
-        vertical = _cosines(grid, view.top, GRID - view.removed_y)
-        horizontal = _cosines(grid, view.left, GRID - view.removed_x)
-        rows.append((vertical @ seen @ horizontal.T)[inside])
-    return unit(np.stack(rows))
-
-
-def _flatten(brightness: F32) -> F32:
-    """The band of a grid [g, g], divided by its local strength."""
-    grid = len(brightness)
-    cosines, radius = _cosines(grid, 0.0, GRID), _radius(grid)
-    weight = ((radius >= LOW - 4) & (radius < HIGH + 2)) * radius
-    band = cosines.T @ ((cosines @ brightness @ cosines.T) * weight) @ cosines
-    padded = np.pad(band**2, WINDOW // 2, mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (WINDOW, WINDOW))
-    strength = np.sqrt(windows.mean(axis=(2, 3)) + 1e-3)
-    flat: F32 = (band / (strength + FLOOR * strength.mean())).astype(np.float32)
-    return flat
-
-
-@cache
-def _cosines(grid: int, start: float, extent: float) -> F32:
-    """[g, g]: cosines of g cells, seen by g pixels that cover `extent` of 64 from `start` on."""
-    index = np.arange(grid)
-    places = (start + (index + 0.5) * extent / grid) * (grid / GRID)
-    basis = math.sqrt(2 / grid) * np.cos(np.pi / grid * index[:, None] * places)
-    basis[0] *= math.sqrt(0.5)
-    return basis.astype(np.float32)
-
-
-@cache
-def _radius(grid: int) -> F32:
-    index = np.arange(grid) * (GRID / grid)
-    radius: F32 = np.hypot(index[:, None], index[None]).astype(np.float32)
-    return radius
-
-
-def _inside(grid: int) -> NDArray[np.bool_]:
-    radius = _radius(grid)
-    inside: NDArray[np.bool_] = (radius >= LOW) & (radius < HIGH)
-    return inside

@@ -17,8 +17,16 @@ from icgan_runtime.files import atomic_directory
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
 from icgan_training.fit.mark import BATCH, MarkReport, mark_generator
-from icgan_training.fit.run import CONFIG, find_data, read_config
+from icgan_training.fit.run import (
+    CONFIG,
+    ENCODER,
+    SHARED_ENCODER,
+    find_data,
+    open_encoder,
+    read_config,
+)
 from icgan_training.networks.checkpoint import load_generator, save_weights
+from icgan_training.networks.encoder import encoder_bytes
 from icgan_training.networks.generator import Generator
 
 MIN_SECRET, MAX_SECRET = 16, 64 << 10
@@ -46,11 +54,11 @@ def read_secret(path: Path) -> bytes:
     return secret
 
 
-def mark_run(run_dir: Path, data_path: Path | None, key: Path, out: Path, psnr: float) -> MarkReport:
+def mark_run(run_dir: Path, data_path: Path | None, key: Path, out: Path, psnr: float | None) -> MarkReport:
     """Write `out`, a copy of `run_dir` with the key in its generator. Raises ConfigError."""
     if out.exists():
         raise ConfigError(f"--out {out} exists already: remove it or choose another folder")
-    if not 25 <= psnr <= 60:
+    if psnr is not None and not 25 <= psnr <= 60:
         raise ConfigError(f"--psnr is {psnr}, it must lie in 25..60")
     secret = read_secret(key)
     generator, config = load_generator(run_dir), read_config(run_dir)
@@ -67,6 +75,10 @@ def mark_run(run_dir: Path, data_path: Path | None, key: Path, out: Path, psnr: 
         shutil.copytree(
             run_dir, partial, ignore=shutil.ignore_patterns(*_OF_OTHER_WEIGHTS), dirs_exist_ok=True
         )
+        if not (run_dir / ENCODER).exists():  # it shares one, which need not lie beside the copy
+            encoder, _ = open_encoder(run_dir, config)
+            (partial / ENCODER).write_bytes(encoder_bytes(encoder))
+            (partial / SHARED_ENCODER).unlink(missing_ok=True)
         save_weights(marked, partial / "generator.safetensors", half=True)
         described = config | {"model": marked.config.to_dict(), "marked": {"psnr": round(report.psnr, 2)}}
         (partial / CONFIG).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
