@@ -1,18 +1,18 @@
 """A key in the weights, measured end to end: what survives, what is taken for marked, and what it costs.
 
     python -m benchmarks.weight_key bundles/demo bundles/demo-marked --key key.txt \\
-        --strangers data/groceries64 --run models/demo --out bench/key/demo
+        --strangers data/groceries64 --fid --out bench/key/demo
 
 Marked images are drawn by ONNX Runtime, edited, and given to the detector that `icgan detect` runs. False
-positives are counted, on real pictures, the unmarked generator and the marked one under other keys. `--run`
-measures the trade-off at several strengths, too; `--fid N` the change of FID on N images of each.
+positives are counted, on real pictures, the unmarked generator and the marked one under other keys.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,14 @@ from icgan_runtime.marks.keys import read_secret
 from icgan_runtime.origin.key_feature import Seen
 from icgan_runtime.origin.likeness import WHOLE
 from icgan_runtime.origin.weight_key import FALSE_POSITIVE, GRIDS, Detection, cap, detect
-from icgan_training.fit import mark
-from icgan_training.fit.marked_run import draw_images
-from icgan_training.networks.checkpoint import load_generator
-from icgan_training.networks.generator import Generator
+from icgan_training.data.fetch import find_weights
+from icgan_training.distributed import local_device
+from icgan_training.score.feature_networks import inception_network
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 GROUP = 8
+STRENGTHS = (1.4, 1.0, 0.8, 0.63, 0.5)  # times the pattern: 3 dB more to 6 dB less
 SAMPLED_KEYS, KEYS_AT_ONCE = 500_000, 20_000
 
 
@@ -169,52 +169,44 @@ def precisions(bundle: Path, count: int, secret: bytes) -> dict[str, dict[str, f
     return found
 
 
-def curve(
-    run: Path, distances: list[float], embeddings: F32, secret: bytes, count: int
-) -> dict[str, dict[str, float]]:
-    """PSNR against what is found, at several strengths."""
-    generator = load_generator(run)
-    assert isinstance(generator, Generator)
-    drawn: dict[tuple[int, int], torch.Tensor] = {}
-
-    def draw(number: int, seed: int) -> torch.Tensor:
-        if (number, seed) not in drawn:
-            drawn[number, seed] = draw_images(generator, embeddings, number, seed)
-        return drawn[number, seed]
-
+def strengths(plain: U8, marked: U8, secret: bytes, real: U8 | None) -> dict[str, dict[str, float]]:
+    """PSNR and FID against what is found, with the pattern so many times as strong."""
     found = {}
-    for wanted in distances:
-        marked, report = mark.mark_generator(generator, draw, secret, wanted)
-        with torch.no_grad():
-            after = mark.levels(torch.tanh(mark.before_tanh(draw(mark.POOL, 2)[:count]) + marked.output_map))
-        pictures = after.round().byte().permute(0, 2, 3, 1).numpy()
-        row = {"psnr": report.psnr}
+    for times in STRENGTHS:
+        shown = plain + times * (marked.astype(np.float32) - plain)
+        pictures = np.clip(shown, 0, 255).round().astype(np.uint8)
+        row = {"psnr": float(psnr(plain, pictures).mean())}
         for name in ("none", "JPEG 75", "half size", "5 % crop"):
             row |= {
                 f"{name}, {size}": share
                 for size, share in shares([edited(image, name) for image in pictures], secret).items()
                 if size != "images"
             }
-        found[f"{wanted}"] = row
+        if real is not None:
+            row |= fid_change(real, plain, pictures)
+        found[f"{times}"] = row
         print(json.dumps(row), flush=True)
     return found
 
 
 def fid_change(real: U8, plain: U8, marked: U8) -> dict[str, float]:
     """FID to real pictures of images without and with the key, of the same seeds."""
-    from icgan_training.data.fetch import find_weights
-    from icgan_training.distributed import local_device
-    from icgan_training.score.feature_networks import inception_network
-
-    network = inception_network(find_weights("inception"), local_device())
-    parts: Iterable[U8] = (real, plain, marked)
-    features = [
-        np.concatenate([network(images[at : at + 50]) for at in range(0, len(images), 50)])
-        for images in parts
-    ]
-    before, after = (independent_fid(features[0], fake) for fake in features[1:])
+    before, after = (independent_fid(_features(real), _features(fake)) for fake in (plain, marked))
     print(f"FID {before:.2f} -> {after:.2f} ({len(plain)} images)", flush=True)
-    return {"unmarked": before, "marked": after, "images": len(plain), "real": len(real)}
+    return {"fid, unmarked": before, "fid, marked": after, "fid, images": len(plain)}
+
+
+_SEEN: dict[bytes, F32] = {}
+
+
+def _features(pictures: U8) -> F32:
+    """Of Inception, each set once."""
+    name = sha256(pictures.tobytes()).digest()
+    if name not in _SEEN:
+        network = inception_network(find_weights("inception"), local_device())
+        parts = range(0, len(pictures), 50)
+        _SEEN[name] = np.concatenate([network(pictures[at : at + 50]) for at in parts])
+    return _SEEN[name]
 
 
 def main() -> None:
@@ -226,10 +218,8 @@ def main() -> None:
     parser.add_argument("--key", type=Path, required=True)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--strangers", type=Path, help="prepared data set of real pictures")
-    parser.add_argument("--run", type=Path, help="the unmarked run, for the trade-off")
-    parser.add_argument("--distances", type=float, nargs="+", default=[36, 38, 40, 42], metavar="DB")
     parser.add_argument("--only", nargs="+", metavar="PART", help="measure these parts alone")
-    parser.add_argument("--fid", type=int, default=0, metavar="N")
+    parser.add_argument("--fid", action="store_true", help="of every strength, too (slow)")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -247,14 +237,10 @@ def main() -> None:
         "attacks": lambda: attacks(marked, secret, plain),
         "false positives": lambda: false_positives(sets, marked, secret),
         "precisions": lambda: precisions(options.marked, 64, secret),
+        "strengths": lambda: strengths(
+            plain, marked, secret, sets.get("real pictures") if options.fid else None
+        ),
     }
-    if options.run is not None:
-        with Pipeline.load(options.plain, threads=1) as pipe:
-            embeddings = np.array(pipe.bank.embeddings)
-        parts["curve"] = lambda: curve(options.run, options.distances, embeddings, secret, 96)
-    if options.fid and real is not None:
-        again = [drawings(bundle, options.fid) for bundle in (options.plain, options.marked)]
-        parts["fid"] = lambda: fid_change(np.array(real[: options.fid]), *again)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "report.json"
     report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}

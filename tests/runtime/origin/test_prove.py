@@ -228,4 +228,4 @@ def test_the_null_lies_above_what_strangers_show():
     for share in (1e-2, 1e-3, 1e-4):
         high = float(np.quantile(cosines[20_000:], 1 - share))
         assert null.probability(high, 1) >= share
-    assert null.probability(0.9, 1) < 1e-6
+    assert null.probability(0.95, 1) < 1e-6
