@@ -35,7 +35,7 @@ def main() -> None:
     photo = next(path for path in sorted(options.photos.rglob("*")) if path.suffix in (".jpg", ".png"))
     with Pipeline.load(bundle) as pipe:
         result = pipe.generate(photo, n=8, seed=0, truncation=0.7)
-    print(f"{photo}: its nearest instances are {result.neighbours.ids.tolist()}")
+    print(f"{photo}: its nearest instances are {', '.join(result.neighbours.names or ())}")
     result.save(options.work / "generated.png")
     print(f"wrote {options.work / 'generated.png'}")
 

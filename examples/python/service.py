@@ -54,10 +54,11 @@ async def generate(request: Request) -> Response:
 
 
 async def search(request: Request) -> Response:
-    """POST /search: ids and scores of the instances nearest to the picture in the body, as JSON."""
+    """POST /search: the instances nearest to the picture in the body, and whether none is like it."""
     pipe: AsyncPipeline = request.app.state.pipe
-    ids, scores = await pipe.search(await pipe.embed(await body(request)))
-    return JSONResponse({"ids": ids[0].tolist(), "scores": scores[0].tolist()})
+    near = (await pipe.nearest(await body(request)))[0]
+    found = {"ids": near.ids.tolist(), "scores": near.scores.tolist(), "names": near.names}
+    return JSONResponse({**found, "outside": near.outside})
 
 
 async def body(request: Request) -> bytes:

@@ -72,9 +72,10 @@ def test_neighbours_are_json(post, tiny_bundle):
     assert (status, kind) == (200, "application/json")
     found = json.loads(answer)
     with Pipeline.load(tiny_bundle) as pipe:
-        ids, scores = pipe.search(pipe.embed(PHOTO))
-    assert found["ids"] == ids[0].tolist()
-    assert found["scores"] == pytest.approx(scores[0].tolist(), abs=1e-6)
+        near = pipe.nearest(PHOTO)[0]
+    assert found["ids"] == near.ids.tolist()
+    assert found["scores"] == pytest.approx(near.scores.tolist(), abs=1e-6)
+    assert (tuple(found["names"]), found["outside"]) == (near.names, near.outside)
 
 
 @pytest.mark.parametrize(
