@@ -4,8 +4,9 @@
 
 Three sets of other kinds than the demo's fruit are fetched and prepared: `smileys` (narrow: 167 emoji of
 faces), `wallpapers` (mixed: 153 paintings, vessels and photos of space) and `drawings` (285 emoji of animals,
-plants and food). Each trains twice on one thread, `fit DATA --preset demo64` and `fit DATA --from
-models/demo`, until it has spent so many seconds of processor time in training (start-up and scores left out).
+plants and food). Each trains on one thread, `fit DATA --preset demo64`, the same with the preset `small-set`,
+and `fit DATA --from models/demo`, until the process has spent so many seconds of processor time in training
+(start-up and scores left out).
 FID and KID are of 300 samples from all instances against all pictures of the set, Inception in bfloat16 where
 the processor has it.
 
@@ -54,6 +55,7 @@ NEIGHBOURS = 5
 ENDLESS = 100_000_000  # pictures: the processor's time ends a run, not they
 SHEET_SETTINGS = EvaluationSettings(metrics=("fid",), samples=4, instances=0)
 SHEET_COLUMNS = 4
+SHOWN = ("from scratch", "from models/demo")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,11 @@ SETS = {
     "wallpapers": Set("mixed", "wallpapers"),
     "drawings": Set("drawings", "fluent-emoji", ("animals-and-nature", "food-and-drink")),
 }
-ARMS = {"from scratch": ("demo64", None), "from models/demo": ("small-set", Path("models/demo"))}
+ARMS: dict[str, tuple[str, Path | None]] = {
+    "from scratch": ("demo64", None),
+    "from scratch, small-set": ("small-set", None),  # what of it is the preset's
+    "from models/demo": ("small-set", Path("models/demo")),
+}
 
 
 def prepared(name: str, out: Path) -> PreparedDataset:
@@ -156,7 +162,7 @@ def line_of(arm: str, name: str, data: PreparedDataset, run: Path, spent: float)
 
 def strips(name: str, out: Path) -> NDArray[np.uint8] | None:
     """Instances of a set, and right of them what each arm draws of them; nothing selected."""
-    runs = [out / "runs" / run_name(name, arm) for arm in ARMS]
+    runs = [out / "runs" / run_name(name, arm) for arm in SHOWN]
     if not all((run / "generator.safetensors").exists() for run in runs):
         return None
     data, shown = PreparedDataset.open(out / "data" / name), []
@@ -170,7 +176,7 @@ def strips(name: str, out: Path) -> NDArray[np.uint8] | None:
 
 def run_name(name: str, arm: str) -> str:
     """The folder of a run."""
-    return f"{name}-{arm.replace(' ', '-').replace('/', '-')}"
+    return "-".join([name, *arm.replace("/", " ").replace(",", " ").split()])
 
 
 def read_lines(out: Path) -> list[dict[str, Any]]:

@@ -144,7 +144,7 @@ _SMALL_SET = Preset(
     _DEMO64.model,
     replace(
         _DEMO64.train,
-        # five times demo64's: weights that draw something stand rates at which new ones would collapse
+        # five times demo64's, at which a hundred steps hardly move the demo's weights from their fruit
         generator_lr=1e-3,
         discriminator_lr=4e-4,
         total_images=16_000,
