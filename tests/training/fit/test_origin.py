@@ -75,13 +75,18 @@ def test_config_json_says_where_the_weights_came_from_and_what_binds_them(make_p
     config = json.loads((origin / "config.json").read_text())
     licence = {"weights": "CC-BY-NC-4.0", "notice": "of others"}
     (origin / "config.json").write_text(json.dumps(config | {"licence": licence}))
-    described = json.loads((tuned(origin, data, tmp_path / "run") / "config.json").read_text())
+    run = tuned(origin, data, tmp_path / "run", total_images=8)
+    described = json.loads((run / "config.json").read_text())
     hashes = {
         name: hashlib.sha256((origin / f"{name}.safetensors").read_bytes()).hexdigest()
         for name in ("generator", "discriminator")
     }
     assert described["origin"] == {"path": str(origin), "name": "origin", **hashes}
     assert described["licence"] == licence
+    mine = {"weights": "agreed with them", "notice": ""}
+    (run / "config.json").write_text(json.dumps(described | {"licence": mine}))
+    tuned(origin, data, run, total_images=16)
+    assert json.loads((run / "config.json").read_text())["licence"] == mine
 
 
 def test_weights_without_a_discriminator_get_a_new_one(make_prepared, tmp_path):

@@ -60,7 +60,8 @@ def open_run(
         _check_origin(run_dir, there.get("origin"), described.get("origin"))
         if not change:
             _refuse_changes(run_dir, there.get("train", {}), described["train"])
-        described = there | described
+        written = {"licence": there["licence"]} if "licence" in there else {}
+        described = there | described | written
     run_dir.mkdir(parents=True, exist_ok=True)
     copy = run_dir / ENCODER
     if not copy.exists():
