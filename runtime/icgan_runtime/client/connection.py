@@ -10,6 +10,7 @@ import base64
 import ipaddress
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ BALANCING = ("pick_first", "round_robin")
 PREPARE = ("client", "server")
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110's token
+_HEADER_VALUE = re.compile(r"[ -~]*\Z")  # what both protocols take
+_OWN_HEADERS = ("content-length", "transfer-encoding")  # how requests are cut out of a connection
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Address:
         """From `grpc://host:port`, `http://host:port`, or their encrypted forms. Raises RequestError."""
         try:
             parts = urlsplit(url)
-            sound = parts.scheme in SCHEMES and parts.hostname and parts.port != 0
+            more = parts.query or parts.fragment
+            more = more or (parts.scheme.startswith("grpc") and parts.path.strip("/"))
+            sound = parts.scheme in SCHEMES and parts.hostname and parts.port != 0 and not more
         except ValueError:  # half an IPv6 address, or no number from 0 to 65535 for a port
             sound = False
         if not sound:
@@ -86,9 +91,27 @@ class ConnectionOptions:
 
     def check(self, address: Address) -> None:
         """Raise RequestError for what this address does not take, or a file that cannot be read."""
+        self._check_headers(address)
+        self._check_files(address)
+        if self.prepare not in PREPARE:
+            raise RequestError("prepare", f"{self.prepare!r}, expected one of {', '.join(PREPARE)}")
+        if self.balancing not in BALANCING:
+            raise RequestError("balancing", f"{self.balancing!r}, expected one of {', '.join(BALANCING)}")
+        if self.balancing != "pick_first" and address.protocol != "grpc":
+            raise RequestError("balancing", f"{address.url} is no gRPC address, the only kind it is for")
+
+    def _check_headers(self, address: Address) -> None:
         for name, value in (self.headers or {}).items():
-            if not _HEADER_NAME.match(name) or re.search(r"[\r\n\0]", value):
-                raise RequestError("headers", f"{name!r}, expected a header's name and a value of one line")
+            if not _HEADER_NAME.match(name) or not isinstance(value, str) or not _HEADER_VALUE.match(value):
+                raise RequestError(
+                    "headers", f"{name!r}, expected a header's name and a value of one line in ASCII"
+                )
+            binary = address.protocol == "grpc" and name.lower().endswith("-bin")  # gRPC wants bytes there
+            if name.lower() in _OWN_HEADERS or binary:
+                raise RequestError("headers", f"{name!r} is not for users to set")
+
+    def _check_files(self, address: Address) -> None:
+        """Say what is wrong with a certificate here: the libraries' words for it name no file."""
         files = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
         for name, path in files.items():
             if path is None:
@@ -101,12 +124,20 @@ class ConnectionOptions:
                 raise RequestError(name, f"{path} cannot be read ({error.strerror})") from None
         if (self.certificate is None) != (self.key is None):
             raise RequestError("certificate", "a certificate and its key go together: give both")
-        if self.prepare not in PREPARE:
-            raise RequestError("prepare", f"{self.prepare!r}, expected one of {', '.join(PREPARE)}")
-        if self.balancing not in BALANCING:
-            raise RequestError("balancing", f"{self.balancing!r}, expected one of {', '.join(BALANCING)}")
-        if self.balancing != "pick_first" and address.protocol != "grpc":
-            raise RequestError("balancing", f"{address.url} is no gRPC address, the only kind it is for")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if self.ca is not None:
+                context.load_verify_locations(self.ca)
+        except ssl.SSLError:
+            raise RequestError("ca", f"{self.ca} is no PEM file of certificates") from None
+        try:
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key, password="")  # it would ask for one
+        except ssl.SSLError:
+            raise RequestError(
+                "certificate",
+                f"{self.certificate} and {self.key} are no PEM certificate and the key to it, unencrypted",
+            ) from None
 
     def sent(self, address: Address) -> dict[str, str]:
         """The headers of every request, in lower case as gRPC wants them."""

@@ -17,7 +17,7 @@ from icgan_runtime.client.connection import Address, ConnectionOptions
 from icgan_runtime.client.library import CudaRegion, infer_options, load_library, read_arrays, translated
 from icgan_runtime.client.protocol import ENSEMBLE, Arrays, Call, Conversation, ServedModel, back_off
 from icgan_runtime.client.regions import Pool, Region, SystemRegion
-from icgan_runtime.errors import IcganError, RequestError, UnavailableError
+from icgan_runtime.errors import IcganError, RequestError, ServiceError, UnavailableError
 from icgan_runtime.route import Route
 
 T = TypeVar("T")
@@ -107,7 +107,9 @@ class Exchange:
         options: dict[str, Any] = {"headers": self._headers}
         if self.address.protocol == "grpc":
             options["as_json"] = True
-        config: dict[str, Any] = yield Step("get_model_config", (ENSEMBLE,), options, deadline)
+        config: object = yield Step("get_model_config", (ENSEMBLE,), options, deadline)
+        if not isinstance(config, dict):
+            raise ServiceError(f"{self.address.url}: what answers there does not speak as a Triton server")
         return config
 
     def _infer(self, call: Call, deadline: float) -> Steps[Arrays]:

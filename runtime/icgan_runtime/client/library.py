@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import ssl
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ from icgan_runtime.errors import (
 _TRANSPORTS = ("aiohttp", "geventhttpclient")
 # How tritonclient begins what it says of an HTTP answer that no Triton wrote.
 _FOREIGN = "an exception occurred in the client while decoding the response"
+# What reads JSON for it: where it trips, an answer of status 200 is no server's of ours.
+_READERS = ("rapidjson", "json")
 # And how gRPC says it.
 _FOREIGN_GRPC = re.compile(r"Received http2 header with (?::)?status: (\d+)")
 # Pings show a connection to be alive. A Triton takes one in five minutes, and ends the connection after more.
@@ -188,9 +191,15 @@ def translated(url: str) -> Iterator[None]:
     except TimeoutError as error:
         raise DeadlineError(f"{url}: no answer in time") from error
     except Exception as error:
-        # refused, reset, no such host; the HTTP libraries also have classes of their own for this
-        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _TRANSPORTS:
-            raise UnavailableError(f"{url}: {error or type(error).__name__}") from None
+        origin = type(error).__module__.partition(".")[0]
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        # refused, reset, no such host, no HTTP; the HTTP libraries also have classes of their own for this
+        if isinstance(error, OSError | http.client.HTTPException) or origin in _TRANSPORTS:
+            raise UnavailableError(f"{url}: {said}") from None
+        if origin in _READERS:  # a page for logging in, a port for metrics
+            raise ServiceError(
+                f"{url}: what answers there does not speak as a Triton server ({said})"
+            ) from None
         raise
 
 

@@ -50,6 +50,13 @@ def test_this_machine_is_told_from_others(url, loopback):
     [
         ("grpc://a:1", {"headers": {"a b": "c"}}, "headers: 'a b', expected a header's name"),
         ("grpc://a:1", {"headers": {"a": "b\r\nc: d"}}, "headers: 'a', .*a value of one line"),
+        ("http://a:1", {"headers": {"a": "é"}}, "headers: 'a', .*in ASCII"),
+        ("grpc://a:1", {"headers": {"a": "b\x01"}}, "headers: 'a', .*in ASCII"),
+        ("grpc://a:1", {"headers": {"a": 5}}, "headers: 'a', .*in ASCII"),
+        ("http://a:1", {"headers": {"Content-Length": "5"}}, "headers: 'Content-Length' is not for users"),
+        ("grpc://a:1", {"headers": {"x-bin": "5"}}, "headers: 'x-bin' is not for users"),
+        ("grpcs://a:1", {"ca": __file__}, "ca: .* is no PEM file of certificates"),
+        ("https://a:1", {"certificate": __file__, "key": __file__}, "certificate: .* are no PEM certificate"),
         ("grpc://a:1", {"ca": "x"}, "ca: grpc://a:1 is not encrypted: use grpcs:// or https://"),
         ("grpcs://a:1", {"ca": "absent.pem"}, "ca: absent.pem cannot be read"),
         ("https://a:1", {"certificate": __file__}, "certificate: a certificate and its key go together"),
@@ -71,3 +78,9 @@ def test_the_command_lines_credentials_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("ICGAN_HEADERS", "a token alone")
     with pytest.raises(RequestError, match="ICGAN_HEADERS: expected lines of the form Name: value"):
         options_from_environment()
+
+
+@pytest.mark.parametrize("url", ["grpc://a:1/path", "grpcs://a:1/path", "http://a:1?x=1", "https://a:1/#x"])
+def test_what_an_address_cannot_hold_is_refused(url):
+    with pytest.raises(RequestError, match="expected one of grpc://"):
+        Address.parse(url)

@@ -282,3 +282,37 @@ def test_a_connection_that_was_idle_for_long_is_not_trusted(kind, protocol, bala
             assert len((await pipe.generate(PICTURE)).images) == 1
 
     asyncio.run(ask())
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n<html>Log in</html>\n",
+            ServiceError,
+            "does not speak",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", ServiceError, "does not speak"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ServiceError, "does not speak"),
+        (b"\0\0\x18\x04\0\0\0\0\0\0\x04\0@", UnavailableError, r"Expected HTTP/"),  # a port for gRPC
+    ],
+)
+def test_what_is_no_server_at_all_is_one_line(kind, answer, error, words):
+    """A page for logging in, of status 200; a port for metrics, or for the other protocol."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with listener.accept()[0] as connection:
+                        connection.recv(1 << 16)
+                        connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(error, match=words) as caught:
+            generate(kind, url, retries=0, timeout_s=20)
+        assert str(caught.value).startswith(url)
+        assert "\n" not in str(caught.value)
+        listener.shutdown(socket.SHUT_RDWR)
