@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Generator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from icgan_runtime.chain import MAX_BATCH
 from icgan_runtime.client.connection import ConnectionOptions
 from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.images import Picture
-from icgan_runtime.pipeline import check_picture, is_pictures, one_row, picture_list
+from icgan_runtime.pipeline import check_picture, is_pictures, one_row, picture_list, refuse_forked
 from icgan_runtime.request import Neighbours, Result, embedding_rows, make_request, pages
 from icgan_runtime.route import LOG, Route
 
@@ -38,7 +39,8 @@ class AsyncPipeline:
     """
 
     def __init__(self, server: AsyncTriton) -> None:
-        self._server = server
+        self._opened = server
+        self._process = os.getpid()
 
     @classmethod
     def connect(
@@ -60,6 +62,12 @@ class AsyncPipeline:
             timeout_s, retries, shared_memory, headers, ca, certificate, key, balancing, prepare
         )
         return Connecting(url, options)
+
+    @property
+    def _server(self) -> AsyncTriton:
+        """The connection. BackendError in a process that was forked after it was made, as with Pipeline."""
+        refuse_forked(self._process)
+        return self._opened
 
     @property
     def model(self) -> Model:
@@ -168,8 +176,9 @@ class AsyncPipeline:
         return await self._server.hold(service.nearest(rows, service.neighbours if k is None else k))
 
     async def close(self) -> None:
-        """Close the connection."""
-        await self._server.close()
+        """Close the connection; nothing in a forked process, whose parent may still use it."""
+        if os.getpid() == self._process:
+            await self._opened.close()
 
     async def __aenter__(self) -> Self:
         return self

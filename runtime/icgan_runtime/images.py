@@ -73,9 +73,9 @@ def from_text(text: bytes) -> bytes | None:
 
     None for what is no base64 at all.
     """
-    head, comma, rest = text.partition(b",")
-    if comma and head.startswith(b"data:"):
-        if not head.endswith(b";base64"):
+    head, comma, rest = text.lstrip().partition(b",")
+    if comma and head[:5].lower() == b"data:":
+        if not head.lower().endswith(b";base64"):
             raise DecodeError("a data: URL that is not base64")
         text = rest
     text = text.translate(_STANDARD, b" \t\r\n").rstrip(b"=")

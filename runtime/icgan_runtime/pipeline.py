@@ -109,11 +109,7 @@ class Pipeline:
     @property
     def chain(self) -> Chain:
         """The stages. BackendError in a process that was forked after they were opened: it has no threads."""
-        if os.getpid() != self._process:
-            raise BackendError(
-                f"this pipeline was opened in process {self._process} and is used in {os.getpid()}, forked "
-                "from it: open one in each worker process (docs/serving.md)"
-            )
+        refuse_forked(self._process)
         return self._chain
 
     @property
@@ -237,6 +233,15 @@ class Pipeline:
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def refuse_forked(process: int) -> None:
+    """BackendError in another process than the one that opened a pipeline."""
+    if os.getpid() != process:
+        raise BackendError(
+            f"this pipeline was opened in process {process} and is used in {os.getpid()}, forked from it: "
+            "open one in each worker process (docs/serving.md)"
+        )
 
 
 def check_picture(picture: object) -> Picture:

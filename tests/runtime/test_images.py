@@ -93,6 +93,8 @@ TEXTS = {
     "Windows line breaks": lambda data: base64.encodebytes(data).replace(b"\n", b"\r\n"),
     "unpadded": lambda data: base64.urlsafe_b64encode(data).rstrip(b"="),
     "data: URL": lambda data: b"data:image/png;base64," + base64.b64encode(data),
+    "DATA: URL, for its head is in any case": lambda data: b"DATA:image/png;BASE64," + base64.b64encode(data),
+    "data: URL after a line break": lambda data: b"\ndata:image/png;base64," + base64.b64encode(data),
     "data: URL with a parameter": lambda data: b"data:image/png;name=a.png;base64," + base64.b64encode(data),
 }
 

@@ -114,7 +114,7 @@ def test_json_alone_carries_large_seeds_and_gives_pythons_images(server, pipe):
     assert np.abs(images - expected.images).max() <= 1
 
 
-@pytest.mark.parametrize("seed", [1.0, "5", 1e21, 2**63])
+@pytest.mark.parametrize("seed", [1.0, "5", None, 1e21, 2**63])
 def test_a_seed_that_json_spells_otherwise_is_refused_by_the_server_itself(server, pipe, seed):
     """As docs/serving.md says: before any stage sees it, and without its name."""
     given = columns(pipe, 1)

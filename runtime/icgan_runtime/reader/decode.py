@@ -45,6 +45,8 @@ MAX_EXIF_SEGMENTS = 64
 # strips of one have as many. Bytes and text stay as they are.
 MAX_TAG_VALUES = 100_000
 _BYTE_KINDS = (1, 2, 7)
+# Raw photos (DNG, NEF, ARW) are TIFFs, whose first picture is a thumbnail.
+_SUBFILE, _REDUCED, _DNG_VERSION = 254, 1, 50706
 _TIFF_HEADS = (b"II*\0", b"MM\0*")
 # RLE8 and RLE4, which Pillow decodes in Python: 64 MiB of them would keep a core busy for half a minute
 _BMP_RUN_LENGTHS = (1, 2)
@@ -164,7 +166,10 @@ def _open_bmp(data: bytes) -> Image.Image:
 
 def _open_tiff(data: bytes) -> Image.Image:
     _check_tags(data)
-    return _Tiff(_Pieces(data))
+    opened = _Tiff(_Pieces(data))
+    if opened.tag_v2.get(_SUBFILE, 0) == _REDUCED or _DNG_VERSION in opened.tag_v2:
+        raise DecodeError("a raw camera file, which is not read; save it as PNG or JPEG")
+    return opened
 
 
 def _open_ppm(data: bytes) -> Image.Image:

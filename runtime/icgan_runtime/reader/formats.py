@@ -1,6 +1,6 @@
 """Which picture files are read, known by their first bytes, and what the others are called.
 
-The table for people is in docs/format.md; the page has the same rules in `examples/web/formats.js`.
+The table for people is in docs/format.md; the page has its own in `examples/web/container.js`.
 """
 
 from __future__ import annotations

@@ -76,6 +76,14 @@ def test_formats_off_the_list_are_refused_even_if_pillow_knows_them(kind):
         images.decode(encoded(photo(), kind), 8)
 
 
+@pytest.mark.parametrize("tag", [{254: 1}, {50706: b"\1\4\0\0"}])
+def test_a_raw_photo_is_no_picture_of_its_thumbnail(tag):
+    """DNG, NEF and ARW are TIFFs that begin with one."""
+    assert images.decode(encoded(photo(), "TIFF", tiffinfo={254: 0}), 8).shape == (8, 8, 3)
+    with pytest.raises(DecodeError, match="a raw camera file, which is not read; save it as PNG or JPEG"):
+        images.decode(encoded(photo(), "TIFF", tiffinfo=tag), 8)
+
+
 @needs_heif
 def test_without_the_extra_a_heic_photo_is_called_that_and_the_command_named(monkeypatch):
     plain = builtins.__import__
