@@ -57,6 +57,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "spreadOver": "kubernetes.io/hostname",
         "bundleImage": "registry.example/bundles/demo:1",
         "engineCache": "icgan-engines",
+        "signSecret": "icgan-sign",
     },
     "of a registry": {"bundleArtifact": f"registry.example/bundles/demo@sha256:{'0' * 64}"},
     "under KServe": {"kserve": True, "podMonitor": True, "engineCache": "icgan-engines"},
@@ -358,6 +359,18 @@ def test_an_upgrade_of_the_chart_leaves_the_number_of_pods_to_the_autoscaler():
     manifests = rendered()
     assert manifests["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["kind"] == "Deployment"
     assert "replicas" not in manifests["Deployment"]["spec"], "Helm would set it back to this under load"
+
+
+def test_a_signing_key_is_a_mounted_secret_that_the_group_of_the_server_alone_reads():
+    pod = rendered({"signSecret": "icgan-sign"})["Deployment"]["spec"]["template"]["spec"]
+    (volume,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+    assert volume == {"secretName": "icgan-sign", "defaultMode": 0o440}
+    assert pod["securityContext"]["fsGroup"] == 1000
+    container = pod["containers"][0]
+    told = {variable["name"]: variable.get("value") for variable in container["env"]}
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "sign"]
+    assert told["ICGAN_SIGN_KEY"] == f"{mount['mountPath']}/key.pem"
+    assert mount["readOnly"]
 
 
 def test_every_value_of_the_chart_is_used():

@@ -5,7 +5,7 @@ securityContext:
   runAsNonRoot: true
   runAsUser: 1000
   seccompProfile: { type: RuntimeDefault }
-  {{- if .Values.engineCache }} # the server writes there
+  {{- if or .Values.engineCache .Values.signSecret }} # the server writes engines, and its group alone reads the key
   fsGroup: 1000
   fsGroupChangePolicy: OnRootMismatch
   {{- end }}
@@ -58,6 +58,9 @@ containers:
       - name: CONTROL_KEY
         valueFrom:
           secretKeyRef: { name: {{ .Values.controlSecret }}, key: key }
+      {{- if .Values.signSecret }}
+      - { name: ICGAN_SIGN_KEY, value: /run/icgan-sign/key.pem }
+      {{- end }}
       {{- with .Values.env }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
@@ -117,6 +120,9 @@ containers:
       {{- if .Values.engineCache }}
       - { name: engines, mountPath: /engines }
       {{- end }}
+      {{- if .Values.signSecret }}
+      - { name: sign, mountPath: /run/icgan-sign, readOnly: true }
+      {{- end }}
       - { name: shared-memory, mountPath: /dev/shm }
       - { name: scratch, mountPath: /tmp }
 volumes:
@@ -125,6 +131,10 @@ volumes:
   {{- with .Values.engineCache }}
   - name: engines
     persistentVolumeClaim: { claimName: {{ . }} }
+  {{- end }}
+  {{- with .Values.signSecret }}
+  - name: sign
+    secret: { secretName: {{ . }}, defaultMode: 0440 }
   {{- end }}
   - name: shared-memory
     emptyDir: { medium: Memory, sizeLimit: {{ .Values.sharedMemory }} }
