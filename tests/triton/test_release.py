@@ -88,6 +88,21 @@ def test_releases_come_and_go_without_a_failed_or_mixed_request(start, tiny_bund
     )
 
 
+def test_stages_that_a_release_does_not_change_go_on(start, tiny_bundle, tmp_path):
+    server = start(tiny_bundle)
+    with Wire(server, "grpc") as wire:
+        wire.ask("icgan", {"IMAGE": [PHOTO], **rows(1)})
+        before = server.stages()
+        change = add_release(other_bank(tiny_bundle, tmp_path), server.repository, quiet)
+        for model in change:
+            server.load(model)
+        wire.ask("icgan", {"IMAGE": [PHOTO], **rows(1)})
+    for name in ("icgan_preprocess", "icgan_encoder", "icgan_generator"):
+        assert name not in change
+        now = {process for process, model in server.stages().items() if model == name}
+        assert now == {process for process, model in before.items() if model == name}, "loaded again"
+
+
 KEEPING = ("icgan_encoder", "icgan_generator")
 
 

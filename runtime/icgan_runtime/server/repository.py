@@ -356,6 +356,10 @@ def _write_version(folder: Path, sources: Sources) -> None:
             path.write_bytes(source)
         else:
             shutil.copyfile(source, path)
+    if "model.py" in sources:
+        # a file where Python would make a folder: what it compiles would be a change to the server, which
+        # would load the stage again with the next ensemble
+        (folder / "__pycache__").write_text("No compiled files here: the server takes them for a change.\n")
 
 
 def _canary(picture: images.U8, served: ServedModel) -> dict[str, object]:

@@ -19,6 +19,8 @@ from icgan_runtime.errors import ServiceError, UnavailableError
 from icgan_runtime.server.models import CANARY_MODEL
 from icgan_runtime.server.process import Server
 
+ENDING_S = 0.5  # how long the server may take to clear up after a process that it has ended
+
 CANARY_NAME = "canary.json"  # written into the repository by `icgan-export triton`
 
 # The `generate` API says 400 to these too, which are the queues' way of shedding load.
@@ -96,9 +98,13 @@ class Watchdog:
     def _models_without_process(self) -> list[str]:
         """Models with a process that was alive at the last look and is dead now.
 
-        Under load this is seen long before a canary has waited its turn in the queue of the dead.
+        Under load this is seen long before a canary has waited its turn in the queue of the dead. The server
+        clears up after a process that it ended itself, as for another release, and not after a dead one.
         """
         alive, now = self._alive, self._server.stages()
+        if any(model is None and process in alive for process, model in now.items()):
+            self._stopped.wait(ENDING_S)
+            now = self._server.stages()
         self._alive = {process: model for process, model in now.items() if model is not None}
         return sorted(
             {alive[process] for process, model in now.items() if model is None and process in alive}

@@ -209,6 +209,8 @@ def test_a_bank_that_does_not_fit_is_refused_with_what_makes_it_fit(tmp_path, he
         (bundle / "lookup.onnx").unlink()  # which has a number of neighbours of its own
         if not wanted.get("labelled", True):
             (bundle / "bank" / "labels.npy").unlink()
+            about = bundle / "bank" / "bank.json"
+            about.write_text(json.dumps({**json.loads(about.read_text()), "labelled": False}))
         manifest = Manifest.read(bundle)
         bank = dataclasses.replace(manifest.bank, **wanted)
         graphs = tuple(entry for entry in manifest.graphs if entry.role != "lookup")

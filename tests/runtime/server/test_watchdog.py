@@ -70,6 +70,19 @@ def test_the_canary_waits_as_long_as_it_is_told(repository):
     assert server.asked == [(*CANARY_CALL[:2], 7)]
 
 
+def test_a_process_that_the_server_ended_itself_is_not_taken_for_dead(repository, monkeypatch):
+    """As at another release: between its end and the server's clearing up it looks like a dead one."""
+    server = Server(repository)
+    dog = watching(server)
+    dog.check()
+    seen = iter(
+        [{**server.processes, 1: None, 4: "icgan_preprocess"}, {2: "icgan_lookup", 4: "icgan_preprocess"}]
+    )
+    monkeypatch.setattr(server, "stages", lambda: next(seen))
+    assert dog.check() == []
+    assert server.asked == [CANARY_CALL, CANARY_CALL], "nothing is loaded again"
+
+
 def test_a_process_that_died_since_the_last_look_is_replaced_without_waiting_for_a_canary(repository):
     server = Server(repository)
     dog = watching(server)
