@@ -52,6 +52,9 @@ def read_bounded(path: Path, limit: int, name: str | None = None) -> bytes:
     """All bytes of `path`, refusing before allocation when there are more than `limit`."""
     name = name or path.name
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for a writer
+            raise BundleError(name, "not a regular file: pipes and devices are not read")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit:

@@ -1,4 +1,5 @@
 import base64
+import os
 
 import numpy as np
 import pytest
@@ -62,6 +63,13 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
 def test_an_array_of_another_shape_or_dtype_is_refused(array):
     with pytest.raises(DecodeError, match=r"expected uint8\[H, W, 3\]"):
         images.load(array, SIZE)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_among_pictures_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(DecodeError, match=r"a\.jpg: not a regular file: pipes and devices are not read"):
+        images.load(tmp_path / "a.jpg", 8)
 
 
 def test_a_path_that_cannot_be_read_is_refused_by_name(tmp_path):

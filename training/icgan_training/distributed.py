@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from icgan_runtime.cpus import usable_cpus
+
 LONGEST_WAIT = timedelta(days=1)  # shards of `prepare` and evaluations take their time
 
 
@@ -74,7 +76,12 @@ def leave() -> None:
 
 
 def local_device() -> torch.device:
-    """The GPU torchrun means for this process, the only one, or the CPU."""
+    """The GPU torchrun means for this process, the only one, or the CPU.
+
+    torch is held to the CPUs that the process may use: by itself it does not see a container's quota.
+    """
+    if torch.get_num_threads() > usable_cpus():
+        torch.set_num_threads(usable_cpus())
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_runtime.cpus import usable_cpus
 from icgan_runtime.errors import MissingExtraError
 from icgan_training.data.dataset import chunks, read_rows
 from icgan_training.errors import DataError
@@ -18,6 +19,8 @@ try:
     import faiss
 except ImportError as error:
     raise MissingExtraError("faiss", "train") from error
+if faiss.omp_get_max_threads() > usable_cpus():  # it does not see a container's quota
+    faiss.omp_set_num_threads(usable_cpus())
 
 # Up to this many pictures every pair is compared; above it an inverted-file index looks at some cells only.
 EXACT_UP_TO = 200_000
