@@ -1,4 +1,5 @@
-# Every target works in .venv/ of this checkout, made on demand. `make` alone lists them.
+# Every target works in .venv/ of this checkout, made on demand: first with what the demo needs, and for the other
+# targets with what they need beyond that. `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -12,28 +13,48 @@ help: ## list the targets
 
 ##@ every day
 
-env: .venv/.stamp ## make .venv with everything but the server
-.venv/.stamp: pyproject.toml requirements.lock
+# where torch comes from; make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu spares the CUDA libraries
+TORCH_INDEX ?=
+# compiled when they are imported: most files of these packages never are
+INSTALL := $(BIN)/pip install --disable-pip-version-check --no-compile
+
+.venv/.demo: pyproject.toml requirements-demo.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
+	@echo "installing torch, ONNX Runtime and what they need into .venv: once, some 300 MB to fetch"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements.lock # whole, but for torch
-	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 # without a hash: see the lock
-	$(BIN)/pip install --quiet --no-deps -c constraints.txt timm # its torchvision would not load beside torch of a CPU
-	$(BIN)/pip install --quiet --no-deps -e .
+	$(INSTALL) --require-hashes --no-deps -r requirements-demo.lock # whole, but for torch
+	$(INSTALL) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --no-deps) torch==2.13.0 # without a hash: see the lock
+	$(INSTALL) --quiet --no-deps -e .
+	touch $@
+
+env: .venv/.stamp ## make .venv with everything but the server
+.venv/.stamp: .venv/.demo requirements.lock
+	@echo "adding what training, tests and documentation need: once, some 500 MB to fetch"
+	$(INSTALL) --require-hashes --no-deps -r requirements.lock
+	$(INSTALL) --no-deps -c constraints.txt timm # its torchvision would not load beside torch of a CPU
 	touch $@
 
 serve-env: .venv-serve/.stamp ## make .venv-serve with the embedded Triton server (it pins numpy<2)
 .venv-serve/.stamp: pyproject.toml
+	@echo "installing the embedded Triton server into .venv-serve: once"
 	$(PYTHON) -m venv .venv-serve
-	$(SERVE_BIN)/pip install --quiet -e '.[serve,openvino]'
+	$(SERVE_BIN)/pip install --disable-pip-version-check -e '.[serve,openvino]'
 	touch $@
 
-demo: .venv/.stamp ## main job: export the shipped weights, generate pictures like the example photos
-	$(BIN)/icgan-export bundle models/demo --out bundles/demo
-	$(BIN)/icgan generate bundles/demo examples/photos/*.jpg -n 8 --seed 0 --out demo/grid.png
-	$(BIN)/icgan info --verify bundles/demo > demo/report.txt
+# what a bundle of the shipped weights comes from: a second `make demo` makes only what is older than this
+BUNDLE_SOURCES := $(shell find export/icgan_export runtime/icgan_runtime training/icgan_training -name '*.py' 2> /dev/null) \
+    $(shell find models/demo models/encoders 2> /dev/null)
+
+demo: demo/report.txt ## main job: export the shipped weights, generate pictures like the example photos
 	@tail -n 1 demo/report.txt
 	@echo "look at demo/grid.png; demo/report.txt says what was checked"
+
+bundles/demo/manifest.json: .venv/.demo $(BUNDLE_SOURCES)
+	$(BIN)/icgan-export bundle models/demo --out bundles/demo
+
+demo/report.txt: bundles/demo/manifest.json $(wildcard examples/photos/*.jpg)
+	$(BIN)/icgan generate bundles/demo examples/photos/*.jpg -n 8 --seed 0 --out demo/grid.png
+	$(BIN)/icgan info --verify bundles/demo > demo/report.txt
 
 test: lint test-python ## everything CI runs: style, types, tests
 
@@ -66,10 +87,12 @@ test-edge: .venv/.stamp ## the examples alone: browser (Debian's chromium), Node
 	tests/edge/install.sh
 	$(BIN)/pytest -q tests/edge
 
-web: .venv/.stamp examples/node_modules/.stamp ## build the web page around a small INT8 bundle and serve it on localhost:8080
-	$(BIN)/icgan-export bundle models/demo --precision fp32,int8 --instances 200 --thumbnails 48 --out bundles/web
+web: bundles/web/manifest.json examples/node_modules/.stamp ## build the web page around a small INT8 bundle and serve it on localhost:8080
 	node examples/web/build.mjs bundles/web demo/web
 	node examples/web/serve.mjs demo/web 8080
+
+bundles/web/manifest.json: .venv/.demo $(BUNDLE_SOURCES)
+	$(BIN)/icgan-export bundle models/demo --precision fp32,int8 --instances 200 --thumbnails 48 --out bundles/web
 
 examples/node_modules/.stamp: examples/package-lock.json
 	cd examples && npm ci --ignore-scripts --no-audit --no-fund
@@ -168,8 +191,7 @@ bench-gpu: .venv/.gpu-$(TENSORRT) ## on a machine with a GPU: plain TensorRT and
 	$(BIN)/python -m benchmarks.gpu --resolution 128 --ch 96 --out bench/gpu/128
 	$(BIN)/python -m benchmarks.gpu --resolution 256 --ch 96 --out bench/gpu/256
 
-bench-triton: .venv/.bench .venv-serve/.perf ## the served ensemble against the chain in one process; load (bench/triton)
-	$(BIN)/icgan-export bundle models/demo --out bundles/demo
+bench-triton: .venv/.bench .venv-serve/.perf bundles/demo/manifest.json ## the served ensemble against the chain in one process; load (bench/triton)
 	$(BIN)/python -m benchmarks.serving bundles/demo examples/photos/oranges.jpg --perf-analyzer .venv-serve/perf/perf_analyzer --out bench/triton
 	$(BIN)/python -m benchmarks.serving bundles/demo examples/photos/oranges.jpg --generators 2 --out bench/triton2
 
@@ -203,12 +225,10 @@ fuzz: .venv/.fuzz ## a million damaged pictures, guided by coverage, through the
 	$(BIN)/pip install --quiet -e '.[fuzz]'
 	touch $@
 
-soak: .venv/.stamp .venv-serve/.stamp ## 64 good and bad clients against the real server for 30 minutes
-	$(BIN)/icgan-export bundle models/demo --out bundles/demo
+soak: .venv/.stamp .venv-serve/.stamp bundles/demo/manifest.json ## 64 good and bad clients against the real server for 30 minutes
 	$(BIN)/python -m tests.abuse.soak bundles/demo examples/photos/*.jpg --clients 64 --minutes 30 --out bench/abuse
 
-chaos: .venv/.stamp .venv-serve/.stamp ## 16 clients for 10 minutes while stages of the server are killed
-	$(BIN)/icgan-export bundle models/demo --out bundles/demo
+chaos: .venv/.stamp .venv-serve/.stamp bundles/demo/manifest.json ## 16 clients for 10 minutes while stages of the server are killed
 	$(BIN)/python -m tests.abuse.soak bundles/demo examples/photos/*.jpg --clients 16 --minutes 10 --kill-every 20 --out bench/abuse
 
 mutation: .venv/.mutation ## small mistakes in the runtime and the rewrites: which would the tests notice? (bench/mutation.md)
@@ -231,10 +251,13 @@ dist: .venv/.stamp ## wheel and sdist of the commit that is checked out (dist/)
 UNHASHED := torch triton $(addprefix cuda-,bindings pathfinder toolkit) $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
     cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
 
-lock: .venv-tools/.stamp ## write requirements.lock anew: the versions of constraints.txt with the hashes of all their files
-	.venv-tools/bin/uv pip compile pyproject.toml $(addprefix --extra ,cpu faiss triton train evaluate export docs heif hdf5 parquet origin sign dev) \
-	    -c constraints.txt --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
-	    $(addprefix --no-emit-package ,$(UNHASHED)) -o requirements.lock
+LOCKING := .venv-tools/bin/uv pip compile pyproject.toml -c constraints.txt --universal --python-version 3.11 \
+    --generate-hashes --no-header --no-annotate --quiet $(addprefix --no-emit-package ,$(UNHASHED))
+
+lock: .venv-tools/.stamp ## write both locks anew: the versions of constraints.txt with the hashes of all their files
+	$(LOCKING) $(addprefix --extra ,cpu faiss triton train evaluate export docs heif hdf5 parquet origin sign dev) \
+	    -o requirements.lock
+	$(LOCKING) $(addprefix --extra ,cpu faiss export) -o requirements-demo.lock
 
 audit: .venv-tools/.stamp ## known vulnerabilities of what the lock installs (asks the index's database)
 	.venv-tools/bin/pip-audit --requirement requirements.lock --require-hashes --no-deps

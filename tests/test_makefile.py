@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,9 @@ def test_each_library_of_plans_is_installed_when_it_is_first_asked_for(tmp_path)
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv-serve").mkdir()
-    for made in ("pyproject.toml", "requirements.lock", ".venv/.stamp", ".venv/.bench"):
+    for made in ("pyproject.toml", "requirements-demo.lock", "requirements.lock"):
+        (tmp_path / made).touch()
+    for made in (".venv/.demo", ".venv/.stamp", ".venv/.bench"):
         (tmp_path / made).touch()
     (tmp_path / ".venv/.gpu-tensorrt-rtx").touch()
 
@@ -38,7 +41,13 @@ def test_each_library_of_plans_is_installed_when_it_is_first_asked_for(tmp_path)
 def test_a_target_that_was_stopped_does_not_fetch_again_what_is_there(target, data, tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / ".venv").mkdir()
-    for made in ("pyproject.toml", "requirements.lock", ".venv/.stamp"):
+    for made in (
+        "pyproject.toml",
+        "requirements-demo.lock",
+        "requirements.lock",
+        ".venv/.demo",
+        ".venv/.stamp",
+    ):
         (tmp_path / made).touch()
 
     def steps() -> list[str]:
@@ -52,7 +61,7 @@ def test_a_target_that_was_stopped_does_not_fetch_again_what_is_there(target, da
 
 
 def test_a_python_that_is_too_old_is_named_before_anything_is_made(tmp_path):
-    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+    for name in ("Makefile", "pyproject.toml", "requirements-demo.lock", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
     old = tmp_path / "python3"
     pretend = "import sys; sys.version_info = (3, 10); exec(sys.argv[2])"
@@ -63,6 +72,57 @@ def test_a_python_that_is_too_old_is_named_before_anything_is_made(tmp_path):
     assert done.returncode != 0
     assert done.stderr.startswith("Python 3.11 or newer is needed: make PYTHON=python3.12")
     assert not (tmp_path / ".venv").exists()
+
+
+def checkout(tmp_path):
+    """A checkout with the whole environment, and a demo that was made after all it comes from."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    files = [
+        "pyproject.toml", "requirements-demo.lock", "requirements.lock", "models/demo/config.json",
+        "models/encoders/some.safetensors", "export/icgan_export/bundle.py", "runtime/icgan_runtime/rows.py",
+        "training/icgan_training/errors.py", "examples/photos/pears.jpg", ".venv/.demo", ".venv/.stamp",
+        "bundles/demo/manifest.json", "demo/grid.png", "demo/report.txt",
+    ]  # fmt: skip
+    for age, name in enumerate(reversed(files)):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+    for folder in ("models/demo", "models/encoders"):
+        os.utime(tmp_path / folder, (9e8, 9e8))
+
+
+def steps(tmp_path, target: str) -> str:
+    command = ["make", "-n", target]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_second_demo_with_nothing_changed_makes_nothing(tmp_path):
+    checkout(tmp_path)
+    assert "icgan" not in steps(tmp_path, "demo")
+    (tmp_path / "examples/photos/pears.jpg").touch()
+    assert "icgan generate" in steps(tmp_path, "demo")
+    assert "icgan-export bundle" not in steps(tmp_path, "demo"), "another photo is no reason to export"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["models/demo/config.json", "models/encoders/some.safetensors", "export/icgan_export/bundle.py",
+     "runtime/icgan_runtime/rows.py", "training/icgan_training/errors.py"],
+)  # fmt: skip
+def test_a_demo_is_made_anew_after_its_weights_or_the_code_changed(changed, tmp_path):
+    checkout(tmp_path)
+    (tmp_path / changed).touch()
+    assert "icgan-export bundle models/demo" in steps(tmp_path, "demo")
+
+
+def test_the_demo_installs_no_tools_of_developers_and_the_tests_add_them(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "requirements-demo.lock", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    assert "-r requirements-demo.lock" in steps(tmp_path, "demo")
+    assert "-r requirements.lock" not in steps(tmp_path, "demo")
+    assert "-r requirements.lock" in steps(tmp_path, "lint")
+    assert "--quiet --require-hashes" not in steps(tmp_path, "lint"), "minutes of silence"
 
 
 def test_make_alone_lists_every_documented_target_in_its_group():
