@@ -32,6 +32,10 @@ _FOREIGN = "an exception occurred in the client while decoding the response"
 _READERS = ("rapidjson", "json")
 # And how gRPC says it.
 _FOREIGN_GRPC = re.compile(r"Received http2 header with (?::)?status: (\d+)")
+# The libraries' complaints of an answer that is no HTTP.
+_NOT_HTTP = {"HTTPParseError", "ClientResponseError"}
+# gRPC's of a port where something else listens, or nothing any longer.
+_CLOSED = re.compile(r"Socket closed|Failed parsing HTTP/2|http1\.x server")
 # Pings show a connection to be alive. A Triton takes one in five minutes, and ends the connection after more.
 _PING_MS = 310_000
 
@@ -184,6 +188,8 @@ def translated(url: str) -> Iterator[None]:
             raise _foreign(url, status, str(error.debug_details() or "")) from None
         if found := _FOREIGN_GRPC.search(words):
             raise _foreign(url, found[1]) from None
+        if status == "UNAVAILABLE" and _CLOSED.search(words):
+            words = f"{url}: nothing there speaks gRPC; a server's port for HTTP is another ({words})"
         # gRPC says numbers, and not whose
         if status in ("UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED") and url not in words:
             words = f"{url}: {words}"
@@ -193,6 +199,9 @@ def translated(url: str) -> Iterator[None]:
     except Exception as error:
         origin = type(error).__module__.partition(".")[0]
         said = " ".join(str(error).split())[:200] or type(error).__name__
+        if type(error).__name__ in _NOT_HTTP:
+            words = "what answers there is no HTTP; a server's port for gRPC is another"
+            raise UnavailableError(f"{url}: {words} ({said})") from None
         # refused, reset, no such host, no HTTP; the HTTP libraries also have classes of their own for this
         if isinstance(error, OSError | http.client.HTTPException) or origin in _TRANSPORTS:
             raise UnavailableError(f"{url}: {said}") from None

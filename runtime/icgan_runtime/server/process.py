@@ -339,9 +339,13 @@ def _refuse_taken_ports(options: ServerOptions) -> None:
 
     RequestError for a number that is no port.
     """
+    seen: dict[int, str] = {}
     for name, port in dataclasses.asdict(options.ports).items():
         if not 1 <= port <= 65535:
             raise RequestError(f"{name}-port", f"{port}, expected 1..65535")
+        if port in seen:
+            raise RequestError(f"{name}-port", f"{port} is the {seen[port]}-port, too; choose another one")
+        seen[port] = name
         with socket.socket() as attempt:
             attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will
             try:

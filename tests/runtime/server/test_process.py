@@ -228,6 +228,12 @@ def test_a_port_that_is_none_is_named(start, name, port):
         start(ports=ports)
 
 
+def test_one_port_for_two_purposes_is_named(start):
+    free = free_ports()
+    with pytest.raises(RequestError, match=rf"^grpc-port: {free.http} is the http-port, too; choose another"):
+        start(ports=dataclasses.replace(free, grpc=free.http))
+
+
 def test_free_ports_are_three_that_can_be_listened_on():
     ports = free_ports()
     numbers = {ports.http, ports.grpc, ports.metrics}
