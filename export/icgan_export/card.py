@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from typing import Any
 
 from icgan_export.check.verify import Report
+from icgan_runtime.bundle import prose
 from icgan_runtime.bundle.manifest import Manifest
 
 
 def model_card(manifest: Manifest, report: Report, grid: str) -> str:
     """Markdown."""
     model, bank = manifest.model, manifest.bank
-    classes = f"{model.classes} classes" if model.classes else "no classes"
+    classes = f"{model.classes} classes" if model.classes else "No classes"
     graphs = "\n".join(
         f"| {entry.role} | {entry.precision} | `{entry.file}` | {_mebibytes(manifest, entry.file)} |"
         for entry in manifest.graphs
     )
-    scores = json.dumps(manifest.metrics, indent=1, sort_keys=True, ensure_ascii=False)
-    metrics = f"```json\n{scores}\n```" if manifest.metrics else "not measured"
     return f"""# {model.name}
 
 An instance-conditioned GAN (IC-GAN, Casanova et al. 2021) that draws {model.resolution} x {model.resolution}
@@ -45,7 +45,7 @@ encoder and bank to each other. `samples.npz` holds pinned inputs and the answer
 
 ## Quality
 
-{metrics}
+{_quality(manifest.metrics)}
 
 ## Parity with torch, float32
 
@@ -53,6 +53,17 @@ encoder and bank to each other. `samples.npz` holds pinned inputs and the answer
 {report.table()}
 ```
 """
+
+
+def _quality(metrics: Mapping[str, Any]) -> str:
+    rows = prose.scores(metrics)
+    if not rows:
+        return "\n".join(f"- {line}" for line in prose.tree(metrics, "")) or "Not measured."
+    names, values = zip(*rows, strict=True)
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in (names, ["---"] * len(rows), values))
+    on = prose.measured_on(metrics)
+    measured = [f"Measured on {on}."] if on else []
+    return "\n\n".join([table, *measured, *(f"{note}." for note in prose.remarks(metrics))])
 
 
 def _mebibytes(manifest: Manifest, file: str) -> str:

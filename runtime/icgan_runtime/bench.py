@@ -1,8 +1,8 @@
 """Latency and throughput, measured so that the comparison means something on a busy machine.
 
 Competitors take turns: every round runs each of them once, in an order that rotates, so that a slow spell of
-the machine hits all alike, and ratios are taken within a round before the median over rounds. Results are
-checked, not only timed: a competitor that draws another image is named.
+the machine hits all alike. A report's ratios are those of the medians beside them. Results are checked, not
+only timed: a competitor that draws another image is named.
 
 A runner runs the two graphs. ONNX Runtime and OpenVINO are built in; other packages offer theirs
 through the entry point group `icgan.bench` (the exporter: torch), each a function (bundle path, threads,
@@ -189,7 +189,7 @@ def bench(
                     "runner": name,
                     **milliseconds(timings[name]),
                     "images_per_second": round(batch / timings[name].median, 2),
-                    "times_faster": round(timings[name].ratio(timings[base]), 3),
+                    "times_faster": round(timings[base].median / timings[name].median, 3),
                     "apart": apart(outputs[base], outputs[name]),
                 }
                 for name in names

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from icgan_runtime.bundle.onnx_file import describe_onnx
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.prose import metrics_lines, parity_lines, tree
 from icgan_runtime.bundle.strict_json import to_json
 
 
@@ -34,6 +36,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+_TITLES = {"parity": "parity with torch, float32"}
 _TRUNCATIONS = {"noise": "bounds the noise", "mean-w": "pulls towards the mean w (psi)"}
 
 
@@ -76,24 +79,19 @@ def render(facts: dict[str, Any]) -> str:
         f"TensorRT {engine['tensorrt_version']}, batch up to {engine['max_batch']}"
         for engine in facts["engines"]
     ]
-    for title in ("provenance", "metrics", "parity", "bench"):
+    reports: dict[str, Callable[[dict[str, Any], str], list[str]]] = {
+        "provenance": tree,
+        "metrics": metrics_lines,
+        "parity": parity_lines,
+        "bench": tree,
+    }
+    for title, lines_of in reports.items():
         shown = {name: value for name, value in facts[title].items() if (title, name) != ("bench", "costs")}
         if shown:
-            lines.append(f"  {title}")
-            lines += _tree(shown, "    ")
+            lines += [f"  {_TITLES.get(title, title)}", *lines_of(shown, "    ")]
     if facts["unlisted_files"]:
         lines.append(f"  not in the manifest, never used: {', '.join(facts['unlisted_files'])}")
     return "\n".join(lines)
-
-
-def _tree(value: dict[str, Any], indent: str) -> list[str]:
-    lines = []
-    for key, item in value.items():
-        if isinstance(item, dict):
-            lines += [f"{indent}{key}", *_tree(item, indent + "  ")]
-        else:
-            lines.append(f"{indent}{key}  {item}")
-    return lines
 
 
 def _size(count: int) -> str:

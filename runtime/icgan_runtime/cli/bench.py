@@ -11,7 +11,7 @@ from typing import Any
 from icgan_runtime import files, images
 from icgan_runtime.cli import shared
 from icgan_runtime.client.connection import options_from_environment
-from icgan_runtime.console import Parser, say, tell
+from icgan_runtime.console import Parser, tell
 from icgan_runtime.errors import RequestError
 
 # Options that only one of the two uses heeds.
@@ -27,7 +27,6 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         run,
         "icgan bench bundles/demo --against onnxruntime,openvino --out report/\n"
         "         icgan bench --url grpc://localhost:8001 photo.jpg --out report/",
-        has_json=False,  # its last line always is
     )
     command.add_argument("bundle", metavar="BUNDLE", help=f"{shared.BUNDLE}; with --url, a picture instead")
     command.add_argument("--url", help=shared.URL)
@@ -77,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
             progress=tell,
             connection=options_from_environment(),
         )
-        return _report(options.out, load.table(report), report)
+        return _report(options, load.table(report), report)
     report = bench.bench(
         options.bundle,
         shared.split_list(options.against),
@@ -86,16 +85,17 @@ def run(options: argparse.Namespace) -> int:
         threads=options.threads,
         progress=tell,
     )
-    return _report(options.out, bench.table(report), report)
+    return _report(options, bench.table(report), report)
 
 
-def _report(out: Path | None, table: str, report: Mapping[str, Any]) -> int:
-    """Print a benchmark's table and, as the last line, its JSON; both also into a folder."""
-    say(table)
+def _report(options: argparse.Namespace, table: str, report: Mapping[str, Any]) -> int:
+    """Print a benchmark's table, or its JSON where that is asked for; both into a folder."""
+    shared.say_text(options, table)
+    out: Path | None = options.out
     if out is not None:
         files.write_whole(out / "bench.json", (json.dumps(report, indent=1) + "\n").encode(), "out")
         files.write_whole(out / "bench.txt", (table + "\n").encode(), "out")
-    say(json.dumps(report))
+    shared.say_json(options, report)
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from icgan_export.card import model_card
 from icgan_export.check.verify import Report
@@ -39,8 +40,33 @@ def test_the_scores_of_the_weights_stand_on_the_card(run, tiny_bundle):
     manifest = dataclasses.replace(Bundle.open(tiny_bundle).manifest, metrics=metrics)
     manifest.validate()
     card = model_card(manifest, Report("tiny", (), 0.0, np.zeros((0, 32, 32, 3), np.uint8), {}), "grid.png")
-    assert json.loads(card.partition("```json\n")[2].partition("```")[0]) == metrics
-    assert "not measured" in (tiny_bundle / "README.md").read_text()
+    assert "| FID | KID |\n| --- | --- |\n| 12.5 | none |\n" in card
+    assert "Not measured." in (tiny_bundle / "README.md").read_text()
+
+
+def test_the_card_says_scores_and_what_they_are_of_in_words(run, tiny_bundle):
+    metrics = {
+        "scores": {"fid": 35.20729064941406, "kid": 0.0158, "kid_deviation": 0.001},
+        "parameters": {"samples": 5000, "reference": "groceries, 1324 pictures", "metrics": ["fid", "kid"]},
+        "notes": ["FID falls as samples are added"],
+    }
+    manifest = dataclasses.replace(Bundle.open(tiny_bundle).manifest, metrics=metrics)
+    card = model_card(manifest, Report("tiny", (), 0.0, np.zeros((0, 32, 32, 3), np.uint8), {}), "grid.png")
+    quality = card.partition("## Quality")[2].partition("##")[0]
+    assert "| 35.21 | 0.0158 ± 0.001 |" in quality
+    assert "Measured on 5,000 generated pictures, against groceries, 1324 pictures." in quality
+    assert "FID falls as samples are added." in quality
+    assert not set('{}[]"_') & set(quality)
+
+
+def test_instances_are_embedded_as_prepare_does_and_the_reference_as_published(run):
+    opened = read_run(run)
+    pictures = np.random.default_rng(0).integers(0, 256, (19, 32, 32, 3), dtype=np.uint8)
+    published = opened.embed(pictures)
+    with torch.inference_mode():
+        assert np.array_equal(published[:8], opened.encoder(torch.from_numpy(pictures[:8])).numpy())
+    np.testing.assert_allclose(opened.embed_instances(pictures), published, atol=1e-5)
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in opened.encoder.modules())
 
 
 def test_which_pictures_of_the_data_set_samples_come_close_to_is_not_for_the_bundle(run):

@@ -32,7 +32,7 @@ tiny 1: 8 × 8 images, 3 classes
       name  make_bundle
       seed  0
   metrics
-    fid  None
+    fid  none
   bench
     speed  fast
   not in the manifest, never used: bank/notes.txt, extra.txt"""
@@ -84,7 +84,7 @@ def test_info_of_a_plain_bundle_says_nothing_about_what_it_lacks(tiny_bundle):
     lines = render(describe(Bundle.open(tiny_bundle))).splitlines()
     assert lines[0] == "tiny 1: 8 × 8 images"
     assert lines[2] == "  licence    CC0-1.0"
-    assert lines[-2:] == ["  metrics", "    fid  None"]
+    assert lines[-2:] == ["  metrics", "    fid  none"]
     said = "\n".join(lines)
     for absent in ("one picture", "kept in", "TensorRT", "provenance", "parity", "bench", "never used"):
         assert absent not in said
@@ -122,3 +122,41 @@ def test_facts_for_scripts_hold_the_manifest_and_what_the_graphs_say_themselves(
     assert facts["unlisted_files"] == ["bank/notes.txt", "extra.txt"]
     for section in ("model", "bank", "files", "engines", "provenance", "metrics", "parity", "bench"):
         assert facts[section] == book[section]
+
+
+def test_reports_are_read_as_words_not_as_json_or_python(labelled_bundle):
+    facts = describe(Bundle.open(labelled_bundle))
+    facts["provenance"] = {"train": {"diffaugment": ["translation", "cutout"], "long_tail": False}}
+    facts["metrics"] = {
+        "scores": {"fid": 35.20729064941406, "kid": 0.0158003, "kid_deviation": 0.00102479, "recall": 0.364},
+        "parameters": {"samples": 5000, "reference": "groceries, 1324 pictures", "truncation": None},
+        "notes": ["FID falls as samples are added"],
+    }
+    row = {"stage": "encoder", "precision": "fp32", "what": "max error", "bound": 1e-4, "at_least": False}
+    facts["parity"] = {
+        "passed": True,
+        "seconds": 2.5,
+        "checks": [{**row, "value": 1.371e-06, "passed": True}, {**row, "value": 0.5, "passed": False}],
+    }
+    text = render(facts)
+    for line in (
+        "      diffaugment  translation, cutout",
+        "      long tail  no",
+        "    FID     35.21",
+        "    KID     0.0158 ± 0.001025",
+        "    of 5,000 generated pictures, against groceries, 1324 pictures",
+        "    FID falls as samples are added",
+        "    encoder    fp32  max error: 1.371e-06, at most 0.0001",
+        "    encoder    fp32  max error: 0.5, at most 0.0001  MISSED",
+    ):
+        assert f"\n{line}\n" in f"{text}\n"
+    assert not {"[", "]", "{", "}", "None", "True", "False", "'", '"'} & set(text.split("provenance")[1])
+
+
+@pytest.mark.parametrize(
+    "odd", [{"checks": "all"}, {"checks": [3, None]}, {"scores": [1]}, {"scores": {}}, {"notes": 4}]
+)
+def test_a_report_of_another_program_is_shown_whatever_it_holds(odd, labelled_bundle):
+    facts = describe(Bundle.open(labelled_bundle))
+    for title in ("provenance", "metrics", "parity", "bench"):
+        assert render({**facts, title: odd})

@@ -162,6 +162,7 @@ PLACE = {
                 "rounds": 20,
                 "threads": 0,
                 "out": None,
+                "json": False,
             },
         ),
     ],
