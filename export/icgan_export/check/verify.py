@@ -214,4 +214,4 @@ def exact_session(bundle: Bundle, entry: GraphEntry, as_float: bool = False) -> 
     if as_float or entry.precision in TYPES:
         model = rounded(onnx.load_from_string(data))
         data = (float_pictures(model) if as_float else model).SerializeToString()
-    return OrtSession(data, entry.file)
+    return OrtSession(data, entry.file, spinning=False)

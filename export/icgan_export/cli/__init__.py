@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from icgan_export.cli import bundle, edge, engine, onnx, sign, triton, verify
@@ -18,6 +19,8 @@ COMMANDS = (bundle, onnx, engine, edge, verify, sign, triton)  # in the order of
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0, or 1 after a one-line message about a user's mistake."""
     options = build_parser().parse_args(arguments)
+    # before torch is loaded: its idle threads would spin, on cores that others and its own next step need
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         status: int = options.run(options)
     except (ExportError, IcganError, TrainingError) as error:

@@ -108,12 +108,14 @@ def to_half(model: onnx.ModelProto, kept: Collection[str], precision: str = "fp1
 
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A float32 graph that computes what an FP16 or BF16 `model` does where float32 is added up.
+    """A float32 graph that computes what an FP16 or BF16 `model` does where float32 adds up; others as is.
 
     ONNX Runtime has no such kernels for x86: it widens an FP16 graph and drops the roundings between its
     nodes, so neither lost digits nor overflow would show, and refuses a BF16 graph. Here every tensor of
     the type is rounded to its digits (Veltkamp's splitting), and becomes NaN where its numbers end.
     """
+    if not _has_rounded_types(model):
+        return model
     copy = with_shapes(model)
     graph = copy.graph
     held = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
@@ -141,6 +143,16 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(nodes)
     del graph.value_info[:]
     return clean(copy, rename=False)
+
+
+def _has_rounded_types(model: onnx.ModelProto) -> bool:
+    """Whether a constant or a cast is of FP16 or BF16: nothing else brings them into a graph of ours."""
+    if any(tensor.data_type in ROUNDINGS for tensor in model.graph.initializer):
+        return True
+    casts = (node for node in model.graph.node if node.op_type == "Cast")
+    return any(
+        attribute.i in ROUNDINGS for node in casts for attribute in node.attribute if attribute.name == "to"
+    )
 
 
 def _constants(elem_type: int) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import warnings
@@ -41,7 +42,7 @@ def export_onnx(
     `step` gets the number of operators before and after constants are folded and dead code is dropped.
     """
     batch = torch.export.Dim(BATCH_AXIS, min=1)
-    with _quiet(), torch.no_grad():
+    with _quiet(), _no_collection(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
@@ -98,6 +99,18 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 def count_operators(model: onnx.ModelProto) -> dict[str, int]:
     """How many nodes of each operator, most frequent first."""
     return dict(Counter(node.op_type for node in model.graph.node).most_common())
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Tracing makes a million small objects that stay, which the collector would search again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ The errors of single nodes add up closely enough to rank them (`node_errors`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from icgan_export.lower.qdq import quantisable, quantise
 from icgan_export.lower.skeleton import with_shapes
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.bundle.manifest import KeptNode
+from icgan_runtime.cpus import usable_cpus
 
 Feeds = Mapping[str, NDArray[Any]]
 Convert = Callable[[onnx.ModelProto, Sequence[str]], onnx.ModelProto]  # (float32 model, lowered nodes)
@@ -30,6 +32,7 @@ Loss = Callable[[onnx.ModelProto], float]  # against float32; 0 is perfect
 
 HEADROOM = 8.0  # FP16 is refused where a measured activation comes closer than this to its largest number
 BATCH = 8
+MOST_AT_ONCE = 4  # graphs that are tried side by side: each holds all its activations
 MARGIN = 0.7  # share of the allowed loss that a choice may use up: other inputs are a little worse
 
 
@@ -58,7 +61,7 @@ def activation_ranges(model: onnx.ModelProto, feeds: Feeds) -> dict[str, float]:
         graph.node.append(helper.make_node("ReduceMax", [f"abs_{index}"], [f"max_{index}"], keepdims=0))
         graph.output.append(helper.make_tensor_value_info(f"max_{index}", TensorProto.FLOAT, []))
     largest = np.zeros(len(names))
-    with OrtSession(probe.SerializeToString(), "probe.onnx") as session:
+    with OrtSession(probe.SerializeToString(), "probe.onnx", spinning=False) as session:
         for rows in _batches(feeds):
             found = session.run(rows)
             largest = np.maximum(largest, [float(found[f"max_{i}"]) for i in range(len(names))])
@@ -108,8 +111,13 @@ def lower_to_int8(
 def node_errors(
     model: onnx.ModelProto, nodes: Sequence[str], convert: Convert, loss: Loss
 ) -> dict[str, float]:
-    """The loss when only one node is lowered, for every node: the sensitivity analysis."""
-    return {name: loss(convert(model, [name])) for name in nodes}
+    """The loss when only one node is lowered, for every node: the sensitivity analysis.
+
+    Side by side, in sessions of one thread each: those of one session wait for each other at every operator.
+    """
+    with ThreadPoolExecutor(min(usable_cpus(), MOST_AT_ONCE)) as pool:
+        losses = pool.map(lambda name: loss(convert(model, [name])), nodes)
+        return dict(zip(nodes, losses, strict=True))
 
 
 def _raise_until(
@@ -149,7 +157,7 @@ def _raise_until(
     found = keep(enough)
     if not holds(found):
         raise ExportError(
-            f"{precision}: even with every product in float32 the loss is {found.loss:.3g} "
+            f"{precision}: even with every product in float32 the loss is at least {found.loss:.3g} "
             f"(allowed {allowed:.3g}); export without {precision}"
         )
     while enough - too_few > 1:

@@ -54,7 +54,7 @@ class PhaseConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2]
         phases = self.conv(x).chunk(4, dim=1)
-        cut = [phases[2 * p + q][:, :, p : p + size, q : q + size] for p in (0, 1) for q in (0, 1)]
+        cut = [phases[2 * p + q].narrow(2, p, size).narrow(3, q, size) for p in (0, 1) for q in (0, 1)]
         return F.pixel_shuffle(torch.stack(cut, dim=2).flatten(1, 2), 2)
 
 
@@ -79,7 +79,8 @@ class ProductBlock(nn.Module):
 
     def forward(self, x: Tensor, norm1: Affine, norm2: Affine) -> Tensor:
         h = self.conv1(modulate(x, norm1, channels_last=True))
-        h = [[modulate(phase, norm2, channels_last=True) for phase in row] for row in h]
+        scale, shift = spread(norm2, channels_last=True)  # once: the tracer looks at every operator
+        h = [[F.relu(phase * scale + shift) for phase in row] for row in h]
         h = self.conv2(h)
         shortcut = x @ self.shortcut + self.bias  # the same for the four pixels it is upsampled to
         return interleave([[phase + shortcut for phase in row] for row in h])
@@ -94,10 +95,12 @@ class ProductBlock(nn.Module):
         by_column = (columns @ self.conv1_columns).chunk(2, dim=3)
         by_row = (rows @ self.conv1_rows).chunk(2, dim=3)
         by_both = (both @ self.conv1_both).chunk(4, dim=3)
-        in_row = [total + by_column[q][:, :, q : q + size] for q in (0, 1)]
+        in_row = [total + by_column[q].narrow(2, q, size) for q in (0, 1)]
         return [
             [
-                in_row[q] + by_row[p][:, p : p + size] + by_both[2 * p + q][:, p : p + size, q : q + size]
+                in_row[q]
+                + by_row[p].narrow(1, p, size)
+                + by_both[2 * p + q].narrow(1, p, size).narrow(2, q, size)
                 for q in (0, 1)
             ]
             for p in (0, 1)
@@ -117,8 +120,19 @@ class ProductBlock(nn.Module):
 
 def modulate(x: Tensor, affine: Affine, channels_last: bool = False) -> Tensor:
     """relu(x * scale + shift), scale and shift [N, C] broadcast over the picture."""
-    scale, shift = (part[:, None, None] if channels_last else part[:, :, None, None] for part in affine)
+    scale, shift = spread(affine, channels_last)
     return F.relu(x * scale + shift)
+
+
+def spread(affine: Affine, channels_last: bool) -> Affine:
+    """Scale and shift [N, C] with the axes over which they are the same: [N, 1, 1, C], or [N, C, 1, 1].
+
+    No slices: each `:` would be one more operator to trace.
+    """
+    scale, shift = affine
+    if channels_last:
+        return scale.unsqueeze(1).unsqueeze(1), shift.unsqueeze(1).unsqueeze(1)
+    return scale.unsqueeze(2).unsqueeze(3), shift.unsqueeze(2).unsqueeze(3)
 
 
 def _upsample(x: Tensor) -> Tensor:

@@ -87,6 +87,11 @@ class RewrittenEncoder(nn.Module):
                 first.weight /= self.std
         if rewrites.batch_norm:
             fold_batch_norm(self.backbone).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        for (
+            module
+        ) in self.backbone.modules():  # in place saves a graph nothing, and doubles the tracer's work
+            if hasattr(module, "inplace"):
+                module.inplace = False
         if self.resizes and rewrites.resize:
             matrix = resize_matrix(size, self.enlarged, self.mode)
             self.register_buffer("rows", matrix)

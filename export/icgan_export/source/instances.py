@@ -145,7 +145,7 @@ def _from_pictures(run: Run, path: Path, count: int, queries: int) -> Instances:
     if not kept:
         raise ExportError(f"--bank {path}: none of its {len(found)} pictures can be read")
     pictures = np.stack(stack)
-    embeddings = run.embed(pictures)
+    embeddings = run.embed_instances(pictures)
     chosen = _choose(embeddings, count)
     labels, names = _clusters(run, embeddings[chosen])
     if labels is None and found.labels is not None and found.class_names is not None:

@@ -31,12 +31,19 @@ class OrtSession(ClosesOnExit):
     """A session on onnxruntime.InferenceSession."""
 
     def __init__(
-        self, model: bytes, file: str, backend: str = "ort-cpu", threads: int = 0, finite: bool = True
+        self,
+        model: bytes,
+        file: str,
+        backend: str = "ort-cpu",
+        threads: int = 0,
+        finite: bool = True,
+        spinning: bool = True,
     ) -> None:
         """Load `model`, the bytes of `file`.
 
         `threads` within an operator; 0 is one per core that this process may use. With `finite`,
-        `run` raises NumericsError for NaN and infinity in an output.
+        `run` raises NumericsError for NaN and infinity in an output. Without `spinning`, threads sleep while
+        others finish an operator: up to half the processor time, for a few microseconds an operator.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or default_threads()
@@ -44,6 +51,8 @@ class OrtSession(ClosesOnExit):
         # A session's idle threads would spin on, on the cores that the next session needs: at batch 8 the
         # chain took 34 ms with that and takes 23 ms without (docs/reports/log.md).
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Without VNNI the quick kernels add pairs of INT8 products in 16 bits, which overflow: an INT8 graph
         # would lose accuracy on older processors. Where there is VNNI this changes nothing.
         options.add_session_config_entry("session.x64quantprecision", "1")
