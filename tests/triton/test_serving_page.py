@@ -19,15 +19,32 @@ from tests.triton.conftest import ROOT
 from tests.triton.test_icgan import PHOTO
 
 
-def paste(page: str, server, folder: Path) -> None:
+def run_pasted(page: str, port: int, folder: Path, photo: bytes = PHOTO) -> subprocess.CompletedProcess[str]:
     """Run the page's only shell block beside photo.jpg."""
     if shutil.which("curl") is None:
         pytest.skip("no curl here")
     [command] = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    (folder / "photo.jpg").write_bytes(PHOTO)
-    command = command.replace("localhost:8000", f"127.0.0.1:{server.options.ports.http}")
-    done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True)
+    (folder / "photo.jpg").write_bytes(photo)
+    command = command.replace("localhost:8000", f"127.0.0.1:{port}")
+    return subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True)
+
+
+def paste(page: str, server, folder: Path) -> None:
+    done = run_pasted(page, server.options.ports.http, folder)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/serving.md"])
+def test_a_pasted_command_that_fails_shows_the_servers_words(server, page, tmp_path):
+    done = run_pasted(page, server.options.ports.http, tmp_path, b"no picture")
+    assert done.returncode == 1
+    assert "IMAGE" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run_pasted(page, 1, tmp_path)
+    assert done.returncode == 1
+    assert "connect to 127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
 def test_the_readmes_curl_command_works_as_pasted(server, tiny_bundle, tmp_path):

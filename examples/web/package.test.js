@@ -1,0 +1,50 @@
+// node --test package.test.js: the package by itself; with BUNDLE=FOLDER and onnxruntime-node also a bundle.
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { test } from "node:test";
+import { BundleError, centreSquare, drawRank, mix, noise, parseNpy, Pipeline, toInput } from "./index.js";
+
+test("the same seed is the same noise, whatever the width, and within its bound", () => {
+  const long = noise(7n, 3, 0.5, 64);
+  assert.deepEqual(noise(7n, 3, 0.5, 16), long.subarray(0, 16));
+  assert.notDeepEqual(noise(7n, 4, 0.5, 64), long);
+  assert.ok(long.every((value) => Math.abs(value) <= 1));
+  assert.ok(drawRank(7n, 3, 5) >= 0 && drawRank(7n, 3, 5) < 5);
+});
+
+test("a picture of one colour stays it, and its middle square is in the middle", () => {
+  const { side, left, top } = centreSquare(30, 20);
+  assert.deepEqual([side, left, top], [20, 5, 0]);
+  const rgba = new Uint8Array(20 * 20 * 4).fill(200);
+  assert.deepEqual(toInput(rgba, 20, 8), new Uint8Array(8 * 8 * 3).fill(200));
+});
+
+test("a mixture has unit length and lies between", () => {
+  const between = mix(Float32Array.of(1, 0), Float32Array.of(0, 1), 0.5);
+  assert.ok(Math.abs(between[0] - Math.SQRT1_2) < 1e-6 && Math.abs(between[1] - Math.SQRT1_2) < 1e-6);
+});
+
+test("what is no .npy file and no bundle is refused by name", async () => {
+  assert.throws(() => parseNpy(new Uint8Array(16), "ids.npy"), /ids\.npy: not \.npy 1\.0/);
+  const read = async () => new TextEncoder().encode('{"format": "other"}');
+  await assert.rejects(Pipeline.load({}, read), BundleError);
+});
+
+const folder = process.env.BUNDLE;
+test("a bundle draws the same pictures for the same seed, and finds an instance itself", { skip: !folder }, async () => {
+  const { default: ort } = await import("onnxruntime-node");
+  const pipeline = await Pipeline.load(ort, async (name) => new Uint8Array(await readFile(`${folder}/${name}`)));
+  const embedding = pipeline.stored(0);
+  assert.equal(pipeline.search(embedding)[0].row, 0);
+  const drawn = [];
+  for (const batch of [2, 3]) {
+    const pictures = [];
+    const request = { n: 3, seed: 1n, truncation: 0.7, condition: "query" };
+    for await (const { images } of pipeline.generate(embedding, request, batch)) pictures.push(...images);
+    drawn.push(pictures);
+  }
+  const side = pipeline.model.resolution;
+  assert.equal(drawn[0].length, 3 * side * side * 3);
+  assert.ok(drawn[0].every((level, at) => Math.abs(level - drawn[1][at]) <= 1));
+  await pipeline.release();
+});
