@@ -1,10 +1,12 @@
-"""The page beside a generator's .onnx file: what goes in, what comes out, and ten lines for each language.
+"""The page beside a generator's .onnx file: what goes in, what comes out, and a program for each language.
 
-The programs are complete: the tests take them from the page and run them as they stand.
+The programs, in `programs/`, are complete and write a PNG: the tests take them from the page and run them as
+they stand. With the encoder beside the generator they read a photo; without it what they draw follows none.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -20,67 +22,26 @@ IMAGES = {
     "uint8": "RGB bytes, rows from top to bottom",
     "float32": "RGB in [-1, 1]; (x + 1) * 127.5 gives grey levels",
 }
-
-PYTHON = """\
-import numpy as np, onnxruntime as ort
-
-session = ort.InferenceSession("{file}")
-random = np.random.default_rng(0)
-embedding = random.normal(size=(4, {width})).astype(np.float32)  # take your encoder's instead
-embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
-feeds = {{{feeds}}}
-image = session.run(["image"], feeds)[0]
-print(image.dtype, image.shape)
-"""
-
-JAVASCRIPT = """\
-import ort from "onnxruntime-node"; // in a browser: onnxruntime-web
-
-const session = await ort.InferenceSession.create("{file}");
-const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
-const rows = (width) => Float32Array.from({{ length: 4 * width }}, normal);
-const embedding = rows({width}).map((value) => value / Math.sqrt({width})); // take your encoder's instead
-const feeds = {{ {feeds} }};
-const {{ image }} = await session.run(feeds);
-console.log(image.type, image.dims);
-"""
-
-CPP = """\
-#include <onnxruntime_cxx_api.h>
-#include <cmath>
-#include <iostream>
-#include <random>
-#include <vector>
-
-int main() {{
-  Ort::Env env;
-  Ort::Session session(env, "{file}", Ort::SessionOptions{{}});
-  std::mt19937 random;
-  std::normal_distribution<float> normal;
-  std::vector<float> noise(4 * {dim_z}), embedding(4 * {width});  // take your encoder's embedding instead
-  for (float& value : noise) value = normal(random);
-  for (float& value : embedding) value = normal(random) / std::sqrt({width}.0f);
-  const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-  const std::int64_t shapes[][2] = {{{{4, {dim_z}}}, {{4, {width}}}}};
-  std::vector<Ort::Value> values;
-  values.push_back(Ort::Value::CreateTensor<float>(memory, noise.data(), noise.size(), shapes[0], 2));
-{values}\
-  const char* names[] = {{{names}}};
-  const char* results[] = {{"image"}};
-  auto image = session.Run(Ort::RunOptions{{}}, names, values.data(), values.size(), results, 1);
-  for (auto side : image[0].GetTensorTypeAndShapeInfo().GetShape()) std::cout << side << " ";
-}}
-"""
-CPP_EMBEDDING = """\
-  values.push_back(Ort::Value::CreateTensor<float>(memory, embedding.data(), embedding.size(), shapes[1], 2));
-"""
-CPP_LABEL = """\
-  std::int64_t label[] = {0, 0, 0, 0}, count[] = {4};
-  values.push_back(Ort::Value::CreateTensor<std::int64_t>(memory, label, 4, count, 1));
-"""
+PROGRAMS = Path(__file__).with_name("programs")
 
 
-def page(model: onnx.ModelProto, file: str) -> str:
+@dataclass(frozen=True)
+class Beside:
+    """The encoder whose embeddings a generator understands, and its graph where that is written."""
+
+    name: str
+    weights: str  # SHA-256 of its weights file; as the name, empty where the run does not say
+    size: int  # side of the pictures that its graph takes
+    width: int
+    file: str | None = None
+    sha256: str | None = None
+
+    def written(self, file: str, sha256: str) -> Beside:
+        """The same with its graph in a file."""
+        return replace(self, file=file, sha256=sha256)
+
+
+def page(model: onnx.ModelProto, file: str, sha256: str, encoder: Beside | None) -> str:
     """Markdown about a generator graph, saved as `file`."""
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     inputs = {value.name: _shape(value) for value in model.graph.input}
@@ -91,8 +52,8 @@ def page(model: onnx.ModelProto, file: str) -> str:
         "",
         f"The generator of an instance-conditioned GAN ({metadata.get('icgan.name', '')}"
         f" {metadata.get('icgan.version', '')}) in one self-contained ONNX file of"
-        f" {model.ByteSize() / 1e6:.1f} MB, opset {opset}, {metadata.get('icgan.precision', 'fp32')}."
-        f" Weights: {metadata.get('icgan.licence', 'licence not stated')}.",
+        f" {model.ByteSize() / 1e6:.1f} MB, opset {opset}, {metadata.get('icgan.precision', 'fp32')},"
+        f" SHA-256 {sha256}. Weights: {metadata.get('icgan.licence', 'licence not stated')}.",
         "",
         "| tensor | type | shape | what |",
         "|---|---|---|---|",
@@ -107,56 +68,86 @@ def page(model: onnx.ModelProto, file: str) -> str:
         " one grey level. Noise that is the same in every language for one seed is specified in the project's"
         " `docs/noise.md`.",
         "",
+        *([] if encoder is None else _source_of_embeddings(encoder)),
     ]
-    for title, fence, code in programs(model, file):
+    for title, fence, code in programs(model, file, encoder):
         lines += [f"## {title}", "", f"```{fence}", code.rstrip(), "```", ""]
     return "\n".join(lines)
 
 
-def programs(model: onnx.ModelProto, file: str) -> list[tuple[str, str, str]]:
-    """(title, language, program) for each language."""
-    sides = {value.name: value.type.tensor_type.shape.dim[-1].dim_value for value in model.graph.input}
-    dim_z, width = sides["noise"], sides.get("embedding", 1)
-    python = {
-        "noise": f'"noise": random.normal(size=(4, {dim_z})).astype(np.float32)',
-        "embedding": '"embedding": embedding',
-        "label": '"label": np.zeros(4, np.int64)',
-    }
-    javascript = {
-        "noise": f"noise: new ort.Tensor(rows({dim_z}), [4, {dim_z}])",
-        "embedding": f"embedding: new ort.Tensor(embedding, [4, {width}])",
-        "label": 'label: new ort.Tensor("int64", new BigInt64Array(4), [4])',
-    }
-    cpp = {"noise": "", "embedding": CPP_EMBEDDING, "label": CPP_LABEL}
-
-    def fill(text: str, **parts: str) -> str:
-        if "embedding" not in sides:
-            text = "".join(line for line in text.splitlines(True) if not _about_embedding(line))
-        return text.format(file=file, dim_z=dim_z, width=width, **parts)
-
+def _source_of_embeddings(encoder: Beside) -> list[str]:
+    head = ["## Where an embedding comes from", ""]
+    origin = f"{encoder.name} (weights of SHA-256 {encoder.weights})" if encoder.weights else "no other"
+    if encoder.file is None:
+        return [
+            *head,
+            f"From the encoder that the generator was trained with: {origin}. The numbers of another one"
+            " mean nothing to it. `icgan-export onnx RUN --encoder` writes it beside this"
+            " file, and programs that read a photo onto this page. The programs below take numbers that were"
+            " drawn, so that their pictures follow nothing.",
+            "",
+        ]
     return [
-        ("Python", "python", fill(PYTHON, feeds=", ".join(python[name] for name in sides))),
-        ("JavaScript", "js", fill(JAVASCRIPT, feeds=", ".join(javascript[name] for name in sides))),
-        (
-            "C++",
-            "cpp",
-            fill(
-                CPP,
-                names=", ".join(f'"{name}"' for name in sides),
-                values="".join(cpp[name] for name in sides),
-            ),
-        ),
+        *head,
+        f"From `{encoder.file}` (SHA-256 {encoder.sha256}), the encoder that the generator was trained with:"
+        f" {origin}. It takes `image`, uint8 [N, {encoder.size}, {encoder.size}, 3]: the middle square of a"
+        f" photo, reduced to {encoder.size} pixels by an antialiased bilinear filter, RGB, the way up it was"
+        f" taken. It gives `embedding`, float32 [N, {encoder.width}], rows of length 1. An embedding can be"
+        " kept, and mixed with others: make the sum's length 1 again.",
+        "",
     ]
 
 
-def _about_embedding(line: str) -> bool:
-    return line.startswith(("embedding ", "const embedding "))
+def programs(model: onnx.ModelProto, file: str, encoder: Beside | None) -> list[tuple[str, str, str]]:
+    """(title, language, program) for each language."""
+    sides = {value.name: value.type.tensor_type.shape.dim[-1].dim_value for value in model.graph.input}
+    dtype, _ = _shape(model.graph.output[0])
+    side = model.graph.output[0].type.tensor_type.shape.dim[2].dim_value
+    photo = encoder is not None and encoder.file is not None
+    kept = {
+        "embedding": "embedding" in sides,
+        "photo": photo,
+        "drawn": "embedding" in sides and not photo,
+        "label": "label" in sides,
+        "bytes": dtype == "uint8",
+        "floats": dtype == "float32",
+    }
+    words = {
+        "FILE": file,
+        "ENCODER": encoder.file or "" if encoder else "",
+        "SIZE": str(encoder.size) if encoder else "0",
+        "DIM_Z": str(sides["noise"]),
+        "WIDTH": str(sides.get("embedding", 1)),
+        "SIDE": str(side),
+        "INPUTS": ", ".join(f'"{name}"' for name in sides),
+    }
+    languages = {"python": ("Python", "python"), "javascript": ("JavaScript", "js"), "cpp": ("C++", "cpp")}
+    return [
+        (title, fence, _fill((PROGRAMS / f"{name}.txt").read_text(), kept, words))
+        for name, (title, fence) in languages.items()
+    ]
 
 
-def write_page(model: onnx.ModelProto, out: Path) -> Path:
+def _fill(text: str, kept: dict[str, bool], words: dict[str, str]) -> str:
+    """Lines that end in `@name` stay, without that, where `kept` says so; @NAME@ is a word."""
+    lines = []
+    for line in text.splitlines():
+        code, mark, name = line.rpartition(" @")
+        if mark and name in kept:
+            if kept[name]:
+                lines.append(code.rstrip())
+        else:
+            lines.append(line)
+    filled = "\n".join(lines)
+    for name, word in words.items():
+        filled = filled.replace(f"@{name}@", word)
+    return filled
+
+
+def write_page(model: onnx.ModelProto, out: Path, sha256: str, encoder: Beside | None) -> Path:
     """Write the page beside `out` under the same name with the ending .md; returns its path."""
     path = out.with_suffix(".md")
-    path.write_text(page(model, out.name))
+    path.write_text(page(model, out.name, sha256, encoder))
     return path
 
 

@@ -9,6 +9,7 @@ wanted=()
 command -v chromium > /dev/null || wanted+=(chromium)
 command -v cmake > /dev/null || wanted+=(cmake)
 command -v c++ > /dev/null || wanted+=(g++)
+[ -e /usr/include/jpeglib.h ] || wanted+=(libjpeg-dev)
 command -v nginx > /dev/null || [ -x /usr/sbin/nginx ] || wanted+=(nginx-light)
 if [ ${#wanted[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then

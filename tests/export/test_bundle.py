@@ -201,7 +201,7 @@ def test_a_graph_that_misses_its_bound_leaves_no_bundle(
         (["bundle", "nowhere", "--out", "b", "--instances", "0"], "--instances is 0, it must be at least 1"),
         (["bundle", "nowhere", "--out", "b", "--thumbnails", "-1"], "--thumbnails is -1"),
         (["bundle", "nowhere", "--out", "b", "--precision", " fp16,"], "--precision must include fp32"),
-        (["onnx", "nowhere", "--out", "missing/g.onnx"], "there is no folder missing"),
+        (["onnx", "nowhere", "--out", "missing/g.onnx"], "nowhere is no run directory"),
         (["onnx", "nowhere", "--out", "."], "--out . is a folder: name a file in it"),
         (["onnx", "nowhere", "--out", "g.md"], "a page of this name comes beside the graph"),
         (["engine", "b", "--roles", "encodr"], "--roles encodr: choose from encoder, lookup, generator"),

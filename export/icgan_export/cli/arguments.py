@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 from icgan_export.errors import ExportError
 from icgan_runtime.console import Parser, tell
@@ -40,6 +41,12 @@ def require(flag: str, value: int, least: int, most: int | None = None) -> None:
     if value < least or (most is not None and value > most):
         end = "" if most is None else f" and at most {most}"
         raise ExportError(f"{flag} is {value}, it must be at least {least}{end}")
+
+
+def require_run(path: Path) -> None:
+    """Raise ExportError, before any library is loaded, for what is no run directory."""
+    if not (path / "config.json").is_file():
+        raise ExportError(f"{path / 'config.json'} does not exist; {path} is no {RUN}")
 
 
 class Steps:

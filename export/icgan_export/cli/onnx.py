@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
-from icgan_export.cli.arguments import RUN, Commands, Steps, add_command, add_target, listed
+from icgan_export.cli.arguments import RUN, Commands, Steps, add_command, add_target, listed, require_run
 from icgan_export.errors import ExportError
+from icgan_export.rewrite.choice import Rewrites
+from icgan_export.rewrite.stylegan2.choice import StyleRewrites
+from icgan_runtime.bundle.manifest import PRECISIONS
 from icgan_runtime.console import Parser, say
 
 
@@ -15,7 +19,7 @@ def add_parser(commands: Commands[Parser]) -> None:
     command = add_command(
         commands,
         "onnx",
-        "icgan-export onnx runs/cifar10 --image-dtype float32 --out generator.onnx",
+        "icgan-export onnx models/demo --encoder --out app/generator.onnx",
         "The generator alone as one ONNX file, for other applications.",
     )
     command.add_argument("source", type=Path, metavar="RUN", help=RUN)
@@ -32,6 +36,18 @@ def add_parser(commands: Commands[Parser]) -> None:
         default="uint8",
         help="uint8 [N, R, R, 3], or float32 [N, 3, R, R] in [-1, 1] (default: %(default)s)",
     )
+    command.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="of the generator; below fp32 it is measured on the pictures that the run was trained on, or "
+        "carries (default: %(default)s)",
+    )
+    command.add_argument(
+        "--encoder",
+        action="store_true",
+        help="write the encoder beside the generator, as NAME.encoder.onnx: photos become embeddings with it",
+    )
     command.add_argument("--no-rewrite", action="store_true", help="leave out the speed rewrites, to compare")
     command.add_argument(
         "--without",
@@ -47,23 +63,36 @@ def add_parser(commands: Commands[Parser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export and compare with torch; what was written goes to stdout."""
+    if options.out.is_dir():
+        raise ExportError(f"--out {options.out} is a folder: name a file in it")
+    if options.out.suffix == ".md":
+        raise ExportError(f"--out {options.out}: a page of this name comes beside the graph: end it in .onnx")
+    without = listed(options.without)
+    refuse_unknown_rewrites(without)
+    require_run(options.source)
+    # now that all of this is in order: it takes seconds
     from icgan_export.rewrite.backbones import AnyRewrites, best_rewrites, no_rewrites
-    from icgan_export.standalone import write_generator
+    from icgan_export.standalone import AloneOptions, write_generator
     from icgan_training.networks.backbones import AnyConfig
 
     def choose(config: AnyConfig) -> AnyRewrites:
         if options.no_rewrite:
             return no_rewrites(config)
-        return best_rewrites(config, options.target).without(listed(options.without))
+        return best_rewrites(config, options.target).without(without)
 
-    if options.out.is_dir():
-        raise ExportError(f"--out {options.out} is a folder: name a file in it")
-    if options.out.suffix == ".md":
-        raise ExportError(f"--out {options.out}: a page of this name comes beside the graph: end it in .onnx")
-    operators = write_generator(options.source, options.out, options.image_dtype, choose, Steps())
-    page = options.out.with_suffix(".md")
-    say(
-        f"wrote {options.out} and {page}: "
-        + ", ".join(f"{count} {name}" for name, count in operators.items())
-    )
+    asked = AloneOptions(options.image_dtype, options.precision, options.encoder)
+    operators = write_generator(options.source, options.out, asked, choose, Steps())
+    written = [options.out, options.out.with_suffix(".md")]
+    if options.encoder:
+        written.insert(1, options.out.with_name(f"{options.out.stem}.encoder.onnx"))
+    say(f"wrote {', '.join(map(str, written))}")
+    say("operators: " + ", ".join(f"{count} {name}" for name, count in operators.items()))
     return 0
+
+
+def refuse_unknown_rewrites(names: tuple[str, ...]) -> None:
+    """Raise ExportError for a name that neither backbone's rewrites have."""
+    known = [field.name for kind in (Rewrites, StyleRewrites) for field in dataclasses.fields(kind)]
+    for name in names:
+        if name not in known:
+            raise ExportError(f"--without {name}: choose from {', '.join(dict.fromkeys(known))}")

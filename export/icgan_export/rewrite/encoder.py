@@ -91,7 +91,7 @@ class RewrittenEncoder(nn.Module):
             module
         ) in self.backbone.modules():  # in place saves a graph nothing, and doubles the tracer's work
             if hasattr(module, "inplace"):
-                module.inplace = False
+                module.inplace = False  # type: ignore[assignment]
         if self.resizes and rewrites.resize:
             matrix = resize_matrix(size, self.enlarged, self.mode)
             self.register_buffer("rows", matrix)
