@@ -28,7 +28,7 @@ def test_each_library_of_plans_is_installed_when_it_is_first_asked_for(tmp_path)
         command = ["make", "-n", "test-gpu", f"TENSORRT={library}"]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
-    assert ".[serve]" in steps("tensorrt-rtx"), "the server whose pictures come through the GPU's memory"
+    assert ".[serve" in steps("tensorrt-rtx"), "the server whose pictures come through the GPU's memory"
     (tmp_path / ".venv-serve/.stamp").touch()
     assert "pip install" not in steps("tensorrt-rtx")
     assert "tensorrt\n" in steps("tensorrt").partition("pip install")[2]

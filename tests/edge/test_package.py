@@ -64,7 +64,7 @@ def project(node_packages, tmp_path_factory) -> Path:
 
 def test_its_version_is_the_python_packages(project):
     said = json.loads((project / "node_modules/icgan/package.json").read_text())
-    assert said["version"] == re.match(r"\d+\.\d+\.\d+", icgan_runtime.__version__)[0]
+    assert icgan_runtime.__version__.startswith(said["version"])
 
 
 def test_its_own_tests_pass_where_it_is_installed(project, labelled_bundle):

@@ -20,9 +20,7 @@ from tests.tiny_model import tiny_config, write_run
 PHOTO = str(Path(__file__).parents[1] / "golden" / "photo.jpg")
 
 
-@pytest.fixture(
-    scope="module", params=["instance", "class+instance", "class", "photo", "class+photo as floats"]
-)
+@pytest.fixture(scope="module", params=["instance", "class", "photo", "class+photo as floats"])
 def folder(request, tmp_path_factory) -> Path:
     """A folder with a generator and its page, which the command makes."""
     kind = request.param
