@@ -43,8 +43,8 @@ class Address:
         """From `grpc://host:port`, `http://host:port`, or their encrypted forms. Raises RequestError."""
         try:
             parts = urlsplit(url)
-            more = parts.query or parts.fragment
-            more = more or (parts.scheme.startswith("grpc") and parts.path.strip("/"))
+            path = parts.path.strip("/") if parts.scheme.startswith("grpc") else ""  # gRPC has none
+            more = path or parts.query or parts.fragment
             sound = parts.scheme in SCHEMES and parts.hostname and parts.port != 0 and not more
         except ValueError:  # half an IPv6 address, or no number from 0 to 65535 for a port
             sound = False
