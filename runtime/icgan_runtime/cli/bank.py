@@ -6,12 +6,12 @@ import argparse
 import time
 from pathlib import Path
 
+from icgan_runtime.banks.write import BankOptions, write_new_bank
 from icgan_runtime.bundle.manifest import MAX_NEIGHBOURS, MAX_RESOLUTION
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser
 from icgan_runtime.errors import RequestError
-from icgan_runtime.new_bank import BankOptions, write_new_bank
 from icgan_runtime.pipeline import Pipeline
 
 

@@ -7,10 +7,10 @@ import json
 import time
 from pathlib import Path
 
+from icgan_runtime.banks.index import write_index
 from icgan_runtime.bundle.strict_json import to_json
 from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser, say
-from icgan_runtime.stored_index import write_index
 
 
 def add_parser(commands: shared.Commands[Parser]) -> None:

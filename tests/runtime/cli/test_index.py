@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from icgan_runtime import Pipeline
+from icgan_runtime.banks.index import NAMES
 from icgan_runtime.bundle.manifest import describe_file
 from icgan_runtime.bundle.opened import Bundle
-from icgan_runtime.stored_index import NAMES
 from tests.runtime.cli.common import PHOTO
 
 pytest.importorskip("faiss")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime import files
-from icgan_runtime.bank_source import Found, credit, read, spread
+from icgan_runtime.banks.source import Found, credit, read, spread
 from icgan_runtime.bundle import arrays, manifest
 from icgan_runtime.bundle.bank import FOLDER, Bank
 from icgan_runtime.bundle.lookup import fits, lookup_bytes

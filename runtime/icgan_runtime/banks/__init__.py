@@ -1,0 +1,1 @@
+"""A bundle given other stored instances, or an index of those it has."""
