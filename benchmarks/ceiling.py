@@ -32,15 +32,16 @@ import numpy as np
 
 from benchmarks.ceiling_bundle import make_bundle
 from benchmarks.ceiling_load import FLOOD, flood, overload
-from benchmarks.ceiling_requests import SCENARIOS, Post, Scenario, Sender, of_protocol
+from benchmarks.ceiling_requests import REFUSED_S, SCENARIOS, Post, Scenario, Sender, of_protocol
 from benchmarks.report import about, leave, page, progress, table
+from icgan_runtime.bundle.manifest import Manifest
 from icgan_runtime.server.environment import ENVIRONMENT_VARIABLE, find_environment
 from icgan_runtime.server.process import free_ports
 
 ROOT = Path(__file__).parents[1]
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 CLIENTS = (1, 8, 64)
-OVERLOADED = "32 rows, one embedding"
+OVERLOADED = ("1 row, embedding", "32 rows, one embedding", "1 row, different 2 MP", FLOOD)
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout, served as well")
+    parser.add_argument("--bundle", type=Path, help="of real networks, instead of free ones (with --load)")
     parser.add_argument("--resolution", type=int, default=64, help="of both pictures (default: %(default)s)")
     parser.add_argument("--width", type=int, default=2048, help="of embeddings (default: %(default)s)")
     parser.add_argument("--bank", type=int, default=1000, help="instances (default: %(default)s)")
@@ -99,7 +101,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the report")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ceiling-") as folder:
-        bundle = make_bundle(Path(folder) / "bundle", options.resolution, options.width, options.bank)
+        bundle = options.bundle or make_bundle(
+            Path(folder) / "bundle", options.resolution, options.width, options.bank
+        )
+        manifest = Manifest.read(bundle)
+        options.resolution, options.width = manifest.model.resolution, manifest.model.embedding_dim
+        options.bank = manifest.bank.count
         with served(ROOT, "this", bundle, Path(folder), options.cores, options.serve.split()) as this:
             if options.against is None:
                 report = measure([this], options)
@@ -160,7 +167,9 @@ def beyond(builds: Sequence[Build], options: argparse.Namespace) -> dict[str, An
     for build in builds:
         post = Post.of(build.http, options.resolution, options.width)
         sender = of_protocol("grpc", build.grpc, build.http)
-        for scenario in (each for each in SCENARIOS if each.name in (OVERLOADED, FLOOD)):
+        for scenario in (
+            each for each in SCENARIOS if each.name in OVERLOADED and options.scenarios in each.name
+        ):
             progress(f"{build.name}: too many of {scenario.name}")
             found.setdefault(scenario.name, {})[build.name] = overload(
                 sender, scenario.requests(post), 32, options.seconds
@@ -224,6 +233,7 @@ def ask(
                         latencies.append(time.perf_counter() - begun)
                     else:
                         refused.append(number)
+                        await asyncio.sleep(REFUSED_S)
 
             await asyncio.gather(*(client(number) for number in range(clients)))
             took, now = time.perf_counter() - started, build.processor_seconds()
@@ -284,7 +294,16 @@ def load_page(report: Mapping[str, Any]) -> str:
                     loads.append(
                         [name, build, f"{float(share):.0%}", *(f"{value:.2f}" for value in row.values())]
                     )
-    keys = ["offered/s", "answered/s", "refused", "p50 ms", "p99 ms", "refused after p50 ms", "p99 ms"]
+    keys = [
+        "offered/s",
+        "answered/s",
+        "refused",
+        "p50 ms",
+        "p99 ms",
+        "refused after p50 ms",
+        "p99 ms",
+        "sent late p99 ms",
+    ]
     alone = [
         f"{where} {what}" for where in ("alone", "beside") for what in ("requests/s", "p50 ms", "p99 ms")
     ]

@@ -24,12 +24,14 @@ from tritonclient.utils import shared_memory
 from icgan_runtime import images
 from icgan_runtime.rows import REPEATS
 
-DIFFERENT = 8  # photos that clients ask for in turn
+DIFFERENT = 64  # requests that clients send in turn; no two clients the same at a time
+PHOTOS = 8  # that are behind them: the others differ in what follows the picture in its file
 # width, height: 0.3, 2 and 12 megapixels
 SIZES = {"0.3 MP": (640, 480), "2 MP": (1920, 1080), "12 MP": (4032, 3024)}
 
 Inputs = dict[str, np.ndarray]
 Ask = tuple[str, Inputs, int]  # ensemble, inputs, bytes of pictures that come back
+REFUSED_S = 0.05  # before a client that was sent away asks again
 Send = Callable[[int], Awaitable[bool]]  # whether the server answered; False: it had no room
 
 
@@ -87,7 +89,7 @@ def prepared(size: str) -> Callable[[Post, int, int], Ask]:
     """A photo that the client has cropped and reduced."""
 
     def make(post: Post, rows: int, number: int) -> Ask:
-        pixels = images.load(photo(*SIZES[size], number), post.resolution)[None]
+        pixels = images.load(photo(*SIZES[size], number % PHOTOS), post.resolution)[None]
         return post.ask("icgan_from_pixels", {"PIXELS": pixels.repeat(rows, axis=0)}, rows, number)
 
     return make
@@ -97,7 +99,7 @@ def file(size: str) -> Callable[[Post, int, int], Ask]:
     """A photo as it is."""
 
     def make(post: Post, rows: int, number: int) -> Ask:
-        one = photo(*SIZES[size], number)
+        one = photo(*SIZES[size], number % PHOTOS) + number.to_bytes(8, "little")
         column = [one, *([b"" if post.repeats else one] * (rows - 1))]
         return post.ask("icgan", {"IMAGE": np.array(column, dtype=object)[:, None]}, rows, number)
 
@@ -165,7 +167,7 @@ async def over_grpc(url: str, asks: Sequence[Ask], clients: int, shared: bool) -
                 turns[client] += 1
                 own = bodies[client if shared else 0]
                 try:
-                    await infer(own[(client + turns[client]) % len(own)])
+                    await infer(own[(client + clients * turns[client]) % len(own)])
                 except grpc.aio.AioRpcError as error:
                     if error.code() is not grpc.StatusCode.UNAVAILABLE:
                         raise
@@ -230,7 +232,7 @@ async def over_http(url: str, asks: Sequence[Ask], clients: int) -> AsyncIterato
     async def send(client: int) -> bool:
         reader, writer = lines[client]
         turns[client] += 1
-        writer.write(bodies[(client + turns[client]) % len(bodies)])
+        writer.write(bodies[(client + clients * turns[client]) % len(bodies)])
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 503")):
             raise RuntimeError(head.decode())

@@ -5,9 +5,28 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
+TRITONSERVER_RESPONSE_COMPLETE_FINAL: int
+TRITONSERVER_MEMORY_CPU: int
+
+class PreferredMemory:
+    def __init__(self, memory_type: int, memory_id: int) -> None: ...
+
+class InferenceResponseSender:
+    def send(self, response: InferenceResponse, flags: int) -> None: ...
+
 class InferenceRequest:
+    def __init__(
+        self,
+        model_name: str,
+        requested_output_names: Sequence[str],
+        inputs: Sequence[Tensor],
+        model_version: int = ...,
+        preferred_memory: PreferredMemory = ...,
+    ) -> None: ...
     def requested_output_names(self) -> Sequence[str]: ...
     def request_id(self) -> str: ...
+    def get_response_sender(self) -> InferenceResponseSender: ...
+    def exec(self) -> InferenceResponse: ...
 
 class Tensor:
     def __init__(self, name: str, array: NDArray[Any]) -> None: ...
@@ -15,6 +34,7 @@ class Tensor:
 
 class TritonError(Exception):
     INVALID_ARG: ClassVar[int]
+    UNAVAILABLE: ClassVar[int]
     def __init__(self, message: str, code: int = ...) -> None: ...
 
 class InferenceResponse:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -29,12 +32,13 @@ class Family:
 
 
 class Request(dict[str, Any]):
-    """As pb_utils.InferenceRequest, with `wanted` outputs."""
+    """As pb_utils.InferenceRequest, with `wanted` outputs; what is sent to it later is `answered`."""
 
     def __init__(self, inputs: dict[str, Any], wanted: tuple[str, ...] = (), name: str = "") -> None:
         super().__init__(inputs)
         self.wanted = wanted
         self.name = name
+        self.answered: Future[Any] = Future()
 
     def request_id(self) -> str:
         return self.name
@@ -42,16 +46,33 @@ class Request(dict[str, Any]):
     def requested_output_names(self) -> tuple[str, ...]:
         return self.wanted
 
+    def get_response_sender(self) -> Any:
+        return SimpleNamespace(send=lambda response, flags: self.answered.set_result(response))
+
+
+class Behind:
+    """As pb_utils.InferenceRequest for a stage that asks another model: answered while `open` is set."""
+
+    open = threading.Event()
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def exec(self) -> None:
+        Behind.open.wait()
+
 
 class Error(Exception):
     """As pb_utils.TritonError."""
 
-    INVALID_ARG = "invalid argument"
+    INVALID_ARG, UNAVAILABLE = "invalid argument", "unavailable"
 
 
 def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module of the stage `name`, loaded anew."""
     Family.observed, Family.counted = [], []
+    Behind.open = threading.Event()
+    Behind.open.set()
     utils = SimpleNamespace(
         MetricFamily=Family,
         get_input_tensor_by_name=lambda request, name: (
@@ -60,6 +81,10 @@ def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         Tensor=lambda name, array: (name, array),
         InferenceResponse=lambda tensors=(), error=None: SimpleNamespace(found=dict(tensors), error=error),
         TritonError=Error,
+        InferenceRequest=Behind,
+        PreferredMemory=lambda *_: None,
+        TRITONSERVER_MEMORY_CPU=0,
+        TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
     path = ROOT / "triton_models" / name / "1" / "model.py"
@@ -69,3 +94,12 @@ def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     stage = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(stage)
     return stage
+
+
+def answers_of(model: Any, requests: Sequence[Request]) -> list[Any]:
+    """What each request is answered, at once or later."""
+    now = model.execute(list(requests))
+    return [
+        answer if answer is not None else request.answered.result(60)
+        for request, answer in zip(requests, now, strict=True)
+    ]

@@ -12,7 +12,7 @@ import pytest
 
 from icgan_runtime.rows import Rows
 from icgan_runtime.search.choose import choose_search
-from tests.triton.stages import Error, Family, Request, load_stage
+from tests.triton.stages import Behind, Error, Family, Request, answers_of, load_stage
 
 pytest.importorskip("faiss")
 
@@ -27,7 +27,8 @@ def load(tiny_bundle, tmp_path, monkeypatch) -> Callable[[str], Any]:
 
     def load(search: str) -> Any:
         model = load_stage("icgan_condition", monkeypatch).TritonPythonModel()
-        config = {"max_batch_size": 4, "parameters": {"search": {"string_value": search}}}
+        settings = {"search": search, "max_rows": "4", "max_queue": "8"}
+        config = {"parameters": {name: {"string_value": value} for name, value in settings.items()}}
         model.initialize(
             {"model_repository": tmp_path, "model_version": "1", "model_config": json.dumps(config)}
         )
@@ -54,8 +55,7 @@ def packed(picture: list[int], pictures: int, **changes: Any) -> np.ndarray:
 
 
 def execute(model: Any, *requests: Inputs, wanted: tuple[str, ...] = EVERYTHING) -> list[Any]:
-    answers: list[Any] = model.execute([Request(inputs, wanted) for inputs in requests])
-    return answers
+    return answers_of(model, [Request(inputs, wanted) for inputs in requests])
 
 
 @pytest.mark.parametrize("search", ["numpy", "faiss", "faiss-ivf"])
@@ -157,3 +157,33 @@ def test_neighbours_of_the_graph_are_taken_as_they_come_and_checked(load, change
     np.testing.assert_array_equal(answer.found["NEIGHBOUR_IDS"], good["ids"][[1, 1, 0]])
     assert refused.error.args[0].startswith(words)
     assert Family.observed == [0.5, 0.5]
+
+
+def shed(answers: list[Any]) -> list[bool]:
+    return [answer.error is not None and answer.error.args[1] == Error.UNAVAILABLE for answer in answers]
+
+
+def test_what_is_too_much_for_the_generator_is_sent_away_until_it_has_answered(load):
+    model = load("faiss")
+    Behind.open.clear()
+    one = {"embedding": model.bank.embeddings[:1], **scalars(1)}
+    answers = execute(model, *[one] * 6) + execute(model, *[one] * 6)
+    assert shed(answers) == [False] * 8 + [True] * 4
+    assert ("icgan_shed_total", {"model": "icgan_generator"}) in Family.counted
+    assert shed(execute(model, one, wanted=("NEIGHBOUR_IDS",))) == [False], "it does not draw"
+    Behind.open.set()
+    model.finalize()  # waits for the probes
+    assert shed(execute(model, one)) == [False]
+
+
+def test_a_full_request_takes_the_room_of_four(load):
+    model = load("faiss")
+    Behind.open.clear()
+    full = {"embedding": model.bank.embeddings[:4], **scalars(4)}
+    assert shed(execute(model, full, full, full)) == [False, False, True]
+
+
+def test_a_batch_of_all_that_waits_keeps_to_the_room_even_where_nothing_is_drawn(load):
+    model = load("faiss")
+    one = {"embedding": model.bank.embeddings[:1], **scalars(1)}
+    assert shed(execute(model, *[one] * 10, wanted=("NEIGHBOUR_IDS",))) == [False] * 8 + [True] * 2

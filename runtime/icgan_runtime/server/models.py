@@ -40,6 +40,11 @@ FIRST_VERSION = tc.VersionPolicy(tc.Specific((1,)))
 # (findings/triton_cache_keeps_refusals.sh). The networks have one output, a version of their own, and refuse
 # nothing that a stage before them lets through.
 KEPT = tc.ResponseCache(enable=True)
+# Full requests that the stage that searches takes in together: all that wait, to send away what is too much.
+TAKEN_IN = 64
+
+# How many requests wait for the graph that searches, which has no stage before it that could refuse.
+LOOKUP_QUEUE = tc.QueuePolicy(max_queue_size=256)
 
 # How many prepared pictures a decoder keeps where answers are cached.
 KEPT_PICTURES = 256
@@ -104,9 +109,18 @@ def cpu_configurations(served: ServedModel) -> dict[str, tc.ModelConfig]:
     return {config.name: config for config in models}
 
 
-def _queue(served: ServedModel) -> tc.DynamicBatching:
-    policy = tc.QueuePolicy(served.options.max_queue, served.options.queue_timeout_us)
+def _queue(served: ServedModel, policy: tc.QueuePolicy | None = None) -> tc.DynamicBatching:
+    """Batches as they come; how much may wait the stages decide (gate.py)."""
     return tc.DynamicBatching(policy, served.options.queue_delay_us)
+
+
+def _limits(served: ServedModel) -> dict[str, tc.Parameter]:
+    """What a stage has to know that refuses requests: a batch of its own holds all that waits."""
+    options = served.options
+    return {
+        "max_rows": tc.Parameter(str(options.max_batch)),
+        "max_queue": tc.Parameter(str(options.max_queue)),
+    }
 
 
 def _python(served: ServedModel, name: str, inputs: Tensors, outputs: Tensors, **more: Any) -> tc.ModelConfig:
@@ -137,21 +151,12 @@ def _preprocess(served: ServedModel) -> tc.ModelConfig:
     )
     inputs += _scalars(served.model)
     outputs = (_picture_tensor(served, "image"), _packed_rows())
-    # each decoder takes one request: a batch would leave the others idle, and its small pictures waiting
-    batching = dataclasses.replace(_queue(served), preferred_batch_size=(1,))
     parameters = {
         "classes": tc.Parameter(str(served.model.classes)),
+        "decoders": tc.Parameter(str(served.options.decoders)),
         "kept_pictures": tc.Parameter(str(served.options.cache_mb and KEPT_PICTURES)),
     }
-    return _python(
-        served,
-        "icgan_preprocess",
-        inputs,
-        outputs,
-        instance_group=(tc.InstanceGroup(tc.CPU, served.options.decoders),),
-        dynamic_batching=batching,
-        parameters=parameters,
-    )
+    return _python(served, "icgan_preprocess", inputs, outputs, parameters=parameters | _limits(served))
 
 
 def _packed_rows(optional: bool = False) -> tc.Tensor:
@@ -182,7 +187,7 @@ def _graph(served: ServedModel, role: str, cpu: bool = False) -> tc.ModelConfig:
         "input": inputs,
         "output": outputs,
         "version_policy": FIRST_VERSION,
-        "dynamic_batching": _queue(served),
+        "dynamic_batching": _queue(served, LOOKUP_QUEUE if role == "lookup" else None),
     }
     if role != "lookup" and served.options.cache_mb:
         common["response_cache"] = KEPT
@@ -283,8 +288,9 @@ def _condition(served: ServedModel, cpu: bool = False) -> tc.ModelConfig:
         "icgan_condition",
         inputs,
         outputs,
+        max_batch_size=TAKEN_IN * served.options.max_batch,
         instance_group=(tc.InstanceGroup(tc.GPU if on_gpu else tc.CPU),),
-        parameters={"search": tc.Parameter(search)},
+        parameters={"search": tc.Parameter(search), **_limits(served)},
     )
 
 
@@ -292,7 +298,11 @@ def _picture(served: ServedModel) -> tc.ModelConfig:
     inputs: Tensors = (_generated_tensor(served, "GENERATED"), tc.Tensor("FORMAT", tc.BYTES, (1,)))
     # for what a file claims of its origin; whoever asks this stage alone need not know
     inputs += tuple(dataclasses.replace(tensor, optional=True) for tensor in _scalars(served.model))
-    parameters = {"classes": tc.Parameter(str(served.model.classes))}
+    parameters = {
+        "classes": tc.Parameter(str(served.model.classes)),
+        "threads": tc.Parameter(str(served.options.decoders)),
+        **_limits(served),
+    }
     outputs = (tc.Tensor("PICTURE", tc.BYTES, (1,)),)
     return _python(served, "icgan_picture", inputs, outputs, parameters=parameters)
 

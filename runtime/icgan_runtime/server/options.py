@@ -13,7 +13,7 @@ from icgan_runtime.bundle.manifest import PRECISIONS
 from icgan_runtime.cpus import usable_cpus
 from icgan_runtime.errors import RequestError
 
-# One decoder for each core is as fast as the cores are, and each is a process of some 60 MB.
+# One decoder for each core is as fast as the cores are; each may hold a large photo and more in memory.
 MOST_DECODERS = 32
 SEARCHES = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
 CPU_BACKENDS = ("onnxruntime", "openvino", "openvino-bf16")
@@ -28,13 +28,12 @@ class RepositoryOptions:
     cpu_precision: str | None = None  # of what a CPU runs; None is the highest of the graphs
     cpu_backend: str = "onnxruntime"  # one of CPU_BACKENDS: what runs encoder and generator on a CPU
     generators: int = 1  # more than one: each on one thread, for throughput rather than latency
-    decoders: int = 1  # processes that decode pictures
+    decoders: int = 1  # threads that decode pictures, and as many that make files of them
     engine_cache: str = ""  # folder, as the server sees it, for the engines that a GPU without plans builds
     cache_mb: int = 0  # answers of encoder and generator that the server keeps; 0: none
     max_batch: int = 32  # rows of one request, and of one batch
     queue_delay_us: int = 0  # microseconds
-    max_queue: int = 256  # requests waiting for one model before the next is refused
-    queue_timeout_us: int = 10_000_000  # how long one waits before it is given up
+    max_queue: int = 64  # requests of a row under way at a model before the next is refused (gate.py)
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
@@ -121,14 +120,14 @@ def _add_processes(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
             type=int,
             default=1,
             metavar="N",
-            help="processor cores of the machine that will serve: as many processes decode pictures, at most "
+            help="processor cores of the machine that will serve: as many threads decode pictures, at most "
             f"{MOST_DECODERS} (default: %(default)s)",
         )
     parser.add_argument(
         "--decoders",
         type=int,
         metavar="N",
-        help=f"processes that decode pictures (default: {'as --cores' if gpu else 'one per usable core'})",
+        help=f"threads that decode pictures (default: {'as --cores' if gpu else 'one per usable core'})",
     )
 
 
@@ -148,9 +147,10 @@ def _add_batches(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
     parser.add_argument(
         "--max-queue",
         type=int,
-        default=256,
+        default=64,
         metavar="N",
-        help="requests that wait for a stage before the next is refused at once (default: %(default)s)",
+        help="requests of one row that a model may have to do before the next is refused at once; one of the "
+        "most rows counts for four (default: %(default)s)",
     )
     parser.add_argument(
         "--queue-delay-us",

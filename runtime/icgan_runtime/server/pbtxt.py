@@ -21,7 +21,6 @@ class Word(str):
 CPU, GPU = Word("KIND_CPU"), Word("KIND_GPU")
 UINT8, INT32, INT64 = Word("TYPE_UINT8"), Word("TYPE_INT32"), Word("TYPE_INT64")
 FP32, BYTES = Word("TYPE_FP32"), Word("TYPE_STRING")
-REJECT = Word("REJECT")
 
 
 @dataclass(frozen=True)
@@ -57,21 +56,17 @@ class InstanceGroup:
 
 @dataclass(frozen=True)
 class QueuePolicy:
-    """When a queue refuses: the sender learns at once that the server is full, instead of waiting in line."""
+    """When a queue refuses. Not to be had for nothing: gate.py says what it costs."""
 
     max_queue_size: int
-    default_timeout_microseconds: int
-    timeout_action: Word = REJECT
-    allow_timeout_override: bool = True
 
 
 @dataclass(frozen=True)
 class DynamicBatching:
     """Requests that wait together run together."""
 
-    default_queue_policy: QueuePolicy
+    default_queue_policy: QueuePolicy | None = None
     max_queue_delay_microseconds: int = 0  # how long a lone request waits for company
-    preferred_batch_size: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

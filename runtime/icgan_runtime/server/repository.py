@@ -42,9 +42,9 @@ from icgan_runtime.server.models import (
     runs_staged,
 )
 from icgan_runtime.server.options import RepositoryOptions
+from icgan_runtime.server.stage import RELEASES_NAME
 from icgan_runtime.server.watchdog import CANARY_NAME
 
-RELEASES_NAME = "icgan.json"
 SOURCE_NAME = "source.json"  # of the stage that writes files
 FORMAT = "icgan-triton"
 CPU_CONFIG = "cpu"  # what --model-config-name selects on a machine without a GPU

@@ -5,15 +5,21 @@ The server's python backend gives its module to the processes of stages only, he
 
 from __future__ import annotations
 
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from icgan_runtime.errors import RequestError
-from icgan_runtime.refusals import to_wire
+from icgan_runtime.refusals import no_room, to_wire
 from icgan_runtime.rows import Rows
 
 SCALARS = ("SEED", "SAMPLE", "TRUNCATION", "CONDITION")
+RELEASES_NAME = "icgan.json"  # of a repository: which versions of the models belong together
 
 
 class Requests:
@@ -28,6 +34,14 @@ class Requests:
             kind=utils.MetricFamily.COUNTER,
         )
         self._refused: dict[str, Any] = {}
+        self._full = utils.MetricFamily(
+            name="icgan_shed_total",
+            description="Requests refused with UNAVAILABLE, by the model that had too much to do",
+            kind=utils.MetricFamily.COUNTER,
+        )
+        self._shed: dict[str, Any] = {}
+        self._unreported: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     def tensor(self, request: Any, name: str) -> NDArray[Any] | None:
         """An input, or None where the request has none of that name."""
@@ -67,3 +81,59 @@ class Requests:
         self._refused[field].increment(1)
         failure = self._utils.TritonError(to_wire(error, tensor), self._utils.TritonError.INVALID_ARG)
         return self._utils.InferenceResponse(error=failure)
+
+    def shed(self, model: str) -> Any:
+        """The response that sends a request away because `model` has too much to do; `report` counts it."""
+        with self._lock:
+            self._unreported[model] = self._unreported.get(model, 0) + 1
+        failure = self._utils.TritonError(no_room(model), self._utils.TritonError.UNAVAILABLE)
+        return self._utils.InferenceResponse(error=failure)
+
+    def report(self) -> None:
+        """Count who was sent away, together: a report to the server takes longer than a refusal."""
+        with self._lock:
+            counts, self._unreported = self._unreported, {}
+        for model, count in counts.items():
+            if model not in self._shed:
+                self._shed[model] = self._full.Metric(labels={"model": model})
+            self._shed[model].increment(count)
+
+    def sender(self, request: Any) -> Callable[[Any], None]:
+        """Gives the answer to a request for which `execute` returns None."""
+        sender, flags = request.get_response_sender(), self._utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+        def send(response: Any) -> None:
+            sender.send(response, flags=flags)
+
+        return send
+
+    def probe(
+        self, folder: str, model: str, output: str, inputs: Callable[[], Mapping[str, NDArray[Any]]]
+    ) -> Callable[[], None]:
+        """A function that asks `model` for `output`, and returns when that was answered (gate.py).
+
+        `folder` is that of the asking model, as the server names it.
+        """
+        memory = self._utils.PreferredMemory(self._utils.TRITONSERVER_MEMORY_CPU, 0)
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):  # not loaded, or about to go: nothing waits there
+                self._utils.InferenceRequest(
+                    model_name=model,
+                    model_version=_current_version(Path(folder).parent, model),
+                    requested_output_names=[output],
+                    inputs=[self._utils.Tensor(name, array) for name, array in inputs().items()],
+                    preferred_memory=memory,
+                ).exec()
+
+        return ask
+
+
+def _current_version(repository: Path, model: str) -> int:
+    """The one that the ensembles ask; -1, the newest, where the server keeps the repository elsewhere."""
+    try:
+        book = json.loads((repository / RELEASES_NAME).read_text())
+        release = next(each for each in book["releases"] if each["release"] == book["current"])
+        return int(release["versions"][model])
+    except (OSError, ValueError, LookupError, StopIteration):
+        return -1

@@ -16,15 +16,13 @@ from types import TracebackType
 from typing import Self
 
 from icgan_runtime.errors import ServiceError, UnavailableError
+from icgan_runtime.refusals import OVERLOAD
 from icgan_runtime.server.models import CANARY_MODEL
 from icgan_runtime.server.process import Server
 
 ENDING_S = 0.5  # how long the server may take to clear up after a process that it has ended
 
 CANARY_NAME = "canary.json"  # written into the repository by `icgan-export triton`
-
-# The `generate` API says 400 to these too, which are the queues' way of shedding load.
-_OVERLOAD = re.compile("Request timeout expired|Exceeds maximum queue size")
 
 # "Stub process 'icgan_lookup_0_0' is not healthy.": model, device and number of the instance
 _DEAD = re.compile(r"'(\w+)_\d+_\d+'")
@@ -60,8 +58,8 @@ class Watchdog:
             except UnavailableError:
                 return []  # overloaded, or on its way out: neither is cured by loading a model again
             except ServiceError as error:
-                if _OVERLOAD.search(str(error)):
-                    return []
+                if OVERLOAD.search(str(error)):
+                    return []  # the `generate` API says 400 to these too
                 dead = self._models_named(str(error))
                 if not dead:
                     raise

@@ -26,7 +26,7 @@ EVERYTHING = tc.ModelConfig(
     default_model_filename="model.fp16.onnx",
     version_policy=tc.VersionPolicy(tc.Specific((1, 3))),
     instance_group=(tc.InstanceGroup(tc.GPU, 2, ("0", "1")), tc.InstanceGroup(tc.CPU)),
-    dynamic_batching=tc.DynamicBatching(tc.QueuePolicy(64, 1000), 500),
+    dynamic_batching=tc.DynamicBatching(tc.QueuePolicy(64), 500),
     optimization=tc.Optimization(
         tc.Cuda(graph_spec=(tc.GraphSpec(1, {"a": tc.GraphShape((3,))}),)),
         tc.ExecutionAccelerators((tc.Accelerator("tensorrt", {"precision_mode": "FP16"}),)),

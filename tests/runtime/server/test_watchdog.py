@@ -152,7 +152,7 @@ def test_what_loading_does_not_cure_is_raised(repository):
     "busy",
     [
         UnavailableError("refused"),
-        ServiceError("400 in ensemble 'icgan_canary', Request timeout expired"),
+        ServiceError("400 in ensemble 'icgan_canary', icgan_encoder has no room for more requests now"),
         ServiceError("400 Exceeds maximum queue size"),
     ],
 )

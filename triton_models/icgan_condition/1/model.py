@@ -1,14 +1,15 @@
 """Embeddings of the distinct pictures, and the wishes of each row -> neighbours, and the generator's input.
 
-All waiting requests are searched, conditioned and given noise as one batch. Here U pictures become N rows:
-every tensor that comes from a picture is repeated for the rows that show it. With `search` "graph" a stage
-before this one has found the neighbours.
+Waiting requests are searched, conditioned and given noise as one batch. Here U pictures become N rows: every
+tensor that comes from a picture is repeated for the rows that show it. With `search` "graph" a stage before
+this one has found the neighbours. All that waits comes in at once, so that what is too much, here or for the
+generator, is sent away at once.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +22,13 @@ from icgan_runtime.errors import RequestError
 from icgan_runtime.rows import Rows, check_embedding
 from icgan_runtime.search.choose import choose_search
 from icgan_runtime.search.novelty import SCORE_BUCKETS, outside_below
+from icgan_runtime.server.gate import Gate, weight
 from icgan_runtime.server.models import CANARY_ID
 from icgan_runtime.server.stage import Requests
 
 Array = NDArray[Any]
+
+DRAWN = "noise"  # who asks for this is drawn next
 
 
 class Asked(NamedTuple):
@@ -44,28 +48,87 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self.model, self.k = bundle.manifest.model, bundle.manifest.bank.neighbours
         self.bank = Bank.of_bundle(bundle)
-        self.max_rows = int(config["max_batch_size"])
-        wanted = config["parameters"]["search"]["string_value"]
+        parameters = {name: each["string_value"] for name, each in config["parameters"].items()}
+        self.max_rows, self.room = int(parameters["max_rows"]), float(parameters["max_queue"])
+        wanted = parameters["search"]
         self.search = None if wanted == "graph" else choose_search(self.bank, wanted)
         if self.search is not None:  # the first search is slower than those to come
             self.search(self.bank.embeddings[:1], self.k)
         self.requests = Requests(pb_utils)
         self.limit = stated if (stated := self.bank.stated_limit) is not None else outside_below(self.bank)
         self.metrics = Metrics(self.limit)
+        self.probed = 0
+        probe = self.requests.probe(args["model_repository"], "icgan_generator", "image", self._probe_row)
+        self.generator = Gate(self.room, probe)
 
-    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse | None]:
         answers: list[pb_utils.InferenceResponse | None] = []
-        good = []
+        good: list[tuple[int, Asked]] = []  # with their places among the requests
+        taken = 0.0
         for request in requests:
-            try:
-                good.append(self._read(request))
-                answers.append(None)
-            except RequestError as error:  # of one request alone: those beside it are answered
-                answers.append(self.requests.refusal(error))
-        made = iter(self._answer(good) if good else ())
-        return [next(made) if answer is None else answer for answer in answers]
+            outputs = frozenset(request.requested_output_names())
+            answer = self._full(taken, outputs)  # before anything else is done for it
+            if answer is None:
+                try:
+                    asked = self._read(request, outputs)
+                except RequestError as error:  # of one request alone: those beside it are answered
+                    answer = self.requests.refusal(error)
+                else:
+                    size = weight(len(asked.picture), self.max_rows)
+                    taken += size
+                    if DRAWN in outputs:
+                        self.generator.enter(size)
+                    good.append((len(answers), asked))
+            answers.append(answer)
+        self.requests.report()
+        batches = list(self._batches(good))
+        for batch in batches:
+            made = self._answer([asked for _, asked in batch])
+            for (place, _), answer in zip(batch, made, strict=True):
+                if len(batches) == 1:
+                    answers[place] = answer
+                else:  # who comes first is not kept waiting for the others
+                    self.requests.sender(requests[place])(answer)
+        return answers
 
-    def _read(self, request: pb_utils.InferenceRequest) -> Asked:
+    def _full(self, taken: float, outputs: frozenset[str]) -> pb_utils.InferenceResponse | None:
+        """The answer to a request for which there is no room, here or behind."""
+        if taken >= self.room:
+            return self.requests.shed("icgan_condition")
+        if DRAWN in outputs and not self.generator.has_room:
+            return self.requests.shed("icgan_generator")
+        return None
+
+    def finalize(self) -> None:
+        self.generator.close()
+
+    def _batches(self, good: list[tuple[int, Asked]]) -> Iterator[list[tuple[int, Asked]]]:
+        """What is computed together: no more rows than the generator takes."""
+        batch: list[tuple[int, Asked]] = []
+        rows = 0
+        for each in good:
+            if batch and rows + len(each[1].picture) > self.max_rows:
+                yield batch
+                batch, rows = [], 0
+            batch.append(each)
+            rows += len(each[1].picture)
+        if batch:
+            yield batch
+
+    def _probe_row(self) -> dict[str, Array]:
+        """Something for the generator to draw, another thing each time: the server may keep answers."""
+        self.probed += 1
+        row: dict[str, Array] = {
+            "noise": np.full((1, self.model.dim_z), self.probed % (1 << 24) / (1 << 24), np.float32),
+            "embedding": np.ascontiguousarray(self.bank.embeddings[:1]),
+        }
+        if self.model.classes:
+            row["label"] = np.zeros((1, 1), np.int64)
+        if self.model.truncation == "mean-w":
+            row["truncation"] = np.ones((1, 1), np.float32)
+        return row
+
+    def _read(self, request: pb_utils.InferenceRequest, outputs: frozenset[str]) -> Asked:
         embedding = self.requests.given(request, "embedding")
         if embedding.ndim != 2:  # the server takes away the row axis of a request that says 0 rows
             raise RequestError("embedding", f"{list(embedding.shape)}, expected rows")
@@ -85,7 +148,6 @@ class TritonPythonModel:
         found = None if self.search else self._found(request)
         if found is not None and packed is None:
             found = found[0][new], found[1][new]
-        outputs = frozenset(request.requested_output_names())
         return Asked(embedding, rows, picture, found, outputs, request.request_id() != CANARY_ID)
 
     def _found(self, request: pb_utils.InferenceRequest) -> tuple[Array, Array]:

@@ -1,4 +1,7 @@
-"""Generated pixels -> picture files, for clients that want something to look at."""
+"""Generated pixels -> picture files, for clients that want something to look at.
+
+Threads make them; every request is taken in at once, and sent away where too many wait already.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,14 @@ from icgan_runtime.errors import NumericsError, RequestError
 from icgan_runtime.marks.claim import SINGLE, VERSION, Claim, Source
 from icgan_runtime.marks.mark import Mark, find_signer
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL
+from icgan_runtime.server.gate import Workers, weight
 from icgan_runtime.server.stage import Requests
 
 # ";base64" as in a data URL: JSON cannot carry raw bytes
 FORMATS = {f"image/{kind.lower()}": kind for kind in ("PNG", "JPEG", "WEBP")}
+
+# Making files yields the processor to what is drawn next.
+NICENESS = 5
 
 
 class TritonPythonModel:
@@ -28,17 +35,37 @@ class TritonPythonModel:
         self.requests = Requests(pb_utils)
         folder = Path(args["model_repository"], args["model_version"])
         self.source: Source = from_json(Source, json.loads((folder / "source.json").read_bytes()), "source")
-        parameters = json.loads(args["model_config"])["parameters"]
-        self.classes = int(parameters["classes"]["string_value"])
+        given = json.loads(args["model_config"])["parameters"]
+        parameters = {name: int(each["string_value"]) for name, each in given.items()}
+        self.classes, self.max_rows = parameters["classes"], parameters["max_rows"]
+        self.workers = Workers(parameters["threads"], parameters["max_queue"], NICENESS)
 
-    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        answers = []
-        for request in requests:
-            try:
-                answers.append(_answer(request, self.requests, self._claims(request)))
-            except RequestError as error:
-                answers.append(self.requests.refusal(error))
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse | None]:
+        answers = [self._begin(request) for request in requests]
+        self.requests.report()
         return answers
+
+    def finalize(self) -> None:
+        self.workers.close()
+
+    def _begin(self, request: pb_utils.InferenceRequest) -> Any:
+        """None, for a thread will answer; or that there is no room."""
+        if not self.workers.has_room:
+            return self.requests.shed("icgan_picture")
+        send = self.requests.sender(request)
+
+        def work() -> None:
+            try:
+                answer = _answer(request, self.requests, self._claims(request))
+            except RequestError as error:
+                answer = self.requests.refusal(error)
+            except Exception as error:  # nobody else would tell the client
+                answer = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+            send(answer)
+
+        rows = len(self.requests.given(request, "GENERATED"))
+        self.workers.submit(weight(rows, self.max_rows), work)
+        return None
 
     def _claims(self, request: pb_utils.InferenceRequest) -> list[Claim] | None:
         """What each file says of its origin; None for a request of pixels alone."""

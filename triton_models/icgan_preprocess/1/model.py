@@ -1,13 +1,18 @@
-"""Pictures of a request -> the encoder's input, each distinct picture once, with the rows that show it."""
+"""Pictures of a request -> the encoder's input, each distinct picture once, with the rows that show it.
+
+Every request is taken in at once, and answered when its last picture is prepared: threads decode files, at a
+low priority, and a picture that several requests show is decoded once for all that came before it was done.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -17,19 +22,31 @@ from PIL import Image
 
 from icgan_runtime import images
 from icgan_runtime.errors import RequestError
+from icgan_runtime.rows import Rows
+from icgan_runtime.server.gate import Gate, Workers, weight
 from icgan_runtime.server.stage import Requests
 
 # Pillow warns of every odd value in a stranger's EXIF: thousands of lines of the log for one picture, each of
 # which Python would also keep for ever.
 warnings.filterwarnings("ignore", module="PIL")
 
-# Decoding yields the processor to the stages after it: a flood of large photos delays nobody else's rows.
+# Decoding yields the processor to everything else: a flood of large photos delays nobody else's rows.
 NICENESS = 5
 
 # Of 16 MB, which Pillow keeps for the next picture: new memory costs a large photo as much as its decoding.
 KEPT_BLOCKS = 8
 
+# A file of this many bytes or more counts as a large photo, of which few may wait; a smaller one for less.
+LARGE = 256 << 10
+LARGE_SHARE = 1 / 16  # of what may wait elsewhere, for each decoder
+SMALLEST = 1 / 8
+
+# A file of our own client (its pixels, as BMP) takes less time than another thread would to wake up.
+PLAIN = b"BM"
+PLAIN_BYTES = 256 << 10
+
 Picture = bytes | NDArray[np.uint8]
+Prepared = NDArray[np.uint8]
 
 
 class TritonPythonModel:
@@ -38,8 +55,8 @@ class TritonPythonModel:
         outputs = {tensor["name"]: tensor["dims"] for tensor in config["output"]}
         self.size = int(outputs["image"][0])
         parameters = {name: int(each["string_value"]) for name, each in config["parameters"].items()}
-        self.classes = parameters["classes"]
-        self.prepared = Prepared(self.size, parameters["kept_pictures"])
+        self.classes, self.max_rows = parameters["classes"], parameters["max_rows"]
+        decoders, room = parameters["decoders"], parameters["max_queue"]
         self.requests = Requests(pb_utils)
         # kept: a metric dies with the family object it came from
         self.family = pb_utils.MetricFamily(
@@ -48,13 +65,27 @@ class TritonPythonModel:
             kind=pb_utils.MetricFamily.COUNTER,
         )
         self.failures = self.family.Metric(labels={})
-        os.nice(NICENESS)
-        Image.core.set_blocks_max(KEPT_BLOCKS)  # type: ignore[attr-defined]
+        Image.core.set_blocks_max(KEPT_BLOCKS * decoders)  # type: ignore[attr-defined]
+        # far fewer than elsewhere: each is alone with its decoder, however many wait
+        workers = Workers(decoders, decoders * room * LARGE_SHARE, NICENESS)
+        self.decoders = Decoders(self.size, workers, parameters["kept_pictures"])
+        self.probed = 0
+        probe = self.requests.probe(
+            args.get("model_repository", ""), "icgan_encoder", "embedding", self._probe_picture
+        )
+        self.encoder = Gate(room, probe)
 
-    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse | None]:
+        answers = [self._begin(request) for request in requests]
+        self.requests.report()
+        return answers
 
-    def _answer(self, request: pb_utils.InferenceRequest) -> Any:
+    def finalize(self) -> None:
+        self.decoders.workers.close()
+        self.encoder.close()
+
+    def _begin(self, request: pb_utils.InferenceRequest) -> Any:
+        """The answer, or None where a thread will give it."""
         files, pixels = (self.requests.tensor(request, name) for name in ("IMAGE", "PIXELS"))
         given = pixels if files is None else files
         if given is None or (files is not None and pixels is not None):
@@ -63,37 +94,136 @@ class TritonPythonModel:
         if given.ndim != (4 if files is None else 2):
             # the server takes away the row axis of a request that says 0 rows
             return self.requests.refusal(RequestError(name, f"{list(given.shape)}, expected rows"))
+        if not self.encoder.has_room:
+            return self.requests.shed("icgan_encoder")
+        if not self.decoders.workers.has_room:
+            return self.requests.shed("icgan_preprocess")
         try:
             rows = self.requests.rows(request, self.classes)  # before a picture costs anything
         except RequestError as error:
             return self.requests.refusal(error)
         try:
             distinct, picture = distinct_pictures(given if files is None else raw_files(given[:, 0]))
-            prepared = [self.prepared(each) for each in distinct]
         except RequestError as error:
-            self.failures.increment(1)
-            return self.requests.refusal(error, name)
-        packed = np.array(rows.pack(picture, len(distinct)), dtype=object)[:, None]
+            return self._undecodable(error, name)
+        futures = [self.decoders.prepare(each) for each in distinct]
+        work = Work(request, self.requests.sender(request), name, rows, picture, futures)
+        if all(future.done() for future in futures):
+            return self._answer(work)
+        work.when_done(self._send)
+        return None
+
+    def _send(self, work: Work) -> None:
+        """Answer from a decoder's thread."""
+        try:
+            answer = self._answer(work)
+        except Exception as error:  # nobody else would tell the client
+            answer = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+        work.send(answer)
+
+    def _answer(self, work: Work) -> Any:
+        try:
+            prepared = [future.result() for future in work.futures]
+        except RequestError as error:
+            return self._undecodable(error, work.tensor)
+        self.encoder.enter(weight(len(prepared), self.max_rows))
+        packed = np.array(work.rows.pack(work.picture, len(prepared)), dtype=object)[:, None]
         image = prepared[0][None] if len(prepared) == 1 else np.stack(prepared)
         return self.requests.answer({"image": image, "rows": packed})
 
+    def _undecodable(self, error: RequestError, tensor: str) -> Any:
+        self.failures.increment(1)
+        return self.requests.refusal(error, tensor)
 
-class Prepared:
-    """Prepares pictures for the encoder, and keeps the last `count` by the hash of their files."""
+    def _probe_picture(self) -> dict[str, NDArray[Any]]:
+        """Another one each time: the server may keep answers, and would give them at once."""
+        self.probed += 1
+        picture = np.zeros((1, self.size, self.size, 3), np.uint8)
+        picture.reshape(-1)[:8] = np.frombuffer(self.probed.to_bytes(8, "little"), np.uint8)
+        return {"image": picture}
 
-    def __init__(self, size: int, count: int) -> None:
-        self.size, self.count = size, count
-        self.kept: OrderedDict[bytes, NDArray[np.uint8]] = OrderedDict()
 
-    def __call__(self, picture: Picture) -> NDArray[np.uint8]:
-        if not self.count or not isinstance(picture, bytes):
-            return images.load(picture, self.size)
-        key = hashlib.blake2b(picture, digest_size=32).digest()
-        found = self.kept.pop(key, None)
-        self.kept[key] = found = images.load(picture, self.size) if found is None else found
-        if len(self.kept) > self.count:
-            self.kept.popitem(last=False)
-        return found
+class Work:
+    """A request whose pictures are being prepared."""
+
+    def __init__(
+        self,
+        request: pb_utils.InferenceRequest,
+        send: Callable[[Any], None],
+        tensor: str,
+        rows: Rows,
+        picture: NDArray[np.int64],
+        futures: list[Future[Prepared]],
+    ) -> None:
+        self.request = request  # kept: the pixels that came with it are the server's
+        self.send, self.tensor, self.rows, self.picture = send, tensor, rows, picture
+        self.futures = futures
+        self._left = len(futures)
+        self._lock = threading.Lock()
+
+    def when_done(self, finish: Callable[[Work], None]) -> None:
+        """Have `finish` called with this once every picture is prepared or has failed."""
+
+        def one_more(_: Future[Prepared]) -> None:
+            with self._lock:
+                self._left -= 1
+                last = self._left == 0
+            if last:
+                finish(self)
+
+        for future in self.futures:
+            future.add_done_callback(one_more)
+
+
+class Decoders:
+    """Prepares pictures, each once at a time, and keeps the last `count` by the hash of their files."""
+
+    def __init__(self, size: int, workers: Workers, count: int) -> None:
+        self.size, self.workers, self.count = size, workers, count
+        self.under_way: dict[bytes, Future[Prepared]] = {}
+        self.kept: OrderedDict[bytes, Future[Prepared]] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def prepare(self, picture: Picture) -> Future[Prepared]:
+        """The picture as the encoder sees it, now or later; RequestError for one that cannot be decoded."""
+        if not isinstance(picture, bytes):
+            if picture.shape[:2] == (self.size, self.size):
+                return _done(lambda: images.load(picture, self.size))
+            return self.workers.submit(
+                min(1, max(SMALLEST, picture.nbytes / (16 * LARGE))), lambda: images.load(picture, self.size)
+            )
+        if picture.startswith(PLAIN) and len(picture) <= PLAIN_BYTES:
+            return _done(lambda: images.load(picture, self.size))
+        key = hashlib.blake2b(picture, digest_size=32).digest() if self.count else picture
+        with self.lock:
+            if found := self.kept.pop(key, None):
+                self.kept[key] = found
+                return found
+            if found := self.under_way.get(key):
+                return found
+            load = max(SMALLEST, min(1, len(picture) / LARGE))
+            future = self.workers.submit(load, lambda: images.load(picture, self.size))
+            self.under_way[key] = future
+        future.add_done_callback(lambda _: self._prepared(key, future))
+        return future
+
+    def _prepared(self, key: bytes, future: Future[Prepared]) -> None:
+        with self.lock:
+            del self.under_way[key]
+            if self.count and future.exception() is None:
+                self.kept[key] = future
+                if len(self.kept) > self.count:
+                    self.kept.popitem(last=False)
+
+
+def _done(work: Callable[[], Prepared]) -> Future[Prepared]:
+    """What `work` gives, at once."""
+    future: Future[Prepared] = Future()
+    try:
+        future.set_result(work())
+    except RequestError as error:
+        future.set_exception(error)
+    return future
 
 
 def distinct_pictures(rows: Sequence[Picture] | NDArray[np.uint8]) -> tuple[list[Picture], NDArray[np.int64]]:
