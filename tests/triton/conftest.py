@@ -48,6 +48,7 @@ def start(environment, tmp_path_factory) -> Iterator[Callable[..., Server]]:
 
     def start(bundle: Path, **options) -> Server:
         repository = tmp_path_factory.mktemp("served") / "model_repository"
+        options.setdefault("max_queue", 100_000)  # so that no probe is among what tests count
         write_repository(bundle, repository, RepositoryOptions(**options), quiet)
         cache_mb = options.get("cache_mb", 0)
         servers.append(Server(repository, environment, ServerOptions(cache_mb=cache_mb)))
