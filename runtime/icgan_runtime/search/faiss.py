@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -35,17 +35,21 @@ RECALL = (
     0.95,
 )  # of the nearest and of the ten nearest; probes and candidates double until it is reached
 QUERIES = 200  # instances that it is measured on
-# Of a flat index: below this a second thread costs more than it saves, above all beside other programs.
+# Of an exact search: below this a second thread costs more than it saves, above all beside other programs.
 ONE_THREAD_BELOW_BYTES = 16 << 20
 ROWS_AT_ONCE = 65_536  # of a bank that may be mapped from disk
 GPU_CANDIDATES = 2048  # faiss's kernels refuse to select more; twice MAX_NEIGHBOURS
 
 
 def faiss_search(bank: Bank, reason: str) -> Search:
-    """An exact inner-product index over the bank."""
-    index = faiss.IndexFlatIP(bank.embeddings.shape[1])
-    index.add(np.ascontiguousarray(bank.embeddings))
-    return Search("faiss", reason, bank, exactly(index, len(bank)))
+    """Every instance compared, where it lies: an index would hold the bank a second time."""
+    stored = np.ascontiguousarray(bank.embeddings)
+
+    def search(embedding: F32, count: int) -> tuple[F32, I64]:
+        scores, rows = faiss.knn(embedding, stored, count, metric=faiss.METRIC_INNER_PRODUCT)
+        return scores, rows
+
+    return Search("faiss", reason, bank, exactly(search, stored.shape))
 
 
 def faiss_gpu_search(bank: Bank, reason: str) -> Search:
@@ -58,7 +62,8 @@ def faiss_gpu_search(bank: Bank, reason: str) -> Search:
     index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), bank.embeddings.shape[1])
     for start in range(0, len(bank), ROWS_AT_ONCE):
         index.add(np.ascontiguousarray(bank.embeddings[start : start + ROWS_AT_ONCE]))
-    propose = exactly(index, len(bank), GPU_CANDIDATES, numpy_search(bank, reason).propose)
+    rest = numpy_search(bank, reason).propose
+    propose = exactly(index.search, bank.embeddings.shape, GPU_CANDIDATES, rest)
     turn = threading.Lock()
 
     def one_at_a_time(embedding: F32, count: int) -> list[I64]:
@@ -68,20 +73,25 @@ def faiss_gpu_search(bank: Bank, reason: str) -> Search:
     return Search("faiss-gpu", reason, bank, one_at_a_time)
 
 
-def exactly(index: faiss.Index, total: int, most: int | None = None, rest: Propose | None = None) -> Propose:
-    """Candidates from an exact index, with everything that might tie with the last one wanted.
+def exactly(
+    search: Callable[[F32, int], tuple[F32, I64]],
+    shape: tuple[int, ...],
+    most: int | None = None,
+    rest: Propose | None = None,
+) -> Propose:
+    """Candidates from an exact search among `shape` numbers, with everything that might tie with the last.
 
-    An index that gives at most `most` of them leaves embeddings with more ties to `rest`.
+    One that gives at most `most` of them leaves embeddings with more ties to `rest`.
     """
-
-    small = 4 * total * index.d < ONE_THREAD_BELOW_BYTES
+    total = shape[0]
+    small = 4 * total * shape[1] < ONE_THREAD_BELOW_BYTES
 
     def propose(embedding: F32, count: int) -> list[I64]:
         limit = total if most is None else min(most, total)
         wanted = min(2 * count, limit)
         while True:
             with one_thread() if small else nullcontext():
-                scores, rows = index.search(np.ascontiguousarray(embedding), wanted)
+                scores, rows = search(np.ascontiguousarray(embedding), wanted)
             # the first left out must be clearly worse than the last wanted, or it might be its tie
             enough = scores[:, -1] < scores[:, count - 1] - 2 * ROUNDING
             if wanted == total or enough.all():

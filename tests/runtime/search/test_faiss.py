@@ -6,8 +6,8 @@ import json
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -126,18 +126,17 @@ def test_candidates_are_asked_for_until_the_first_left_out_is_clearly_worse():
         scores[:, 20:] = 0.4
         return scores, np.tile(np.arange(wanted), (len(embedding), 1))
 
-    index: Any = SimpleNamespace(d=12, search=search)
-    propose = search_faiss.exactly(index, 1000)
+    propose = search_faiss.exactly(search, (1000, 2))
     queries = np.zeros((12, 2), np.float32).T
     assert [len(rows) for rows in propose(queries, 2)] == [20, 20], "those that might be among the best"
     assert asked == [4, 16, 64]
     asked.clear()
-    assert len(search_faiss.exactly(index, 19)(queries, 2)[0]) == 19
+    assert len(search_faiss.exactly(search, (19, 2))(queries, 2)[0]) == 19
     assert asked == [4, 16, 19], "all there are"
 
 
 @pytest.mark.parametrize(("rows", "threads"), [(1000, 1), (1 << 19, None)])
-def test_a_small_index_is_searched_by_the_calling_thread_alone(rows, threads):
+def test_a_small_bank_is_searched_by_the_calling_thread_alone(rows, threads):
     usual = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(3)
     seen = []
@@ -147,12 +146,25 @@ def test_a_small_index_is_searched_by_the_calling_thread_alone(rows, threads):
         return np.arange(wanted, 0, -1)[None], np.arange(wanted)[None]
 
     try:
-        index: Any = SimpleNamespace(d=8, search=search)
-        search_faiss.exactly(index, rows)(np.zeros((1, 8), np.float32), 1)
+        search_faiss.exactly(search, (rows, 8))(np.zeros((1, 8), np.float32), 1)
         assert seen == [threads or 3]
         assert faiss.omp_get_max_threads() == 3
     finally:
         faiss.omp_set_num_threads(usual)
+
+
+def test_the_bank_is_in_memory_once():
+    bank = bank_of(40_000, 512)  # 82 MB
+    before = private_memory()
+    search = choose_search(bank, "faiss")
+    assert_found(search, bank)
+    assert private_memory() - before < bank.embeddings.nbytes / 2
+
+
+def private_memory() -> int:
+    """Bytes that only this process has."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
 
 def test_the_approximate_search_is_exact_where_it_reads_every_cell(monkeypatch):
