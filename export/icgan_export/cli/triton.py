@@ -50,6 +50,7 @@ def add_parser(commands: Commands[Parser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write a repository, add a release to one, or change the current release."""
     from icgan_runtime.server import repository
+    from icgan_runtime.server.stage import RELEASES_NAME
 
     out: Path = options.out
     wanted = from_options(options)
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     if options.add:
         _say_loads(repository.add_release(options.bundle, out, Steps()))
         return 0
-    if out.exists() and not (out / repository.RELEASES_NAME).exists():
+    if out.exists() and not (out / RELEASES_NAME).exists():
         raise ExportError(f"--out {out} exists and is no repository of ours: choose another place")
     if out.exists() and not options.replace:
         held = [str(release["release"]) for release in repository.read_releases(out)["releases"]]
