@@ -59,7 +59,7 @@ class Behind:
         pass
 
     def exec(self) -> None:
-        Behind.open.wait()
+        Behind.open.wait(60)
 
 
 class Error(Exception):
@@ -69,7 +69,8 @@ class Error(Exception):
 
 
 def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module of the stage `name`, loaded anew."""
+    """The module of the stage `name`, loaded anew; what others of before wait for is over."""
+    Behind.open.set()
     Family.observed, Family.counted = [], []
     Behind.open = threading.Event()
     Behind.open.set()

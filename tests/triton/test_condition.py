@@ -21,13 +21,13 @@ EVERYTHING = ("noise", "conditioning", "EMBEDDING", "NEIGHBOUR_IDS", "NEIGHBOUR_
 
 
 @pytest.fixture
-def load(tiny_bundle, tmp_path, monkeypatch) -> Callable[[str], Any]:
-    """Returns a function that loads the stage with a search, and room for four rows."""
+def load(tiny_bundle, tmp_path, monkeypatch) -> Callable[..., Any]:
+    """Returns a function that loads the stage with a search, for requests of up to four rows."""
     shutil.copytree(tiny_bundle, tmp_path / "1")
 
-    def load(search: str) -> Any:
+    def load(search: str, room: int = 1000) -> Any:
         model = load_stage("icgan_condition", monkeypatch).TritonPythonModel()
-        settings = {"search": search, "max_rows": "4", "max_queue": "8"}
+        settings = {"search": search, "max_rows": "4", "max_queue": str(room)}
         config = {"parameters": {name: {"string_value": value} for name, value in settings.items()}}
         model.initialize(
             {"model_repository": tmp_path, "model_version": "1", "model_config": json.dumps(config)}
@@ -164,7 +164,7 @@ def shed(answers: list[Any]) -> list[bool]:
 
 
 def test_what_is_too_much_for_the_generator_is_sent_away_until_it_has_answered(load):
-    model = load("faiss")
+    model = load("faiss", room=8)
     Behind.open.clear()
     one = {"embedding": model.bank.embeddings[:1], **scalars(1)}
     answers = execute(model, *[one] * 6) + execute(model, *[one] * 6)
@@ -177,13 +177,14 @@ def test_what_is_too_much_for_the_generator_is_sent_away_until_it_has_answered(l
 
 
 def test_a_full_request_takes_the_room_of_four(load):
-    model = load("faiss")
+    model = load("faiss", room=8)
     Behind.open.clear()
     full = {"embedding": model.bank.embeddings[:4], **scalars(4)}
     assert shed(execute(model, full, full, full)) == [False, False, True]
+    Behind.open.set()
 
 
 def test_a_batch_of_all_that_waits_keeps_to_the_room_even_where_nothing_is_drawn(load):
-    model = load("faiss")
+    model = load("faiss", room=8)
     one = {"embedding": model.bank.embeddings[:1], **scalars(1)}
     assert shed(execute(model, *[one] * 10, wanted=("NEIGHBOUR_IDS",))) == [False] * 8 + [True] * 2
