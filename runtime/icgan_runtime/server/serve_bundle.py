@@ -14,7 +14,8 @@ from icgan_runtime.server.environment import Environment, find_environment
 from icgan_runtime.server.models import CANARY_MODEL
 from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import ORDINARY_LINE, Server, ServerOptions
-from icgan_runtime.server.repository import RELEASES_NAME, read_options, write_repository
+from icgan_runtime.server.repository import read_options, write_repository
+from icgan_runtime.server.stage import RELEASES_NAME
 from icgan_runtime.server.watchdog import Watchdog
 
 # What the server says on every machine without a CUDA driver.
