@@ -1,9 +1,14 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+# The servers of the tests are on this machine, which a company's proxy does not reach.
+for name in ("no_proxy", "NO_PROXY"):
+    os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
 
 # Property tests draw the same examples every time, so that a red run means a change. `pytest
 # --hypothesis-profile=thorough` draws new ones.

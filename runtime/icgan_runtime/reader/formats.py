@@ -32,6 +32,7 @@ _OTHERS = (
     (b"IIRO", "a raw camera"),
     (b"IIU\0", "a raw camera"),
 )  # fmt: skip
+_GIT_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def sniff(data: bytes) -> str | None:
@@ -69,4 +70,8 @@ def foreign(data: bytes) -> str:
     for signature, name in _OTHERS:
         if data.startswith(signature):
             return f"{name} file, which is not read; save it as PNG or JPEG"
+    if data.startswith(_GIT_LFS):
+        return "a pointer of Git LFS in the picture's place: fetch the files with git lfs pull"
+    if data[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page instead of a picture, as a site answers for a link that has expired"
     return f"not a {_ACCEPTED} picture"

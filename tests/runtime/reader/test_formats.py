@@ -58,6 +58,14 @@ def test_every_format_is_read(kind):
     [
         (b"", "not a JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF or HEIC picture"),
         (b"hello", "not a JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF or HEIC picture"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+            "a pointer of Git LFS in the picture's place: fetch the files with git lfs pull",
+        ),
+        (
+            b"\n<!DOCTYPE html><title>Log in</title>",
+            "a web page instead of a picture, as a site answers for a link that has expired",
+        ),
         (b"%PDF-1.4", "a PDF file, which is not read; save it as PNG or JPEG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "an EPS file, which is not read; save it as PNG or JPEG"),
         (b"\xff\x0a\xfa\x7f", "a JPEG XL file, which is not read; save it as PNG or JPEG"),
