@@ -1,7 +1,10 @@
-// node generate.mjs BUNDLE [ROW] [SEED] [OUT.png]: eight pictures that follow stored instance ROW, side by side.
+// node generate.mjs BUNDLE [PHOTO or ROW] [SEED] [OUT.png]: eight pictures that follow a photo, or a stored instance,
+// side by side.
+import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import ort from "onnxruntime-node";
+import { centreSquare, toInput } from "../web/picture.js";
 import { Pipeline } from "../web/pipeline.js";
 import { encodePng } from "./png.mjs";
 
@@ -9,7 +12,7 @@ const [bundle, row = "0", seed = "0", out = "pictures.png"] = process.argv.slice
 const N = 8;
 
 const pipeline = await Pipeline.load(ort, async (name) => new Uint8Array(await readFile(join(bundle, name))));
-const embedding = pipeline.stored(Number(row)); // or: await pipeline.embed(rgb) with toInput of ../web/picture.js
+const embedding = existsSync(row) ? await pipeline.embed(await read(row)) : pipeline.stored(Number(row));
 const side = pipeline.model.resolution;
 const sheet = new Uint8Array(side * side * N * 3);
 
@@ -24,3 +27,13 @@ await writeFile(out, encodePng(sheet, side * N, side));
 
 const near = pipeline.search(embedding).map(({ id, score }) => `${id} (${score.toFixed(3)})`);
 console.log(`wrote ${out}; nearest stored instances: ${near.join(", ")}`);
+
+/** A photo -> the encoder's input: upright, on white, in sRGB. @param {string} file */
+async function read(file) {
+  const { default: sharp } = await import("sharp");
+  const upright = await sharp(file).rotate().flatten({ background: "white" }).toColourspace("srgb").png().toBuffer();
+  const { width, height } = await sharp(upright).metadata();
+  const { side, left, top } = centreSquare(width, height);
+  const square = sharp(upright).extract({ left, top, width: side, height: side }).ensureAlpha();
+  return toInput(new Uint8Array(await square.raw().toBuffer()), side, pipeline.model.preprocessing.size);
+}

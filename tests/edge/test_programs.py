@@ -33,6 +33,17 @@ def test_the_node_example_draws_pythons_pictures(name, node_packages, request, t
     assert f"instances: {ROW} (1.000)" in printed
 
 
+def test_the_node_example_takes_a_photo(tiny_bundle, node_packages, tmp_path):
+    if not (node_packages / "sharp").exists():
+        pytest.skip("sharp is not installed: make test-edge")
+    photo = EXAMPLES / "photos/oranges.jpg"
+    node(EXAMPLES / "node/generate.mjs", tiny_bundle, photo, SEED, tmp_path / "sheet.png")
+    with Pipeline.load(tiny_bundle, threads=1) as pipe:
+        expected = sheets.grid(pipe.generate(photo, n=8, seed=SEED, truncation=0.7).images, columns=8, gap=0)
+    found = np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
+    assert np.abs(found - expected).max() <= 2  # another decoder of JPEG
+
+
 def test_the_node_example_refuses_a_changed_file(tiny_bundle, node_packages, tmp_path):
     bundle = shutil.copytree(tiny_bundle, tmp_path / "changed")
     changed = bytearray((bundle / "generator.onnx").read_bytes())
