@@ -172,7 +172,7 @@ def beyond(builds: Sequence[Build], options: argparse.Namespace) -> dict[str, An
         ):
             progress(f"{build.name}: too many of {scenario.name}")
             found.setdefault(scenario.name, {})[build.name] = overload(
-                sender, scenario.requests(post), 32, options.seconds
+                sender, scenario.requests(post), options.seconds
             )
         progress(f"{build.name}: flood")
         found.setdefault("flood", {})[build.name] = flood(sender, post, 8, options.seconds)
