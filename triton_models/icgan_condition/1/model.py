@@ -91,7 +91,7 @@ class TritonPythonModel:
                     self.requests.sender(requests[place])(answer)
         return answers
 
-    def _full(self, taken: float, outputs: frozenset[str]) -> pb_utils.InferenceResponse | None:
+    def _full(self, taken: float, outputs: frozenset[str]) -> Any:
         """The answer to a request for which there is no room, here or behind."""
         if taken >= self.room:
             return self.requests.shed("icgan_condition")

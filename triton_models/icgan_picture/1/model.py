@@ -103,7 +103,7 @@ def _answer(request: pb_utils.InferenceRequest, requests: Requests, claims: list
     if claims is not None and len(claims) != len(generated):
         return requests.refusal(RequestError("seed", f"{len(claims)} rows of {len(generated)} images"))
     pictures = []
-    of_each = claims or [None] * len(generated)
+    of_each: list[Claim | None] = list(claims) if claims else [None] * len(generated)
     for pixels, name, claim in zip(generated, wanted[:, 0], of_each, strict=True):
         kind, _, coding = name.decode(errors="replace").partition(";")
         if kind not in FORMATS or coding not in ("", "base64"):
