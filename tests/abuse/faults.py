@@ -379,7 +379,7 @@ def triton_cases(work: Path) -> list[Case]:
     second = other_bank(first, work / "triton-other")
 
     def write(folder: Path) -> int:
-        return main(["triton", str(first), "--out", str(folder / "out")])
+        return main(["triton", str(first), "--replace", "--out", str(folder / "out")])
 
     def add(folder: Path) -> int:
         return main(["triton", str(second), "--add", "--out", str(folder / "out")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from icgan_runtime.marks.claim import Source
 from icgan_runtime.marks.mark import KEY_VARIABLE, read_marks
-from tests.triton.stages import Request, load_stage
+from tests.triton.stages import Request, answers_of, load_stage
 
 SOURCE = Source("tiny", "1", "0" * 64, bank="1" * 64, backend="triton")
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
@@ -20,12 +21,16 @@ ROWS = {
     "TRUNCATION": np.array([[0.5], [np.inf]], np.float32),
     "CONDITION": np.array([[0], [2]], np.int32),
 }
+SETTINGS = {"classes": 0, "max_rows": 4, "threads": 1, "max_queue": 8}
+PARAMETERS = {name: {"string_value": str(value)} for name, value in SETTINGS.items()}
 FILES = {"GENERATED": PIXELS, "FORMAT": np.array([[b"image/png"]] * 2, object)}
 
 
 @pytest.fixture
 def answer(monkeypatch, tmp_path):
     """Starts the stage, with a signing key if given; returns what it answers to inputs."""
+
+    monkeypatch.setattr(os, "nice", lambda increment: 0)
 
     def ask(inputs, key=None):
         if key is None:
@@ -35,9 +40,10 @@ def answer(monkeypatch, tmp_path):
         (tmp_path / "1").mkdir(exist_ok=True)
         (tmp_path / "1" / "source.json").write_text(json.dumps(asdict(SOURCE)))
         stage = load_stage("icgan_picture", monkeypatch).TritonPythonModel()
-        config = json.dumps({"parameters": {"classes": {"string_value": "0"}}})
+        config = json.dumps({"parameters": PARAMETERS})
         stage.initialize({"model_repository": str(tmp_path), "model_version": "1", "model_config": config})
-        (answered,) = stage.execute([Request(inputs)])
+        (answered,) = answers_of(stage, [Request(inputs)])
+        stage.finalize()
         return answered
 
     return ask

@@ -175,8 +175,9 @@ def test_a_disk_that_fills_up_during_a_checkpoint_costs_nothing_but_the_steps_si
     good = list_checkpoints(full / "checkpoints")
     # Refused beyond this size as by a full disk: the weights for export still fit, the checkpoint does not.
     limit = good[-1].stat().st_size - 1000
+    more = [sys.executable, "-m", "icgan_training", "fit", "--continue", "--out", full, "--images", "48"]
     done = subprocess.run(
-        command(data, full, "--precision", "float32", "--images", "48"),
+        more,
         env=environment(),
         capture_output=True,
         text=True,

@@ -212,6 +212,8 @@ def finish(
     """Close the holes, find neighbourhoods, write `dataset.json`; can be repeated after a kill."""
     unreadable = tell_unreadable(source, settings, partial)
     kept = settings.count - len(unreadable)
+    # before holes are closed: what cannot be read now may be there when the command is given again
+    check_count(kept + (0 if base is None else base.meta.count), k)
     order = fill_holes(partial, settings, unreadable)
     labels = Labels(None if source.labels is None else source.labels[order], source.class_names)
     called = source.names(order)
@@ -221,7 +223,6 @@ def finish(
         labels, called = join_labels(base, labels), join_names(base, called, kept)
         kept += base.meta.count
         note = join_notes(base, source)
-    check_count(kept, k)
     if labels.rows is not None:
         np.save(folder / "labels.npy", labels.rows)
     if called is not None:
