@@ -362,6 +362,7 @@ def repository_is_whole(repository: Path) -> None:
         for model, version in release["versions"].items():
             place = repository / model / str(version)
             files = {path.relative_to(place).as_posix(): path for path in place.rglob("*") if path.is_file()}
+            files.pop("__pycache__", None)  # holds the name, so that Python makes no folder of it
             if _digest(dict(files)) != book["digests"][model][str(version)]:
                 raise ValueError(f"{model} {version} is not what it was")
     for config in repository.glob("*/config.pbtxt"):
