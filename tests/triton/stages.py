@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -32,22 +30,18 @@ class Family:
 
 
 class Request(dict[str, Any]):
-    """As pb_utils.InferenceRequest, with `wanted` outputs; what is sent to it later is `answered`."""
+    """As pb_utils.InferenceRequest, with `wanted` outputs."""
 
     def __init__(self, inputs: dict[str, Any], wanted: tuple[str, ...] = (), name: str = "") -> None:
         super().__init__(inputs)
         self.wanted = wanted
         self.name = name
-        self.answered: Future[Any] = Future()
 
     def request_id(self) -> str:
         return self.name
 
     def requested_output_names(self) -> tuple[str, ...]:
         return self.wanted
-
-    def get_response_sender(self) -> Any:
-        return SimpleNamespace(send=lambda response, flags: self.answered.set_result(response))
 
 
 class Behind:
@@ -85,7 +79,6 @@ def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         InferenceRequest=Behind,
         PreferredMemory=lambda *_: None,
         TRITONSERVER_MEMORY_CPU=0,
-        TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
     path = ROOT / "triton_models" / name / "1" / "model.py"
@@ -95,12 +88,3 @@ def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     stage = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(stage)
     return stage
-
-
-def answers_of(model: Any, requests: Sequence[Request]) -> list[Any]:
-    """What each request is answered, at once or later."""
-    now = model.execute(list(requests))
-    return [
-        answer if answer is not None else request.answered.result(60)
-        for request, answer in zip(requests, now, strict=True)
-    ]

@@ -12,7 +12,7 @@ import pytest
 
 from icgan_runtime.rows import Rows
 from icgan_runtime.search.choose import choose_search
-from tests.triton.stages import Behind, Error, Family, Request, answers_of, load_stage
+from tests.triton.stages import Behind, Error, Family, Request, load_stage
 
 pytest.importorskip("faiss")
 
@@ -55,7 +55,7 @@ def packed(picture: list[int], pictures: int, **changes: Any) -> np.ndarray:
 
 
 def execute(model: Any, *requests: Inputs, wanted: tuple[str, ...] = EVERYTHING) -> list[Any]:
-    return answers_of(model, [Request(inputs, wanted) for inputs in requests])
+    return model.execute([Request(inputs, wanted) for inputs in requests])
 
 
 @pytest.mark.parametrize("search", ["numpy", "faiss", "faiss-ivf"])

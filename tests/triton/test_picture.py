@@ -11,7 +11,7 @@ import pytest
 
 from icgan_runtime.marks.claim import Source
 from icgan_runtime.marks.mark import KEY_VARIABLE, read_marks
-from tests.triton.stages import Request, answers_of, load_stage
+from tests.triton.stages import Request, load_stage
 
 SOURCE = Source("tiny", "1", "0" * 64, bank="1" * 64, backend="triton")
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
@@ -42,7 +42,7 @@ def answer(monkeypatch, tmp_path):
         stage = load_stage("icgan_picture", monkeypatch).TritonPythonModel()
         config = json.dumps({"parameters": PARAMETERS})
         stage.initialize({"model_repository": str(tmp_path), "model_version": "1", "model_config": config})
-        (answered,) = answers_of(stage, [Request(inputs)])
+        (answered,) = stage.execute([Request(inputs)])
         stage.finalize()
         return answered
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from icgan_runtime import images
 from icgan_runtime.rows import Rows
-from tests.triton.stages import Behind, Error, Family, Request, answers_of, load_stage
+from tests.triton.stages import Behind, Error, Family, Request, load_stage
 from tests.triton.test_condition import scalars
 from tests.triton.test_icgan import png
 
@@ -58,7 +58,7 @@ def test_odd_exif_fills_no_log(monkeypatch):
     picture = np.array([[stream.getvalue()]], dtype=object)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        (answer,) = answers_of(load(monkeypatch), [Request({"IMAGE": picture, **scalars(1)})])
+        (answer,) = load(monkeypatch).execute([Request({"IMAGE": picture, **scalars(1)})])
     assert answer.found["image"].shape == (1, 4, 4, 3)
     assert said == []
 
@@ -66,7 +66,7 @@ def test_odd_exif_fills_no_log(monkeypatch):
 def test_a_picture_travels_and_is_decoded_once_for_all_the_rows_that_show_it(monkeypatch):
     decoded = watched(monkeypatch)
     shown = files(png(0), b"", png(1), b"", png(0))
-    (answer,) = answers_of(load(monkeypatch), [Request({"IMAGE": shown, **scalars(5)})])
+    (answer,) = load(monkeypatch).execute([Request({"IMAGE": shown, **scalars(5)})])
     assert decoded == [png(0), png(1)]
     assert len(answer.found["image"]) == 2
     rows, picture = Rows.unpack(answer.found["rows"][:, 0], labelled=False)
@@ -75,14 +75,14 @@ def test_a_picture_travels_and_is_decoded_once_for_all_the_rows_that_show_it(mon
 
 
 def test_the_first_row_cannot_repeat_another(monkeypatch):
-    (answer,) = answers_of(load(monkeypatch), [Request({"IMAGE": files(b"", png(0)), **scalars(2)})])
+    (answer,) = load(monkeypatch).execute([Request({"IMAGE": files(b"", png(0)), **scalars(2)})])
     assert answer.error.args[0].startswith("IMAGE: ")
 
 
 def test_a_bad_row_is_refused_before_its_picture_is_decoded_and_counted_once(monkeypatch):
     monkeypatch.setattr(images, "load", lambda *_: pytest.fail("decoded"))
     bad = scalars(1, TRUNCATION=np.array([[7]], np.float32))
-    (answer,) = answers_of(load(monkeypatch), [Request({"IMAGE": files(png(0)), **bad})])
+    (answer,) = load(monkeypatch).execute([Request({"IMAGE": files(png(0)), **bad})])
     assert answer.error.args[0].startswith("TRUNCATION: 7.0")
     assert Family.counted == [("icgan_refused_total", {"field": "truncation"})]
 
@@ -91,21 +91,23 @@ def test_as_many_pictures_are_kept_as_was_asked_for_the_oldest_goes_first(monkey
     decoded = watched(monkeypatch)
     model = load(monkeypatch, kept=2)
     for number in (0, 1, 0, 2, 0, 1):
-        (answer,) = answers_of(model, [Request({"IMAGE": files(png(number)), **scalars(1)})])
+        (answer,) = model.execute([Request({"IMAGE": files(png(number)), **scalars(1)})])
         np.testing.assert_array_equal(answer.found["image"][0], reader_load(png(number), 4))
     assert decoded == [png(0), png(1), png(2), png(1)]
 
 
-def test_a_picture_of_several_clients_is_decoded_once_while_they_wait(monkeypatch):
+def test_a_picture_of_several_clients_that_wait_together_is_decoded_once(monkeypatch):
     decoded, may_go_on = watched(monkeypatch), threading.Event()
     load_watched = images.load
     monkeypatch.setattr(images, "load", lambda *call: may_go_on.wait(60) and load_watched(*call))
     model = load(monkeypatch)
+    last, prepare = png(9), model.decoders.prepare
+    monkeypatch.setattr(
+        model.decoders, "prepare", lambda each: (each == last and may_go_on.set()) or prepare(each)
+    )
     asked = [Request({"IMAGE": files(png(0)), **scalars(1, SEED=np.array([[n]]))}) for n in range(3)]
-    assert [model.execute([request]) for request in asked] == [[None]] * 3
-    may_go_on.set()
-    answers = [request.answered.result(60) for request in asked]
-    assert decoded == [png(0)]
+    *answers, _ = model.execute([*asked, Request({"IMAGE": files(last), **scalars(1)})])
+    assert decoded == [png(0), last]
     for seed, answer in enumerate(answers):
         np.testing.assert_array_equal(answer.found["image"][0], reader_load(png(0), 4))
         assert Rows.unpack(answer.found["rows"][:, 0], labelled=False)[0].seed.tolist() == [seed]
@@ -113,7 +115,7 @@ def test_a_picture_of_several_clients_is_decoded_once_while_they_wait(monkeypatc
 
 def test_a_picture_that_cannot_be_decoded_fails_for_each_who_sent_it(monkeypatch):
     asked = [Request({"IMAGE": files(png(0)[:60]), **scalars(1)}) for _ in range(2)]
-    for answer in answers_of(load(monkeypatch), asked):
+    for answer in load(monkeypatch).execute(asked):
         assert answer.error.args[0].startswith("IMAGE: ")
 
 
@@ -121,17 +123,20 @@ def test_photos_are_sent_away_when_many_wait_and_prepared_pictures_still_taken(m
     may_go_on = threading.Event()
     monkeypatch.setattr(images, "load", lambda file, size: may_go_on.wait(60) and reader_load(file, size))
     model = load(monkeypatch)
-    large = [png(n) + bytes(1 << 20) for n in range(6)]  # room for 64 / 16 = 4
+    shed = model.requests.shed
+
+    def go_on(stage: str) -> Any:
+        may_go_on.set()
+        return shed(stage)
+
+    monkeypatch.setattr(model.requests, "shed", go_on)  # the first four are under way until then
+    large = [png(n) + bytes(1 << 20) for n in range(5)]  # room for 64 / 16 = 4
+    pixels = {"PIXELS": np.zeros((1, 4, 4, 3), np.uint8), **scalars(1)}
     requests = [Request({"IMAGE": files(picture), **scalars(1)}) for picture in large]
-    now = model.execute(requests)
-    assert [answer is None for answer in now] == [True] * 4 + [False] * 2
-    assert all(answer.error.args[1] == Error.UNAVAILABLE for answer in now[4:])
+    answers = model.execute([*requests, Request(pixels)])
+    assert [answer.error is None for answer in answers] == [True] * 4 + [False, True]
+    assert answers[4].error.args[1] == Error.UNAVAILABLE
     assert Family.counted == [("icgan_shed_total", {"model": "icgan_preprocess"})]
-    may_go_on.set()
-    for request in requests[:4]:
-        assert request.answered.result(60).error is None
-    (answer,) = model.execute([Request({"PIXELS": np.zeros((1, 4, 4, 3), np.uint8), **scalars(1)})])
-    assert answer.error is None
 
 
 def test_pictures_are_sent_away_while_the_encoder_has_not_answered_those_before(monkeypatch):

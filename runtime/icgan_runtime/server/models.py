@@ -40,7 +40,7 @@ FIRST_VERSION = tc.VersionPolicy(tc.Specific((1,)))
 # (findings/triton_cache_keeps_refusals.sh). The networks have one output, a version of their own, and refuse
 # nothing that a stage before them lets through.
 KEPT = tc.ResponseCache(enable=True)
-# Full requests that the stage that searches takes in together: all that wait, to send away what is too much.
+# Full requests that a stage in Python takes in together: all that wait, to send away what is too much.
 TAKEN_IN = 64
 
 # How many requests wait for the graph that searches, which has no stage before it that could refuse.
@@ -156,7 +156,14 @@ def _preprocess(served: ServedModel) -> tc.ModelConfig:
         "decoders": tc.Parameter(str(served.options.decoders)),
         "kept_pictures": tc.Parameter(str(served.options.cache_mb and KEPT_PICTURES)),
     }
-    return _python(served, "icgan_preprocess", inputs, outputs, parameters=parameters | _limits(served))
+    return _python(
+        served,
+        "icgan_preprocess",
+        inputs,
+        outputs,
+        max_batch_size=TAKEN_IN * served.options.max_batch,
+        parameters=parameters | _limits(served),
+    )
 
 
 def _packed_rows(optional: bool = False) -> tc.Tensor:
@@ -304,7 +311,14 @@ def _picture(served: ServedModel) -> tc.ModelConfig:
         **_limits(served),
     }
     outputs = (tc.Tensor("PICTURE", tc.BYTES, (1,)),)
-    return _python(served, "icgan_picture", inputs, outputs, parameters=parameters)
+    return _python(
+        served,
+        "icgan_picture",
+        inputs,
+        outputs,
+        max_batch_size=TAKEN_IN * served.options.max_batch,
+        parameters=parameters,
+    )
 
 
 def _scalars(model: Model) -> Tensors:

@@ -98,15 +98,6 @@ class Requests:
                 self._shed[model] = self._full.Metric(labels={"model": model})
             self._shed[model].increment(count)
 
-    def sender(self, request: Any) -> Callable[[Any], None]:
-        """Gives the answer to a request for which `execute` returns None."""
-        sender, flags = request.get_response_sender(), self._utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-
-        def send(response: Any) -> None:
-            sender.send(response, flags=flags)
-
-        return send
-
     def probe(
         self, folder: str, model: str, output: str, inputs: Callable[[], Mapping[str, NDArray[Any]]]
     ) -> Callable[[], None]:

@@ -61,8 +61,8 @@ class TritonPythonModel:
         probe = self.requests.probe(args["model_repository"], "icgan_generator", "image", self._probe_row)
         self.generator = Gate(self.room, probe)
 
-    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse | None]:
-        answers: list[pb_utils.InferenceResponse | None] = []
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        answers: list[Any] = []
         good: list[tuple[int, Asked]] = []  # with their places among the requests
         taken = 0.0
         for request in requests:
@@ -81,14 +81,10 @@ class TritonPythonModel:
                     good.append((len(answers), asked))
             answers.append(answer)
         self.requests.report()
-        batches = list(self._batches(good))
-        for batch in batches:
+        for batch in self._batches(good):
             made = self._answer([asked for _, asked in batch])
             for (place, _), answer in zip(batch, made, strict=True):
-                if len(batches) == 1:
-                    answers[place] = answer
-                else:  # who comes first is not kept waiting for the others
-                    self.requests.sender(requests[place])(answer)
+                answers[place] = answer
         return answers
 
     def _full(self, taken: float, outputs: frozenset[str]) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -40,32 +41,29 @@ class TritonPythonModel:
         self.classes, self.max_rows = parameters["classes"], parameters["max_rows"]
         self.workers = Workers(parameters["threads"], parameters["max_queue"], NICENESS)
 
-    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse | None]:
-        answers = [self._begin(request) for request in requests]
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        begun = [self._begin(request) for request in requests]
         self.requests.report()
-        return answers
+        return [each.result() if isinstance(each, Future) else each for each in begun]
 
     def finalize(self) -> None:
         self.workers.close()
 
     def _begin(self, request: pb_utils.InferenceRequest) -> Any:
-        """None, for a thread will answer; or that there is no room."""
+        """A thread's answer to come, or at once that there is no room."""
         if not self.workers.has_room:
             return self.requests.shed("icgan_picture")
-        send = self.requests.sender(request)
 
-        def work() -> None:
+        def work() -> Any:
             try:
-                answer = _answer(request, self.requests, self._claims(request))
+                return _answer(request, self.requests, self._claims(request))
             except RequestError as error:
-                answer = self.requests.refusal(error)
-            except Exception as error:  # nobody else would tell the client
-                answer = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
-            send(answer)
+                return self.requests.refusal(error)
+            except Exception as error:  # of one request alone: those beside it are answered
+                return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
 
         rows = len(self.requests.given(request, "GENERATED"))
-        self.workers.submit(weight(rows, self.max_rows), work)
-        return None
+        return self.workers.submit(weight(rows, self.max_rows), work)
 
     def _claims(self, request: pb_utils.InferenceRequest) -> list[Claim] | None:
         """What each file says of its origin; None for a request of pixels alone."""

@@ -1,7 +1,8 @@
 """Pictures of a request -> the encoder's input, each distinct picture once, with the rows that show it.
 
-Every request is taken in at once, and answered when its last picture is prepared: threads decode files, at a
-low priority, and a picture that several requests show is decoded once for all that came before it was done.
+All requests that wait are taken in together: threads decode their files, at a low priority, and a picture
+that several of them show is decoded once. They are answered together: with responses sent later, from other
+threads, the whole server goes down when any stage's process dies (docs/reports/log.md).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -75,17 +76,17 @@ class TritonPythonModel:
         )
         self.encoder = Gate(room, probe)
 
-    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse | None]:
-        answers = [self._begin(request) for request in requests]
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        begun = [self._begin(request) for request in requests]
         self.requests.report()
-        return answers
+        return [self._answer(each) if isinstance(each, Work) else each for each in begun]
 
     def finalize(self) -> None:
         self.decoders.workers.close()
         self.encoder.close()
 
     def _begin(self, request: pb_utils.InferenceRequest) -> Any:
-        """The answer, or None where a thread will give it."""
+        """The answer, or the Work that has begun."""
         files, pixels = (self.requests.tensor(request, name) for name in ("IMAGE", "PIXELS"))
         given = pixels if files is None else files
         if given is None or (files is not None and pixels is not None):
@@ -96,8 +97,6 @@ class TritonPythonModel:
             return self.requests.refusal(RequestError(name, f"{list(given.shape)}, expected rows"))
         if not self.encoder.has_room:
             return self.requests.shed("icgan_encoder")
-        if not self.decoders.workers.has_room:
-            return self.requests.shed("icgan_preprocess")
         try:
             rows = self.requests.rows(request, self.classes)  # before a picture costs anything
         except RequestError as error:
@@ -106,27 +105,17 @@ class TritonPythonModel:
             distinct, picture = distinct_pictures(given if files is None else raw_files(given[:, 0]))
         except RequestError as error:
             return self._undecodable(error, name)
+        if not (self.decoders.workers.has_room or all(map(self.decoders.is_prepared, distinct))):
+            return self.requests.shed("icgan_preprocess")
+        self.encoder.enter(weight(len(distinct), self.max_rows))
         futures = [self.decoders.prepare(each) for each in distinct]
-        work = Work(request, self.requests.sender(request), name, rows, picture, futures)
-        if all(future.done() for future in futures):
-            return self._answer(work)
-        work.when_done(self._send)
-        return None
-
-    def _send(self, work: Work) -> None:
-        """Answer from a decoder's thread."""
-        try:
-            answer = self._answer(work)
-        except Exception as error:  # nobody else would tell the client
-            answer = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
-        work.send(answer)
+        return Work(name, rows, picture, futures)
 
     def _answer(self, work: Work) -> Any:
         try:
             prepared = [future.result() for future in work.futures]
         except RequestError as error:
             return self._undecodable(error, work.tensor)
-        self.encoder.enter(weight(len(prepared), self.max_rows))
         packed = np.array(work.rows.pack(work.picture, len(prepared)), dtype=object)[:, None]
         image = prepared[0][None] if len(prepared) == 1 else np.stack(prepared)
         return self.requests.answer({"image": image, "rows": packed})
@@ -143,36 +132,13 @@ class TritonPythonModel:
         return {"image": picture}
 
 
-class Work:
+class Work(NamedTuple):
     """A request whose pictures are being prepared."""
 
-    def __init__(
-        self,
-        request: pb_utils.InferenceRequest,
-        send: Callable[[Any], None],
-        tensor: str,
-        rows: Rows,
-        picture: NDArray[np.int64],
-        futures: list[Future[Prepared]],
-    ) -> None:
-        self.request = request  # kept: the pixels that came with it are the server's
-        self.send, self.tensor, self.rows, self.picture = send, tensor, rows, picture
-        self.futures = futures
-        self._left = len(futures)
-        self._lock = threading.Lock()
-
-    def when_done(self, finish: Callable[[Work], None]) -> None:
-        """Have `finish` called with this once every picture is prepared or has failed."""
-
-        def one_more(_: Future[Prepared]) -> None:
-            with self._lock:
-                self._left -= 1
-                last = self._left == 0
-            if last:
-                finish(self)
-
-        for future in self.futures:
-            future.add_done_callback(one_more)
+    tensor: str  # that they came in
+    rows: Rows
+    picture: NDArray[np.int64]  # which picture each row shows
+    futures: list[Future[Prepared]]
 
 
 class Decoders:
@@ -184,16 +150,20 @@ class Decoders:
         self.kept: OrderedDict[bytes, Future[Prepared]] = OrderedDict()
         self.lock = threading.Lock()
 
+    def is_prepared(self, picture: Picture) -> bool:
+        """Whether a picture is as our own client sends it, and costs next to nothing."""
+        if isinstance(picture, bytes):
+            return picture.startswith(PLAIN) and len(picture) <= PLAIN_BYTES
+        return picture.shape[:2] == (self.size, self.size)
+
     def prepare(self, picture: Picture) -> Future[Prepared]:
         """The picture as the encoder sees it, now or later; RequestError for one that cannot be decoded."""
+        if self.is_prepared(picture):
+            return _done(lambda: images.load(picture, self.size))
         if not isinstance(picture, bytes):
-            if picture.shape[:2] == (self.size, self.size):
-                return _done(lambda: images.load(picture, self.size))
             return self.workers.submit(
                 min(1, max(SMALLEST, picture.nbytes / (16 * LARGE))), lambda: images.load(picture, self.size)
             )
-        if picture.startswith(PLAIN) and len(picture) <= PLAIN_BYTES:
-            return _done(lambda: images.load(picture, self.size))
         key = hashlib.blake2b(picture, digest_size=32).digest() if self.count else picture
         with self.lock:
             if found := self.kept.pop(key, None):
