@@ -102,9 +102,13 @@ def test_a_picture_of_several_clients_that_wait_together_is_decoded_once(monkeyp
     monkeypatch.setattr(images, "load", lambda *call: may_go_on.wait(60) and load_watched(*call))
     model = load(monkeypatch)
     last, prepare = png(9), model.decoders.prepare
-    monkeypatch.setattr(
-        model.decoders, "prepare", lambda each: (each == last and may_go_on.set()) or prepare(each)
-    )
+
+    def prepare_watched(picture: bytes) -> Any:
+        if picture == last:
+            may_go_on.set()
+        return prepare(picture)
+
+    monkeypatch.setattr(model.decoders, "prepare", prepare_watched)
     asked = [Request({"IMAGE": files(png(0)), **scalars(1, SEED=np.array([[n]]))}) for n in range(3)]
     *answers, _ = model.execute([*asked, Request({"IMAGE": files(last), **scalars(1)})])
     assert decoded == [png(0), last]
