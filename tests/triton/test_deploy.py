@@ -194,16 +194,16 @@ def test_every_pod_may_run_under_the_restricted_pod_security_standard():
 
 
 @pytest.mark.parametrize(
-    ("values", "source"), [("of a cluster", "cp -r /bundle /work/"), ("of a registry", "icgan")]
+    ("values", "source"), [("of a cluster", "cp -r /bundle /staging/"), ("of a registry", "icgan")]
 )
 def test_the_job_has_the_bundle_of_an_image_or_of_a_registry_where_its_script_looks(values, source):
     job = rendered_all(VALUES[values])["Job/demo-bundle"]["spec"]["template"]["spec"]
     [first], [then] = job["initContainers"], job["containers"]
     assert " ".join(first["command"]).startswith(source)
-    assert "icgan-export triton /work/bundle --out" in then["command"][-1]
+    assert "icgan-export triton /staging/bundle --out" in then["command"][-1]
     if source == "icgan":
         asked = build_parser().parse_args(first["command"][1:])
-        assert (asked.reference, str(asked.out)) == (VALUES[values]["bundleArtifact"], "/work/bundle")
+        assert (asked.reference, str(asked.out)) == (VALUES[values]["bundleArtifact"], "/staging/bundle")
     [volume] = [each for each in job["volumes"] if each["name"] == "credentials"]
     if secrets := VALUES[values].get("imagePullSecrets"):
         assert volume["secret"]["secretName"] == secrets[0]["name"]
@@ -287,8 +287,8 @@ def test_the_job_writes_the_bundle_as_a_repository_then_as_its_next_release_and_
     ]
     *shell, script = container["command"]
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert {"/work", "/claim", "/tmp"} == mounts
-    script = script.replace("/work/bundle", str(tiny_bundle)).replace("/claim", str(tmp_path))
+    assert {"/staging", "/claim", "/tmp"} == mounts
+    script = script.replace("/staging/bundle", str(tiny_bundle)).replace("/claim", str(tmp_path))
     (tmp_path / "bin").mkdir()
     programs = {
         "icgan-export": f'exec "{sys.executable}" -m icgan_export "$@"',

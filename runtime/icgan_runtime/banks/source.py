@@ -172,7 +172,7 @@ def _reduced(picture: U8, side: int) -> U8:
     return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
 
 
-def spread(embeddings: F32, count: int) -> I64:
+def covering(embeddings: F32, count: int) -> I64:
     """Rows that cover the embeddings [N, D]: those nearest to `count` centroids of k-means, ascending."""
     rng = np.random.default_rng(0)
     centroids = embeddings[np.sort(rng.choice(len(embeddings), count, replace=False))].copy()

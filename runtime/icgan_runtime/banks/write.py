@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime import files
-from icgan_runtime.banks.source import Found, credit, read, spread
+from icgan_runtime.banks.source import Found, covering, credit, read
 from icgan_runtime.bundle import arrays, manifest
 from icgan_runtime.bundle.bank import FOLDER, Bank
 from icgan_runtime.bundle.lookup import fits, lookup_bytes
@@ -49,7 +49,7 @@ def write_new_bank(pipe: Pipeline, bundle: Bundle, wanted: str, out: Path, optio
     """
     found = read(pipe, wanted, options.thumbnails, options.names_file)
     if options.instances is not None and options.instances < len(found.ids):
-        found = found.part(spread(found.embeddings, options.instances))
+        found = found.part(covering(found.embeddings, options.instances))
     model = bundle.manifest.model
     labels, class_names = _as_the_model_knows(model, bundle.manifest, found)
     source, licence = credit(Path(wanted))

@@ -17,7 +17,8 @@ from icgan_runtime.bundle.cells import AboutCells, Cells
 from icgan_runtime.errors import MissingExtraError, RequestError
 from icgan_runtime.search.base import F32, I64, ROUNDING, Propose, Search
 from icgan_runtime.search.numpy import numpy_search
-from icgan_runtime.search.recall import nearest_others, recall_of_others, spread
+from icgan_runtime.search.others import spread
+from icgan_runtime.search.recall import nearest_others, recall_of_others
 
 # The approximate index (Sivic and Zisserman, 2003; Jégou et al., 2011): the principal components of the
 # instances, one byte each, in lists around centroids, of which a query reads the nearest few. Every component

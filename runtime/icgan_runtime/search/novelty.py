@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.search.others import scores_of_others, spread
 
 SCORE_BUCKETS = tuple(round(0.05 * step, 2) for step in range(1, 21))  # upper bounds, cosine similarity
-_BLOCK = 16_384  # instances compared at a time
 _SAMPLE = 256  # instances looked at: a quantile needs no more, and a large bank allows no more
 _QUICK = 64 << 20  # numbers of a bank up to which a command computes it by itself: a second
 
@@ -21,14 +20,9 @@ def outside_below(bank: Bank, quantile: float = 0.01) -> float:
     """
     if len(bank) < 2:
         return -1.0
-    rows = np.linspace(0, len(bank) - 1, min(len(bank), _SAMPLE)).astype(np.int64)  # in any language
-    some = bank.embeddings[rows]
+    rows = spread(len(bank), _SAMPLE)  # the same ones in any language
     nearest = np.full(len(rows), -np.inf)
-    # in blocks: a large bank is mapped, and read once rather than once for each of the instances
-    for start in range(0, len(bank), _BLOCK):
-        scores: NDArray[np.float32] = some @ bank.embeddings[start : start + _BLOCK].T
-        own = np.flatnonzero((rows >= start) & (rows < start + _BLOCK))
-        scores[own, rows[own] - start] = -np.inf
+    for _, scores in scores_of_others(bank, rows):
         nearest = np.maximum(nearest, scores.max(axis=1))
     return float(np.quantile(nearest, quantile))
 

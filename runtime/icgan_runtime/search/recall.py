@@ -7,28 +7,16 @@ from numpy.typing import NDArray
 
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.search.base import Search
+from icgan_runtime.search.others import scores_of_others
 
 I64 = NDArray[np.int64]
-_BLOCK = 16_384  # instances compared at a time
-
-
-def spread(total: int, wanted: int) -> I64:
-    """At most `wanted` row numbers of `total`, evenly apart."""
-    return np.linspace(0, total - 1, min(total, wanted)).astype(np.int64)
 
 
 def nearest_others(bank: Bank, rows: I64, k: int) -> I64:
-    """Row numbers [Q, k] of the instances nearest to the instances `rows` [Q], without these, best first.
-
-    The bank, which may be mapped from disk, is read once.
-    """
-    queries = np.ascontiguousarray(bank.embeddings[rows])
+    """Row numbers [Q, k] of the instances nearest to the instances `rows` [Q], without these, best first."""
     best = np.full((len(rows), k), -np.inf, np.float32)
     found = np.zeros((len(rows), k), np.int64)
-    for start in range(0, len(bank), _BLOCK):
-        scores = queries @ bank.embeddings[start : start + _BLOCK].T
-        own = np.flatnonzero((rows >= start) & (rows < start + _BLOCK))
-        scores[own, rows[own] - start] = -np.inf
+    for start, scores in scores_of_others(bank, rows):
         near = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
         best = np.concatenate([best, np.take_along_axis(scores, near, 1)], axis=1)
         found = np.concatenate([found, near + start], axis=1)

@@ -15,7 +15,7 @@ import pytest
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.errors import BundleError, MissingExtraError, RequestError
 from icgan_runtime.search.choose import choose_search
-from icgan_runtime.search.recall import spread
+from icgan_runtime.search.others import spread
 
 pytest.importorskip("faiss")
 import faiss

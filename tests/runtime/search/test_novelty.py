@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from icgan_runtime.bundle.bank import Bank
-from icgan_runtime.search import novelty
+from icgan_runtime.search import others
 from icgan_runtime.search.novelty import outside_below
 
 
@@ -30,7 +30,7 @@ def test_the_instances_of_a_bank_are_inside_it_and_a_stranger_is_not():
 
 @pytest.mark.parametrize("block", [7, 100, 1000])
 def test_the_limit_is_a_quantile_of_the_distances_between_neighbours(monkeypatch, block):
-    monkeypatch.setattr(novelty, "_BLOCK", block)
+    monkeypatch.setattr(others, "_BLOCK", block)
     embeddings = bank(np.random.default_rng(1).normal(size=(100, 8)))
     scores = embeddings.embeddings @ embeddings.embeddings.T
     np.fill_diagonal(scores, -1)

@@ -1,6 +1,6 @@
 """Generated pixels -> picture files, for clients that want something to look at.
 
-Threads make them; every request is taken in at once, and sent away where too many wait already.
+All requests that wait are taken in together: threads make their files, and what is too much is sent away.
 """
 
 from __future__ import annotations
