@@ -69,7 +69,7 @@ def test_every_configuration_takes_as_many_rows_and_every_stage_knows_its_limits
         config = text_format.Parse(path.read_text(), pb.ModelConfig())
         if config.backend == "python":
             assert int(config.parameters["max_rows"].string_value) == 32, path
-            assert int(config.parameters["max_queue"].string_value) == 64, path
+            assert int(config.parameters["max_queue"].string_value) == 48, path
         else:
             assert config.max_batch_size == 32, path
 

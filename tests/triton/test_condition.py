@@ -176,8 +176,8 @@ def test_what_is_too_much_for_the_generator_is_sent_away_until_it_has_answered(l
     assert shed(execute(model, one)) == [False]
 
 
-def test_a_full_request_takes_the_room_of_four(load):
-    model = load("faiss", room=8)
+def test_a_full_request_takes_the_room_of_six(load):
+    model = load("faiss", room=12)
     Behind.open.clear()
     full = {"embedding": model.bank.embeddings[:4], **scalars(4)}
     assert shed(execute(model, full, full, full)) == [False, False, True]

@@ -21,7 +21,7 @@ PROBES = 8
 HALF = 0.5
 
 # A request of the most rows counts for as many of one row: small ones share batches, large ones do not.
-FULL = 4
+FULL = 6
 
 
 def weight(rows: int, most: int) -> float:

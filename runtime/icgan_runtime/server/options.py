@@ -33,7 +33,7 @@ class RepositoryOptions:
     cache_mb: int = 0  # answers of encoder and generator that the server keeps; 0: none
     max_batch: int = 32  # rows of one request, and of one batch
     queue_delay_us: int = 0  # microseconds
-    max_queue: int = 64  # requests of a row under way at a model before the next is refused (gate.py)
+    max_queue: int = 48  # requests of a row under way at a model before the next is refused (gate.py)
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
@@ -147,10 +147,10 @@ def _add_batches(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
     parser.add_argument(
         "--max-queue",
         type=int,
-        default=64,
+        default=48,
         metavar="N",
         help="requests of one row that a model may have to do before the next is refused at once; one of the "
-        "most rows counts for four (default: %(default)s)",
+        "most rows counts for six (default: %(default)s)",
     )
     parser.add_argument(
         "--queue-delay-us",

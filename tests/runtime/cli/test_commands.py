@@ -143,7 +143,7 @@ PLACE = {
                 "generators": 1,
                 "decoders": None,
                 "cache_mb": 0,
-                "max_queue": 64,
+                "max_queue": 48,
                 "max_batch": 32,
                 "queue_delay_us": 0,
                 "log": "warning",
