@@ -1,4 +1,5 @@
-// generate BUNDLE [ROW] [SEED] [OUT.png]: eight pictures that follow stored instance ROW, side by side.
+// generate BUNDLE [PHOTO.jpg or ROW] [SEED] [OUT.png]: eight pictures that follow a photo, or a stored instance, side by
+// side.
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
@@ -7,21 +8,27 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "noise.hpp"
 #include "png.hpp"
+#ifdef ICGAN_JPEG
+#include "photo.hpp"
+#endif
 
 namespace {
 
 constexpr std::int64_t kCount = 8;
 constexpr float kTruncation = 0.7f;
 
-// Row `row` of a file of the bank: `width` numbers of a .npy file of version 1.0, as docs/format.md prescribes.
+// Rows of a file of the bank, `width` numbers each: a .npy file of version 1.0, as docs/format.md prescribes. All of
+// them, or one.
 template <typename Number>
-std::vector<Number> stored(const std::string& path, std::size_t row, std::size_t width) {
+std::vector<Number> stored(const std::string& path, std::size_t width, std::optional<std::size_t> row = {}) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error(path + " cannot be read");
   const std::string bytes{std::istreambuf_iterator<char>(file), {}};
@@ -30,12 +37,23 @@ std::vector<Number> stored(const std::string& path, std::size_t row, std::size_t
   }
   const std::size_t start = 10 + static_cast<unsigned char>(bytes[8]) + 256 * static_cast<unsigned char>(bytes[9]);
   const std::size_t size = width * sizeof(Number);
-  if (bytes.size() < start || row >= (bytes.size() - start) / size) {
-    throw std::runtime_error(path + " has no row " + std::to_string(row));
-  }
-  std::vector<Number> numbers(width);
-  std::memcpy(numbers.data(), bytes.data() + start + row * size, size);
+  const std::size_t rows = bytes.size() < start ? 0 : (bytes.size() - start) / size;
+  if (row.value_or(0) >= rows) throw std::runtime_error(path + " has no row " + std::to_string(row.value_or(0)));
+  std::vector<Number> numbers(row ? width : rows * width);
+  std::memcpy(numbers.data(), bytes.data() + start + row.value_or(0) * size, numbers.size() * sizeof(Number));
   return numbers;
+}
+
+// The stored instance that is most similar: the one with the largest inner product.
+std::size_t nearest(const std::string& bundle, const std::vector<float>& embedding) {
+  const auto bank = stored<float>(bundle + "/bank/embeddings.npy", embedding.size());
+  std::size_t best = 0;
+  float most = -2;
+  for (std::size_t row = 0; row * embedding.size() < bank.size(); ++row) {
+    const float score = std::inner_product(embedding.begin(), embedding.end(), &bank[row * embedding.size()], 0.0f);
+    if (score > most) best = row, most = score;
+  }
+  return best;
 }
 
 // The same numbers for each of the pictures.
@@ -46,13 +64,33 @@ std::vector<Number> for_each_picture(const std::vector<Number>& numbers) {
   return all;
 }
 
+// Whether what was asked for is a stored instance, by its number.
+bool is_row(const std::string& word) { return word.find_first_not_of("0123456789") == std::string::npos; }
+
+// The embedding of a photo.
+std::vector<float> embed(Ort::Env& env, const std::string& bundle, const std::string& photo) {
+#ifdef ICGAN_JPEG
+  Ort::Session encoder(env, (bundle + "/encoder.onnx").c_str(), Ort::SessionOptions{nullptr});
+  const auto size = encoder.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape()[1];
+  auto pixels = icgan::encoder_input(icgan::read_jpeg(photo), size);
+  const std::int64_t shape[] = {1, size, size, 3};
+  const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  const auto image = Ort::Value::CreateTensor(memory, pixels.data(), pixels.size(), shape, 4);
+  const char *input = "image", *output = "embedding";
+  const auto found = encoder.Run(Ort::RunOptions{nullptr}, &input, &image, 1, &output, 1);
+  const float* first = found[0].GetTensorData<float>();
+  return {first, first + found[0].GetTensorTypeAndShapeInfo().GetElementCount()};
+#else
+  throw std::runtime_error(photo + ": this program was built without libjpeg (Debian: apt install libjpeg-dev)");
+#endif
+}
+
 int run(int argc, char** argv) {
   if (argc < 2) {
-    std::cerr << "usage: generate BUNDLE [ROW] [SEED] [OUT.png]\n";
+    std::cerr << "usage: generate BUNDLE [PHOTO.jpg or ROW] [SEED] [OUT.png]\n";
     return 2;
   }
-  const std::string bundle = argv[1], out = argc > 4 ? argv[4] : "pictures.png";
-  const std::size_t row = argc > 2 ? std::stoull(argv[2]) : 0;
+  const std::string bundle = argv[1], query = argc > 2 ? argv[2] : "0", out = argc > 4 ? argv[4] : "pictures.png";
   const std::uint64_t seed = argc > 3 ? std::stoull(argv[3]) : 0;
   if (seed > INT64_MAX) throw std::runtime_error("seed " + std::string(argv[3]) + " is not in 0 .. 2^63 - 1");
 
@@ -76,10 +114,13 @@ int run(int argc, char** argv) {
     const std::vector<float> z = icgan::noise(seed, sample, bound, dim_z);
     noise.insert(noise.end(), z.begin(), z.end());
   }
-  auto embedding = for_each_picture(stored<float>(bundle + "/bank/embeddings.npy", row, dim_h));
+  const std::string bank = bundle + "/bank/embeddings.npy";
+  const auto one = is_row(query) ? stored<float>(bank, dim_h, std::stoull(query)) : embed(env, bundle, query);
+  auto embedding = for_each_picture(one);
   std::vector<std::int64_t> label;  // only of models with classes
   if (takes("label")) {
-    label = for_each_picture(stored<std::int64_t>(bundle + "/bank/labels.npy", row, 1));
+    const std::size_t row = is_row(query) ? std::stoull(query) : nearest(bundle, one);
+    label = for_each_picture(stored<std::int64_t>(bundle + "/bank/labels.npy", 1, row));
   }
 
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);

@@ -16,6 +16,7 @@ from icgan_runtime.bundle.manifest import Manifest, describe_files
 from tests.edge.conftest import EXAMPLES, node
 
 ROW, SEED = 3, 2**63 - 1
+ORIENTATION = 0x0112  # of EXIF: which way the phone was held
 
 
 def assert_pictures_are_pythons(sheet: Path, bundle: Path) -> None:
@@ -94,6 +95,50 @@ def test_the_cpp_example_draws_pythons_pictures(name, cpp_program, request, tmp_
     bundle = request.getfixturevalue(name)
     subprocess.run([cpp_program, bundle, str(ROW), str(SEED), tmp_path / "sheet.png"], check=True)
     assert_pictures_are_pythons(tmp_path / "sheet.png", bundle)
+
+
+@pytest.fixture
+def jpeg_headers() -> None:
+    if not Path("/usr/include/jpeglib.h").exists():
+        pytest.skip("libjpeg-dev is not installed")
+
+
+def assert_pictures_of_a_photo_are_pythons(program: Path, bundle: Path, photo: Path, sheet: Path) -> None:
+    subprocess.run([program, bundle, photo, str(SEED), sheet], check=True)
+    with Pipeline.load(bundle, threads=1) as pipe:
+        expected = sheets.grid(pipe.generate(photo, n=8, seed=SEED, truncation=0.7).images, columns=8, gap=0)
+    assert np.abs(np.asarray(Image.open(sheet)).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_cpp_example_takes_a_photo_whichever_way_the_phone_was_held(
+    orientation, tiny_bundle, cpp_program, jpeg_headers, tmp_path
+):
+    photo = tmp_path / "photo.jpg"
+    with Image.open(EXAMPLES / "photos/oranges.jpg") as opened:
+        exif = opened.getexif()
+        exif[ORIENTATION] = orientation
+        opened.crop((0, 0, 251, 200)).save(photo, exif=exif)
+    assert_pictures_of_a_photo_are_pythons(cpp_program, tiny_bundle, photo, tmp_path / "sheet.png")
+
+
+def test_the_cpp_example_gives_a_photo_the_class_of_its_nearest_instance(
+    labelled_bundle, cpp_program, jpeg_headers, tmp_path
+):
+    photo = EXAMPLES / "photos/pears.jpg"
+    assert_pictures_of_a_photo_are_pythons(cpp_program, labelled_bundle, photo, tmp_path / "sheet.png")
+
+
+@pytest.mark.parametrize("cut", [0, 40, -200])
+def test_the_cpp_example_names_a_photo_that_it_cannot_read(
+    cut, tiny_bundle, cpp_program, jpeg_headers, tmp_path
+):
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes((EXAMPLES / "photos/oranges.jpg").read_bytes()[:cut])
+    done = subprocess.run([cpp_program, tiny_bundle, photo], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"generate: {photo}: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_cpp_example_names_the_file_that_has_no_such_row(tiny_bundle, cpp_program):
