@@ -207,6 +207,7 @@ def facts(builds: Sequence[Build], options: argparse.Namespace) -> dict[str, Any
         "width": options.width,
         "bank": options.bank,
         "cores": options.cores or f"all {len(os.sched_getaffinity(0))}",
+        "serve": f", this one with {options.serve}" if options.serve else "",
         "rounds": options.rounds,
         "seconds": options.seconds,
         "memory_mib": {build.name: build.memory_mib() for build in builds},
@@ -356,7 +357,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     )
     notes = (
         f"{report['resolution']} px, embeddings of {report['width']}, {report['bank']} instances, servers on "
-        f"{report['cores']} cores; {report['rounds']} rounds of {report['seconds']:g} s. `rate ×` compares "
+        f"{report['cores']} cores{report['serve']}; {report['rounds']} rounds of {report['seconds']:g} s. `rate ×` compares "
         "requests per second, `processor ×` the processor time of a request, before by this."
     )
     return page("The ceiling of serving", report, notes, table(titles, lines) + "\n" + memory)
