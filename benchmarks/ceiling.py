@@ -358,7 +358,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     notes = (
         f"{report['resolution']} px, embeddings of {report['width']}, {report['bank']} instances, servers on "
         f"{report['cores']} cores{report['serve']}; {report['rounds']} rounds of {report['seconds']:g} s. "
-        "`rate ×` compares requests per second, `processor ×` the processor time of a request, before by this."
+        "`rate ×` compares requests per second, `processor ×` processor time per request, before by this."
     )
     return page("The ceiling of serving", report, notes, table(titles, lines) + "\n" + memory)
 
