@@ -20,6 +20,7 @@ COMMANDS = (
     "embed",
     "search",
     "serve",
+    "signer",
     "info",
     "prove",
     "detect",

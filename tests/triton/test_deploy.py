@@ -131,8 +131,9 @@ def test_under_kserve_the_pods_are_those_of_the_deployment(tmp_path):
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "demo"}, "spec": predictor}
     kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
     template = rendered_all(values)["Deployment/demo"]["spec"]["template"]
-    [container] = predictor["containers"]
-    assert container.pop("name") == "kserve-container", "the name by which KServe knows the server"
+    assert predictor["containers"][0].pop("name") == "kserve-container", (
+        "the name by which KServe knows the server"
+    )
     assert template["spec"]["containers"][0].pop("name") == "triton"
     assert predictor == template["spec"]
     assert own["labels"] == template["metadata"]["labels"], "budget, monitor and job find the pods by these"
@@ -169,7 +170,7 @@ def test_a_cluster_says_where_pods_run_and_how_their_image_is_pulled():
 
 def test_on_cpus_no_gpu_is_asked_for_and_the_models_run_there():
     manifests = rendered(VALUES["on CPUs, counted and watched by hand"])
-    [container] = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
+    container, *_ = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
     assert "nvidia.com/gpu" not in container["resources"]["limits"]
     assert "--model-config-name=cpu" in container["args"]
     assert manifests["Deployment"]["spec"]["replicas"] == 5
@@ -213,7 +214,7 @@ def test_the_job_has_the_bundle_of_an_image_or_of_a_registry_where_its_script_lo
 def test_engines_lie_on_a_volume_that_the_server_may_write(tiny_bundle, tmp_path):
     manifests = rendered_all(VALUES["of a cluster"])
     pod = manifests["Deployment/demo"]["spec"]["template"]["spec"]
-    [container] = pod["containers"]
+    container, *_ = pod["containers"]
     [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "engines"]
     [volume] = [volume for volume in pod["volumes"] if volume["name"] == "engines"]
     assert volume["persistentVolumeClaim"]["claimName"] == "icgan-engines"
@@ -273,7 +274,7 @@ def test_traces_are_asked_for_with_the_flags_of_icgan_serve(environment, tiny_bu
 def test_with_the_prometheus_operator_it_is_told_where_to_scrape():
     monitor = rendered_all({"podMonitor": True})["PodMonitor/demo"]
     assert monitor["spec"]["selector"]["matchLabels"] == rendered()["Service"]["spec"]["selector"]
-    [container] = deployment()["containers"]
+    container, *_ = deployment()["containers"]
     ports = {port["name"] for port in container["ports"]}
     assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} <= ports
 
@@ -282,7 +283,7 @@ def test_the_job_writes_the_bundle_as_a_repository_then_as_its_next_release_and_
     tiny_bundle, tmp_path
 ):
     """Its script, run here: the claim is a folder, and the one pod a listener."""
-    [container] = rendered_all(VALUES["of a cluster"])["Job/demo-bundle"]["spec"]["template"]["spec"][
+    container, *_ = rendered_all(VALUES["of a cluster"])["Job/demo-bundle"]["spec"]["template"]["spec"][
         "containers"
     ]
     *shell, script = container["command"]
@@ -361,16 +362,23 @@ def test_an_upgrade_of_the_chart_leaves_the_number_of_pods_to_the_autoscaler():
     assert "replicas" not in manifests["Deployment"]["spec"], "Helm would set it back to this under load"
 
 
-def test_a_signing_key_is_a_mounted_secret_that_the_group_of_the_server_alone_reads():
+def test_a_signing_key_is_mounted_where_no_stage_of_the_server_runs():
     pod = rendered({"signSecret": "icgan-sign"})["Deployment"]["spec"]["template"]["spec"]
     (volume,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
     assert volume == {"secretName": "icgan-sign", "defaultMode": 0o440}
     assert pod["securityContext"]["fsGroup"] == 1000
-    container = pod["containers"][0]
-    told = {variable["name"]: variable.get("value") for variable in container["env"]}
-    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "sign"]
-    assert told["ICGAN_SIGN_KEY"] == f"{mount['mountPath']}/key.pem"
-    assert mount["readOnly"]
+    assert not pod.get("shareProcessNamespace")
+    server, signer = pod["containers"]
+    mounts = [{mount["name"]: mount for mount in each["volumeMounts"]} for each in (server, signer)]
+    assert "sign" not in mounts[0]
+    assert mounts[1]["sign"]["readOnly"]
+    assert signer["securityContext"]["runAsUser"] != pod["securityContext"]["runAsUser"]
+    told = {variable["name"]: variable.get("value") for variable in server["env"]}
+    assert "ICGAN_SIGN_KEY" not in told
+    assert told["ICGAN_SIGN_SOCKET"] == f"{mounts[0]['signer']['mountPath']}/socket"
+    parsed = build_parser().parse_args(signer["command"][1:])  # what the command understands
+    assert str(parsed.socket) == f"{mounts[1]['signer']['mountPath']}/socket"
+    assert str(parsed.key) == f"{mounts[1]['sign']['mountPath']}/key.pem"
 
 
 def test_every_value_of_the_chart_is_used():
@@ -418,7 +426,7 @@ def test_every_rate_has_two_scrapes_to_be_taken_from():
 
 
 def test_probes_send_the_canary_that_the_exporter_writes():
-    [container] = deployment()["containers"]
+    container, *_ = deployment()["containers"]
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]
     for command in (
         container["readinessProbe"]["exec"]["command"],
@@ -434,7 +442,7 @@ def test_probes_send_the_canary_that_the_exporter_writes():
 def test_a_pod_is_restarted_for_a_dead_stage_or_server_but_not_for_an_overloaded_one(start, tiny_bundle):
     if not shutil.which("curl"):
         pytest.skip("apt-get install curl")
-    [container] = deployment()["containers"]
+    container, *_ = deployment()["containers"]
     server = start(tiny_bundle)
 
     def alive(canary: Mapping[str, Any]) -> bool:
@@ -458,7 +466,7 @@ def test_a_pod_is_restarted_for_a_dead_stage_or_server_but_not_for_an_overloaded
 
 
 def test_control_and_shared_memory_are_closed_to_strangers_on_both_protocols():
-    [container] = deployment()["containers"]
+    container, *_ = deployment()["containers"]
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]
     for arguments in (container["args"], compose["command"]):
         for flag in ("--http-restricted-api=", "--grpc-restricted-protocol="):
@@ -470,7 +478,7 @@ def test_control_and_shared_memory_are_closed_to_strangers_on_both_protocols():
 
 def test_a_server_runs_without_privileges_on_a_file_system_it_cannot_change():
     pod = deployment()
-    [container] = pod["containers"]
+    container, *_ = pod["containers"]
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]
     assert pod["securityContext"]["runAsNonRoot"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
@@ -502,7 +510,7 @@ def test_composes_form_for_cpus_differs_by_the_models_configuration_and_asks_for
 
 
 def test_a_pod_finishes_the_requests_of_every_ensemble_before_it_goes():
-    [container] = deployment()["containers"]
+    container, *_ = deployment()["containers"]
     script = container["lifecycle"]["preStop"]["exec"]["command"][-1]
     assert all(f" {ensemble.name}" in script for ensemble in ENSEMBLES)
     assert CONTROL_HEADER in script

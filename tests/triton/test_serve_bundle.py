@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -192,3 +194,48 @@ def test_an_absent_server_is_one_line(icgan, tmp_path):
     assert process.returncode == 1
     assert errors.startswith(f"icgan: {address}")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_no_stage_is_told_of_the_key_that_signs_its_files(icgan, tiny_bundle, tmp_path, monkeypatch):
+    pytest.importorskip("c2pa")
+    pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
+    from icgan_runtime.marks.mark import KEY_VARIABLE, read_marks
+    from tests.runtime.marks.certificates import write_signer
+
+    key, authority = write_signer(tmp_path)
+    monkeypatch.setenv(KEY_VARIABLE, str(key))
+    ports = free_ports()
+    flags = ["--http-port", ports.http, "--grpc-port", ports.grpc, "--metrics-port", ports.metrics, "--json"]
+    process = icgan("serve", tiny_bundle, *flags)
+    line = process.stdout.readline()
+    assert line, process.stderr.read()
+    family = [int(each) for each in children(process.pid)]
+    stages = [int(each) for server in family for each in children(server)]
+    told = {each: Path(f"/proc/{each}/cmdline").read_bytes() for each in (*family, *stages)}
+    assert any(b"/icgan_picture/" in words for words in told.values())
+    assert any(b"/icgan_preprocess/" in words for words in told.values())
+    secret = key.read_bytes().split(b"\n")[1]
+    for each, words in told.items():
+        everything = words + Path(f"/proc/{each}/environ").read_bytes()
+        assert str(key).encode() not in everything
+        assert secret not in everything
+        opened = [os.readlink(link) for link in Path(f"/proc/{each}/fd").iterdir()]
+        assert str(key) not in opened
+    key.unlink()  # read once: from here on no path leads to it
+    body = {**json.loads(CANARY_ROWS), "IMAGE": base64.b64encode(PHOTO).decode()}
+    address = f"{json.loads(line)['http']}/v2/models/icgan_file/generate"
+    with urllib.request.urlopen(urllib.request.Request(address, data=json.dumps(body).encode())) as response:
+        file = base64.b64decode(json.loads(response.read())["PICTURE"])
+    marks = read_marks(file, authority)
+    assert marks.signature is not None
+    assert (marks.signature["state"], marks.claim.seed) == ("Trusted", 5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 0
+
+
+CANARY_ROWS = '{"SEED": 5, "SAMPLE": 0, "TRUNCATION": 1.0, "CONDITION": 0, "FORMAT": "image/png;base64"}'
+
+
+def children(process: int) -> list[str]:
+    return Path(f"/proc/{process}/task/{process}/children").read_text().split()

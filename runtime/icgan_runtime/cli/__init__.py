@@ -19,6 +19,7 @@ from icgan_runtime.cli import (
     registry,
     search,
     serve,
+    signer,
     synthesize,
     tune,
 )
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         bank,
         index,
         serve,
+        signer,
         tune,
         info,
         prove,

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,19 @@ from icgan_runtime.errors import MissingExtraError, RequestError
 from icgan_runtime.marks.claim import Claim
 from icgan_runtime.marks.metadata import read_unsigned, xmp_packet
 
-if TYPE_CHECKING:
-    from icgan_runtime.marks.signed import Signer
-
 U8 = NDArray[np.uint8]
 
 # Path of the PEM file with key and certificates, for programs that are not given one otherwise.
 KEY_VARIABLE = "ICGAN_SIGN_KEY"
+# Path of the socket of a process that signs (signing.py), for those that must not be able to read the key.
+SOCKET_VARIABLE = "ICGAN_SIGN_SOCKET"
+
+
+class Signs(Protocol):
+    """What puts a signed manifest into files: a key in this process, or one in another."""
+
+    def sign(self, data: bytes, kind: str, claim: Claim | None) -> bytes:
+        """The file with a manifest in it; its pixels are the same to the last bit."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Mark:
     """What to write into a file of generated images."""
 
     claim: Claim | None  # None: only that it is generated
-    sign_key: str | Path | None = None  # PEM file; None: that of ICGAN_SIGN_KEY, and unsigned without
+    sign_key: str | Path | None = None  # PEM file; None: as the environment says, and unsigned without
 
     def encode(self, image: U8, kind: str) -> bytes:
         """A picture [H, W, 3] as a marked file: PNG, JPEG or lossless WEBP, the pixels as without a mark."""
@@ -70,17 +76,21 @@ class Mark:
         return signer.sign(images.encode(image, kind), kind, self.claim)
 
 
-def find_signer(key: str | Path | None = None) -> Signer | None:
-    """The signer of a PEM file, or of the one that ICGAN_SIGN_KEY names, or None where neither is given.
+def find_signer(key: str | Path | None = None) -> Signs | None:
+    """The signer of a PEM file, or else behind ICGAN_SIGN_SOCKET, or of ICGAN_SIGN_KEY's file; None without.
 
     Raises RequestError for a key that cannot be used, MissingExtraError where signing is not installed.
     """
+    if not key and (behind := os.environ.get(SOCKET_VARIABLE)):
+        from icgan_runtime.marks.remote import RemoteSigner
+
+        return RemoteSigner(behind)
     path = key or os.environ.get(KEY_VARIABLE)
     return None if not path else _signer(str(path), os.stat(path).st_mtime_ns if os.path.exists(path) else 0)
 
 
 @lru_cache(maxsize=4)
-def _signer(path: str, changed: int) -> Signer:
+def _signer(path: str, changed: int) -> Signs:
     try:
         from icgan_runtime.marks.signed import Signer
     except ImportError:

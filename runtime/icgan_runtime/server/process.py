@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from icgan_runtime.errors import RequestError, ServiceError, UnavailableError
+from icgan_runtime.marks.mark import KEY_VARIABLE, SOCKET_VARIABLE
 from icgan_runtime.server.environment import Environment, assemble_backends
 
 CONTROL_HEADER = "icgan-control"  # opens the restricted APIs of a server started here
@@ -82,6 +83,7 @@ class ServerOptions:
     control_key: str | None = None  # opens the restricted APIs; None: one that nobody else knows
     traces: str | None = None  # where an OpenTelemetry collector takes traces: http://host:4318/v1/traces
     trace_every: int = 1  # of so many requests one is traced
+    sign_socket: Path | None = None  # where files are signed; the way to a key is then left to nobody
 
 
 class Server:
@@ -111,7 +113,7 @@ class Server:
         try:
             self._process = subprocess.Popen(
                 self._command(),
-                env=environment.variables(),
+                env=_variables(environment, self.options.sign_socket),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -324,6 +326,15 @@ class Server:
         ordinary = [number for number, line in enumerate(lines) if ORDINARY_LINE.match(line)]
         crash = lines[ordinary[-1] + 1 if ordinary else 0 :]
         return f": {crash[0].strip()}" if crash else ""
+
+
+def _variables(environment: Environment, sign_socket: Path | None) -> dict[str, str]:
+    """Under which the server starts, and with it every stage: a socket to sign through in place of a key."""
+    variables = environment.variables()
+    if sign_socket is not None:
+        variables.pop(KEY_VARIABLE, None)
+        variables[SOCKET_VARIABLE] = str(sign_socket)
+    return variables
 
 
 def _end(status: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from icgan_runtime.files import cache_folder
+from icgan_runtime.marks.mark import KEY_VARIABLE, SOCKET_VARIABLE
+from icgan_runtime.marks.signing import signing
 from icgan_runtime.server.environment import Environment, find_environment
 from icgan_runtime.server.models import CANARY_MODEL
 from icgan_runtime.server.options import RepositoryOptions
@@ -82,12 +85,31 @@ def _watched(
         if worth_showing(line, log_level):
             report(line)
 
-    with Server(repository, environment, options, forward) as server:
+    with (
+        _signer() as socket,
+        Server(repository, environment, replace(options, sign_socket=socket), forward) as server,
+    ):
         server.wait_until_ready()
         if options.traces:  # of users' requests, not of the watchdog's
             server.call(f"v2/models/{CANARY_MODEL}/trace/setting", {"trace_level": ["OFF"]})
         with Watchdog(server, report):
             yield server
+
+
+@contextmanager
+def _signer() -> Iterator[Path | None]:
+    """The socket behind which this process signs with the key of ICGAN_SIGN_KEY, if there is one.
+
+    All stages are processes of one user, and one of them decodes strangers' pictures: none gets the key.
+    """
+    key = os.environ.get(KEY_VARIABLE)
+    if not key or os.environ.get(SOCKET_VARIABLE):  # then somebody else signs
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="icgan-sign-") as folder:
+        path = Path(folder) / "socket"
+        with signing(key, path):
+            yield path
 
 
 def worth_showing(line: str, log_level: str) -> bool:

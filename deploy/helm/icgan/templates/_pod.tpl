@@ -5,7 +5,7 @@ securityContext:
   runAsNonRoot: true
   runAsUser: 1000
   seccompProfile: { type: RuntimeDefault }
-  {{- if or .Values.engineCache .Values.signSecret }} # the server writes engines, and its group alone reads the key
+  {{- if or .Values.engineCache .Values.signSecret }} # the server writes engines; key and socket are of its group
   fsGroup: 1000
   fsGroupChangePolicy: OnRootMismatch
   {{- end }}
@@ -59,7 +59,7 @@ containers:
         valueFrom:
           secretKeyRef: { name: {{ .Values.controlSecret }}, key: key }
       {{- if .Values.signSecret }}
-      - { name: ICGAN_SIGN_KEY, value: /run/icgan-sign/key.pem }
+      - { name: ICGAN_SIGN_SOCKET, value: /run/icgan-signer/socket }
       {{- end }}
       {{- with .Values.env }}
       {{- toYaml . | nindent 6 }}
@@ -121,10 +121,30 @@ containers:
       - { name: engines, mountPath: /engines }
       {{- end }}
       {{- if .Values.signSecret }}
-      - { name: sign, mountPath: /run/icgan-sign, readOnly: true }
+      - { name: signer, mountPath: /run/icgan-signer, readOnly: true }
       {{- end }}
       - { name: shared-memory, mountPath: /dev/shm }
       - { name: scratch, mountPath: /tmp }
+  {{- if .Values.signSecret }}
+  - name: signer # alone has the key, as a user of its own: stages that decode strangers' pictures ask it to sign
+    image: {{ .Values.image }}
+    imagePullPolicy: {{ .Values.imagePullPolicy }}
+    command: [icgan, signer, --key, /run/icgan-sign/key.pem, --socket, /run/icgan-signer/socket]
+    resources:
+      requests: { cpu: 100m, memory: 256Mi }
+      limits: { memory: 256Mi }
+    securityContext:
+      runAsUser: 1001
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities: { drop: [ALL] }
+    lifecycle:
+      preStop: # the server's requests in flight are signed, too
+        exec: { command: [sleep, "30"] }
+    volumeMounts:
+      - { name: sign, mountPath: /run/icgan-sign, readOnly: true }
+      - { name: signer, mountPath: /run/icgan-signer }
+  {{- end }}
 volumes:
   - name: models
     persistentVolumeClaim: { claimName: {{ .Values.models }}, readOnly: true }
@@ -135,6 +155,8 @@ volumes:
   {{- with .Values.signSecret }}
   - name: sign
     secret: { secretName: {{ . }}, defaultMode: 0440 }
+  - name: signer
+    emptyDir: { medium: Memory, sizeLimit: 1Mi }
   {{- end }}
   - name: shared-memory
     emptyDir: { medium: Memory, sizeLimit: {{ .Values.sharedMemory }} }
