@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib.resources
 import json
 import os
 import re
@@ -498,12 +499,27 @@ def test_compose_builds_on_the_image_that_the_operator_names_and_serves_the_chec
     assert (DEPLOY / models).resolve() == ROOT / "model_repository", "relative to the Compose file"
 
 
-def test_composes_form_for_cpus_differs_by_the_models_configuration_and_asks_for_no_gpu():
-    class Loader(yaml.SafeLoader):  # type: ignore[name-defined,misc]
-        pass
+class ComposeLoader(yaml.SafeLoader):  # type: ignore[name-defined,misc]
+    """Compose's own tag for a setting that is taken back reads as RESET."""
 
-    Loader.add_constructor("!reset", lambda loader, node: "reset")
-    over = yaml.load((DEPLOY / "compose.cpu.yaml").read_text(), Loader)["services"]["triton"]
+
+RESET = "reset"
+ComposeLoader.add_constructor("!reset", lambda loader, node: RESET)
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml"])
+def test_compose_files_keep_to_the_schema_of_compose(name):
+    jsonschema = pytest.importorskip("jsonschema", reason="pip install check-jsonschema")
+    schema = importlib.resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
+    given = yaml.load((DEPLOY / name).read_text(), ComposeLoader)
+    for service in given["services"].values():
+        for setting in [key for key, value in service.items() if value == RESET]:
+            del service[setting]
+    jsonschema.validate(given, json.loads(schema.read_text()))
+
+
+def test_composes_form_for_cpus_differs_by_the_models_configuration_and_asks_for_no_gpu():
+    over = yaml.load((DEPLOY / "compose.cpu.yaml").read_text(), ComposeLoader)["services"]["triton"]
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]
     assert over["deploy"] == "reset"
     assert sorted(over["command"]) == sorted([*compose["command"], "--model-config-name=cpu"])

@@ -74,11 +74,10 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
     )
     command.add_argument(
         "--out",
-        type=Path,
-        default=Path("grid.png"),
+        default="grid.png",
         metavar="FILE",
-        help="sheet to write, as .png, .jpg or .webp; or a folder, for one PNG file per image (default: "
-        "%(default)s)",
+        help="sheet to write, as .png, .jpg or .webp; or a folder (without suffix, or with / at its end), "
+        "for one PNG file per image (default: %(default)s)",
     )
     _add_marks(command)
 
@@ -113,9 +112,10 @@ def run(options: argparse.Namespace) -> int:
     """Images that follow each picture, on one sheet: the picture on the left, its images beside it."""
     pictures = [options.bundle] * (options.url is not None) + options.pictures
     wanted = followed(options, pictures)
-    folders = _folders(options, wanted)
+    out = Path(options.out)
+    folders = _folders(options.out, wanted)
     if folders is None:
-        sheets.file_format(options.out, "out")  # refused before the work is done
+        sheets.file_format(out, "out")  # refused before the work is done
     if not options.no_mark:
         find_signer(options.sign_key)  # and a key that cannot sign, too
     settings = {name: getattr(options, name) for name in ("n", "seed", "truncation", "condition", "label")}
@@ -127,7 +127,8 @@ def run(options: argparse.Namespace) -> int:
                 strip = sheets.beside(shown, result.images, options.columns)
                 rows.append(captions.under(strip, _caption(each, result)) if options.captions else strip)
             else:
-                paths = result.save(folders[each], not options.no_mark, options.sign_key, options.embedding)
+                folder = f"{folders[each]}/"
+                paths = result.save(folder, not options.no_mark, options.sign_key, options.embedding)
                 for j, path in enumerate(paths):
                     _log(options, result.claim(j, 1, SINGLE), path.read_bytes())
             report.append(shared.nearest_json(each.name, result.neighbours))
@@ -139,10 +140,10 @@ def run(options: argparse.Namespace) -> int:
         layout = sheets.layout(options.n, options.columns, shown.shape[1], len(rows), height)
         claim = result.claim(0, options.n, layout, options.embedding if len(rows) == 1 else "none")
         mark = None if options.no_mark else Mark(claim, options.sign_key)
-        written = sheets.write_picture(options.out, sheets.grid(np.stack(rows), columns=1), "out", mark)
+        written = sheets.write_picture(out, sheets.grid(np.stack(rows), columns=1), "out", mark)
         _log(options, claim, written)
-    shared.say_text(options, f"wrote {options.out}")
-    data = {"out": str(options.out), "seed": options.seed, "n": options.n, "pictures": report}
+    shared.say_text(options, f"wrote {out}")
+    data = {"out": str(out), "seed": options.seed, "n": options.n, "pictures": report}
     shared.say_result(options, route, data)
     return 0
 
@@ -161,10 +162,10 @@ def _log(options: argparse.Namespace, claim: Claim | None, file: bytes) -> None:
         ledger.append(options.ledger, claim, file)
 
 
-def _folders(options: argparse.Namespace, wanted: list[Followed]) -> dict[Followed, Path] | None:
+def _folders(name: str, wanted: list[Followed]) -> dict[Followed, Path] | None:
     """Where each picture's images go if --out is a folder: into it, or each picture's into one below it."""
-    out: Path = options.out
-    if out.suffix and not out.is_dir():
+    out = Path(name)
+    if out.suffix and not name.endswith("/") and not out.is_dir():
         return None
     if len(wanted) == 1:
         return {wanted[0]: out}

@@ -42,8 +42,10 @@ def test_generate_writes_single_files_into_a_folder(icgan, tiny_bundle, tmp_path
     assert (status, printed.splitlines()[-1]) == (0, f"wrote {out}")
     assert sorted(path.name for path in out.iterdir()) == ["00000.png", "00001.png"]
     icgan("generate", tiny_bundle, PHOTO, other, "-n", 2, "--seed", 4, "--out", out)
-    for path in (out / "00001.png", out / "photo" / "00001.png", out / "other" / "00001.png"):
-        with Image.open(path) as opened:
+    dotted = tmp_path / "v1.png"
+    icgan("generate", tiny_bundle, PHOTO, "-n", 2, "--seed", 4, "--out", f"{dotted}/")
+    for folder in (dotted, out, out / "photo", out / "other"):
+        with Image.open(folder / "00001.png") as opened:
             np.testing.assert_array_equal(np.asarray(opened), expected[1])
 
 
