@@ -73,6 +73,7 @@ ONE_FILE = {
     "model_signing": "bundle/signature.py",
     "ray": "synthesize/ray_engine.py",
     "oras": "registry.py",
+    "psycopg": "bundle/shared_log.py",
 }
 FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
 

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from icgan_runtime import files, images
+from icgan_runtime import images
 from icgan_runtime.backends.base import Session
 from icgan_runtime.backends.select import Choice, choose_backend, choose_graph, open_session
-from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.bank import Bank, embeddings_sha256
 from icgan_runtime.bundle.manifest import GraphEntry, Manifest, Model
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.cpus import default_threads
@@ -26,6 +26,7 @@ from icgan_runtime.route import LOG, Route, agreed
 from icgan_runtime.rows import Rows
 from icgan_runtime.search.base import Search
 from icgan_runtime.search.choose import choose_search
+from icgan_runtime.search.living import load_search
 from icgan_runtime.search.novelty import known_limit
 
 F32 = NDArray[np.float32]
@@ -109,15 +110,19 @@ class LocalChain:
         search: str = "auto",
         threads: int = 0,
         max_batch: int = MAX_BATCH,
+        state: str | None = None,
     ) -> LocalChain:
-        """Open a bundle: every file that is used is hashed and matched first. Raises BundleError."""
+        """Open a bundle: every file that is used is hashed and matched first. Raises BundleError.
+
+        `state`: that of the bank, where not the newest is wanted.
+        """
         if max_batch < 1:
             raise RequestError("max_batch", f"{max_batch}, expected at least 1")
         if threads < 0:
             raise RequestError("threads", f"{threads}, expected at least 1, or 0 for one per core")
         bundle = Bundle.open(path)
         choice = choose_backend(backend, bundle.manifest.engines, precision)
-        bank = Bank.of_bundle(bundle)
+        find = load_search(bundle, search, state)
 
         entries = {role: choose_graph(bundle.manifest, role, precision, choice.backend) for role in GRAPHS}
         fall_back = backend == "auto"
@@ -127,7 +132,6 @@ class LocalChain:
                 for role, entry in entries.items()
             }
             limits = [session.max_batch for session in sessions.values() if session.max_batch is not None]
-            find = choose_search(bank, search)
             precisions = {role: entry.precision for role, entry in entries.items()}
             route = local_route(choice, sessions, precisions, precision, find, threads)
             chain = cls(
@@ -185,7 +189,8 @@ class LocalChain:
         labels = None if bank.labels is None else bank.labels[rows]
         names = None if bank.names is None else bank.names.pick(rows)
         classes = None if labels is None else bank.classes(labels)
-        return Neighbours(ids, scores, labels, names, classes, self.outside_below)
+        state = None if bank.state is None else str(bank.state)
+        return Neighbours(ids, scores, labels, names, classes, self.outside_below, state)
 
     def generate(self, picture: images.Picture, request: Request) -> Result:
         return self.generate_from(self.embed([picture]), request)
@@ -210,9 +215,10 @@ class LocalChain:
             self.model.version,
             self.model.identity,
             self.manifest.files[graph.file].sha256,
-            files.sha256(np.ascontiguousarray(self.bank.embeddings).data.cast("B")),
+            embeddings_sha256(self.bank),
             graph.precision,
             self.route.backend,
+            str(self.bank.state) if self.bank.state and self.bank.state.number else None,
         )
 
     def generate_rows(self, embedding: F32, rows: Rows) -> tuple[U8, I64 | None]:

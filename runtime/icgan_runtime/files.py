@@ -141,18 +141,23 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        if path.exists() and _exchange(temporary, path):
-            shutil.rmtree(temporary, ignore_errors=True)
-            return
-        old = path.with_name(f".{path.name}.old")
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        take_place(temporary, path)
+        shutil.rmtree(temporary, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def take_place(new: Path, path: Path) -> None:
+    """Give the folder `new` the name `path`; one that had it has the name of `new` then."""
+    if not path.exists():
+        new.rename(path)
+    elif not _exchange(new, path):
+        old = path.with_name(f".{path.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+        new.rename(path)
+        old.rename(new)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -45,6 +45,7 @@ class Pipeline:
         search: str = "auto",
         threads: int = 0,
         max_batch: int = MAX_BATCH,
+        state: str | None = None,
     ) -> Pipeline:
         """Open a bundle in this process.
 
@@ -53,7 +54,8 @@ class Pipeline:
 
         `backend` is a name in backends.select.BACKENDS, `precision` one in manifest.PRECISIONS (default: the
         highest the bundle has), `search` one of search.SEARCHES, `threads` per graph (0: one per core),
-        `max_batch` the rows of one graph run.
+        `max_batch` the rows of one graph run. `state` is an earlier state of the bank, as a Result names it
+        (default: the newest).
         """
         chain = LocalChain.load(
             bundle,
@@ -62,6 +64,7 @@ class Pipeline:
             search=search,
             threads=threads,
             max_batch=max_batch,
+            state=state,
         )
         LOG.info("%s: %s", bundle, chain.route)
         return cls(chain)

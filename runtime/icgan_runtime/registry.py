@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from icgan_runtime import files
+from icgan_runtime.bundle.living import pending
 from icgan_runtime.bundle.manifest import MANIFEST_NAME
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.bundle.signature import MAX_SIGNATURE_BYTES, SIGNATURE_NAME
@@ -51,6 +52,10 @@ def push(path: Path, reference: str, say: Say = print) -> str:
     """
     bundle = Bundle.open(path)
     bundle.verify_files()
+    if count := pending(bundle):
+        raise RequestError(
+            "bundle", f"{path} has {count} changes of its bank: icgan bank compact {path} first"
+        )
     names = [MANIFEST_NAME, *sorted(bundle.manifest.files)]
     names += [SIGNATURE_NAME] if (path / SIGNATURE_NAME).is_file() else []
     found = {name: _blob(path / name) for name in names}

@@ -58,6 +58,7 @@ class Neighbours:
     classes: tuple[str, ...] | None = None  # [k], what the labels are called; "" for one without a name
     # 99 % of the stored instances have another at least this near; None where nobody says
     outside_below: float | None = None
+    bank_state: str | None = None  # of the bank in which they were found; None where nobody says
 
     @property
     def outside(self) -> bool:
@@ -85,6 +86,11 @@ class Result:
     embedding: NDArray[np.float32]  # [D], of the query
     request: Request
     source: Source | None = None
+
+    @property
+    def bank_state(self) -> str | None:
+        """The state of the bank that this was drawn with; `Pipeline.load(..., state=...)` goes back to it."""
+        return self.neighbours.bank_state
 
     @property
     def outside(self) -> bool:

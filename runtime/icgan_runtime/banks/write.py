@@ -17,9 +17,11 @@ from icgan_runtime import files
 from icgan_runtime.banks.source import Found, covering, credit, read
 from icgan_runtime.bundle import arrays, manifest
 from icgan_runtime.bundle.bank import FOLDER, Bank
+from icgan_runtime.bundle.changes import Base
 from icgan_runtime.bundle.lookup import fits, lookup_bytes
 from icgan_runtime.bundle.manifest import BankEntry, Manifest, Model
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.strict_json import to_json
 from icgan_runtime.errors import RequestError
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.search.base import Search
@@ -65,7 +67,9 @@ def write_new_bank(pipe: Pipeline, bundle: Bundle, wanted: str, out: Path, optio
     )
     bank.require_space(model)
     with files.atomic_directory(out) as folder:
-        _write(bundle, bank, class_names, min(options.neighbours, len(bank)), folder)
+        (folder / FOLDER).mkdir()
+        bank.write(folder / FOLDER)
+        write_with_bank(bundle, bank, class_names, min(options.neighbours, len(bank)), folder)
     return bank
 
 
@@ -88,10 +92,18 @@ def _as_the_model_knows(
     return number[found.labels], model.class_names
 
 
-def _write(
-    bundle: Bundle, bank: Bank, class_names: tuple[str, ...] | None, neighbours: int, folder: Path
+def write_with_bank(
+    bundle: Bundle,
+    bank: Bank,
+    class_names: tuple[str, ...] | None,
+    neighbours: int,
+    folder: Path,
+    history: Base | None = None,
 ) -> None:
-    """The files of the new bundle: graphs copied, bank, lookup graph and samples made anew."""
+    """The files of a bundle around `bank`, which lies there: graphs copied, lookup graph and samples anew.
+
+    `history`: where the bank stands in it, if it has one.
+    """
     book = bundle.manifest
     graphs = [entry for entry in book.graphs if entry.role != "lookup"]
     lookup = next((entry for entry in book.graphs if entry.role == "lookup"), None)
@@ -102,8 +114,6 @@ def _write(
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path(name), folder / name)
-    (folder / FOLDER).mkdir()
-    bank.write(folder / FOLDER)
     if lookup is not None and fits(bank.embeddings):
         inputs, outputs = manifest.graph_specs(book.model, "lookup", neighbours)
         said = manifest.onnx_metadata(book.model, "lookup", "fp32")
@@ -118,6 +128,7 @@ def _write(
     said_of_bank: dict[str, Any] = {
         "class_names": class_names and list(class_names),
         "outside_below": outside_below(bank),
+        **({} if history is None else {"history": to_json(history)}),
     }
     about = bank.about
     dataclasses.replace(

@@ -27,6 +27,7 @@ _HEADER = re.compile(
     rb"\{'descr': '([^']*)', 'fortran_order': (True|False), 'shape': \(" + _SIDES + rb"\), \} *\n\Z"
 )
 MAX_HEADER_BYTES = 4096
+_ROWS_AT_ONCE = 4096
 MAX_NPZ_BYTES = 1 << 30  # of all members together, uncompressed
 MAX_NPZ_MEMBERS = 64
 # numpy's own. Of the others zipfile unpacks all there is, whatever size the member is said to have.
@@ -71,9 +72,15 @@ def read_npz(data: bytes, name: str) -> dict[str, Array]:
 
 
 def write_npy(path: Path, array: Array) -> None:
-    """Write one C-ordered numeric array."""
+    """Write one C-ordered numeric array, or what gives its rows as one does, some at a time."""
     with path.open("wb") as file:
-        npy.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+        if isinstance(array, np.ndarray):
+            npy.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            return
+        kind = npy.dtype_to_descr(array.dtype)
+        npy.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": array.shape})
+        for start in range(0, len(array), _ROWS_AT_ONCE):
+            file.write(np.ascontiguousarray(array[start : start + _ROWS_AT_ONCE]).data)
 
 
 def require(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime import files
-from icgan_runtime.bundle import arrays, cells, manifest
+from icgan_runtime.bundle import arrays, cells, changes, manifest
 from icgan_runtime.bundle.cells import Cells
+from icgan_runtime.bundle.changes import Base, State
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.bundle.strict_json import parse, to_json
 from icgan_runtime.errors import BindingError, BundleError
@@ -27,6 +29,7 @@ ABOUT_NAME = "bank.json"
 UNIT_TOLERANCE = 1e-3
 # Above this the embeddings are mapped from disk instead of read.
 _MAP_ABOVE_BYTES = 256 << 20
+_HASHED_AT_ONCE = 16_384  # rows
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -61,8 +64,12 @@ class Bank:
     class_names: tuple[str, ...] | None = None  # that the labels are indices into, as the bundle says
     cells: Cells | None = None  # the stored index, where there is one
     stated_limit: float | None = None  # novelty.outside_below of this bank, as the bundle says
+    state: State | None = None  # which of the states of a bundle's bank it is (changes.py)
+    checked: dataclasses.InitVar[bool] = False  # its parts were looked at before (living.py)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, checked: bool) -> None:
+        if checked:
+            return
         count = len(self.embeddings)
         # a norm without the copy that numpy's would make of a large bank
         norms = np.sqrt(np.einsum("nd,nd->n", self.embeddings, self.embeddings))
@@ -150,7 +157,10 @@ class Bank:
                 f"{FOLDER}/{cells.ABOUT_NAME}", "an index of other embeddings: make it anew with icgan index"
             )
         return dataclasses.replace(
-            bank, class_names=label_names(bundle.manifest), stated_limit=stated_limit(bundle.manifest)
+            bank,
+            class_names=label_names(bundle.manifest),
+            stated_limit=stated_limit(bundle.manifest),
+            state=base_of(bundle, bank).state,
         )
 
     @classmethod
@@ -202,6 +212,20 @@ class Bank:
                 f"{FOLDER}/labels.npy",
                 f"label {self.labels.max()} in a bank of a model with {classes} classes",
             )
+
+
+def base_of(bundle: Bundle, bank: Bank) -> Base:
+    """Where the stored bank of a bundle stands in its history."""
+    return changes.base_of(bundle.manifest.files, bundle.manifest.provenance, int(bank.ids[-1]))
+
+
+def embeddings_sha256(bank: Bank) -> str:
+    """SHA-256 of the embeddings [count, D] as they lie in memory, some rows at a time."""
+    whole = hashlib.sha256()
+    for start in range(0, len(bank), _HASHED_AT_ONCE):
+        rows = np.ascontiguousarray(bank.embeddings[start : start + _HASHED_AT_ONCE])
+        whole.update(rows.data.cast("B"))
+    return whole.hexdigest()
 
 
 def label_names(book: manifest.Manifest) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from icgan_runtime.bundle.living import pending
 from icgan_runtime.bundle.onnx_file import describe_onnx
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.bundle.prose import metrics_lines, parity_lines, tree
@@ -32,6 +33,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "encoder_id": book.model.encoder_id,
         "identity": book.model.identity,
         "bytes": sum(entry.bytes for entry in book.files.values()),
+        "changes": pending(bundle),
         "unlisted_files": bundle.unlisted_files(),
     }
 
@@ -54,7 +56,8 @@ def render(facts: dict[str, Any]) -> str:
         f"  input      {model['preprocessing']['size']} × {model['preprocessing']['size']} RGB, "
         f"{model['preprocessing']['crop']}, {model['preprocessing']['resize']}",
         f"  bank       {bank['count']} instances of {of}, k = {bank['neighbours']}"
-        f"{', labelled' if bank['labelled'] else ''}",
+        f"{', labelled' if bank['labelled'] else ''}"
+        f"{', ' + str(facts['changes']) + ' changes since (icgan bank list)' if facts['changes'] else ''}",
         f"  identity   {facts['identity'][:16]}, embedding space {facts['encoder_id'][:16]}",
     ]
     costs = facts["bench"].get("costs")

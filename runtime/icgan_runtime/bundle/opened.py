@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icgan_runtime import files
+from icgan_runtime.bundle.changes import LOG_NAME
 from icgan_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from icgan_runtime.bundle.signature import SIGNATURE_NAME
 from icgan_runtime.errors import IntegrityError
@@ -51,7 +52,7 @@ class Bundle:
     def unlisted_files(self) -> list[str]:
         """Files that lie in the folder without being in the manifest; the runtime never opens them."""
         found = {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if not path.is_dir()}
-        return sorted(found - set(self.manifest.files) - {MANIFEST_NAME, SIGNATURE_NAME})
+        return sorted(found - set(self.manifest.files) - {MANIFEST_NAME, SIGNATURE_NAME, LOG_NAME})
 
     def _locate(self, name: str) -> tuple[Path, FileEntry]:
         entry = self.manifest.files.get(name)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from icgan_runtime import __version__
 from icgan_runtime.cli import (
     bank,
+    bank_changes,
     bench,
     detect,
     embed,
@@ -51,8 +53,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     argparse fills PICTURE from the words before the first option and does not know what the others are.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["bank"] and words[1:2] and words[1] in bank_changes.ACTIONS:
+        words[:2] = [f"bank {words[1]}"]  # a command of two words; `icgan bank BUNDLE` is one of its own
     parser = build_parser()
-    options, others = parser.parse_known_args(arguments)
+    options, others = parser.parse_known_args(words)
     if "pictures" in options and not any(word.startswith("-") for word in others):
         options.pictures += others
     elif others:
@@ -77,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         embed,
         search,
         bank,
+        bank_changes,
         index,
         serve,
         signer,

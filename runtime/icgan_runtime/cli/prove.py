@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 from pathlib import Path
 
@@ -100,6 +101,10 @@ def _open(options: argparse.Namespace, marks: Marks) -> Pipeline:
 
         held = {graph.precision for graph in Bundle.open(options.bundle).manifest.graphs}
         wanted = wanted if wanted in held else None
+    claimed = None if marks.claim is None else marks.claim.source.state
+    if claimed is not None:  # of a bank that has changed since, perhaps
+        with contextlib.suppress(RequestError):
+            return Pipeline.load(options.bundle, precision=wanted, threads=options.threads, state=claimed)
     return Pipeline.load(options.bundle, precision=wanted, threads=options.threads)
 
 

@@ -121,6 +121,8 @@ def _served(options: argparse.Namespace, server: ServerOptions) -> AbstractConte
         return serve_bundle.serve_repository(options.bundle, server, options.log, report)
     if options.require_signature is not None:
         check_signature(options.bundle, options.require_signature)
+        if options.changes == repository_options.BUNDLE:
+            options.changes = ""  # which nobody signs
     wanted = repository_options.from_options(options)
     return serve_bundle.serve_bundle(options.bundle, server, wanted, options.log, report)
 

@@ -24,7 +24,7 @@ THREADS = "threads per graph, 0 for one per core (default: %(default)s)"
 SHOWN = 3  # neighbours in one line
 
 # Options of `add_where` that a server has chosen already.
-IN_PROCESS = ("backend", "precision", "search", "threads")
+IN_PROCESS = ("backend", "precision", "search", "threads", "state")
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -67,6 +67,24 @@ def add_where(command: Parser) -> argparse._ArgumentGroup:
     group = command.add_argument_group(
         "where it runs (in this process without --url, which excludes the others)"
     )
+    add_backend(group)
+    group.add_argument(
+        "--search",
+        choices=SEARCHES,
+        default="auto",
+        help="how neighbours are found; faiss-ivf is approximate (default: %(default)s, faiss where it is "
+        "installed)",
+    )
+    group.add_argument(
+        "--state",
+        metavar="STATE",
+        help="of a bank that changes, as an answer named it: 12-9f86d081884c7d65 (default: the newest)",
+    )
+    return group
+
+
+def add_backend(group: argparse._ArgumentGroup) -> None:
+    """The library that runs the graphs, and how."""
     group.add_argument(
         "--backend",
         choices=BACKENDS,
@@ -76,15 +94,7 @@ def add_where(command: Parser) -> argparse._ArgumentGroup:
     group.add_argument(
         "--precision", choices=PRECISIONS, help="of the graphs (default: the highest in the bundle)"
     )
-    group.add_argument(
-        "--search",
-        choices=SEARCHES,
-        default="auto",
-        help="how neighbours are found; faiss-ivf is approximate (default: %(default)s, faiss where it is "
-        "installed)",
-    )
     group.add_argument("--threads", type=int, default=0, metavar="N", help=THREADS)
-    return group
 
 
 def open_pipeline(options: argparse.Namespace) -> Pipeline:
@@ -102,6 +112,7 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
         precision=options.precision,
         search=options.search,
         threads=options.threads,
+        state=options.state,
     )
 
 
@@ -182,7 +193,8 @@ def nearest_json(picture: str, found: Neighbours) -> dict[str, Any]:
         if found.outside_below is None
         else {"outside": found.outside, "outside_below": found.outside_below}
     )
-    return {"picture": picture, "neighbours": rows, **limit}
+    state = {} if found.bank_state is None else {"bank_state": found.bank_state}
+    return {"picture": picture, "neighbours": rows, **limit, **state}
 
 
 def truncation(text: str) -> float | None:

@@ -174,6 +174,7 @@ def run(options: argparse.Namespace) -> int:
         precision=options.precision,
         search=options.search,
         threads=options.threads,
+        state=options.state,
         label=options.label,
         scorer=scorer,
         settings=settings,

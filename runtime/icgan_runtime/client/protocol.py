@@ -42,7 +42,12 @@ ENSEMBLE = "icgan"
 # Every input is mandatory on the wire; this is what a call says that generates nothing.
 _PLAIN = Request(n=1, seed=0, truncation=1.0, condition="query", label=0)
 NEIGHBOURS = ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "NEIGHBOUR_LABELS")
-MORE = ("NEIGHBOUR_NAMES", "NEIGHBOUR_CLASSES", "OUTSIDE_BELOW")  # which servers of before have not
+MORE = (
+    "NEIGHBOUR_NAMES",
+    "NEIGHBOUR_CLASSES",
+    "OUTSIDE_BELOW",
+    "BANK_STATE",
+)  # which servers of before have not
 
 
 @dataclass(frozen=True)
@@ -185,8 +190,10 @@ class ServedModel:
     def _result(self, answers: list[Arrays], embedding: F32, request: Request) -> Result:
         generated = np.concatenate([answer["GENERATED"] for answer in answers])
         refuse_black_images(self.url, generated)
-        source = Source(self.model.name, self.model.version, self.model.identity)
-        return Result(generated, self._neighbours(answers[0], 0, self.neighbours), embedding, request, source)
+        near = self._neighbours(answers[0], 0, self.neighbours)
+        changed = near.bank_state if near.bank_state and not near.bank_state.startswith("0-") else None
+        source = Source(self.model.name, self.model.version, self.model.identity, state=changed)
+        return Result(generated, near, embedding, request, source)
 
     def _neighbours(self, answer: Arrays, row: int, k: int) -> Neighbours:
         """What an answer says of the k nearest to one of its rows."""
@@ -200,7 +207,8 @@ class ServedModel:
         ids, scores = answer["NEIGHBOUR_IDS"][row, :k], answer["NEIGHBOUR_SCORES"][row, :k]
         labels = answer["NEIGHBOUR_LABELS"][row, :k] if self.labelled else None
         limit = float(answer["OUTSIDE_BELOW"][row, 0]) if "OUTSIDE_BELOW" in self.says else None
-        return Neighbours(ids, scores, labels, texts(MORE[0]), texts(MORE[1]), limit)
+        (state,) = texts("BANK_STATE") or (None,)
+        return Neighbours(ids, scores, labels, texts(MORE[0]), texts(MORE[1]), limit, state)
 
     def _source(self, picture: images.Picture, count: int) -> Arrays:
         """`count` rows of one picture: its file, or what the encoder sees of it, whichever is smaller.

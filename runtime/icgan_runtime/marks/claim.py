@@ -32,6 +32,8 @@ class Source:
     bank: str | None = None  # SHA-256 of the stored embeddings
     precision: str | None = None
     backend: str | None = None
+    # of a bank that has changed since it was exported, as its log names it
+    state: str | None = field(default=None, metadata={LATER: True})
 
 
 @dataclass(frozen=True)

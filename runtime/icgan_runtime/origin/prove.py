@@ -150,8 +150,10 @@ def source_notes(claim: Claim, chain: LocalChain, queries: Queries) -> list[str]
         notes.append(f"it claims another model: {claim.source.name} {claim.source.version}")
     elif claim.source.generator not in (None, here.generator):
         notes.append("it claims another generator file of this model (another precision, or other weights)")
-    if claim.condition != "query" and claim.source.bank not in (None, here.bank):
-        notes.append("it claims another bank of instances")
+    other = claim.source.bank not in (None, here.bank) or claim.source.state != here.state
+    if claim.condition != "query" and other:
+        state = claim.source.state or "as exported"
+        notes.append(f"it claims another bank of instances, or another state of this one: {state}")
     hashes = {embedding_hash(row) for row in queries.embeddings}
     if claim.embedding_sha256 not in (None, *hashes):
         notes.append("the hash of its embedding is not that of what was given (another encoder or backend?)")

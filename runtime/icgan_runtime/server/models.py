@@ -279,6 +279,7 @@ def _condition(served: ServedModel, cpu: bool = False) -> tc.ModelConfig:
         # there for every bank, with empty names where it has none: banks with and without can be exchanged
         tc.Tensor("NEIGHBOUR_NAMES", tc.BYTES, (k,)),
         tc.Tensor("OUTSIDE_BELOW", tc.FP32, (1,)),
+        tc.Tensor("BANK_STATE", tc.BYTES, (1,)),
     )
     if served.labelled:
         outputs += (
@@ -305,6 +306,7 @@ def _picture(served: ServedModel) -> tc.ModelConfig:
     inputs: Tensors = (_generated_tensor(served, "GENERATED"), tc.Tensor("FORMAT", tc.BYTES, (1,)))
     # for what a file claims of its origin; whoever asks this stage alone need not know
     inputs += tuple(dataclasses.replace(tensor, optional=True) for tensor in _scalars(served.model))
+    inputs += (tc.Tensor("BANK_STATE", tc.BYTES, (1,), optional=True),)
     parameters = {
         "classes": tc.Parameter(str(served.model.classes)),
         "threads": tc.Parameter(str(served.options.decoders)),
@@ -355,7 +357,7 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
     found = {"ids": "IDS", "scores": "SCORES"} if served.options.search == "graph" else {}
     if found:
         step("icgan_lookup", {"embedding": embedding}, found)
-    told = ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "NEIGHBOUR_NAMES", "OUTSIDE_BELOW")
+    told = ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "NEIGHBOUR_NAMES", "OUTSIDE_BELOW", "BANK_STATE")
     answer |= {name: name for name in told}
     answer |= {name: name for name in ("NEIGHBOUR_LABELS", "NEIGHBOUR_CLASSES")} if served.labelled else {}
     step(
@@ -368,7 +370,7 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
     noise = {"noise": "NOISE", "embedding": "CONDITIONING"}
     step("icgan_generator", {**noise, **label, **psi}, {"image": "GENERATED"})
     if ensemble.as_file:
-        drawn = {"GENERATED": "GENERATED", "FORMAT": "FORMAT"}
+        drawn = {name: name for name in ("GENERATED", "FORMAT", "BANK_STATE")}
         step("icgan_picture", drawn | asked, {"PICTURE": "PICTURE"})
     inputs = (_source(served, ensemble.source), *scalars)
     outputs = tuple(tensor for tensor in _condition(served).output if tensor.name in answer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, fields
 
+from icgan_runtime.bundle.logs import is_address
 from icgan_runtime.bundle.manifest import PRECISIONS
 from icgan_runtime.cpus import usable_cpus
 from icgan_runtime.errors import RequestError
@@ -16,6 +17,7 @@ from icgan_runtime.errors import RequestError
 # One decoder for each core is as fast as the cores are; each may hold a large photo and more in memory.
 MOST_DECODERS = 32
 SEARCHES = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
+BUNDLE = "bundle"  # follow the changes in the bundle's own folder
 CPU_BACKENDS = ("onnxruntime", "openvino", "openvino-bf16")
 
 
@@ -34,12 +36,17 @@ class RepositoryOptions:
     max_batch: int = 32  # rows of one request, and of one batch
     queue_delay_us: int = 0  # microseconds
     max_queue: int = 48  # requests of a row under way at a model before the next is refused (gate.py)
+    changes: str = ""  # of the bank that are followed: BUNDLE, a database's address, or "" for none
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
             raise RequestError("search", f"{self.search!r}, expected one of {', '.join(SEARCHES)}")
         if self.cpu_backend not in CPU_BACKENDS:
             raise RequestError("backend", f"{self.cpu_backend!r}, expected one of {', '.join(CPU_BACKENDS)}")
+        if self.changes not in ("", BUNDLE) and not is_address(self.changes):
+            raise RequestError(
+                "changes", f"{self.changes!r}, expected {BUNDLE} or an address like postgresql://HOST/NAME"
+            )
         for name in ("precision", "cpu_precision"):
             value = getattr(self, name)
             if value not in (None, *PRECISIONS):
@@ -101,8 +108,19 @@ def add_options(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
         help=f"what runs the graphs{' on a CPU' if gpu else ''}; openvino-bf16 computes in bfloat16, "
         "the fastest where the CPU multiplies it (default: %(default)s)",
     )
+    _add_changes(parser, gpu=gpu)
     _add_processes(parser, gpu=gpu)
     _add_batches(parser, gpu=gpu)
+
+
+def _add_changes(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
+    parser.add_argument(
+        "--changes",
+        default="" if gpu else BUNDLE,
+        metavar="WHERE",
+        help="follow what icgan bank adds and removes: bundle, in the folder of the bundle on this machine, "
+        f"or postgresql://HOST/NAME (default: {'none is followed' if gpu else '%(default)s'})",
+    )
 
 
 def _add_processes(parser: argparse._ActionsContainer, *, gpu: bool) -> None:

@@ -18,12 +18,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from icgan_runtime import files, images
 from icgan_runtime.backends.select import read_graph
 from icgan_runtime.bundle import arrays
-from icgan_runtime.bundle.bank import FOLDER, Bank
+from icgan_runtime.bundle.bank import FOLDER, Bank, embeddings_sha256
 from icgan_runtime.bundle.manifest import MANIFEST_NAME, SAMPLES_NAME, EngineEntry, Model
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.bundle.strict_json import from_json, to_json
@@ -31,6 +29,7 @@ from icgan_runtime.errors import RepositoryError
 from icgan_runtime.marks.claim import Source
 from icgan_runtime.rows import CONDITIONS
 from icgan_runtime.server import pbtxt as tc
+from icgan_runtime.server.changes import changes_file, refuse_changes
 from icgan_runtime.server.environment import model_sources
 from icgan_runtime.server.models import (
     CANARY_ID,
@@ -62,6 +61,7 @@ Say = Callable[[str], None]
 def write_repository(bundle_path: Path, out: Path, options: RepositoryOptions, say: Say = print) -> None:
     """Write a repository with one release, replacing `out`. Every file of the bundle is verified."""
     bundle = Bundle.open(bundle_path)
+    refuse_changes(bundle, options, say)
     served = describe(bundle, options, say)
     with files.atomic_directory(out) as root:
         for name, config in (configurations(served) | ensembles(served, {})).items():
@@ -99,6 +99,7 @@ def add_release(bundle_path: Path, repository: Path, say: Say = print) -> list[s
     options = _options(book, repository)
     bundle = Bundle.open(bundle_path)
     _refuse_other_bundles(book, bundle)
+    refuse_changes(bundle, options, say)
     served = describe(bundle, options, say)
     _refuse_other_shapes(repository, served)
     versions, made = {}, []
@@ -218,7 +219,12 @@ def version_sources(bundle: Bundle, served: ServedModel) -> dict[str, Sources]:
     bank = {name: bundle.path(name) for name in manifest.files if name.startswith(f"{FOLDER}/")}
     found: dict[str, Sources] = {
         "icgan_preprocess": _code("icgan_preprocess"),
-        "icgan_condition": {**_code("icgan_condition"), **about, **bank},
+        "icgan_condition": {
+            **_code("icgan_condition"),
+            **about,
+            **bank,
+            **changes_file(bundle, served.options),
+        },
         "icgan_picture": {**_code("icgan_picture"), SOURCE_NAME: _source(bundle)},
     }
     for role in ("encoder", "generator", "lookup"):
@@ -240,9 +246,10 @@ def version_sources(bundle: Bundle, served: ServedModel) -> dict[str, Sources]:
 def _source(bundle: Bundle) -> bytes:
     """What a served file claims to be drawn by. Which graph or plan draws is decided on the server."""
     model = bundle.manifest.model
-    embeddings = np.ascontiguousarray(Bank.of_bundle(bundle).embeddings)
-    bank = files.sha256(embeddings.data.cast("B"))
-    source = Source(model.name, model.version, model.identity, bank=bank, backend="triton")
+    bank = Bank.of_bundle(bundle)
+    state = str(bank.state) if bank.state and bank.state.number else None
+    named = (model.name, model.version, model.identity)
+    source = Source(*named, bank=embeddings_sha256(bank), backend="triton", state=state)
     return json.dumps(to_json(source)).encode()
 
 

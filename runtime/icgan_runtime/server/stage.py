@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from icgan_runtime.errors import RequestError
+from icgan_runtime.errors import IcganError, RequestError
 from icgan_runtime.refusals import no_room, to_wire
 from icgan_runtime.rows import Rows
 
@@ -81,6 +81,11 @@ class Requests:
         self._refused[field].increment(1)
         failure = self._utils.TritonError(to_wire(error, tensor), self._utils.TritonError.INVALID_ARG)
         return self._utils.InferenceResponse(error=failure)
+
+    def failures(self, error: IcganError, count: int) -> list[Any]:
+        """Responses that send `count` requests away for something that may be mended meanwhile."""
+        failure = self._utils.TritonError(str(error), self._utils.TritonError.UNAVAILABLE)
+        return [self._utils.InferenceResponse(error=failure) for _ in range(count)]
 
     def shed(self, model: str) -> Any:
         """The response that sends a request away because `model` has too much to do; `report` counts it."""

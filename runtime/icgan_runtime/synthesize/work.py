@@ -68,6 +68,7 @@ class Job:
     precision: str | None = None
     search: str = "auto"
     threads: int = 0
+    state: str | None = None  # of the bank; None: the newest
     label: str = "own"
     scorer: str = "none"
     settings: Settings = field(default_factory=Settings)
@@ -245,7 +246,12 @@ def open_chain(job: Job) -> Chain:
     if not job.urls:
         assert job.bundle is not None
         return LocalChain.load(
-            job.bundle, backend=job.backend, precision=job.precision, search=job.search, threads=job.threads
+            job.bundle,
+            backend=job.backend,
+            precision=job.precision,
+            search=job.search,
+            threads=job.threads,
+            state=job.state,
         )
     try:
         from icgan_runtime.client.triton import TritonChain

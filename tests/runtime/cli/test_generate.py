@@ -118,6 +118,7 @@ def test_generate_says_for_each_picture_what_is_near_and_reports_what_was_asked(
                 ],
                 "outside": False,
                 "outside_below": near.outside_below,
+                "bank_state": near.bank_state,
             }
         ],
     }

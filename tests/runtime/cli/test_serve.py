@@ -72,7 +72,13 @@ def test_serve_says_how_it_is_asked_and_ends_with_ctrl_c(icgan, served):
     assert (bundle, level, over) == (Path("B"), "info", "over")
     assert (options.ports, options.host) == (Ports(1, 2, 3), "127.0.0.1")
     assert choices == RepositoryOptions(
-        search="graph", precision="int8", cpu_precision="int8", generators=2, decoders=3, max_batch=4
+        search="graph",
+        precision="int8",
+        cpu_precision="int8",
+        generators=2,
+        decoders=3,
+        max_batch=4,
+        changes="bundle",
     )
     assert on_sigterm is signal.default_int_handler, "SIGTERM is as Ctrl-C"
     assert callable(report)

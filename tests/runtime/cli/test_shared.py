@@ -21,10 +21,21 @@ def test_where_it_runs_is_passed_on(icgan, monkeypatch):
 
     monkeypatch.setattr(Pipeline, "load", stop)
     monkeypatch.setattr(Pipeline, "connect", stop)
-    flags = ["--backend", "openvino", "--precision", "fp16", "--search", "numpy", "--threads", "3"]
+    flags = [
+        "--backend",
+        "openvino",
+        "--precision",
+        "fp16",
+        "--search",
+        "numpy",
+        "--threads",
+        "3",
+        "--state",
+        "7-abc",
+    ]
     assert icgan("embed", "B", PHOTO, "--json", *flags)[0] == 1
     assert icgan("embed", "--url", "grpc://a:1", PHOTO, "--json")[0] == 1
-    wanted = {"backend": "openvino", "precision": "fp16", "search": "numpy", "threads": 3}
+    wanted = {"backend": "openvino", "precision": "fp16", "search": "numpy", "threads": 3, "state": "7-abc"}
     assert asked == [("B", wanted), ("grpc://a:1", {})]
 
 

@@ -91,11 +91,13 @@ def test_a_server_says_what_the_neighbours_are_called_and_whether_the_picture_is
         "NEIGHBOUR_NAMES": names,
         "NEIGHBOUR_CLASSES": np.full((2, 3), b"", object),
         "OUTSIDE_BELOW": np.array([[0.5], [2]], np.float32),
+        "BANK_STATE": np.full((2, 1), b"7-abc", object),
     }
     with pytest.raises(StopIteration) as done:
         conversation.send(answer(call) | said)
     first, second = done.value.value
     assert (first.names, first.classes, first.outside) == (("é.png", "b.png"), None, False)
+    assert first.bank_state == "7-abc"
     assert (second.title(0), second.title(1), second.outside) == ("c.png", "no. 6", True)
 
 

@@ -43,6 +43,7 @@ def test_the_ensemble_has_the_inputs_and_outputs_of_the_contract():
         "NEIGHBOUR_SCORES": ("TYPE_FP32", (NEIGHBOURS,)),
         "NEIGHBOUR_NAMES": ("TYPE_STRING", (NEIGHBOURS,)),
         "OUTSIDE_BELOW": ("TYPE_FP32", (1,)),
+        "BANK_STATE": ("TYPE_STRING", (1,)),
         "NEIGHBOUR_LABELS": ("TYPE_INT64", (NEIGHBOURS,)),
         "NEIGHBOUR_CLASSES": ("TYPE_STRING", (NEIGHBOURS,)),
     }

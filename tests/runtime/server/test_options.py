@@ -1,6 +1,7 @@
 """One set of options for both commands that serve a bundle."""
 
 import argparse
+import dataclasses
 
 import pytest
 
@@ -22,13 +23,15 @@ def read(*words: str, gpu: bool) -> RepositoryOptions:
 
 @pytest.mark.parametrize("gpu", [True, False])
 def test_what_is_not_said_is_as_the_dataclass_says(gpu):
-    assert read(gpu=gpu) == RepositoryOptions()
+    assert read(gpu=gpu) == RepositoryOptions(changes="" if gpu else "bundle")
 
 
 @pytest.mark.parametrize("gpu", [True, False])
 def test_both_commands_read_the_same_words_alike(gpu):
     words = ["--search", "graph", "--generators", "2", "--max-batch", "4", "--queue-delay-us", "7"]
     wanted = RepositoryOptions(search="graph", generators=2, max_batch=4, queue_delay_us=7)
+    words += ["--changes", "postgresql://db/icgan"]
+    wanted = dataclasses.replace(wanted, changes="postgresql://db/icgan")
     assert read(*words, gpu=gpu) == wanted
 
 
@@ -43,7 +46,8 @@ def test_pictures_are_decoded_by_as_many_processes_as_the_server_will_have_cores
 
 
 def test_without_a_gpu_the_precision_is_that_of_what_runs():
-    assert read("--precision", "int8", gpu=False) == RepositoryOptions(precision="int8", cpu_precision="int8")
+    alone = RepositoryOptions(precision="int8", cpu_precision="int8", changes="bundle")
+    assert read("--precision", "int8", gpu=False) == alone
     both = read("--precision", "fp16", "--cpu-precision", "int8", gpu=True)
     assert both == RepositoryOptions(precision="fp16", cpu_precision="int8")
 
@@ -60,6 +64,7 @@ def test_without_a_gpu_the_precision_is_that_of_what_runs():
         ({"generators": 0}, "generators: 0, expected at least 1"),
         ({"engine_cache": "engines"}, "engine_cache: 'engines', expected a path from the root: /engines"),
         ({"cpu_backend": "torch"}, "backend: 'torch', expected one of onnxruntime, openvino, openvino-bf16"),
+        ({"changes": "x"}, "changes: 'x', expected bundle or an address like postgresql://HOST/NAME"),
         ({"queue_delay_us": -1}, "queue_delay_us: -1, expected at least 0"),
     ],
 )

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.opened import Bundle
-from icgan_runtime.errors import RequestError
+from icgan_runtime.errors import IcganError, RequestError
 from icgan_runtime.rows import Rows, check_embedding
-from icgan_runtime.search.choose import choose_search
+from icgan_runtime.search.living import Followed
 from icgan_runtime.search.novelty import SCORE_BUCKETS, outside_below
+from icgan_runtime.server.changes import changes_of
 from icgan_runtime.server.gate import Gate, weight
 from icgan_runtime.server.models import CANARY_ID
 from icgan_runtime.server.stage import Requests
@@ -44,14 +45,16 @@ class Asked(NamedTuple):
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        bundle = Bundle.open(f"{args['model_repository']}/{args['model_version']}")
+        folder = f"{args['model_repository']}/{args['model_version']}"
+        bundle = Bundle.open(folder)
         config = json.loads(args["model_config"])
         self.model, self.k = bundle.manifest.model, bundle.manifest.bank.neighbours
-        self.bank = Bank.of_bundle(bundle)
         parameters = {name: each["string_value"] for name, each in config["parameters"].items()}
         self.max_rows, self.room = int(parameters["max_rows"]), float(parameters["max_queue"])
         wanted = parameters["search"]
-        self.search = None if wanted == "graph" else choose_search(self.bank, wanted)
+        self.followed = None if wanted == "graph" else Followed(bundle, wanted, changes_of(folder))
+        self.search = None if self.followed is None else self.followed.search()
+        self.bank = Bank.of_bundle(bundle) if self.search is None else self.search.bank
         if self.search is not None:  # the first search is slower than those to come
             self.search(self.bank.embeddings[:1], self.k)
         self.requests = Requests(pb_utils)
@@ -62,6 +65,12 @@ class TritonPythonModel:
         self.generator = Gate(self.room, probe)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        if self.followed is not None:
+            try:
+                self.search = self.followed.search()
+            except IcganError as error:  # older answers would show what was removed
+                return self.requests.failures(error, len(requests))
+            self.bank = self.search.bank
         answers: list[Any] = []
         good: list[tuple[int, Asked]] = []  # with their places among the requests
         taken = 0.0
@@ -181,6 +190,7 @@ class TritonPythonModel:
             "NEIGHBOUR_LABELS": lambda: self.bank.labels[self.bank.rows(ids)],  # type: ignore[index]
             "NEIGHBOUR_NAMES": lambda: self._names(shown)[picture],
             "NEIGHBOUR_CLASSES": lambda: self._classes(shown)[picture],
+            "BANK_STATE": lambda: np.full((len(picture), 1), str(self.bank.state).encode(), np.object_),
             "OUTSIDE_BELOW": lambda: np.full((len(picture), 1), self.limit, np.float32),
             "label": lambda: rows.labels(ids, self.bank)[:, None],
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,11 @@ class TritonPythonModel:
             return None
         rows = self.requests.rows(request, self.classes)
         labels = np.full(len(rows.seed), OWN_LABEL) if rows.label is None else rows.label
+        source = self._source(request)
         return [
             Claim(
                 version=VERSION,
-                source=self.source,
+                source=source,
                 seed=int(rows.seed[row]),
                 first=int(rows.sample[row]),
                 n=1,
@@ -87,6 +89,14 @@ class TritonPythonModel:
             )
             for row in range(len(rows.seed))
         ]
+
+    def _source(self, request: pb_utils.InferenceRequest) -> Source:
+        """What drew the images: the bundle, with its bank as it was served or as it has become since."""
+        states = self.requests.tensor(request, "BANK_STATE")
+        state = None if states is None else states[0, 0].decode(errors="replace")
+        if state is None or state.startswith("0-") or state == self.source.state:
+            return self.source
+        return replace(self.source, bank=None, state=state)
 
 
 def _answer(request: pb_utils.InferenceRequest, requests: Requests, claims: list[Claim] | None) -> Any:
