@@ -1,6 +1,8 @@
 """Proof by drawing again, measured: what is found after which edit, how alike strangers are, what it costs.
 
     python -m benchmarks.origin BUNDLE --out bench/origin  # after each edit
+    python -m benchmarks.origin BUNDLE --fill --instances 300 --seeds 1000 --backend openvino-bf16 --out ...
+    python -m benchmarks.origin BUNDLE --pairs 50 --out bench/origin  # of each runtime
     python -m benchmarks.origin BUNDLE --strangers 4 --seeds 1000 --out bench/origin  # false matches
     python -m benchmarks.origin BUNDLE --lookup 1000 --seeds 1000 --out bench/origin  # the search's time
     python -m benchmarks.origin BUNDLE --sign-key signer.pem --out bench/origin  # what a signature costs
@@ -24,12 +26,13 @@ from PIL import Image, ImageFilter
 
 from icgan_runtime import Pipeline, images
 from icgan_runtime.chain import LocalChain
+from icgan_runtime.errors import IcganError
 from icgan_runtime.marks.claim import SINGLE
-from icgan_runtime.marks.mark import find_signer, read_marks
+from icgan_runtime.marks.mark import Mark, find_signer, read_marks
 from icgan_runtime.origin import recover
 from icgan_runtime.origin.chance import fisher
 from icgan_runtime.origin.likeness import COARSE, FINE, WHOLE, features, grey, unit
-from icgan_runtime.origin.prove import MATCH, PROVED, Judge, Queries, prove
+from icgan_runtime.origin.prove import MATCH, NOT, PROVED, Judge, Queries, prove
 
 U8 = NDArray[np.uint8]
 
@@ -71,6 +74,14 @@ EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+# who draws, at which precision; who draws it again
+PAIRS = [(backend, "fp32") for backend in ("ort-cpu", "openvino", "openvino-bf16")]
+PAIRS += [
+    (backend, precision) for precision in ("fp16", "bf16", "int8") for backend in ("ort-cpu", "openvino")
+]
+PROVERS = ("ort-cpu", "openvino")
+
+
 def edited(pixels: U8, name: str) -> U8:
     return np.asarray(EDITS[name](Image.fromarray(pixels)))
 
@@ -78,34 +89,113 @@ def edited(pixels: U8, name: str) -> U8:
 def measure_proof(
     pipe: Pipeline, instances: int, seeds: int, tries: int, index: Path, edits: list[str]
 ) -> dict[str, dict[str, float]]:
-    """Share of images whose instance and seed are recovered among all candidates, after each edit."""
-    chain, rng = pipe.chain, np.random.default_rng(0)
+    """Share of images whose instance and seed are recovered among all candidates, after each edit.
+
+    And what is said of images that are none of the candidates, for which all of them are compared.
+    """
+    chain = pipe.chain
     assert isinstance(chain, LocalChain)
-    rows = rng.choice(len(pipe.bank), instances, replace=False)
-    queries = Queries(np.asarray(pipe.bank.embeddings[rows]), tuple(map(int, pipe.bank.ids[rows])))
+    queries = stored(pipe, instances)
     settings = recover.Candidates(range(seeds), range(1), 1.0)
+    rng = np.random.default_rng(1)
     truth = [(int(rng.integers(instances)), int(rng.integers(seeds))) for _ in range(tries)]
     report: dict[str, dict[str, float]] = {}
     for name in edits:
-        right, wrong, took, chances = 0, 0, [], [0.0]
-        for instance, seed in truth:
-            drawn = pipe.generate_from(queries.embeddings[instance], seed=seed).images[0]
-            data = images.encode(edited(drawn, name))
-            start = time.perf_counter()
-            verdict = prove(data, read_marks(data), chain, queries, settings, index)
-            took.append(time.perf_counter() - start)
+        report[name] = recovered(pipe, chain, queries, settings, truth, name, index)
+    beyond = [(instance, seeds + seed) for instance, seed in truth[: max(1, tries // 10)]]
+    report["JPEG 75, of other seeds"] = recovered(pipe, chain, queries, settings, beyond, "JPEG 75", index)
+    return report
+
+
+def stored(pipe: Pipeline, instances: int) -> Queries:
+    """Some stored instances, always the same; fewer are the first of more."""
+    assert pipe.bank is not None
+    rows = np.random.default_rng(0).permutation(len(pipe.bank))[:instances]
+    return Queries(np.asarray(pipe.bank.embeddings[rows]), tuple(map(int, pipe.bank.ids[rows])))
+
+
+def recovered(
+    pipe: Pipeline,
+    chain: LocalChain,
+    queries: Queries,
+    settings: recover.Candidates,
+    truth: list[tuple[int, int]],
+    edit: str,
+    index: Path,
+) -> dict[str, float]:
+    """What is found of images of these (instance, seed), each edited and without its metadata."""
+    assert queries.ids is not None
+    right, wrong, took, work, chances = 0, 0, [], [], [0.0]
+    for instance, seed in truth:
+        drawn = pipe.generate_from(queries.embeddings[instance], seed=seed).images[0]
+        data = images.encode(edited(drawn, edit))
+        start, busy = time.perf_counter(), time.process_time()
+        verdict = prove(data, read_marks(data), chain, queries, settings, index)
+        took.append(time.perf_counter() - start)
+        work.append(time.process_time() - busy)
+        if verdict.verdict in (PROVED, MATCH):
             chances += [drawing.chance for drawing in verdict.drawings]
-            if verdict.verdict in (PROVED, MATCH):
-                same = (verdict.instance, verdict.seed) == (queries.ids[instance], seed)  # type: ignore[index]
-                right, wrong = right + same, wrong + (not same)
-        report[name] = {
-            "recovered": right / tries,
-            "false": wrong / tries,
-            "seconds": float(np.median(took)),
-            "largest_chance": max(chances),
-        }
-        words = f"{name:20} recovered {right}/{tries}, false {wrong}, {np.median(took):.1f} s"
-        print(f"{words}, chance {max(chances):.0e}", flush=True)
+            same = (verdict.instance, verdict.seed) == (queries.ids[instance], seed)
+            right, wrong = right + same, wrong + (not same)
+    found = {
+        "tries": len(truth),
+        "candidates": len(queries.embeddings) * settings.count,
+        "recovered": right / len(truth),
+        "false": wrong / len(truth),
+        "seconds": float(np.median(took)),
+        "seconds, most": max(took),
+        "processor seconds": float(np.median(work)),
+        "processor seconds, most": max(work),
+        "largest_chance": max(chances),
+    }
+    print(edit, json.dumps(found), flush=True)
+    return found
+
+
+def fill_index(pipe: Pipeline, instances: int, seeds: int, folder: Path) -> dict[str, float]:
+    """Draw what is not in the index yet: some minutes of it at a time, begun again until it is whole."""
+    chain = pipe.chain
+    assert isinstance(chain, LocalChain)
+    index = recover.Index(chain, recover.Candidates(range(seeds), range(1), 1.0), folder)
+    start = time.process_time()
+    for embedding in stored(pipe, instances).embeddings:
+        for _ in index.blocks(embedding):
+            pass
+        print(f"{index.drawn} drawn, {time.process_time() - start:.0f} s of processor", flush=True)
+    spent = time.process_time() - start
+    return {"drawn": index.drawn, "milliseconds of processor each": 1000 * spent / max(1, index.drawn)}
+
+
+def measure_pairs(bundle: Path, tries: int) -> dict[str, dict[str, Any]]:
+    """What is said of images that one backend drew at one precision, by another in float32."""
+    report: dict[str, dict[str, Any]] = {}
+    settings = recover.Candidates(range(1), range(1), 1.0)
+    for drawn_by, precision in PAIRS:
+        try:
+            with Pipeline.load(bundle, backend=drawn_by, precision=precision, threads=1) as pipe:
+                rows = np.random.default_rng(4).choice(len(pipe.bank), tries, replace=False)
+                embeddings = np.asarray(pipe.bank.embeddings[rows])
+                results = [pipe.generate_from(each, seed=seed) for seed, each in enumerate(embeddings)]
+        except IcganError as error:
+            print(f"{drawn_by}, {precision}: not run here ({error})", flush=True)
+            continue
+        for proved_by in PROVERS:
+            with Pipeline.load(bundle, backend=proved_by, precision="fp32", threads=1) as pipe:
+                assert isinstance(pipe.chain, LocalChain)
+                verdicts = []
+                for result, embedding in zip(results, embeddings, strict=True):
+                    data = Mark(result.claim(0, 1, SINGLE)).encode(result.images[0], "PNG")
+                    given = Queries(embedding[None])
+                    verdicts.append(prove(data, read_marks(data), pipe.chain, given, settings))
+            told = [each.verdict for each in verdicts]
+            drawings = [drawing for each in verdicts for drawing in each.drawings]
+            name = f"{drawn_by} {precision}, by {proved_by} fp32"
+            report[name] = {"images": tries} | {word: told.count(word) for word in (PROVED, MATCH, NOT)}
+            report[name] |= {
+                "largest_difference": max(drawing.difference for drawing in drawings),
+                "largest_chance": max(drawing.chance for drawing in drawings),
+            }
+            print(name, json.dumps(report[name]), flush=True)
     return report
 
 
@@ -192,24 +282,36 @@ def main() -> None:
         "--strangers", type=int, default=0, metavar="N", help="instances to count strangers of"
     )
     parser.add_argument("--lookup", type=int, default=0, metavar="N", help="instances of a made-up index")
+    parser.add_argument("--fill", action="store_true", help="draw what the index lacks, and no more")
+    parser.add_argument("--backend", default="auto", help="what draws (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=0, metavar="N", help="images of each backend to prove")
     parser.add_argument("--sign-key", type=Path, help="measure signing with this key alone")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    report: dict[str, object] = {}
-    with Pipeline.load(options.bundle) as pipe:
+    if options.pairs:
+        write(options.out, "pairs", measure_pairs(options.bundle, options.pairs))
+        return
+    with Pipeline.load(options.bundle, backend=options.backend) as pipe:
         if options.sign_key is not None:
-            report["signing"] = measure_signing(pipe, options.sign_key)
+            write(options.out, "signing", measure_signing(pipe, options.sign_key))
         elif options.strangers:
-            report["strangers"] = measure_strangers(pipe, options.strangers, options.seeds)
+            write(options.out, "strangers", measure_strangers(pipe, options.strangers, options.seeds))
         elif options.lookup:
-            report["lookup"] = measure_lookup(pipe, options.lookup, options.seeds, options.out / "made-up")
+            made_up = options.out / "made-up"
+            write(options.out, "lookup", measure_lookup(pipe, options.lookup, options.seeds, made_up))
+        elif options.fill:
+            filled = fill_index(pipe, options.instances, options.seeds, options.out / "index")
+            write(options.out, "fill", filled)
         else:
             index = options.out / "index"
-            report["proof"] = measure_proof(
-                pipe, options.instances, options.seeds, options.tries, index, options.edits
-            )
-    (options.out / f"{next(iter(report))}.json").write_text(json.dumps(report, indent=1) + "\n")
+            found = measure_proof(pipe, options.instances, options.seeds, options.tries, index, options.edits)
+            write(options.out, "proof", found)
+
+
+def write(folder: Path, name: str, found: object) -> None:
+    """What was measured, as a file."""
+    (folder / f"{name}.json").write_text(json.dumps({name: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A key in the weights, measured end to end: what survives, what is taken for marked, and what it costs.
 
     python -m benchmarks.weight_key bundles/demo bundles/demo-marked --key key.txt \\
-        --strangers data/groceries64 --fid --out bench/key/demo
+        --strangers data/groceries64 --out bench/key/demo
+    python -m benchmarks.weight_key ... --images 1324 --only fid --fid  # FID without and with the key
 
 Marked images are drawn by ONNX Runtime, edited, and given to the detector that `icgan detect` runs. False
 positives are counted, on real pictures, the unmarked generator and the marked one under other keys.
@@ -36,6 +37,7 @@ U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 GROUP = 8
 STRENGTHS = (1.4, 1.0, 0.8, 0.63, 0.5)  # times the pattern: 3 dB more to 6 dB less
+FID_STRENGTHS = (1.0, 0.63)
 SAMPLED_KEYS, KEYS_AT_ONCE = 500_000, 20_000
 
 
@@ -169,12 +171,11 @@ def precisions(bundle: Path, count: int, secret: bytes) -> dict[str, dict[str, f
     return found
 
 
-def strengths(plain: U8, marked: U8, secret: bytes, real: U8 | None) -> dict[str, dict[str, float]]:
-    """PSNR and FID against what is found, with the pattern so many times as strong."""
+def strengths(plain: U8, marked: U8, secret: bytes) -> dict[str, dict[str, float]]:
+    """PSNR against what is found, with the pattern so many times as strong."""
     found = {}
     for times in STRENGTHS:
-        shown = plain + times * (marked.astype(np.float32) - plain)
-        pictures = np.clip(shown, 0, 255).round().astype(np.uint8)
+        pictures = stronger(plain, marked, times)
         row = {"psnr": float(psnr(plain, pictures).mean())}
         for name in ("none", "JPEG 75", "half size", "5 % crop"):
             row |= {
@@ -182,18 +183,36 @@ def strengths(plain: U8, marked: U8, secret: bytes, real: U8 | None) -> dict[str
                 for size, share in shares([edited(image, name) for image in pictures], secret).items()
                 if size != "images"
             }
-        if real is not None:
-            row |= fid_change(real, plain, pictures)
         found[f"{times}"] = row
         print(json.dumps(row), flush=True)
     return found
 
 
-def fid_change(real: U8, plain: U8, marked: U8) -> dict[str, float]:
-    """FID to real pictures of images without and with the key, of the same seeds."""
-    before, after = (independent_fid(_features(real), _features(fake)) for fake in (plain, marked))
-    print(f"FID {before:.2f} -> {after:.2f} ({len(plain)} images)", flush=True)
-    return {"fid, unmarked": before, "fid, marked": after, "fid, images": len(plain)}
+def fid_by_strength(real: U8, plain: U8, marked: U8) -> dict[str, Any]:
+    """FID without the key and with it, the same instances and seeds, of all images and of each half.
+
+    The halves say how far the change would be another with other seeds.
+    """
+    halves = {"all": slice(None), "first half": slice(0, None, 2), "second half": slice(1, None, 2)}
+    seen, truth = _features(plain), _features(real)
+    before = {name: independent_fid(truth, seen[some]) for name, some in halves.items()}
+    found: dict[str, Any] = {"images": len(plain), "real": len(real), "unmarked": before}
+    print(json.dumps(found), flush=True)
+    for times in FID_STRENGTHS:
+        pictures = stronger(plain, marked, times)
+        seen = _features(pictures)
+        after = {name: independent_fid(truth, seen[some]) for name, some in halves.items()}
+        found[f"{times}"] = {"psnr": float(psnr(plain, pictures).mean())} | {
+            name: after[name] - before[name] for name in halves
+        }
+        print(times, json.dumps(found[f"{times}"]), flush=True)
+    return found
+
+
+def stronger(plain: U8, marked: U8, times: float) -> U8:
+    """The marked images with the pattern so many times as strong."""
+    shown = plain + times * (marked.astype(np.float32) - plain)
+    return np.clip(shown, 0, 255).round().astype(np.uint8)
 
 
 _SEEN: dict[bytes, F32] = {}
@@ -219,7 +238,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--strangers", type=Path, help="prepared data set of real pictures")
     parser.add_argument("--only", nargs="+", metavar="PART", help="measure these parts alone")
-    parser.add_argument("--fid", action="store_true", help="of every strength, too (slow)")
+    parser.add_argument("--fid", action="store_true", help="to all of --strangers, too (slow)")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -237,10 +256,10 @@ def main() -> None:
         "attacks": lambda: attacks(marked, secret, plain),
         "false positives": lambda: false_positives(sets, marked, secret),
         "precisions": lambda: precisions(options.marked, 64, secret),
-        "strengths": lambda: strengths(
-            plain, marked, secret, sets.get("real pictures") if options.fid else None
-        ),
+        "strengths": lambda: strengths(plain, marked, secret),
     }
+    if options.fid and real is not None:
+        parts["fid"] = lambda: fid_by_strength(np.array(real), plain, marked)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "report.json"
     report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}

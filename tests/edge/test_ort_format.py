@@ -17,6 +17,7 @@ from icgan_export.lower.qdq import quantisable, quantise
 from icgan_runtime import latents
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.opened import Bundle
+from tests.edge.proof import assert_proved
 
 Feeds = dict[str, np.ndarray]
 
@@ -44,6 +45,11 @@ def converted(tiny_bundle: Path, feeds: Feeds, tmp_path_factory: pytest.TempPath
     done = subprocess.run([*command, "--optimization_style", "Fixed"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def test_what_a_phone_draws_from_the_ort_format_is_proved(converted, feeds, tiny_bundle):
+    drawn = ort.InferenceSession(converted / "generator.ort").run(["image"], feeds)[0]
+    assert_proved(drawn[2], tiny_bundle, feeds["embedding"][2], 0, 2, 1.0)
 
 
 @pytest.mark.parametrize("name", ["generator", "generator.int8"])

@@ -14,6 +14,7 @@ from PIL import Image
 from icgan_runtime import Pipeline, sheets
 from icgan_runtime.bundle.manifest import Manifest, describe_files
 from tests.edge.conftest import EXAMPLES, node
+from tests.edge.proof import assert_proved
 
 ROW, SEED = 3, 2**63 - 1
 ORIENTATION = 0x0112  # of EXIF: which way the phone was held
@@ -24,6 +25,8 @@ def assert_pictures_are_pythons(sheet: Path, bundle: Path) -> None:
         expected = pipe.generate_from(pipe.bank.embeddings[ROW], n=8, seed=SEED, truncation=0.7)
     found = np.asarray(Image.open(sheet))
     assert np.abs(found.astype(int) - sheets.grid(expected.images, columns=8, gap=0)).max() <= 1
+    side = len(found)
+    assert_proved(found[:, 5 * side : 6 * side], bundle, None, SEED, 5, 0.7)
 
 
 @pytest.mark.parametrize("name", ["tiny_bundle", "labelled_bundle"])

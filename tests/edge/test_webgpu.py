@@ -13,6 +13,7 @@ from PIL import Image
 
 from icgan_runtime import Pipeline
 from tests.edge.conftest import EXAMPLES, node
+from tests.edge.proof import assert_proved
 from tests.edge.test_web import square
 
 HERE = Path(__file__).parent
@@ -49,9 +50,10 @@ def test_a_picture_is_embedded_and_drawn_on_webgpu_as_in_python(on_gpu, tiny_bun
     assert "WebGPU on your device" in on_gpu["gpu"]["facts"]
     assert not on_gpu["gpu"]["told"]
     with Pipeline.load(tiny_bundle, threads=1) as pipe:
-        expected = pipe.generate(picture, n=16, seed=0, truncation=0.7).images
+        expected = pipe.generate(picture, n=16, seed=0, truncation=0.7)
     drawn = np.stack([square(text) for text in on_gpu["gpu"]["images"]])
-    assert np.abs(drawn - expected).max() <= 1
+    assert np.abs(drawn - expected.images).max() <= 1
+    assert_proved(drawn[6].astype(np.uint8), tiny_bundle, expected.embedding, 0, 6, 0.7)
 
 
 def test_webgpu_in_software_is_not_chosen_by_the_page_itself(on_gpu):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from icgan_runtime import files, images
+from icgan_runtime.backends.select import BACKENDS
 from icgan_runtime.bundle.arrays import read_npy
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.cli import shared
@@ -57,6 +59,12 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         help="keep fingerprints of what is drawn here: a later search, or this one begun again, uses them",
     )
     group = command.add_argument_group("how")
+    group.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="what draws; openvino-bf16 fills an index in some half of the time (default: %(default)s)",
+    )
     group.add_argument("--threads", type=int, default=0, metavar="N", help=shared.THREADS)
     group.add_argument(
         "--trust",
@@ -101,11 +109,18 @@ def _open(options: argparse.Namespace, marks: Marks) -> Pipeline:
 
         held = {graph.precision for graph in Bundle.open(options.bundle).manifest.graphs}
         wanted = wanted if wanted in held else None
+    load = partial(
+        Pipeline.load,
+        options.bundle,
+        backend=options.backend,
+        precision=wanted,
+        threads=options.threads,
+    )
     claimed = None if marks.claim is None else marks.claim.source.state
     if claimed is not None:  # of a bank that has changed since, perhaps
         with contextlib.suppress(RequestError):
-            return Pipeline.load(options.bundle, precision=wanted, threads=options.threads, state=claimed)
-    return Pipeline.load(options.bundle, precision=wanted, threads=options.threads)
+            return load(state=claimed)
+    return load()
 
 
 def _queries(options: argparse.Namespace, pipe: Pipeline) -> Queries | None:

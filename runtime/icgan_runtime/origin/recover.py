@@ -175,15 +175,17 @@ def search(
         raise RequestError("seeds", f"{total} candidates, at most {MAX_CANDIDATES} are searched")
     grids = [grey(picture[None]), grey(np.ascontiguousarray(picture[None, :, ::-1]))]
     seen = [(view, mirrored) for mirrored in (False, True) for view in views()]
-    queries = np.concatenate([features(grids[mirrored], COARSE, view) for view, mirrored in seen])
+    queries = np.concatenate([features(grids[mirrored], COARSE, view) for view, mirrored in seen]) / _SCALE
     best: list[tuple[float, int, int, int, int]] = []
     for instance, embedding in enumerate(embeddings):
         for seeds, samples, fingerprints in index.blocks(embedding):
-            cosines = queries @ (fingerprints.astype(np.float32) / _SCALE).T  # [views, M]
-            chosen = cosines.argmax(axis=0)
-            highest = cosines[chosen, np.arange(len(seeds))]
-            for row in np.argsort(highest)[-KEPT:]:
-                entry = (float(highest[row]), int(chosen[row]), instance, int(seeds[row]), int(samples[row]))
+            cosines = queries @ fingerprints.astype(np.float32).T  # [views, M]
+            highest = cosines.max(axis=0)
+            for row in np.argpartition(highest, -min(KEPT, len(seeds)))[-KEPT:]:
+                view = int(
+                    cosines[:, row].argmax()
+                )  # of few: for all of them it takes longer than the product
+                entry = (float(highest[row]), view, instance, int(seeds[row]), int(samples[row]))
                 heapq.heappush(best, entry)
             best = heapq.nlargest(KEPT, best)
             heapq.heapify(best)
