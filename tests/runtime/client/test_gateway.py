@@ -206,19 +206,21 @@ class Balancer:
             except OSError:  # closed
                 return
             self.connections += 1
-            theirs = socket.create_connection(self.target)
+            try:
+                theirs = socket.create_connection(self.target)
+            except OSError:  # what it forwards to is gone
+                ours.close()
+                continue
             self.sockets += [ours, theirs]
             for source, sink in ((ours, theirs), (theirs, ours)):
                 threading.Thread(target=self._pump, args=(source, sink, self.forgotten), daemon=True).start()
 
     @staticmethod
     def _pump(source: socket.socket, sink: socket.socket, forgotten: threading.Event) -> None:
-        try:
+        with contextlib.suppress(OSError):  # a process that is killed resets its connections
             while data := source.recv(65536):
                 if not forgotten.is_set():
                     sink.sendall(data)
-        except OSError:
-            return
         if not forgotten.is_set():
             with contextlib.suppress(OSError):
                 sink.shutdown(socket.SHUT_RDWR)
