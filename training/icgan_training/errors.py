@@ -3,6 +3,7 @@
     TrainingError            a user's mistake or a broken file: one line on stderr, status 1
     ├── ConfigError          a setting that is unknown, missing, of the wrong type or out of range
     ├── DataError            pictures, lists or prepared data sets that cannot be used
+    ├── StorageError         an object storage that does not answer: no fault of the pictures in it
     ├── WeightsError         a weights file of the wrong kind, shape or hash
     ├── CheckpointError      a checkpoint that cannot be written or read
     ├── CollapseError        training diverged; names the last good checkpoint
@@ -29,6 +30,10 @@ class ConfigError(TrainingError):
 
 class DataError(TrainingError):
     """Pictures, lists or prepared data sets that cannot be used."""
+
+
+class StorageError(TrainingError):
+    """An object storage that does not answer; the pictures in it may be sound."""
 
 
 class WeightsError(TrainingError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,9 +75,10 @@ def on_ray(
 ) -> None:
     """The units on a Ray cluster, each with so many GPUs. MissingExtraError where Ray is not installed."""
     try:
-        from icgan_runtime.synthesize.ray_engine import run_units
+        from icgan_runtime.cluster import Place, spread
     except ImportError:
         raise MissingExtraError("ray", "ray") from None
+    cpus = max(1, job.threads)
     where = dataclasses.replace(
         job,
         source=_absolute(job.source),
@@ -84,8 +86,26 @@ def on_ray(
         bundle=None if job.bundle is None else _absolute(job.bundle),
         label=_absolute(job.label),
         scorer=_absolute(job.scorer),
+        threads=cpus,
     )
-    run_units(where, todo, address, workers, advance, gpus)
+    spread(
+        _make,
+        ((number, (where, number)) for number in todo),
+        lambda number, made: advance(number, *made),
+        Place(address, workers, cpus, gpus),
+    )
+
+
+def _make(job: Job, number: int) -> tuple[int, list[tuple[str, str]]]:
+    """A task: one shard in the shared folder, unless another worker has finished it meanwhile."""
+    worker = _worker(job)
+    return (0, []) if worker.is_done(number) else worker.make(number)
+
+
+@functools.lru_cache(maxsize=1)
+def _worker(job: Job) -> Worker:
+    """A process opens the job once and keeps it."""
+    return Worker.join(job)
 
 
 def finish(worker: Worker, anew: bool) -> bool:

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from icgan_training.data.prepare import listing_sha256
-from icgan_training.data.sources import open_source
+from icgan_training.data.sources import listing_sha256, open_source
 from icgan_training.data.transforms import decode_picture
 from icgan_training.errors import DataError
 from tests.picture_files import encoded

@@ -51,31 +51,6 @@ def test_a_row_is_never_its_own_neighbour_but_its_duplicate_is():
     assert set(found[9]) <= set(range(5, 15))
 
 
-def test_the_approximate_index_finds_almost_the_same_neighbours():
-    rows = unit_rows(4000)
-    exact = nearest_neighbours(rows, 10)
-    approximate = nearest_neighbours(rows, 10, exact_up_to=100)
-    assert not approximate.exact
-    recall = np.mean(
-        [len(set(a) & set(b)) / 10 for a, b in zip(exact.indices, approximate.indices, strict=True)]
-    )
-    assert recall > 0.9
-
-
-def test_rows_in_cells_with_too_few_others_get_their_true_neighbours(monkeypatch):
-    rows = unit_rows(400)
-    monkeypatch.setattr("icgan_training.data.neighbours.PROBED_CELLS", 1)  # about five rows in each
-    exact, approximate = nearest_neighbours(rows, 20), nearest_neighbours(rows, 20, exact_up_to=100)
-    assert np.array_equal(approximate.indices, exact.indices)
-
-
-def test_the_approximate_index_takes_a_handful_of_pictures():
-    rows = unit_rows(5)
-    assert np.array_equal(
-        nearest_neighbours(rows, 2, exact_up_to=0).indices, nearest_neighbours(rows, 2).indices
-    )
-
-
 @pytest.mark.parametrize(
     ("count", "k", "message"),
     [(5, 5, "--neighbours 4 or less"), (1, 1, "at least two"), (5, 0, "at least 1")],

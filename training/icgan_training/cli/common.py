@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 from icgan_runtime.console import Parser
@@ -31,6 +32,11 @@ def count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return number
+
+
+def location(text: str) -> Path | str:
+    """A path, or the URL of a folder in an object storage."""
+    return text if "://" in text else Path(text)
 
 
 def truncation(text: str) -> float | None:

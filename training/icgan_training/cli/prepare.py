@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from icgan_runtime.console import say
-from icgan_training.cli.common import Subparsers, add_command, count
+from icgan_runtime.errors import MissingExtraError
+from icgan_training.cli.common import Subparsers, add_command, count, location
+from icgan_training.errors import DataError
+
+if TYPE_CHECKING:
+    from icgan_runtime.cluster import Place
+    from icgan_training.distributed import Processes
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -21,11 +28,12 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument(
         "source",
-        type=Path,
+        type=location,
         metavar="SOURCE",
         help="folder of pictures, folder with one sub-folder per class, fetched data set, or a .csv or "
         ".parquet list with the columns path and, if there are labels, label; also .hdf5 of the published "
-        "system, WebDataset .tar (or a folder of them), Parquet with pictures, and what datasets saved",
+        "system, WebDataset .tar (or a folder of them), Parquet with pictures, and what datasets saved; or "
+        "the URL of a folder of pictures or of .tar in an object storage, as s3://bucket/photos",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DATA", help="folder to write")
     parser.add_argument("--resolution", type=int, metavar="PIXELS", help="side of the prepared pictures")
@@ -69,6 +77,25 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.set_defaults(parser=parser)
     parser.add_argument("--no-labels", action="store_true", help="ignore sub-folder names and label columns")
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="decode and embed on the Ray cluster there, or on this machine's cores: local (default: here)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="tasks at once with --ray, 0 for as many as fit (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processors of each task with --ray (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -84,6 +111,7 @@ def run(args: argparse.Namespace) -> None:
     if base is None and (args.resolution is None or args.encoder is None):
         args.parser.error("--resolution and --encoder are needed, or --add-to")
     processes = join(local_device())
+    place = None if args.ray is None else ray_place(args, processes)
     if base is not None and processes.first:
         base.verify()
     prepare(
@@ -98,7 +126,24 @@ def run(args: argparse.Namespace) -> None:
         use_labels=not args.no_labels,
         processes=processes,
         base=base,
+        place=place,
     )
     leave()
     if processes.first:
         say(f"{args.out} is ready")
+
+
+def ray_place(args: argparse.Namespace, processes: Processes) -> Place:
+    """Where the tasks run, and on what. MissingExtraError where Ray is not installed."""
+    import torch
+
+    for name, value, least in (("--workers", args.workers, 0), ("--threads", args.threads, 1)):
+        if value < least:
+            raise DataError(f"{name} is {value}, it must be at least {least}")
+    if processes.world > 1:
+        args.parser.error("--ray and torchrun both share the work out: take one of them")
+    try:
+        from icgan_runtime.cluster import Place
+    except ImportError:
+        raise MissingExtraError("ray", "ray") from None
+    return Place(args.ray, args.workers, args.threads, gpus=int(torch.cuda.is_available()))

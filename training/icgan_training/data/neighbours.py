@@ -4,13 +4,17 @@ IC-GAN (section 3.2) models the data as a mixture over neighbourhoods: the k pic
 in feature space. On unit rows the inner product orders pictures as the Euclidean distance does.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime.cpus import usable_cpus
 from icgan_runtime.errors import MissingExtraError
+from icgan_runtime.files import atomic_file
 from icgan_training.data.dataset import chunks, read_rows
 from icgan_training.errors import DataError
 from icgan_training.progress import Progress
@@ -22,9 +26,8 @@ except ImportError as error:
 if faiss.omp_get_max_threads() > usable_cpus():  # it does not see a container's quota
     faiss.omp_set_num_threads(usable_cpus())
 
-# Up to this many pictures every pair is compared; above it an inverted-file index looks at some cells only.
-EXACT_UP_TO = 200_000
-PROBED_CELLS = 64
+EXACT_UP_TO = 200_000  # pictures: up to this many every pair is compared
+CELL_ROUNDS = 6  # of k-means
 ROWS_PER_CALL = 4096
 KMEANS_ITERATIONS = 100
 CANDIDATES_PER_CENTROID = 32
@@ -73,37 +76,31 @@ def check_count(count: int, k: int) -> None:
         )
 
 
-def nearest_neighbours(
-    embeddings: NDArray[np.float32], k: int, exact_up_to: int = EXACT_UP_TO
-) -> Neighbourhoods:
-    """The k nearest other rows of every unit row of `embeddings` [N, D], by inner product.
+def nearest_neighbours(embeddings: NDArray[np.float32], k: int) -> Neighbourhoods:
+    """The k nearest other rows of every unit row of `embeddings` [N, D], by inner product, exactly.
 
     A row is excluded from its own neighbourhood by its index, so an exact duplicate of it stays in. Memory
-    is a few blocks of rows plus the result while the search is exact, N·D floats more above `exact_up_to`.
-    Raises `DataError` when N < k + 1.
+    is a few blocks of rows plus the result. Raises `DataError` when N < k + 1.
     """
     count = len(embeddings)
     check_count(count, k)
-    exact = count <= exact_up_to
-    index = None if exact else _inverted_file(embeddings)
     indices = np.empty((count, k), np.int32)
     radii = np.empty(count, np.float32)
     with Progress(count, "neighbours", "pictures") as progress:
         for rows in chunks(count, ROWS_PER_CALL):
-            queries = read_rows(embeddings, rows)
-            if index is None:
-                scores, found = exact_search(queries, embeddings, k + 1, faiss.METRIC_INNER_PRODUCT)
-            else:
-                scores, found = index.search(queries, k + 1)
-                short = np.flatnonzero((found < 0).any(axis=1))  # too few pictures in the cells it looked at
-                if len(short):
-                    metric = faiss.METRIC_INNER_PRODUCT
-                    scores[short], found[short] = exact_search(queries[short], embeddings, k + 1, metric)
-            own = np.arange(rows.start, rows.stop)[:, None]
-            indices[rows], kth_score = _without_self(found, scores, own, k)
-            radii[rows] = np.sqrt(np.maximum(2 - 2 * kth_score, 0))
+            own = np.arange(rows.start, rows.stop)
+            scores, indices[rows] = nearest_others(read_rows(embeddings, rows), own, embeddings, k)
+            radii[rows] = np.sqrt(np.maximum(2 - 2 * scores[:, -1], 0))
             progress.advance(rows.stop - rows.start)
-    return Neighbourhoods(indices, radii, exact)
+    return Neighbourhoods(indices, radii, exact=True)
+
+
+def nearest_others(
+    queries: NDArray[np.float32], own: NDArray[np.int64], rows: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Scores and numbers [n, k] of the k of all `rows` nearest to each query, which is row `own` itself."""
+    scores, found = exact_search(queries, rows, k + 1, faiss.METRIC_INNER_PRODUCT)
+    return _without_self(found, scores, own[:, None], k)
 
 
 def exact_search(
@@ -134,27 +131,81 @@ def nearest_by_distance(
     return exact_search(queries, rows, k, faiss.METRIC_L2)
 
 
-def _inverted_file(embeddings: NDArray[np.float32]) -> faiss.Index:
-    """An IVF index, which holds all rows in memory and looks only at the cells nearest to a query."""
-    count, dim = embeddings.shape
-    cells = min(int(4 * count**0.5), count)
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, cells, faiss.METRIC_INNER_PRODUCT)
-    index.nprobe = PROBED_CELLS
-    sample = np.random.default_rng(0).choice(count, min(count, 40 * cells), replace=False)
-    index.train(read_rows(embeddings, np.sort(sample)))
-    for rows in chunks(count, ROWS_PER_CALL):
-        index.add(read_rows(embeddings, rows))
-    return index
+class CellIndex:
+    """Rows in cells around centroids, four bits for every few components; the cells are trained once."""
+
+    def __init__(self, index: faiss.IndexIVFPQFastScan) -> None:
+        self._index = index
+
+    def add(self, rows: NDArray[np.float32], first: int) -> None:
+        """Rows number `first` and following."""
+        self._index.add_with_ids(_padded(rows, self._index.d), np.arange(first, first + len(rows)))
+
+    def absorb(self, other: "CellIndex") -> None:
+        """Take over the rows of an index of the same cells, which is empty then."""
+        self._index.merge_from(other._index, 0)
+
+    def search(
+        self, queries: NDArray[np.float32], count: int, probes: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Rough scores and numbers [n, count], -1 where the nearest `probes` cells hold fewer."""
+        nearest = faiss.SearchParametersIVF(nprobe=probes)  # type: ignore[call-arg]  # its stub says less
+        scores, rows = self._index.search(_padded(queries, self._index.d), count, params=nearest)
+        return scores, rows
+
+    def cells(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Each cell that is not empty, with the numbers of its rows."""
+        lists: Any = self._index.invlists
+        for cell in range(self._index.nlist):
+            if size := lists.list_size(cell):
+                yield cell, faiss.rev_swig_ptr(lists.get_ids(cell), size).copy()
+
+    def write(self, path: Path) -> None:
+        """Write it, whole or not at all. Raises `DataError`."""
+        try:
+            with atomic_file(path) as partial:
+                faiss.write_index(self._index, str(partial))
+        except (OSError, RuntimeError) as error:  # the latter is what faiss says
+            raise DataError(
+                f"{path} could not be written ({' '.join(str(error).split())[:200]}): free some space and "
+                "run the same command again"
+            ) from error
+
+    @classmethod
+    def read(cls, path: Path) -> "CellIndex":
+        """One that `write` has written."""
+        index: Any = faiss.read_index(str(path))
+        return cls(index)
+
+
+def train_cells(sample: NDArray[np.float32], cells: int) -> CellIndex:
+    """An empty index whose cells and codes suit unit rows such as `sample` [n, D]."""
+    width = sample.shape[1]
+    each = 8 if width >= 1024 else 4 if width >= 256 else 2  # components that share four bits
+    width += -width % each
+    quantizer: Any = faiss.IndexFlatIP(width)
+    index = faiss.IndexIVFPQFastScan(quantizer, width, cells, width // each, 4, faiss.METRIC_INNER_PRODUCT)
+    index.own_fields = True
+    quantizer.this.disown()
+    index.cp.niter = CELL_ROUNDS
+    for parameters in (index.cp, index.pq.cp):
+        parameters.min_points_per_centroid = 1  # fewer are fine, and no warning is needed
+    index.train(_padded(sample, width))
+    return CellIndex(index)
+
+
+def _padded(rows: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    return rows if rows.shape[1] == width else np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
 
 
 def _without_self(
     found: NDArray[np.int64], scores: NDArray[np.float32], own: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """From k + 1 candidates per row drop the row itself, else the last; (indices [n, k], k-th scores [n])."""
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """From k + 1 candidates per row drop the row itself, else the last; scores and indices [n, k]."""
     keep = found != own
     everyone_else = keep.all(axis=1)  # duplicates pushed the row out of its own candidates
     keep[everyone_else, k] = False
-    return found[keep].reshape(-1, k), scores[keep].reshape(-1, k)[:, -1]
+    return scores[keep].reshape(-1, k), found[keep].reshape(-1, k)
 
 
 def neighbour_statistics(

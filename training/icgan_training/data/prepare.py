@@ -7,11 +7,11 @@ filled with rows from the end, neighbourhoods are computed, and the folder is re
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,9 @@ from icgan_training.data.join import (
     join_names,
     join_notes,
 )
-from icgan_training.data.neighbours import EXACT_UP_TO, check_count, nearest_neighbours, neighbour_statistics
+from icgan_training.data.neighbours import EXACT_UP_TO, check_count, neighbour_statistics
 from icgan_training.data.npy_rows import Rows
+from icgan_training.data.sharded import find_neighbours
 from icgan_training.data.shards import (
     PrepareSettings,
     array_shapes,
@@ -49,7 +50,7 @@ from icgan_training.data.shards import (
     read_markers,
     write_atomically,
 )
-from icgan_training.data.sources import Source, open_source
+from icgan_training.data.sources import Source, listing_sha256, open_source
 from icgan_training.distributed import ALONE, Processes, wait
 from icgan_training.errors import DataError, WeightsError
 from icgan_training.networks.encoder import (
@@ -62,11 +63,14 @@ from icgan_training.networks.encoder import (
 )
 from icgan_training.networks.timm_encoder import PREFIX as TIMM
 
+if TYPE_CHECKING:
+    from icgan_runtime.cluster import Place
+
 IDENTICAL_RADIUS = 1e-3  # distances below it are rounding
 
 
 def prepare(
-    source_path: Path,
+    source_path: Path | str,
     out: Path,
     *,
     resolution: int,
@@ -78,14 +82,16 @@ def prepare(
     use_labels: bool = True,
     processes: Processes = ALONE,
     base: PreparedDataset | None = None,
+    place: "Place | None" = None,
 ) -> None:
-    """Write the prepared data set `out` from the pictures of `source_path`.
+    """Write the prepared data set `out` from the pictures of a path or URL.
 
     base: a set whose pictures come first, as they are there; resolution and encoder have to be its own.
 
     encoder: a name `fetch` knows, an encoder file of ours, a torch ResNet-50 state dict, or timm:NAME.
     weights: the file of a timm:NAME.
     input_size: the side pictures are enlarged to before the encoder; None keeps what its file says.
+    place: where on Ray the shards are made; None: here.
     processes: under torchrun each takes its share of the shards; the first one does the rest.
     Raises `DataError` when the pictures cannot make a data set; a partial folder stays for the next try.
     """
@@ -116,7 +122,7 @@ def prepare(
     wait(processes)
     network = load_encoder(partial / ENCODER)
     settings = PrepareSettings(
-        source=str(source_path.resolve()),
+        source=source_path if isinstance(source_path, str) else str(source_path.resolve()),
         listing_sha256=listing_sha256(source),
         count=len(source),
         resolution=resolution,
@@ -128,7 +134,12 @@ def prepare(
     if processes.first:
         begin_or_continue(partial, settings)
     wait(processes)
-    fill_shards(source, network, settings, partial, processes)
+    if place is None:
+        fill_shards(source, network, settings, partial, processes)
+    else:
+        from icgan_training.data.on_ray import fill_on_ray
+
+        fill_on_ray(source, settings, partial, place)
     wait(processes)
     if processes.first:
         finish(source, network.config, settings, partial, neighbours, exact_up_to, base)
@@ -163,21 +174,6 @@ def find_encoder(argument: str) -> Path:
             f"--encoder {argument} is neither a file nor one of {', '.join(EMBEDDING_DIMS)}, {TIMM}NAME"
         )
     return find_weights(argument)
-
-
-def listing_sha256(source: Source) -> str:
-    """Identity of what is listed: names (or the shape of the array) and labels, in order."""
-    digest = hashlib.sha256()
-    for file in source.files:
-        digest.update(file.encode("utf-8", "surrogateescape") + b"\0")
-    if source.array is not None:
-        digest.update(str(source.array.shape).encode())
-    if source.container is not None:
-        for part in source.container.identity():
-            digest.update(part + b"\0")
-    if source.labels is not None:
-        digest.update(source.labels.tobytes())
-    return digest.hexdigest()
 
 
 def begin_or_continue(partial: Path, settings: PrepareSettings) -> None:
@@ -229,14 +225,12 @@ def finish(
         np.save(folder / TEXT, called.text)
         np.save(folder / ENDS, called.ends)
     embeddings = open_array(folder / "embeddings.npy", "float32", (kept, settings.embedding_dim))
-    neighbourhoods = nearest_neighbours(embeddings, k, exact_up_to)
+    neighbourhoods = find_neighbours(embeddings, k, exact_up_to, folder=folder)
     if neighbourhoods.radii.max() < IDENTICAL_RADIUS:
         raise DataError(
             f"every picture has {k} or more identical copies: there is nothing to learn "
             "from these neighbourhoods; remove the duplicates"
         )
-    np.save(folder / "neighbours.npy", neighbourhoods.indices)
-    np.save(folder / "radii.npy", neighbourhoods.radii)
     print(neighbour_statistics(neighbourhoods, labels.rows), file=sys.stderr)
     meta = DatasetMeta(
         name=note.name,

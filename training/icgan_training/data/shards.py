@@ -7,9 +7,9 @@ set.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,74 +81,137 @@ def is_cut(partial: Path, settings: PrepareSettings) -> bool:
     return len(np.load(partial / "images.npy", mmap_mode="r", allow_pickle=False)) < settings.count
 
 
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """A shard that is decoded and embedded; M of its pictures could be read."""
+
+    places: NDArray[np.int64]  # [M], in the shard, ascending
+    images: NDArray[np.uint8]  # [M, R, R, 3]
+    plain: NDArray[np.float32]  # [M, D]
+    flipped: NDArray[np.float32]  # [M, D]
+    reasons: dict[int, str]  # of the places that could not be read
+
+
 def fill_shards(
     source: Source, network: Encoder, settings: PrepareSettings, partial: Path, processes: Processes
 ) -> None:
     """Decode and embed this process's unfinished shards; decoding runs one shard ahead, in threads."""
-    shards = list(enumerate(chunks(len(source), SHARD_PICTURES)))[processes.rank :: processes.world]
-    todo = [(number, rows) for number, rows in shards if not is_done(partial, number, rows, settings)]
-    total = sum(rows.stop - rows.start for _, rows in shards)
-    done = total - sum(rows.stop - rows.start for _, rows in todo)
-    if done:
-        print(f"continuing {partial}: {done} of {total} pictures are done", file=sys.stderr)
     device = local_device()
     fold_batch_norm(network).to(device)
-    with ExitStack() as stack:
-        files = {name: stack.enter_context(Rows(partial / f"{name}.npy")) for name in array_shapes(settings)}
-        pool = stack.enter_context(ThreadPoolExecutor(usable_cpus()))
-        progress = stack.enter_context(Progress(total, "prepare", "pictures", done))
-        for number, rows, decoded in decode_ahead(source, todo, settings.resolution, pool):
-            good = [index for index, picture in enumerate(decoded) if not isinstance(picture, DataError)]
-            # Unreadable rows stay as they are; `fill_holes` replaces them at the end.
-            if good:
-                images = np.stack([picture for picture in decoded if not isinstance(picture, DataError)])
-                plain, flipped = embed(network, images, device, progress)
-                check_embeddings(plain, flipped, [source.name(rows.start + index) for index in good])
-                places = rows.start + np.array(good)
-                files["images"].write(places, images)
-                files["embeddings"].write(places, plain)
-                files["embeddings_flipped"].write(places, flipped)
-            errors = {
-                rows.start + i: error for i, error in enumerate(decoded) if isinstance(error, DataError)
-            }
-            progress.advance(len(errors))
-            marker = {"unreadable": list(errors), "reasons": [str(error) for error in errors.values()]}
-            write_atomically(shard_marker(partial, number), json.dumps(marker))
+    with ShardWriter.open(settings, partial, processes) as writer, ThreadPoolExecutor(usable_cpus()) as pool:
+        for number, rows, decoded in decode_ahead(source, writer.todo, settings.resolution, pool):
+            names = [source.name(row) for row in range(rows.start, rows.stop)]
+            writer.store(number, make_shard(network, device, decoded, names, writer.progress.advance))
+
+
+class ShardWriter:
+    """The arrays of a partial folder, and the shards that they lack."""
+
+    def __init__(
+        self, settings: PrepareSettings, partial: Path, processes: Processes, stack: ExitStack
+    ) -> None:
+        shards = list(enumerate(chunks(settings.count, SHARD_PICTURES)))[processes.rank :: processes.world]
+        self.todo = [
+            (number, rows) for number, rows in shards if not is_done(partial, number, rows, settings)
+        ]
+        total = sum(rows.stop - rows.start for _, rows in shards)
+        done = total - sum(rows.stop - rows.start for _, rows in self.todo)
+        if done:
+            print(f"continuing {partial}: {done} of {total} pictures are done", file=sys.stderr)
+        self._partial, self._start = partial, {number: rows.start for number, rows in self.todo}
+        self._files = {
+            name: stack.enter_context(Rows(partial / f"{name}.npy")) for name in array_shapes(settings)
+        }
+        self.progress = stack.enter_context(Progress(total, "prepare", "pictures", done))
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: PrepareSettings, partial: Path, processes: Processes) -> "Iterator[ShardWriter]":
+        """For the shards of one process."""
+        with ExitStack() as stack:
+            yield cls(settings, partial, processes, stack)
+
+    def store(self, number: int, shard: Filled) -> None:
+        """Write a shard's rows, then its marker; `fill_holes` mends unreadable rows at the end."""
+        first = self._start[number]
+        if len(shard.places):
+            self._files["images"].write(first + shard.places, shard.images)
+            self._files["embeddings"].write(first + shard.places, shard.plain)
+            self._files["embeddings_flipped"].write(first + shard.places, shard.flipped)
+        unreadable = [first + place for place in shard.reasons]
+        marker = {"unreadable": unreadable, "reasons": list(shard.reasons.values())}
+        write_atomically(shard_marker(self._partial, number), json.dumps(marker))
+
+
+def make_shard(
+    network: Encoder,
+    device: torch.device,
+    decoded: Sequence[NDArray[np.uint8] | DataError],
+    names: Sequence[str],
+    advance: Callable[[int], object],
+) -> Filled:
+    """Embed the pictures of a shard that could be decoded; `advance` hears of each as it is done."""
+    good = [place for place, picture in enumerate(decoded) if not isinstance(picture, DataError)]
+    reasons = {place: str(error) for place, error in enumerate(decoded) if isinstance(error, DataError)}
+    advance(len(reasons))
+    if not good:
+        none = np.empty((0, 0), np.float32)
+        return Filled(np.array([], np.int64), np.empty((0, 0, 0, 3), np.uint8), none, none, reasons)
+    images = np.stack([picture for picture in decoded if not isinstance(picture, DataError)])
+    plain, flipped = embed(network, images, device, advance)
+    check_embeddings(plain, flipped, [names[place] for place in good])
+    return Filled(np.array(good, np.int64), images, plain, flipped, reasons)
 
 
 def decode_ahead(
     source: Source, shards: list[tuple[int, slice]], resolution: int, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[int, slice, list[NDArray[np.uint8] | DataError]]]:
     """Each shard with its decoded pictures, or the error in place of a picture that cannot be decoded."""
+    ahead = _submit(source, shards[0][1], resolution, pool) if shards else []
+    for position, (number, rows) in enumerate(shards):
+        current = ahead
+        last = position + 1 == len(shards)
+        ahead = [] if last else _submit(source, shards[position + 1][1], resolution, pool)
+        yield number, rows, [future.result() for future in current]
 
+
+def _submit(
+    source: Source, rows: slice, resolution: int, pool: ThreadPoolExecutor
+) -> list[Future[NDArray[np.uint8] | DataError]]:
     def decode(row: int) -> NDArray[np.uint8] | DataError:
         try:
             return source.read(row, resolution)
         except DataError as error:
             return error
 
-    def submit(rows: slice) -> list[Future[NDArray[np.uint8] | DataError]]:
-        return [pool.submit(decode, row) for row in range(rows.start, rows.stop)]
-
-    ahead = submit(shards[0][1]) if shards else []
-    for position, (number, rows) in enumerate(shards):
-        current = ahead
-        ahead = submit(shards[position + 1][1]) if position + 1 < len(shards) else []
-        yield number, rows, [future.result() for future in current]
+    return [pool.submit(decode, row) for row in range(rows.start, rows.stop)]
 
 
-@torch.inference_mode()
 def embed(
-    network: Encoder, images: NDArray[np.uint8], device: torch.device, progress: Progress
+    network: Encoder, images: NDArray[np.uint8], device: torch.device, advance: Callable[[int], object]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Embeddings of the pictures and of their mirror images, [n, D] each."""
+    """Embeddings of the pictures and of their mirror images, [n, D] each.
+
+    On a CPU each batch is one thread's, and several are under way: sums that threads share are rounded
+    otherwise on another number of processors, and the files of a set would differ.
+    """
+
+    @torch.inference_mode()
+    def batch(rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        pictures = torch.from_numpy(images[rows]).to(device)
+        return network(pictures).cpu().numpy(), network(pictures.flip(2)).cpu().numpy()
+
     plain, flipped = [], []
-    with full_float32():  # neighbours are those of a CPU
-        for rows in chunks(len(images), ENCODER_BATCH[device.type]):
-            batch = torch.from_numpy(images[rows]).to(device)
-            plain.append(network(batch).cpu().numpy())
-            flipped.append(network(batch.flip(2)).cpu().numpy())
-            progress.advance(len(batch))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # before the pool's threads begin: each takes this over
+    try:
+        with full_float32(), ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool:
+            for one, other in pool.map(batch, chunks(len(images), ENCODER_BATCH[device.type])):
+                plain.append(one)
+                flipped.append(other)
+                advance(len(one))
+    finally:
+        torch.set_num_threads(threads)
     return np.concatenate(plain), np.concatenate(flipped)
 
 

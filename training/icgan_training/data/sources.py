@@ -3,7 +3,7 @@
 Containers (HDF5, WebDataset, tables of pictures) have files of their own; see `containers`.
 """
 
-import csv
+import hashlib
 import json
 import os
 import re
@@ -11,18 +11,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.images import SUFFIXES
 from icgan_runtime.names import Names, below_common_folder
 from icgan_training.data.containers import Container
 from icgan_training.data.hdf5 import Hdf5
+from icgan_training.data.lists import read_csv, read_parquet
+from icgan_training.data.remote import Remote
 from icgan_training.data.tables import Table, holds_pictures, open_parquet, open_saved
-from icgan_training.data.transforms import read_picture, square
+from icgan_training.data.transforms import decode_picture, read_picture, square
 from icgan_training.data.webdataset import Shards
 from icgan_training.errors import DataError
 
@@ -55,6 +55,7 @@ class Source:
     class_names: list[str] | None
     root: Path = Path()
     files: Sequence[str] = ()  # relative to root
+    store: Remote | None = None  # where the files lie, if not on a disk; `root` means nothing then
     array: NDArray[np.uint8] | None = None  # [N, H, W, 3]
     container: Container | None = None
     remarks: Sequence[str] = ()  # what whoever prepares it should know, a line each
@@ -68,6 +69,8 @@ class Source:
         """What a message calls a picture: its file, or its row in the array."""
         if self.container is not None:
             return self.container.name(row)
+        if self.store is not None:
+            return f"{self.store.url}/{self.files[row]}"
         return f"row {row}" if self.array is not None else str(self.root / self.files[row])
 
     def names(self, rows: NDArray[np.int64]) -> Names | None:
@@ -85,11 +88,35 @@ class Source:
             return self.container.read(row, resolution)
         if self.array is not None:
             return square(self.array[row], resolution)
+        if self.store is not None:
+            return decode_picture(self.store.read(self.files[row]), self.name(row), resolution)
         return read_picture(self.root / self.files[row], resolution)
 
+    def part(self, rows: slice) -> "Source | None":
+        """Some pictures alone, small enough to be sent, without labels; None where the file is the list."""
+        if self.container is not None or self.array is not None:
+            return None
+        note = SourceNote(self.note.name)
+        return replace(self, note=note, labels=None, class_names=None, files=self.files[rows], remarks=())
 
-def open_source(path: Path, *, use_labels: bool = True) -> Source:
-    """Find out what `path` is and list its pictures.
+
+def listing_sha256(source: Source) -> str:
+    """Identity of what is listed: names (or the shape of the array) and labels, in order."""
+    digest = hashlib.sha256()
+    for file in source.files:
+        digest.update(file.encode("utf-8", "surrogateescape") + b"\0")
+    if source.array is not None:
+        digest.update(str(source.array.shape).encode())
+    if source.container is not None:
+        for part in source.container.identity():
+            digest.update(part + b"\0")
+    if source.labels is not None:
+        digest.update(source.labels.tobytes())
+    return digest.hexdigest()
+
+
+def open_source(given: Path | str, *, use_labels: bool = True) -> Source:
+    """Find out what a path or URL is and list its pictures.
 
     A folder with pictures at its top is a set without labels; a folder with pictures only in sub-folders has
     one class per sub-folder (`use_labels=False` ignores them). Sub-folders that start with `_` and all names
@@ -97,11 +124,16 @@ def open_source(path: Path, *, use_labels: bool = True) -> Source:
     HDF5, WebDataset, Parquet and `datasets` are containers. Raises `DataError` for what is none of these, is
     damaged or holds no pictures.
     """
-    if not path.exists():
+    path = given if "://" in str(given) else Path(given)
+    if isinstance(path, str):
+        source = _from_storage(Remote(path), use_labels)
+    elif not path.exists():
         raise DataError(f"{path} does not exist")
-    source = _from_directory(path, use_labels) if path.is_dir() else _from_file(path)
+    else:
+        source = _from_directory(path, use_labels) if path.is_dir() else _from_file(path)
     if len(source) == 0:
-        sought = f" (looked for {', '.join(sorted(SUFFIXES))})" if path.is_dir() else ""
+        of_files = isinstance(path, str) or path.is_dir()
+        sought = f" (looked for {', '.join(sorted(SUFFIXES))})" if of_files else ""
         rest = "".join(f"; {remark}" for remark in source.remarks)
         raise DataError(f"{path} holds no pictures{sought}{rest}")
     return source if use_labels else replace(source, labels=None, class_names=None)
@@ -156,6 +188,10 @@ def _one_split(path: Path, files: list[Path]) -> list[Path]:
 
 def _contained(path: Path, container: Hdf5 | Shards | Table, form: str) -> Source:
     note = _read_note(path) if path.is_dir() else SourceNote(_printable(path.stem), _printable(path.name))
+    return _listed(note, container, form, path)
+
+
+def _listed(note: SourceNote, container: Hdf5 | Shards | Table, form: str, path: Path | str) -> Source:
     remarks = [f"{path}: {form}, {len(container)} pictures", *container.notes]
     if container.labels is None:
         return Source(note, None, None, container=container, remarks=remarks)
@@ -166,10 +202,13 @@ def _contained(path: Path, container: Hdf5 | Shards | Table, form: str) -> Sourc
 
 def _read_note(folder: Path) -> SourceNote:
     file = folder / "source.json"
-    if not file.exists():
-        return SourceNote(_printable(folder.resolve().name))
+    name = _printable(folder.resolve().name)
+    return _parse_note(file.read_bytes(), str(file)) if file.exists() else SourceNote(name)
+
+
+def _parse_note(data: bytes, file: str) -> SourceNote:
     try:
-        note = SourceNote(**json.loads(file.read_bytes()))  # bytes may begin with a byte-order mark
+        note = SourceNote(**json.loads(data))  # bytes may begin with a byte-order mark
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
     for key, value in asdict(note).items():
@@ -214,7 +253,7 @@ class _Walk:
             elif prefix + entry.name != "source.json":
                 self.others[ending or "no ending"] += 1
 
-    def remarks(self, folder: Path) -> list[str]:
+    def remarks(self, folder: Path | str) -> list[str]:
         said = []
         if self.others:
             named = ", ".join(f"{count} of {ending}" for ending, count in self.others.most_common(8))
@@ -235,14 +274,44 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _from_folder(folder: Path, use_labels: bool) -> Source:
     walk = _Walk()
     walk.visit(folder, folder.resolve())
-    files, remarks = walk.files, walk.remarks(folder)
-    note = _read_note(folder)
+    return _of_files(folder, walk.files, walk.remarks(folder), _read_note(folder), use_labels)
+
+
+def _from_storage(store: Remote, use_labels: bool) -> Source:
+    """A folder of pictures in an object storage, or of WebDataset shards where it holds no pictures."""
+    walk = _Walk()
+    tables, shards = 0, []
+    for name in store.walk():
+        ending = os.path.splitext(name)[1].lower()
+        if ending in SUFFIXES:
+            walk.files.append(name)
+        elif name != "source.json":
+            walk.others[ending or "no ending"] += 1
+            tables += ending in (".parquet", ".npy", ".hdf5", ".h5", ".arrow")
+            if ending == ".tar" and name.count("/") <= name.startswith("data/"):
+                shards.append(name)
+    said = store.note()
+    note = _parse_note(said, f"{store.url}/source.json") if said else SourceNote(_printable(store.name))
+    if not walk.files and shards:
+        container = Shards([store.file(name) for name in shards])
+        return _listed(note, container, f"{len(shards)} WebDataset shards", store.url)
+    if not walk.files and tables:
+        raise DataError(f"{store.url}: tables and arrays are read from a disk only: copy them to one")
+    source = _of_files(Path(), walk.files, walk.remarks(store.url), note, use_labels)
+    return replace(source, store=store)
+
+
+def _of_files(
+    folder: Path, files: list[str], remarks: list[str], note: SourceNote, use_labels: bool
+) -> Source:
+    """Files below a folder, in classes where all of them lie in sub-folders."""
     top = [file for file in files if "/" not in file]
     below = sorted({file.split("/", 1)[0] for file in files} - set(top))
     if top and below and use_labels:
         raise DataError(
-            f"{folder} has {len(top)} pictures ({_printable(top[0])}, ...) beside {len(below)} folders of"
-            " pictures: move them if the folders are classes, or prepare it with --no-labels"
+            f"{note.name if folder == Path() else folder} has {len(top)} pictures ({_printable(top[0])}, ...)"
+            f" beside {len(below)} folders of pictures: move them if the folders are classes, or prepare it"
+            " with --no-labels"
         )
     if top or not below:
         return Source(note, None, None, folder, files, remarks=remarks)
@@ -276,7 +345,7 @@ def _from_arrays(folder: Path) -> Source:
 
 def _from_list(path: Path) -> Source:
     """A table with the columns `path` (relative to the table, or absolute) and, optionally, `label`."""
-    files, labels = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    files, labels = read_csv(path) if path.suffix.lower() == ".csv" else read_parquet(path)
     note = SourceNote(_printable(path.stem), _printable(path.name))
     where, first = ("line", 2) if path.suffix.lower() == ".csv" else ("row", 0)
     for number, file in enumerate(files, start=first):
@@ -298,44 +367,12 @@ def _from_list(path: Path) -> Source:
     return Source(note, numbers, class_names, path.parent, files)
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[Any] | None]:
-    files, labels = [], []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte-order mark
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            for row in reader:
-                files.append(row.get("path", ""))
-                labels.append(row.get("label"))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a table in UTF-8: {error}") from error
-    if "path" not in columns:
-        raise DataError(f"{path} has the columns {', '.join(columns) or 'none'}; a column `path` is needed")
-    return files, labels if "label" in columns else None
-
-
-def _read_parquet(path: Path) -> tuple[list[str], list[Any] | None]:
-    try:
-        from pyarrow import ArrowInvalid, parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "train") from error
-    try:
-        table = parquet.read_table(path)
-    except ArrowInvalid as error:
-        raise DataError(f"{path} is not a Parquet file: {error}") from error
-    columns = table.column_names
-    if "path" not in columns:
-        raise DataError(f"{path} has the columns {', '.join(columns)}; a column `path` is needed")
-    files = table["path"].to_pylist()
-    return files, table["label"].to_pylist() if "label" in columns else None
-
-
 def _is_integer(label: object) -> bool:
     return isinstance(label, int) or (isinstance(label, str) and INTEGER.fullmatch(label) is not None)
 
 
 def _integer_labels(
-    labels: list[int], class_names: list[str] | None, origin: Path
+    labels: list[int], class_names: list[str] | None, origin: Path | str
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Check integer labels against the names, or name the classes by their numbers."""
     highest, lowest = max(labels, default=-1), min(labels, default=0)

@@ -5,7 +5,7 @@ Pictures are read where they lie in the shards; a label is the whole number in `
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from icgan_runtime.files import PIECE
 from icgan_runtime.images import SUFFIXES
 from icgan_training.data.containers import LOOKED_AT, RECOMPRESSED, look_recompressed
+from icgan_training.data.remote import RemoteFile
 from icgan_training.data.transforms import decode_picture
 from icgan_training.errors import DataError
 
@@ -24,7 +25,7 @@ MAX_LABEL_BYTES = 1 << 16
 class Shards:
     """The pictures of tar shards, by where they begin."""
 
-    def __init__(self, shards: list[Path]) -> None:
+    def __init__(self, shards: Sequence[Path | RemoteFile]) -> None:
         self.shards = shards
         places: list[tuple[int, int, int, int]] = []
         labels: list[int | None] = []
@@ -64,12 +65,15 @@ class Shards:
 
     def _bytes(self, row: int) -> bytes:
         number, _, place, size = map(int, self.places[row])
-        with self.shards[number].open("rb") as file:
+        shard = self.shards[number]
+        if isinstance(shard, RemoteFile):
+            return shard.piece(place, size)
+        with shard.open("rb") as file:
             file.seek(place)
             return file.read(size)
 
 
-def _samples(shard: Path) -> Iterator[tuple[int, int, int, int | None]]:
+def _samples(shard: Path | RemoteFile) -> Iterator[tuple[int, int, int, int | None]]:
     """Where each sample's picture has its headers and begins, its size, and its label."""
     sample: dict[str, tuple[int, int, int]] = {}
     label: int | None = None
@@ -87,10 +91,10 @@ def _samples(shard: Path) -> Iterator[tuple[int, int, int, int | None]]:
         yield (*_only(sample, now, shard), label)
 
 
-def _members(shard: Path) -> Iterator[tuple[str, str, tarfile.TarInfo, bytes | None]]:
+def _members(shard: Path | RemoteFile) -> Iterator[tuple[str, str, tarfile.TarInfo, bytes | None]]:
     """Key, ending, member, and the content of what may hold a label."""
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with shard.open("rb") as whole, tarfile.open(fileobj=whole, mode="r:") as archive:
             while member := archive.next():
                 archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                 folder, _, name = member.name.rpartition("/")
@@ -106,7 +110,7 @@ def _members(shard: Path) -> Iterator[tuple[str, str, tarfile.TarInfo, bytes | N
         raise DataError(f"{shard} is not a whole, uncompressed tar file ({error})") from error
 
 
-def _check_end(shard: Path, end: int) -> None:
+def _check_end(shard: Path | RemoteFile, end: int) -> None:
     """Raise ReadError unless zeros alone follow, and some: tarfile takes a damaged header for the end."""
     with shard.open("rb") as file:
         file.seek(end)
@@ -119,7 +123,9 @@ def _check_end(shard: Path, end: int) -> None:
         raise tarfile.ReadError(f"it ends without a mark at byte {end}")
 
 
-def _only(sample: dict[str, tuple[int, int, int]], key: str | None, shard: Path) -> tuple[int, int, int]:
+def _only(
+    sample: dict[str, tuple[int, int, int]], key: str | None, shard: Path | RemoteFile
+) -> tuple[int, int, int]:
     if len(sample) > 1:
         raise DataError(f"{shard}: {key} has several pictures ({', '.join(sample)}): keep one of each sample")
     return next(iter(sample.values()))
