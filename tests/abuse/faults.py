@@ -1,7 +1,7 @@
 """Commands that are killed, or whose disk is full, at every change they make to the disk: `make faults`.
 
-    python -m tests.abuse.faults [prepare fit bundle engine triton add release synthesize] [--every N]
-        [--out FILE]
+    python -m tests.abuse.faults [prepare fit bundle engine triton add release synthesize bank-add
+        bank-remove bank-compact] [--every N] [--out FILE]
 
 Each command runs on a tiny case, once undisturbed, which counts its writes, renames, new and removed files.
 Then, for each of these steps, three times in a process of its own: killed before the step, killed half way
@@ -439,7 +439,62 @@ def synthesize_case(work: Path) -> Case:
     return Case("synthesize", command, whole, result)
 
 
-CASES = ("prepare", "fit", "bundle", "engine", "triton", "add", "release", "synthesize")
+def bank_cases(work: Path) -> list[Case]:
+    """A bank that changes: pictures come, one goes, and the changes are written into the bank."""
+    import numpy as np
+
+    from icgan_runtime.bundle.living import open_living
+    from icgan_runtime.bundle.opened import Bundle
+    from icgan_runtime.cli import main
+    from tests.models.make_models import make_bundle
+
+    first, changed = work / "bank-first", work / "bank-changed"
+    make_bundle(first / "bundle")
+    rows = np.load(first / "bundle" / "bank" / "embeddings.npy")[:3][:, ::-1]
+    np.save(work / "bank-rows.npy", np.ascontiguousarray(rows))
+    (work / "bank-names.txt").write_text("a.png\nb.png\nc.png\n")
+    more = ["--label", "0", "--threads", "1", "--names", str(work / "bank-names.txt")]
+
+    def add(folder: Path) -> int:
+        return main(["bank", "add", str(folder / "bundle"), str(work / "bank-rows.npy"), *more])
+
+    def take(folder: Path) -> int:
+        if 21 not in held(folder)[0]:  # gone; once more is refused, as it should be
+            return 0
+        return main(["bank", "remove", str(folder / "bundle"), "21"])
+
+    def compact(folder: Path) -> int:
+        return main(["bank", "compact", str(folder / "bundle")])
+
+    def held(folder: Path) -> tuple[list[int], bytes]:
+        bank = open_living(Bundle.open(folder / "bundle"))[0].bank()
+        return bank.ids.tolist(), np.asarray(bank.embeddings).tobytes()
+
+    def whole(folder: Path) -> None:
+        Bundle.open(folder / "bundle").verify_files()
+        assert held(folder)[0][:20] == list(range(20))
+
+    def compacted(folder: Path) -> object:
+        """Without what may be left beside the bundle: a kill at the very end leaves the old one there."""
+        return held(folder), every_file(folder / "bundle"), sorted(path.name for path in folder.iterdir())
+
+    assert add_to(first, changed, add) == 0
+    assert take(shutil.copytree(changed, work / "bank-taken")) == 0
+    return [
+        Case("bank-add", add, whole, held, first),
+        Case("bank-remove", take, whole, held, changed),
+        Case("bank-compact", compact, whole, compacted, work / "bank-taken"),
+    ]
+
+
+def add_to(before: Path, after: Path, command: Callable[[Path], int]) -> int:
+    """Run a command on a copy."""
+    shutil.copytree(before, after)
+    return command(after)
+
+
+BANK_CASES = ("bank-add", "bank-remove", "bank-compact")
+CASES = ("prepare", "fit", "bundle", "engine", "triton", "add", "release", "synthesize", *BANK_CASES)
 
 
 def make_cases(names: list[str], work: Path) -> Iterator[Case]:
@@ -455,6 +510,8 @@ def make_cases(names: list[str], work: Path) -> Iterator[Case]:
             yield make(work)
     if {"triton", "add", "release"} & set(names):
         yield from (case for case in triton_cases(work) if case.name in names)
+    if set(BANK_CASES) & set(names):
+        yield from (case for case in bank_cases(work) if case.name in names)
 
 
 def main() -> int:

@@ -21,6 +21,9 @@ EVERY = {
     "add": 45,
     "release": 6,
     "synthesize": 25,
+    "bank-add": 1,
+    "bank-remove": 1,
+    "bank-compact": 9,
 }
 
 

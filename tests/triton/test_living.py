@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from icgan_runtime.banks.change import Writer, remove
 from icgan_runtime.banks.compact import compact
 from icgan_runtime.bundle.changes import LOG_NAME
 from icgan_runtime.bundle.opened import Bundle
-from icgan_runtime.errors import IcganError, RepositoryError
+from icgan_runtime.errors import IcganError, RepositoryError, UnavailableError
 from icgan_runtime.marks.mark import read_marks
 from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.repository import add_release, write_repository
-from tests.runtime.banks.test_change import put, rows
+from tests import postgres
+from tests.runtime.banks.test_change import put, rows, take
 from tests.triton.conftest import quiet
 from tests.triton.test_icgan import PHOTO
 from tests.triton.wire import Wire
@@ -139,3 +141,30 @@ def test_a_repository_that_would_leave_changes_out_is_not_written(bundle, tmp_pa
     assert "icgan_condition" in add_release(bundle, tmp_path / "out", quiet)
     write_repository(bundle, tmp_path / "frozen", RepositoryOptions(), quiet)
     assert Bundle.open(tmp_path / "frozen" / "icgan_condition" / "1").manifest.bank.count == 21
+
+
+def test_servers_that_share_a_database_see_what_was_added_anywhere(start, environment, bundle):
+    """The stage runs in the server's own Python, which needs psycopg, too."""
+    if postgres.programs() is None:
+        pytest.skip("no PostgreSQL: apt-get install postgresql")
+    pytest.importorskip("psycopg", reason="pip install 'icgan[postgres]'")
+    if subprocess.run([environment.python, "-c", "import psycopg"], capture_output=True).returncode:
+        pytest.skip("no psycopg in the server's environment: pip install 'icgan[postgres]' there")
+    with postgres.running() as database:
+        servers = [start(bundle, changes=database.address) for _ in range(2)]
+        pipes = [Pipeline.connect(server.grpc_url, retries=0) for server in servers]
+        query = pipes[0].embed([PHOTO])
+        put(bundle, query, database.address)
+        found = [pipe.nearest(PHOTO)[0] for pipe in pipes]
+        assert [near.ids[0] for near in found] == [20, 20]
+        state = take(bundle, 20, where=database.address)
+        assert [pipe.nearest(PHOTO)[0].bank_state for pipe in pipes] == [state, state]
+        database.kill()
+        for pipe in pipes:
+            with pytest.raises(UnavailableError, match="the database of changes"):
+                pipe.nearest(PHOTO)
+        database.start()
+        assert [pipe.nearest(PHOTO)[0].bank_state for pipe in pipes] == [state, state]
+        for pipe, server in zip(pipes, servers, strict=True):
+            pipe.close()
+            server.stop()

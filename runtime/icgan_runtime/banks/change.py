@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from icgan_runtime.bundle import arrays, changes
 from icgan_runtime.bundle.bank import UNIT_TOLERANCE, label_names
 from icgan_runtime.bundle.changes import Changes, CompactedError, Record, State
 from icgan_runtime.bundle.living import Living, open_living
-from icgan_runtime.bundle.manifest import Manifest
+from icgan_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import BindingError, BundleError, RequestError
 from icgan_runtime.names import Names
@@ -54,7 +56,7 @@ class Writer:
         """
 
         def on_news(records: list[Record]) -> Changes:
-            if self._base(Manifest.read(self._path)) != self._base(self.bundle.manifest):
+            if self._manifest() != self._opened and self._is_another_bank():
                 raise CompactedError(changes.LOG_NAME, "the bundle was replaced")
             self.living.apply(records)
             made = make(self.living)
@@ -65,11 +67,23 @@ class Writer:
             try:
                 return self.log.append(self.living.state, on_news)
             except CompactedError:
+                self.close()
                 self._open()
         raise BindingError(changes.LOG_NAME, f"{self._path} is replaced again and again: stop that first")
 
+    def close(self) -> None:
+        """Let go of the log."""
+        self.log.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _open(self) -> None:
         for _ in range(10):
+            self._opened = self._manifest()
             self.bundle = Bundle.open(self._path)
             try:
                 self.living, self.log = open_living(self.bundle, self._where)
@@ -80,8 +94,16 @@ class Writer:
                 return
         raise BindingError(changes.LOG_NAME, f"{self._path} is replaced again and again: stop that first")
 
-    def _base(self, book: Manifest) -> str:
-        return changes.base_of(book.files, book.provenance, 0).lineage
+    def _manifest(self) -> tuple[int, int, int] | None:
+        """Which file the manifest is, and whether it was written since; None where there is none."""
+        with contextlib.suppress(OSError):
+            found = os.stat(self._path / MANIFEST_NAME)
+            return found.st_ino, found.st_size, found.st_mtime_ns
+        return None
+
+    def _is_another_bank(self) -> bool:
+        books = (Manifest.read(self._path), self.bundle.manifest)
+        return len({changes.base_of(book.files, book.provenance, 0).lineage for book in books}) > 1
 
 
 def add(

@@ -227,18 +227,25 @@ def open_living(bundle: Bundle, changes: str = "", state: str | None = None) -> 
     """
     living, start = stored(bundle)
     log = open_log(changes, bundle.root, start, living.shape)
-    records = log.read(start.state)
-    if state is not None:
-        known = [str(start.state), *(str(record.state) for record in records)]
-        if state not in known:
-            raise RequestError(
-                "state",
-                f"{state!r} is none of this bank: its {len(known)} states are {known[0]} to {known[-1]}; "
-                "what was before a compaction cannot come back",
-            )
-        records = records[: known.index(state)]
-    living.apply(records)
+    try:
+        records = log.read(start.state)
+        living.apply(records if state is None else records[: _place_of(state, start, records)])
+    except BaseException:
+        log.close()
+        raise
     return living, log
+
+
+def _place_of(state: str, start: Base, records: list[Record]) -> int:
+    """How many records lead to a state. Raises RequestError where it is not known."""
+    known = [str(start.state), *(str(record.state) for record in records)]
+    if state not in known:
+        raise RequestError(
+            "state",
+            f"{state!r} is none of this bank: its {len(known)} states are {known[0]} to {known[-1]}; "
+            "what was before a compaction cannot come back",
+        )
+    return known.index(state)
 
 
 def stored(bundle: Bundle) -> tuple[Living, Base]:

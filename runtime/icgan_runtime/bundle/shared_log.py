@@ -129,7 +129,7 @@ class SharedLog:
         try:
             if self._open_connection is None:
                 self._open_connection = psycopg.connect(
-                    self._address, autocommit=True, connect_timeout=CONNECT_S
+                    self._address, autocommit=True, connect_timeout=CONNECT_S, client_encoding="utf8"
                 )
                 with self._open_connection.transaction():
                     self._open_connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MAKING,))

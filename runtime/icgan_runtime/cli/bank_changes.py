@@ -82,14 +82,16 @@ def run_add(options: argparse.Namespace) -> int:
     where = _where(options)
     added: list[int] = []
     known, state = 0, None
-    with Pipeline.load(
-        options.bundle,
-        backend=options.backend,
-        precision=options.precision,
-        search="numpy",
-        threads=options.threads,
-    ) as pipe:
-        writer = change.Writer(options.bundle, where)
+    with (
+        Pipeline.load(
+            options.bundle,
+            backend=options.backend,
+            precision=options.precision,
+            search="numpy",
+            threads=options.threads,
+        ) as pipe,
+        change.Writer(options.bundle, where) as writer,
+    ):
         for done in change.add(writer, pipe, options.sources, options.names, options.label):
             for number, name in zip(done.ids, done.names, strict=True):
                 shared.say_text(options, f"added {number}  {name}".rstrip())
@@ -110,7 +112,8 @@ def run_remove(options: argparse.Namespace) -> int:
     """
     if not options.ids and not options.name:
         options.parser.error("which? give an ID or --name")
-    gone, state = change.remove(change.Writer(options.bundle, _where(options)), options.ids, options.name)
+    with change.Writer(options.bundle, _where(options)) as writer:
+        gone, state = change.remove(writer, options.ids, options.name)
     shared.say_text(options, f"{len(gone)} removed, the bank is in state {state}")
     shared.say_json(options, {"removed": list(gone), "state": str(state)})
     return 0

@@ -65,6 +65,7 @@ class Followed:
         try:
             self._living.apply(self._log.read(self._living.state))
         except CompactedError as error:
+            self._log.close()
             if is_address(self._changes):
                 raise UnavailableError(f"{error}; load a release of the compacted bundle") from None
             self._open(Bundle.open(self._changes))
@@ -72,6 +73,11 @@ class Followed:
             self._log.close()  # refused again, and not taken for read
             raise
         return self._search.current()
+
+    def close(self) -> None:
+        """Let go of the log."""
+        if self._changes is not None:
+            self._log.close()
 
     def _open(self, bundle: Bundle) -> None:
         if bundle.manifest.model.identity != self._model.identity:

@@ -53,8 +53,15 @@ def put(path: Path, embeddings: np.ndarray, where: str = "", name: str = "") -> 
             ids, embeddings, np.zeros(count, np.int64), (name,) * count, thumbnails, np.empty(0, np.int64)
         )
 
-    Writer(path, where).change(make)
+    with Writer(path, where) as writer:
+        writer.change(make)
     return told
+
+
+def take(path: Path, *ids: int, where: str = "") -> str:
+    """Remove instances; the state since."""
+    with Writer(path, where) as writer:
+        return str(remove(writer, ids, [])[1])
 
 
 def ids_of(path: Path, state: str | None = None, where: str = "") -> list[int]:

@@ -105,6 +105,8 @@ class TritonPythonModel:
         return None
 
     def finalize(self) -> None:
+        if self.followed is not None:
+            self.followed.close()
         self.generator.close()
 
     def _batches(self, good: list[tuple[int, Asked]]) -> Iterator[list[tuple[int, Asked]]]:
