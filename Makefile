@@ -198,11 +198,12 @@ bench-triton: .venv/.bench .venv-serve/.perf bundles/demo/manifest.json ## the s
 # another checkout to compare with: make bench-ceiling AGAINST=../before
 CEILING = $(BIN)/python -m benchmarks.ceiling --rounds 2 --seconds 1.5
 BEFORE = $(if $(AGAINST),--against $(AGAINST))
-EVERYWHERE := --protocols grpc,http,shared
 
 bench-ceiling: .venv/.bench .venv-serve/.stamp ## what surrounds the networks: a server whose networks are free (bench/ceiling)
-	$(CEILING) $(BEFORE) $(EVERYWHERE) --out bench/ceiling/64
-	$(CEILING) $(BEFORE) $(EVERYWHERE) --resolution 256 --scenarios embedding --out bench/ceiling/256
+	$(CEILING) $(BEFORE) --out bench/ceiling/64
+	$(CEILING) $(BEFORE) --protocols http --out bench/ceiling/64-http
+	$(CEILING) $(BEFORE) --protocols shared --out bench/ceiling/64-shared
+	$(CEILING) $(BEFORE) --protocols grpc,http,shared --resolution 256 --scenarios embedding --out bench/ceiling/256
 	$(CEILING) $(BEFORE) --width 1280 --bank 100000 --scenarios embedding --out bench/ceiling/100k
 	# the other checkout, if it is older than the stored index, would take 22 s to start and 10 GB
 	$(CEILING) --width 1280 --bank 1000000 --serve '--search faiss-ivf' --scenarios embedding --out bench/ceiling/1m

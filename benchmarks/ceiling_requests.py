@@ -158,16 +158,22 @@ async def over_grpc(url: str, asks: Sequence[Ask], clients: int, shared: bool) -
     limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     with ExitStack() as stack:
         regions = stack.enter_context(_regions(address, asks, clients)) if shared else [None] * clients
-        bodies = [[_grpc_body(*ask[:2], region, ask[2]) for ask in asks] for region in dict.fromkeys(regions)]
+        # of each client those that are its turn: all of them for all regions would be gigabytes of photos
+        own = [range(client % len(asks), len(asks), clients) for client in range(clients)]
+        needed = {(regions[client], number) for client in range(clients) for number in own[client]}
+        bodies = {
+            (region, number): _grpc_body(*asks[number][:2], region, asks[number][2])
+            for region, number in needed
+        }
         async with grpc.aio.insecure_channel(address, options=limits) as channel:
             infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
             turns = [0] * clients
 
             async def send(client: int) -> bool:
                 turns[client] += 1
-                own = bodies[client if shared else 0]
+                number = own[client][turns[client] % len(own[client])]
                 try:
-                    await infer(own[(client + clients * turns[client]) % len(own)])
+                    await infer(bodies[regions[client], number])
                 except grpc.aio.AioRpcError as error:
                     if error.code() is not grpc.StatusCode.UNAVAILABLE:
                         raise

@@ -509,7 +509,8 @@ ComposeLoader.add_constructor("!reset", lambda loader, node: RESET)
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml"])
 def test_compose_files_keep_to_the_schema_of_compose(name):
-    jsonschema = pytest.importorskip("jsonschema", reason="pip install check-jsonschema")
+    pytest.importorskip("check_jsonschema", reason="pip install check-jsonschema")
+    jsonschema = pytest.importorskip("jsonschema")
     schema = importlib.resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
     given = yaml.load((DEPLOY / name).read_text(), ComposeLoader)
     for service in given["services"].values():
