@@ -27,6 +27,7 @@ from icgan_training.networks.checkpoint import load_generator
 from icgan_training.networks.encoder import Encoder, fold_batch_norm
 
 BATCH = 8  # pictures that the encoder takes at a time: their activations fit a cache, those of 32 do not
+PICTURES = 4  # that the encoder takes at a time: more need memory anew for each layer, and a fifth more time
 EVALUATION_NAME = "evaluation.json"
 
 
@@ -71,8 +72,8 @@ class Run:
 @torch.inference_mode()
 def _embed(encoder: Encoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     batches = [
-        encoder(torch.from_numpy(np.ascontiguousarray(pictures[start : start + BATCH]))).numpy()
-        for start in range(0, len(pictures), BATCH)
+        encoder(torch.from_numpy(np.ascontiguousarray(pictures[start : start + PICTURES]))).numpy()
+        for start in range(0, len(pictures), PICTURES)
     ]
     return np.concatenate(batches)
 
