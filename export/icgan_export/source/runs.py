@@ -26,8 +26,8 @@ from icgan_training.networks.backbones import AnyConfig, AnyGenerator, backbone_
 from icgan_training.networks.checkpoint import load_generator
 from icgan_training.networks.encoder import Encoder, fold_batch_norm
 
-BATCH = 8  # pictures that the encoder takes at a time: their activations fit a cache, those of 32 do not
-PICTURES = 4  # that the encoder takes at a time: more need memory anew for each layer, and a fifth more time
+BATCH = 8  # pictures that are drawn at a time
+PICTURES = 4  # that the encoder takes at a time: their activations fit a cache, those of 8 take a fifth longer
 EVALUATION_NAME = "evaluation.json"
 
 

@@ -142,6 +142,15 @@ def test_a_cut_or_compressed_shard_is_refused(tmp_path):
     refused(tmp_path / "a.tar", "not a whole, uncompressed tar file")
 
 
+def test_a_tar_file_of_class_folders_says_that_they_are_no_labels(tmp_path):
+    tar(tmp_path / "a.tar", [("cats/a.png", FILES[0]), ("dogs/b.png", FILES[1])])
+    source = open_source(tmp_path / "a.tar")
+    assert source.labels is None
+    assert any("Unpack it, and the folders are the labels" in note for note in source.container.notes)
+    tar(tmp_path / "b.tar", [("photos/a.png", FILES[0]), ("photos/b.png", FILES[1])])
+    assert open_source(tmp_path / "b.tar").container.notes == []
+
+
 def test_a_shard_that_tarfile_would_end_early_in_is_refused(tmp_path):
     """Half of the pictures must not be lost without a word."""
     path = tmp_path / "a.tar"

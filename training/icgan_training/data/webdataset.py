@@ -20,6 +20,10 @@ from icgan_training.data.transforms import decode_picture
 from icgan_training.errors import DataError
 
 MAX_LABEL_BYTES = 1 << 16
+NO_LABELS = (
+    "the pictures lie in folders, which give a tar file's pictures no labels: a label is a .cls or .json beside "
+    "each. Unpack it, and the folders are the labels"
+)
 
 
 class Shards:
@@ -37,6 +41,8 @@ class Shards:
         self.labels = _all_or_none(labels, self)
         files = (self._bytes(row) for row in range(len(self)))
         self.notes = [RECOMPRESSED] if look_recompressed(islice(files, LOOKED_AT)) else []
+        if self.labels is None and len(self) and _folder(self.called(0)) != _folder(self.called(-1)):
+            self.notes.append(NO_LABELS)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -71,6 +77,10 @@ class Shards:
         with shard.open("rb") as file:
             file.seek(place)
             return file.read(size)
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _samples(shard: Path | RemoteFile) -> Iterator[tuple[int, int, int, int | None]]:
