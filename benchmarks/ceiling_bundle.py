@@ -26,11 +26,12 @@ from icgan_runtime.identity import EncoderIdentity
 
 OPSET = 18
 DIM_Z, NEIGHBOURS, CORNER = 120, 10, 8  # CORNER: of the picture, which is all that the encoder sees
+OF_A_CLUSTER, SPREAD = 100, 0.5  # instances without clusters have no neighbours that an index could find
 TYPES = {"uint8": TensorProto.UINT8, "int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
 
 
 def make_bundle(root: Path, resolution: int, width: int, count: int) -> Path:
-    """Write it into the new folder `root`; its bank holds `count` random instances."""
+    """Write it into the new folder `root`; its bank holds `count` random instances, in clusters as real ones."""
     identity = EncoderIdentity("ceiling", "0" * 64, resolution, width)
     model = Model(
         "ceiling",
@@ -45,7 +46,10 @@ def make_bundle(root: Path, resolution: int, width: int, count: int) -> Path:
         Licence("CC0-1.0"),
     )
     rng = np.random.default_rng(0)
-    embeddings = rng.standard_normal((count, width), np.float32)
+    embeddings = rng.standard_normal((count, width), np.float32) * SPREAD
+    embeddings += rng.standard_normal((max(1, count // OF_A_CLUSTER), width), np.float32)[
+        rng.integers(0, max(1, count // OF_A_CLUSTER), count)
+    ]
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     bank = Bank(model.encoder_id, embeddings, np.arange(count), None, None, "random numbers", "CC0-1.0")
     (root / FOLDER).mkdir(parents=True)

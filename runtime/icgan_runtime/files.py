@@ -7,6 +7,7 @@ folder, and no size is believed before it has been compared with the file on dis
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import re
@@ -136,7 +137,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     An existing `path` is replaced at that moment. Where the file system cannot exchange two names, a process
     killed between two renames leaves the old folder beside it as `.NAME.old`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # of file systems that hold no folders of users', as /proc
+        raise PermissionError(errno.EACCES, "no folder can be made there", error.filename) from None
     temporary = _sibling(path)
     temporary.mkdir()
     try:
