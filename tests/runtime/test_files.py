@@ -86,9 +86,9 @@ def test_an_atomic_folder_appears_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
 def test_where_no_folder_can_be_made_the_command_line_hears_it_as_a_refusal():
-    with pytest.raises(PermissionError, match="no folder can be made there: '/proc/x'"):
-        with files.atomic_directory(Path("/proc/x/y")):
-            pass
+    expected = pytest.raises(PermissionError, match="no folder can be made there: '/proc/x'")
+    with expected, files.atomic_directory(Path("/proc/x/y")):
+        pass
 
 
 def test_a_kill_leaves_the_old_file(tmp_path):
