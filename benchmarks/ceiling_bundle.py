@@ -31,7 +31,7 @@ TYPES = {"uint8": TensorProto.UINT8, "int64": TensorProto.INT64, "float32": Tens
 
 
 def make_bundle(root: Path, resolution: int, width: int, count: int) -> Path:
-    """Write it into the new folder `root`; its bank holds `count` random instances, clustered as real ones."""
+    """Write it into the new folder `root`; its bank holds `count` random instances, in clusters."""
     identity = EncoderIdentity("ceiling", "0" * 64, resolution, width)
     model = Model(
         "ceiling",

@@ -27,7 +27,7 @@ from icgan_training.networks.checkpoint import load_generator
 from icgan_training.networks.encoder import Encoder, fold_batch_norm
 
 BATCH = 8  # pictures that are drawn at a time
-PICTURES = 4  # that the encoder takes at a time: their activations fit a cache, those of 8 take a fifth longer
+PICTURES = 4  # that the encoder takes at a time: those of 8 take a fifth longer
 EVALUATION_NAME = "evaluation.json"
 
 
