@@ -21,8 +21,8 @@ from icgan_training.errors import DataError
 
 MAX_LABEL_BYTES = 1 << 16
 NO_LABELS = (
-    "the pictures lie in folders, which are no labels in a tar file: there a label is a .cls or .json beside each "
-    "picture. Unpack it, and the folders are the labels"
+    "the pictures lie in folders, which are no labels in a tar file: there a label is a .cls or .json beside "
+    "each picture. Unpack it, and the folders are the labels"
 )
 
 
