@@ -25,6 +25,7 @@ from PIL import Image, ImageFilter
 from benchmarks.fid_check import independent_fid
 from benchmarks.origin import EDITS, edited, jpeg
 from icgan_runtime import Pipeline
+from icgan_runtime.errors import IcganError
 from icgan_runtime.marks.keys import read_secret
 from icgan_runtime.origin.key_feature import Seen
 from icgan_runtime.origin.likeness import WHOLE
@@ -41,9 +42,9 @@ FID_STRENGTHS = (1.0, 0.63)
 SAMPLED_KEYS, KEYS_AT_ONCE = 500_000, 20_000
 
 
-def drawings(bundle: Path, count: int, precision: str | None = None) -> U8:
+def drawings(bundle: Path, count: int, precision: str | None = None, backend: str = "auto") -> U8:
     """The same instances and seeds for every bundle [N, R, R, 3]."""
-    with Pipeline.load(bundle, precision=precision, threads=1) as pipe:
+    with Pipeline.load(bundle, backend=backend, precision=precision, threads=1) as pipe:
         rows = np.random.default_rng(1).choice(len(pipe.bank), count)
         return np.stack(
             [
@@ -156,18 +157,20 @@ def _beyond(rows: F32) -> tuple[float, float]:
 
 
 def precisions(bundle: Path, count: int, secret: bytes) -> dict[str, dict[str, float]]:
-    """The key in what the graphs of every precision draw."""
+    """The key in what the graphs of every precision draw, and in what bfloat16 makes of the first."""
     held = {entry["precision"] for entry in json.loads((bundle / "manifest.json").read_text())["graphs"]}
+    ways = {precision: (precision, "auto") for precision in sorted(held)}
+    ways["fp32 on openvino-bf16"] = ("fp32", "openvino-bf16")
     found = {}
-    for precision in sorted(held):
+    for way, (precision, backend) in ways.items():
         try:
-            drawn = drawings(bundle, count, precision)
-        except Exception as error:  # a processor without kernels for a precision says so
-            print(f"{precision}: not run here ({error})")
+            drawn = drawings(bundle, count, precision, backend)
+        except IcganError as error:  # no such library, or a processor without kernels for a precision
+            print(f"{way}: not run here ({error})")
             continue
         for name in ("none", "JPEG 75"):
-            found[f"{precision}, {name}"] = shares([edited(image, name) for image in drawn], secret)
-        print(precision, found[f"{precision}, JPEG 75"], flush=True)
+            found[f"{way}, {name}"] = shares([edited(image, name) for image in drawn], secret)
+        print(way, found[f"{way}, JPEG 75"], flush=True)
     return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from icgan_runtime.bundle.strict_json import LATER, from_json, to_json
 from icgan_runtime.errors import RequestError
+from icgan_runtime.rows import CONDITIONS
 
 VERSION = 1
 MAX_BYTES = 128 << 10  # of a claim as JSON; an embedding of 4,096 numbers has some 80 kB
@@ -94,8 +95,10 @@ def read_claim(text: str) -> Claim:
         (sheet.caption, 0, 256),
     )
     truncated = claim.truncation is None or 0 < claim.truncation <= 1
-    if not truncated or not all(low <= value <= high for value, low, high in bounds):
-        raise RequestError("claim", "holds a number that no picture was drawn with")
+    unit = claim.embedding is None or all(abs(value) <= 1.01 for value in claim.embedding)
+    known = claim.condition in CONDITIONS
+    if not (truncated and unit and known and all(low <= value <= high for value, low, high in bounds)):
+        raise RequestError("claim", "holds a value that no picture was drawn with")
     return claim
 
 

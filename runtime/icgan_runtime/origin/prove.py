@@ -26,7 +26,7 @@ from icgan_runtime.errors import RequestError
 from icgan_runtime.marks.claim import Claim, embedding_hash
 from icgan_runtime.marks.mark import Marks
 from icgan_runtime.origin import chance, recover
-from icgan_runtime.origin.likeness import FINE, WHOLE, View, features, grey, refine, unit, views
+from icgan_runtime.origin.likeness import COARSE, FINE, WHOLE, View, features, grey, refine, unit, views
 from icgan_runtime.origin.sheets import cut
 from icgan_runtime.rows import OWN_LABEL
 
@@ -39,6 +39,7 @@ NULL_PICTURES = 256
 _NULL_SEED = 1 << 62  # seeds that nobody asks for by hand
 _PROMISING = 0.8  # cosine of fingerprints from which a search looks closer before it goes on
 TOLERANCE = 1  # grey levels
+OBLONG = 1.2  # of its sides, from which a picture is hardly a crop of a square one
 DAMPING = 0.3  # of the whitening, in mean variances: edits move the quiet directions, too
 
 
@@ -134,8 +135,13 @@ def prove(
             "this picture"
         )
         if claim.n * claim.sheet.strips > 1:
-            notes.append("a sheet without its claim is not searched: cut one picture out")
-            return _with(Verdict(NOT, "claim", tried=claim.n), notes, marks)
+            notes.append("it claims to be a sheet: if it is, cut one image out")
+    height, width = picture.shape[:2]
+    if max(height, width) > OBLONG * min(height, width):
+        notes.append(
+            f"{width} x {height} pixels, and this model draws squares: if it is a sheet, or has an edge, cut "
+            "one image out"
+        )
     return _with(find(picture, chain, queries, settings, index, progress), notes, marks)
 
 
@@ -169,43 +175,67 @@ def check_claim(picture: U8, claim: Claim, chain: LocalChain, queries: Queries) 
         claim.condition,
         OWN_LABEL if claim.label is None or not chain.model.classes else claim.label,
     )
-    strips = claim.sheet.strips
-    if len(queries.embeddings) % strips:
-        raise RequestError("picture", f"this sheet follows {strips} pictures: give as many, in their order")
     cells = cut(picture, claim, chain.model.resolution)
     if cells is None:
         return None
-    for start in range(0, len(queries.embeddings), strips):
+    strips = claim.sheet.strips
+    if len(queries.embeddings) % strips:
+        raise RequestError("picture", f"this sheet follows {strips} pictures: give as many, in their order")
+    for start in _likeliest(cells[0][:1], chain, queries.embeddings[::strips], settings):
         drawings: list[Drawing] = []
         for strip in range(strips):
-            embedding = queries.embeddings[start + strip]
-            drawn = recover.draw(chain, embedding, settings, *settings.pairs())
-            drawings += _compare(cells[strip], drawn, chain, embedding, settings)
+            embedding = queries.embeddings[start * strips + strip]
+            drawings += _compare(cells[strip], chain, embedding, settings)
+            if judge(drawings) == NOT:
+                break
         verdict = judge(drawings)
         if verdict != NOT:
-            instance = None if queries.ids is None else queries.ids[start]
+            instance = None if queries.ids is None else queries.ids[start * strips]
             return Verdict(
                 verdict, "claim", claim.seed, claim.first, instance, tried=1, drawings=tuple(drawings)
             )
     return None
 
 
-def _compare(
-    cells: U8, drawn: U8, chain: LocalChain, embedding: F32, settings: recover.Candidates
-) -> list[Drawing]:
-    """Cells of a file [n, R, R, 3] beside the drawings of their claim."""
-    differences = np.abs(cells.astype(np.int16) - drawn.astype(np.int16)).reshape(len(cells), -1).max(axis=1)
-    if differences.max() <= TOLERANCE:
-        return [
-            Drawing(cell, again, int(difference), 1.0, 0.0)
-            for cell, again, difference in zip(cells, drawn, differences, strict=True)
-        ]
-    judge_one = Judge(chain, embedding, settings)
-    return [judge_one.best(cell, again, tried=1) for cell, again in zip(cells, drawn, strict=True)]
+def _likeliest(cell: U8, chain: LocalChain, embeddings: F32, settings: recover.Candidates) -> list[int]:
+    """Whose first drawing is most like the first cell [1, R, R, 3]: a whole bank is not judged one by one."""
+    if len(embeddings) <= recover.KEPT:
+        return list(range(len(embeddings)))
+    seeds, samples = (pair[:1] for pair in settings.pairs())
+    drawn = np.concatenate([recover.draw(chain, each, settings, seeds, samples) for each in embeddings])
+    seen = np.concatenate([features(grey(cell), COARSE, view) for view in views()])
+    likeness = (seen @ features(grey(drawn), COARSE).T).max(axis=0)
+    return [int(row) for row in np.argsort(-likeness, kind="stable")[: recover.KEPT]]
+
+
+def _compare(cells: U8, chain: LocalChain, embedding: F32, settings: recover.Candidates) -> list[Drawing]:
+    """Cells of a file [n, R, R, 3] beside the drawings of their claim, up to the first that is not alike.
+
+    A claim may speak of thousands, and lie.
+    """
+    seeds, samples = settings.pairs()
+    judge_one: Judge | None = None
+    drawings: list[Drawing] = []
+    for first in range(0, len(cells), chain.max_batch):
+        some = slice(first, first + chain.max_batch)
+        for cell, again in zip(
+            cells[some], recover.draw(chain, embedding, settings, seeds[some], samples[some]), strict=True
+        ):
+            difference = int(np.abs(cell.astype(np.int16) - again.astype(np.int16)).max())
+            if difference <= TOLERANCE:
+                drawings.append(Drawing(cell, again, difference, 1.0, 0.0))
+                continue
+            judge_one = judge_one or Judge(chain, embedding, settings)
+            drawings.append(judge_one.best(cell, again, tried=1))
+            if drawings[-1].chance > FALSE_MATCH:
+                return drawings
+    return drawings
 
 
 def judge(drawings: list[Drawing]) -> str:
     """One word for all pictures of a file."""
+    if not drawings:
+        return NOT
     if all(drawing.difference <= TOLERANCE for drawing in drawings):
         return PROVED
     return MATCH if all(drawing.chance <= FALSE_MATCH for drawing in drawings) else NOT

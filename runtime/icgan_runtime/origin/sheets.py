@@ -10,6 +10,10 @@ from icgan_runtime.marks.claim import Claim
 
 U8 = NDArray[np.uint8]
 
+# How many times fewer pixels than it was written with a sheet may have. Beyond a quarter of the size nothing
+# is recognised, and a claim that lies would have thousands of images drawn for a file of few pixels.
+MOST_SMALLER = 4 * 4
+
 
 def cut(picture: U8, claim: Claim, side: int) -> list[U8] | None:
     """The pictures [n, side, side, 3] of each strip of a claimed sheet; None if it cannot have that shape.
@@ -22,7 +26,7 @@ def cut(picture: U8, claim: Claim, side: int) -> list[U8] | None:
     strip = rows * step - sheet.gap
     height = sheet.strips * (strip + sheet.caption + sheet.gap) - sheet.gap
     width = sheet.left + columns * step - sheet.gap
-    if height * width > 1 << 26:
+    if height * width > MOST_SMALLER * picture.shape[0] * picture.shape[1]:
         return None
     if picture.shape[:2] != (height, width):
         picture = resize_sides(picture, height, width)

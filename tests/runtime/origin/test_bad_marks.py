@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from icgan_runtime import Pipeline, images
 from icgan_runtime.cli import main
-from icgan_runtime.marks.claim import SINGLE
+from icgan_runtime.marks.claim import SINGLE, Sheet
 from icgan_runtime.marks.mark import Mark, read_marks
+from icgan_runtime.origin import prove as prove_module
+from icgan_runtime.origin import recover
+from icgan_runtime.origin.prove import Judge
 
 pytest.importorskip("c2pa")
 from tests.runtime.marks.certificates import write_signer
@@ -97,3 +101,61 @@ def test_huge_and_damaged_metadata_is_bounded_and_said(kind, body, words):
     marks = read_marks(data)
     assert marks.claim is None
     assert any(words in note for note in marks.notes), marks.notes
+
+
+@pytest.fixture
+def asked(tiny_bundle, photo, capsys):
+    """Runs prove about a file that claims something else; returns its status and what it says."""
+
+    def run(data: bytes, tmp_path):
+        path = tmp_path / "claimed.png"
+        path.write_bytes(data)
+        command = ["prove", str(path), "--bundle", str(tiny_bundle), "--picture", str(photo)]
+        status = main([*command, "--seeds", "7-7", "--truncation", "0.7", "--json"])
+        return status, json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"n": 10_000},
+        {"n": 2, "sheet": Sheet(columns=2, gap=0, left=0)},
+        {"n": 10_000, "sheet": Sheet(10_000, 64, 10_000, 1000, 256)},
+        {"condition": "whatever"},
+        {"embedding": (1e300,)},
+    ],
+    ids=["many", "two", "a huge sheet", "condition", "embedding"],
+)
+def test_a_claim_that_lies_neither_ends_the_search_nor_has_thousands_drawn(
+    lie, asked, result, tmp_path, monkeypatch
+):
+    drawn = []
+    plain = recover.draw
+
+    def counted(chain, embedding, settings, seeds, samples):
+        drawn.append(len(seeds))
+        return plain(chain, embedding, settings, seeds, samples)
+
+    monkeypatch.setattr(recover, "draw", counted)
+    claim = replace(result.claim(0, 1, SINGLE), **lie)
+    status, told = asked(Mark(claim).encode(result.images[0], "PNG"), tmp_path)
+    assert (status, told["how"], told["seed"]) == (0, "search", 7)
+    assert sum(drawn) < 600
+
+
+def test_a_claim_about_one_of_many_stored_instances_is_proved_without_judging_the_others(
+    tiny_bundle, tmp_path, capsys, monkeypatch
+):
+    with Pipeline.load(tiny_bundle) as pipe:
+        wanted = int(pipe.bank.ids[-1])
+        made = pipe.generate_from(pipe.bank.embeddings[-1], n=1, seed=5)
+    path = tmp_path / "x.png"
+    path.write_bytes(Mark(made.claim(0, 1, SINGLE)).encode(made.images[0], "PNG"))
+    judged = []
+    monkeypatch.setattr(prove_module, "Judge", lambda *given: judged.append(given) or Judge(*given))
+    assert main(["prove", str(path), "--bundle", str(tiny_bundle), "--bank", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["how"], told["instance"]) == ("claim", wanted)
+    assert len(judged) <= 1

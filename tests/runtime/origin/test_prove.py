@@ -107,6 +107,16 @@ def test_a_search_that_begins_again_draws_nothing_twice(prove, result, tmp_path,
     assert prove(path, *asked) == first
 
 
+def test_a_sheet_without_its_claim_is_said_to_need_cutting(prove, tiny_bundle, photo, tmp_path, capsys):
+    sheet = tmp_path / "grid.png"
+    command = ["generate", str(tiny_bundle), str(photo), "-n", "1", "--no-mark", "--out", str(sheet)]
+    assert main(command) == 0
+    capsys.readouterr()
+    status, told = prove(sheet)
+    assert status == 4
+    assert any("cut one image out" in note for note in told["notes"])
+
+
 def test_a_damaged_index_is_drawn_anew(prove, result, tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(plain(result.images[0]))
