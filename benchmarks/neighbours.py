@@ -62,7 +62,8 @@ def write_rows(path: Path, count: int, width: int) -> None:
 
 def run(folder: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
     """What finding the neighbours of one set costs."""
-    write_rows(folder / "embeddings.npy", count, options.width)
+    if not (folder / "embeddings.npy").exists():
+        write_rows(folder / "embeddings.npy", count, options.width)
     words = [sys.executable, "-c", FIND, str(folder), str(options.neighbours), str(options.exact_up_to)]
     started = time.perf_counter()
     with (folder / "said").open("w+") as said_file:
@@ -81,7 +82,7 @@ def run(folder: Path, count: int, options: argparse.Namespace) -> dict[str, Any]
     print(said, file=sys.stderr)
     assert child.stdout is not None
     recall = next((line for line in said.splitlines() if "of the true neighbours" in line), "exact")
-    row = {
+    return {
         "rows": count,
         "seconds": time.perf_counter() - started,
         "processor_seconds": float(child.stdout.read()),
@@ -90,9 +91,6 @@ def run(folder: Path, count: int, options: argparse.Namespace) -> dict[str, Any]
         "said": recall,
         "written_gb": (folder / "embeddings.npy").stat().st_size / 1e9,
     }
-    for file in folder.iterdir():
-        file.unlink()
-    return row
 
 
 def main() -> None:
@@ -103,10 +101,17 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--neighbours", type=int, default=50)
     parser.add_argument("--exact-up-to", type=int, default=200_000)
+    parser.add_argument(
+        "--work", type=Path, help="folder that keeps the rows, and what was finished of a run"
+    )
     parser.add_argument("--out", type=Path, help="folder of the report")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="neighbours-") as scratch:
-        rows = [run(Path(scratch), count, options) for count in options.rows]
+    rows = []
+    for count in options.rows:
+        with tempfile.TemporaryDirectory(prefix="neighbours-") as scratch:
+            folder = Path(scratch) if options.work is None else options.work / f"{count}x{options.width}"
+            folder.mkdir(parents=True, exist_ok=True)
+            rows.append(run(folder, count, options))
     report = about("benchmarks.neighbours", ("numpy", "faiss-cpu")) | {
         "width": options.width,
         "neighbours": options.neighbours,

@@ -43,6 +43,7 @@ for number in range(worker.recipe.units):
     if str(made) in marks:
         status = Path("/proc/self/status").read_text()
         seen[made] = int(status.split("VmRSS:")[1].split()[0]) / 1024
+        print(f"{made} variants, {seen[made]:.1f} MiB", file=sys.stderr, flush=True)
 print(json.dumps(seen))
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import stat
 from collections import Counter
@@ -81,7 +82,7 @@ class Stored:
 
     def read(self, rows: range, chain: Chain) -> Instances:
         some = slice(rows.start, rows.stop)
-        held = embedding_rows(np.array(self.embeddings[some]), chain.model.embedding_dim)
+        held = embedding_rows(_copied(self.embeddings, some), chain.model.embedding_dim)
         numbers = list(rows) if self.ids is None else self.ids[some].tolist()
         labels = None if self.labels is None else np.array(self.labels[some])
         return Instances(list(rows), [str(number) for number in numbers], held, labels, [])
@@ -295,6 +296,14 @@ def _of_dataset(folder: Path, model: Model) -> Stored:
     labels = _mapped(folder / "labels.npy", "int64", (count,)) if names is not None else None
     named = None if names is None else tuple(_shown(str(name)) for name in names)
     return Stored("dataset", files.sha256_of_file(folder / "embeddings.npy"), embeddings, None, labels, named)
+
+
+def _copied(rows: NDArray[Any], some: slice) -> NDArray[Any]:
+    """Some rows; the pages of a mapped file are given back, or a long run would have all of it at last."""
+    copy = np.array(rows[some])
+    if isinstance(rows.base, mmap.mmap) and hasattr(rows.base, "madvise"):
+        rows.base.madvise(mmap.MADV_DONTNEED)
+    return copy
 
 
 def _mapped(path: Path, dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:

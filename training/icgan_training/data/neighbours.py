@@ -119,6 +119,25 @@ def exact_search(
     return best.D, best.I
 
 
+def scores_at(
+    queries: NDArray[np.float32], rows: NDArray[np.float32], places: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Inner products [n, m] of each query with the rows at its `places` [n, m], -inf where one is -1.
+
+    By faiss, pair by pair: a product of one row makes a BLAS wait for its threads, on a busy machine long.
+    """
+    scores = np.empty(places.shape, np.float32)
+    faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]  # its stub says less
+        faiss.swig_ptr(scores),
+        faiss.swig_ptr(np.ascontiguousarray(queries)),
+        faiss.swig_ptr(np.ascontiguousarray(rows)),
+        faiss.swig_ptr(np.ascontiguousarray(places)),
+        rows.shape[1],
+        *places.shape,
+    )
+    return scores
+
+
 def nearest_rows(queries: NDArray[np.float32], rows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Indices [n, k] of the k rows with the largest inner product with every query, best first."""
     return exact_search(queries, rows, k, faiss.METRIC_INNER_PRODUCT)[1]

@@ -9,7 +9,6 @@ Finished shards stay in a folder, and a killed run builds the others only.
 import json
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime.console import tell
-from icgan_runtime.cpus import usable_cpus
 from icgan_training.data.dataset import chunks, open_array, read_rows
 from icgan_training.data.neighbours import (
     EXACT_UP_TO,
@@ -27,6 +25,7 @@ from icgan_training.data.neighbours import (
     check_count,
     nearest_neighbours,
     nearest_others,
+    scores_at,
     train_cells,
 )
 from icgan_training.data.npy_rows import Rows
@@ -84,13 +83,12 @@ def find_neighbours(
         Rows(folder / "neighbours.npy") as indices,
         Rows(folder / "radii.npy") as radii,
         Progress(count, "neighbours", "pictures") as progress,
-        ThreadPoolExecutor(usable_cpus()) as pool,
     ):
         for block in chunks(count, together):
             own = order[block]
             candidates = merged.search(embeddings, own, effort)
             for part in chunks(len(own), ROWS_PER_CALL):
-                near, kth = _rescored(embeddings, own[part], candidates[part], k, pool)
+                near, kth = _rescored(embeddings, own[part], candidates[part], k)
                 places = np.argsort(own[part])
                 indices.write(own[part][places], near[places])
                 radii.write(own[part][places], np.sqrt(np.maximum(2 - 2 * kth[places], 0)))
@@ -194,23 +192,22 @@ def _measured(embeddings: NDArray[np.float32], merged: _Merged, k: int) -> Effor
     cells = cells_of(*embeddings.shape)[0]
     own = np.linspace(0, count - 1, min(count, MEASURED_ON)).astype(np.int64)
     scores = nearest_others(read_rows(embeddings, own), own, embeddings, k)[0]
-    with ThreadPoolExecutor(usable_cpus()) as pool:
 
-        def recall_of(effort: Effort) -> float:
-            near = _rescored(embeddings, own, merged.search(embeddings, own, effort), k, pool)[0]
-            pairs = zip(near, read_rows(embeddings, own), strict=True)
-            found = np.stack([_rows(embeddings, some) @ row for some, row in pairs])
-            return float((found >= scores - _TIE).mean())  # a copy of a neighbour is as good as that
+    def recall_of(effort: Effort) -> float:
+        near = _rescored(embeddings, own, merged.search(embeddings, own, effort), k)[0]
+        pairs = zip(near, read_rows(embeddings, own), strict=True)
+        found = np.stack([np.einsum("kd,d->k", _rows(embeddings, some), row) for some, row in pairs])
+        return float((found >= scores - _TIE).mean())  # a copy of a neighbour is as good as that
 
-        effort = Effort(min(PROBES, cells), min(REACH * (k + 1), count))
-        recall = recall_of(effort)
-        while recall < RECALL:
-            more = Effort(min(2 * effort.probes, cells, MOST_PROBES), effort.reach)
-            longer = Effort(effort.probes, min(2 * effort.reach, count, MOST_REACH * (k + 1)))
-            wider = [(recall_of(tried), tried) for tried in (more, longer) if tried != effort]
-            if not wider:
-                break
-            recall, effort = max(wider, key=lambda one: one[0])  # on equal terms more cells, which cost less
+    effort = Effort(min(PROBES, cells), min(REACH * (k + 1), count))
+    recall = recall_of(effort)
+    while recall < RECALL:
+        more = Effort(min(2 * effort.probes, cells, MOST_PROBES), effort.reach)
+        longer = Effort(effort.probes, min(2 * effort.reach, count, MOST_REACH * (k + 1)))
+        wider = [(recall_of(tried), tried) for tried in (more, longer) if tried != effort]
+        if not wider:
+            break
+        recall, effort = max(wider, key=lambda one: one[0])  # on equal terms more cells, which cost less
     tell(
         f"neighbours: {effort.probes} of {cells} cells are read for a picture and {effort.reach} candidates "
         f"scored; that finds {recall:.3f} of the true neighbours of {len(own)} pictures"
@@ -221,11 +218,7 @@ def _measured(embeddings: NDArray[np.float32], merged: _Merged, k: int) -> Effor
 
 
 def _rescored(
-    embeddings: NDArray[np.float32],
-    own: NDArray[np.int64],
-    candidates: NDArray[np.int64],
-    k: int,
-    pool: ThreadPoolExecutor,
+    embeddings: NDArray[np.float32], own: NDArray[np.int64], candidates: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Of each row's candidates the k best others [n, k] by their true scores, ties by row; k-th scores [n].
 
@@ -233,30 +226,25 @@ def _rescored(
     """
     near = np.empty((len(own), k), np.int32)
     kth = np.empty(len(own), np.float32)
-
-    def rescore(part: slice) -> list[int]:
-        some = np.unique(candidates[part])
+    candidates = np.sort(np.where(candidates == own[:, None], -1, candidates), axis=1)
+    parts = [slice(start, start + TOGETHER) for start in range(0, len(own), TOGETHER)]
+    while parts:
+        part = parts.pop()
+        mine = candidates[part]
+        some = np.unique(mine)
+        if len(some) > MOST_HELD and len(mine) > 1:
+            middle = part.start + len(mine) // 2
+            parts += [slice(part.start, middle), slice(middle, part.start + len(mine))]
+            continue
         some = some[some >= 0]
-        if len(some) > MOST_HELD and part.stop - part.start > 1:
-            middle = (part.start + part.stop) // 2
-            return rescore(slice(part.start, middle)) + rescore(slice(middle, part.stop))
-        held, queries = read_rows(embeddings, some), _rows(embeddings, own[part])
-        short = []
-        for place, query in zip(range(part.start, part.stop), queries, strict=True):
-            mine = np.unique(candidates[place])
-            mine = mine[(mine >= 0) & (mine != own[place])]
-            if len(mine) < k:
-                short.append(place)
-                continue
-            scores = held[np.searchsorted(some, mine)] @ query
-            best = np.argsort(-scores, kind="stable")[:k]
-            near[place], kth[place] = mine[best], scores[best[-1]]
-        return short
-
-    short = [place for places in pool.map(rescore, chunks(len(own), TOGETHER)) for place in places]
-    if short:
-        rows = own[short]
-        scores, found = nearest_others(_rows(embeddings, rows), rows, embeddings, k)
+        places = np.where(mine < 0, -1, np.searchsorted(some, mine))
+        scores = scores_at(_rows(embeddings, own[part]), read_rows(embeddings, some), places)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        near[part] = np.take_along_axis(mine, best, 1)
+        kth[part] = np.take_along_axis(scores, best, 1)[:, -1]
+    short = np.flatnonzero((candidates >= 0).sum(axis=1) < k)
+    if len(short):
+        scores, found = nearest_others(_rows(embeddings, own[short]), own[short], embeddings, k)
         near[short], kth[short] = found, scores[:, -1]
     return near, kth
 
