@@ -36,6 +36,10 @@ std::vector<Number> stored(const std::string& path, std::size_t width, std::opti
     throw std::runtime_error(path + " is no .npy 1.0 file");
   }
   const std::size_t start = 10 + static_cast<unsigned char>(bytes[8]) + 256 * static_cast<unsigned char>(bytes[9]);
+  const std::string kind = sizeof(Number) == 4 ? "'<f4'" : "'<i8'";
+  if (bytes.substr(10, start - 10).find("{'descr': " + kind) != 0) {
+    throw std::runtime_error(path + " holds other numbers than " + kind + ", which are not read here");
+  }
   const std::size_t size = width * sizeof(Number);
   const std::size_t rows = bytes.size() < start ? 0 : (bytes.size() - start) / size;
   if (row.value_or(0) >= rows) throw std::runtime_error(path + " has no row " + std::to_string(row.value_or(0)));

@@ -23,6 +23,7 @@ from icgan_export.source.runs import EVALUATION_NAME, Run, read_run
 from icgan_runtime import files, sheets
 from icgan_runtime.bundle.bank import FOLDER as BANK_FOLDER
 from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.bundle.coded import check_coding, decode, encode
 from icgan_runtime.bundle.manifest import PRECISIONS, BankEntry, Manifest, describe_files
 from icgan_runtime.search.novelty import outside_below
 from icgan_runtime.verify import to_bytes
@@ -42,6 +43,7 @@ class BundleOptions:
     bank: Path | None = None
     thumbnail_size: int = 64  # at most; 0: none, for pictures that must not be passed on
     target: Target = "onnxruntime"
+    embeddings: str = "float32"  # how the bank stores them
     names: bool = True  # of the instances' files; False where they must not be passed on
 
 
@@ -64,11 +66,13 @@ def write_bundle(run_path: Path, out: Path, options: BundleOptions, step: Step) 
     if not run.metrics and (run_path / EVALUATION_NAME).exists():
         step(f"{EVALUATION_NAME} is not of these weights: left out")
     instances = choose_instances(run, options.bank, options.instances, query_count(run.model.resolution))
+    rows = decode(encode(instances.embeddings, check_coding(options.embeddings)))  # what readers will see
+    instances = replace(instances, embeddings=rows)
     neighbours = min(options.neighbours, len(instances.ids))
     step(f"{len(instances.ids)} instances, {len(instances.queries)} pictures to test with")
     samples = make_samples(run, instances, neighbours)
     with files.atomic_directory(out) as folder:
-        bank = make_bank(run, instances, options.thumbnail_size, options.names)
+        bank = make_bank(run, instances, options.thumbnail_size, options.names).coded(options.embeddings)
         (folder / BANK_FOLDER).mkdir()
         bank.write(folder / BANK_FOLDER)
         samples.write(folder)

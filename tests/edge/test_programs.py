@@ -150,6 +150,15 @@ def test_the_cpp_example_names_the_file_that_has_no_such_row(tiny_bundle, cpp_pr
     assert done.stderr == f"generate: {tiny_bundle}/bank/embeddings.npy has no row 20\n"
 
 
+def test_the_cpp_example_says_that_it_does_not_read_smaller_embeddings(tiny_bundle, cpp_program, tmp_path):
+    small = shutil.copytree(tiny_bundle, tmp_path / "small")
+    rows = np.load(tiny_bundle / "bank" / "embeddings.npy")
+    np.save(small / "bank" / "embeddings.npy", rows.astype(np.float16))
+    done = subprocess.run([cpp_program, small, "0"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "embeddings.npy holds other numbers than '<f4'" in done.stderr
+
+
 @pytest.mark.parametrize("seed", ["-1", str(2**63)])
 def test_the_cpp_example_names_a_seed_that_no_language_takes(tiny_bundle, cpp_program, seed):
     done = subprocess.run([cpp_program, tiny_bundle, str(ROW), seed], capture_output=True, text=True)

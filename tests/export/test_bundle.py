@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -20,6 +21,7 @@ from icgan_export.lower.trial import lower
 from icgan_export.source.instances import choose_instances
 from icgan_export.source.runs import read_run
 from icgan_runtime import Pipeline
+from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.info import describe, render
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.cli import main as icgan
@@ -163,6 +165,26 @@ def test_the_encoder_graph_has_batch_norm_inside_its_convolutions(tiny_bundle: P
     operators = count_operators(onnx.load(tiny_bundle / "encoder.onnx"))
     assert "BatchNormalization" not in operators
     assert "Resize" not in operators
+
+
+@pytest.mark.parametrize(("coding", "size"), [("float16", 2), ("int8", 1)])
+def test_a_bundle_with_smaller_embeddings_answers_by_the_stored_rows_everywhere(
+    tiny_run: Path, tmp_path: Path, coding: str, size: int
+) -> None:
+    out = tmp_path / "small"
+    assert (
+        main(["bundle", str(tiny_run), "--out", str(out), "--neighbours", "4", "--embeddings", coding]) == 0
+    )
+    bank = Bank.of_bundle(Bundle.open(out))
+    assert (out / "bank" / "embeddings.npy").stat().st_size == 128 + bank.embeddings.size * size
+    assert not verify(out).failures
+    samples = np.load(out / "samples.npz")
+    graph = onnxruntime.InferenceSession(out / "lookup.onnx", providers=["CPUExecutionProvider"])
+    ids, scores = graph.run(["ids", "scores"], {"embedding": samples["embedding"]})
+    with Pipeline.load(out, search="numpy") as pipe:
+        found = pipe.search(samples["embedding"], k=4)
+    assert np.array_equal(found[0], ids)
+    np.testing.assert_allclose(found[1], scores, atol=1e-6)
 
 
 def test_another_bank_and_fewer_instances_on_request(tiny_run: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from icgan_export.cli.arguments import RUN, Commands, Steps, add_command, add_target, listed, require
 from icgan_export.errors import ExportError
+from icgan_runtime.bundle.coded import CODING_HELP, CODINGS
 from icgan_runtime.bundle.manifest import MAX_NEIGHBOURS
 from icgan_runtime.console import Parser, say, tell
 
@@ -62,6 +63,7 @@ def add_parser(commands: Commands[Parser]) -> None:
         action="store_true",
         help="leave the names of the instances' files out of the bundle (default: searches tell them)",
     )
+    command.add_argument("--embeddings", choices=CODINGS, default="float32", help=CODING_HELP)
     add_target(command)
     command.set_defaults(run=run)
 
@@ -84,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
         bank=options.bank,
         thumbnail_size=options.thumbnails,
         target=options.target,
+        embeddings=options.embeddings,
         names=not options.no_names,
     )
     keep_freed_memory()  # every trial of a precision writes the whole graph anew

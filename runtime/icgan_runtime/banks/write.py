@@ -42,6 +42,7 @@ class BankOptions:
     names: bool = True
     names_file: Path | None = None  # one a line, for embeddings without files
     licence: str | None = None  # of the pictures; None: what their folder says
+    embeddings: str = "float32"  # how they are stored (bundle/coded.py)
 
 
 def write_new_bank(pipe: Pipeline, bundle: Bundle, wanted: str, out: Path, options: BankOptions) -> Bank:
@@ -64,7 +65,7 @@ def write_new_bank(pipe: Pipeline, bundle: Bundle, wanted: str, out: Path, optio
         source or Path(wanted).resolve().name,
         options.licence or licence or UNSTATED,
         found.names if options.names else None,
-    )
+    ).coded(options.embeddings)
     bank.require_space(model)
     with files.atomic_directory(out) as folder:
         (folder / FOLDER).mkdir()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from icgan_runtime.errors import BundleError
 
 _MAGIC = b"\x93NUMPY\x01\x00"
-_DTYPES = ("|u1", "<i8", "<f4")
+_DTYPES = ("|u1", "|i1", "<i8", "<f4", "<f2")
 # Exactly what numpy writes. (numpy's own reader evaluates the header as Python, and tries to mend it first.)
 _SIDES = rb"((?:\d{1,18}, ?)*(?:\d{1,18})?)"
 _HEADER = re.compile(

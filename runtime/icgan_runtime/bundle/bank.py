@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from icgan_runtime import files
 from icgan_runtime.bundle import arrays, cells, changes, manifest
 from icgan_runtime.bundle.cells import Cells
 from icgan_runtime.bundle.changes import Base, State
+from icgan_runtime.bundle.coded import CODINGS, Decoded, check_coding, decode, encode
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.bundle.strict_json import parse, to_json
 from icgan_runtime.errors import BindingError, BundleError
@@ -64,6 +65,7 @@ class Bank:
     class_names: tuple[str, ...] | None = None  # that the labels are indices into, as the bundle says
     cells: Cells | None = None  # the stored index, where there is one
     stated_limit: float | None = None  # novelty.outside_below of this bank, as the bundle says
+    coding: str = "float32"  # how the embeddings are stored (coded.py); here they are decoded
     state: State | None = None  # which of the states of a bundle's bank it is (changes.py)
     checked: dataclasses.InitVar[bool] = False  # its parts were looked at before (living.py)
 
@@ -71,8 +73,7 @@ class Bank:
         if checked:
             return
         count = len(self.embeddings)
-        # a norm without the copy that numpy's would make of a large bank
-        norms = np.sqrt(np.einsum("nd,nd->n", self.embeddings, self.embeddings))
+        norms = _lengths(self.embeddings)
         unit = np.abs(norms - 1) <= UNIT_TOLERANCE  # False for NaN, which would hide the true neighbours
         if not unit.all():
             row = int(unit.argmin())
@@ -109,6 +110,12 @@ class Bank:
             self.source,
             self.licence,
         )
+
+    def coded(self, coding: str) -> Bank:
+        """The same bank stored otherwise: its rows are what readers will decode. Raises RequestError."""
+        check_coding(coding)
+        rows = self.embeddings if coding == "float32" else decode(encode(self.embeddings, coding))
+        return dataclasses.replace(self, embeddings=rows, coding=coding)
 
     def rows(self, ids: I64) -> I64:
         """Row numbers of `ids`, same shape. Every id must be stored."""
@@ -176,7 +183,9 @@ class Bank:
 
     def write(self, folder: Path) -> None:
         """Write the files of docs/format.md into an existing folder."""
-        arrays.write_npy(folder / "embeddings.npy", self.embeddings)
+        plain = self.coding == "float32"
+        stored = self.embeddings if plain else encode(self.embeddings, self.coding)
+        arrays.write_npy(folder / "embeddings.npy", stored)
         arrays.write_npy(folder / "ids.npy", self.ids)
         if self.labels is not None:
             arrays.write_npy(folder / "labels.npy", self.labels)
@@ -226,6 +235,15 @@ def embeddings_sha256(bank: Bank) -> str:
         rows = np.ascontiguousarray(bank.embeddings[start : start + _HASHED_AT_ONCE])
         whole.update(rows.data.cast("B"))
     return whole.hexdigest()
+
+
+def _lengths(embeddings: F32) -> F32:
+    """Of the rows [N, D], in blocks: a large bank is mapped, and decoded where it is read."""
+    lengths = np.empty(len(embeddings), np.float32)
+    for start in range(0, len(embeddings), _HASHED_AT_ONCE):
+        rows = embeddings[start : start + _HASHED_AT_ONCE]
+        lengths[start : start + _HASHED_AT_ONCE] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    return lengths
 
 
 def label_names(book: manifest.Manifest) -> tuple[str, ...] | None:
@@ -278,9 +296,11 @@ def _read(
         said = read(cells.ABOUT_NAME)
         return cells.read_cells(said, count, about.embedding_dim, array)
 
+    embeddings, coding = _embeddings(about, path, read, large)
     return Bank(
         encoder_id=about.encoder_id,
-        embeddings=array("embeddings.npy", "float32", count, about.embedding_dim),
+        embeddings=embeddings,
+        coding=coding,
         ids=array("ids.npy", "int64", count),
         labels=array("labels.npy", "int64", count) if about.labelled else None,
         thumbnails=array("thumbnails.npy", "uint8", count, side, side, 3) if side is not None else None,
@@ -289,6 +309,20 @@ def _read(
         names=names(),
         cells=index(),
     )
+
+
+def _embeddings(
+    about: About, path: Callable[[str], Path], read: Callable[[str], bytes], large: bool
+) -> tuple[F32, str]:
+    """As float32, and how they are stored: what the file's header says."""
+    name = "embeddings.npy"
+    whole = f"{FOLDER}/{name}"
+    found = arrays.map_npy(path(name), whole) if large else arrays.read_npy(read(name), whole)
+    coding = next((coding for coding, dtype in CODINGS.items() if dtype == found.dtype), "float32")
+    arrays.require(found, whole, coding, (about.count, about.embedding_dim), ABOUT_NAME)
+    if coding == "float32":
+        return found, coding
+    return cast(F32, Decoded(found)) if large else decode(found), coding
 
 
 def _about(data: bytes) -> About:

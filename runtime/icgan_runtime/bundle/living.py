@@ -182,6 +182,7 @@ class Living:
         return dataclasses.replace(
             base,
             embeddings=cast(Array, Picked(base.embeddings, self.added, rows)),
+            coding="float32",  # compaction keeps every row as it is, added ones too
             ids=ids,
             labels=labels,
             thumbnails=thumbnails,

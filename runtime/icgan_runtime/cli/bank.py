@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from icgan_runtime.banks.write import BankOptions, write_new_bank
+from icgan_runtime.bundle.coded import CODING_HELP, CODINGS
 from icgan_runtime.bundle.manifest import MAX_NEIGHBOURS, MAX_RESOLUTION
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.cli import shared
@@ -52,6 +53,7 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         metavar="PIXELS",
         help="largest side kept of a picture, 0 for none (default: %(default)s)",
     )
+    command.add_argument("--embeddings", choices=CODINGS, default="float32", help=CODING_HELP)
     command.add_argument("--no-names", action="store_true", help="leave the names of the files out")
     command.add_argument(
         "--names", type=Path, metavar="FILE", help="names of the rows of a .npy, one a line (default: none)"
@@ -86,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
         not options.no_names,
         options.names,
         licence=options.licence,
+        embeddings=options.embeddings,
     )
     where = {name: getattr(options, name) for name in shared.IN_PROCESS}
     with Pipeline.load(options.bundle, **where) as pipe:

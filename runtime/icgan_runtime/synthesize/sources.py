@@ -301,8 +301,8 @@ def _of_dataset(folder: Path, model: Model) -> Stored:
 def _copied(rows: NDArray[Any], some: slice) -> NDArray[Any]:
     """Some rows; the pages of a mapped file are given back, or a long run would have all of it at last."""
     copy = np.array(rows[some])
-    if isinstance(rows.base, mmap.mmap) and hasattr(rows.base, "madvise"):
-        rows.base.madvise(mmap.MADV_DONTNEED)
+    if isinstance(base := getattr(rows, "base", None), mmap.mmap) and hasattr(base, "madvise"):
+        base.madvise(mmap.MADV_DONTNEED)
     return copy
 
 
