@@ -6,6 +6,7 @@ import asyncio
 import functools
 import io
 import json
+import os
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
@@ -202,7 +203,7 @@ class _regions:  # noqa: N801  # a context manager by its name
     def __init__(self, address: str, asks: Sequence[Ask], clients: int) -> None:
         self.client = tritonclient.grpc.InferenceServerClient(address)
         self.size = max(size for _, _, size in asks)
-        self.names = [f"icgan-ceiling-{number}" for number in range(clients)]
+        self.names = [f"icgan-ceiling-{os.getpid()}-{number}" for number in range(clients)]
 
     def __enter__(self) -> list[str]:
         self.handles = []
