@@ -28,8 +28,8 @@ SCHEMA_VERSION = 1
 FOLDER = "bank"
 ABOUT_NAME = "bank.json"
 UNIT_TOLERANCE = 1e-3
-# Above this the embeddings are mapped from disk instead of read.
-_MAP_ABOVE_BYTES = 256 << 20
+# Above this the embeddings are mapped from disk instead of read: processes of one machine share them.
+_MAP_ABOVE_BYTES = 16 << 20
 _HASHED_AT_ONCE = 16_384  # rows
 
 F32 = NDArray[np.float32]

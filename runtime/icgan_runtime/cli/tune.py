@@ -14,7 +14,7 @@ from icgan_runtime.cli import shared
 from icgan_runtime.console import Parser, tell
 from icgan_runtime.cpus import usable_cpus
 from icgan_runtime.errors import MissingExtraError, RequestError
-from icgan_runtime.server.options import MOST_DECODERS, RepositoryOptions
+from icgan_runtime.server.options import for_cores
 
 _UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0}
 
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     from icgan_runtime.server.repository import write_repository
 
     bundle, environment = Bundle.open(options.bundle), find_environment()
-    defaults = RepositoryOptions(decoders=min(usable_cpus(), MOST_DECODERS))
+    defaults = for_cores(usable_cpus())
     tell("checking which libraries and precisions keep the bundle's bounds")
     possible = space.space_of(bundle, options.samples, exact=options.exact)
     goal = search.Goal(options.p99, options.minutes, turn_s=min(2.0, 3 * options.minutes))

@@ -288,7 +288,9 @@ def _condition(served: ServedModel, cpu: bool = False) -> tc.ModelConfig:
         )
     if model.classes:
         outputs += (tc.Tensor("label", tc.INT64, (1,)),)
-    on_gpu = search == "faiss-gpu" and not cpu
+    group = tc.InstanceGroup(tc.CPU, served.options.condition_processes)
+    if search == "faiss-gpu" and not cpu:
+        group = tc.InstanceGroup(tc.GPU)  # a second would hold a bank of its own there
     if search == "faiss-gpu" and cpu:
         search = "faiss"
     return _python(
@@ -297,7 +299,7 @@ def _condition(served: ServedModel, cpu: bool = False) -> tc.ModelConfig:
         inputs,
         outputs,
         max_batch_size=TAKEN_IN * served.options.max_batch,
-        instance_group=(tc.InstanceGroup(tc.GPU if on_gpu else tc.CPU),),
+        instance_group=(group,),
         parameters={"search": tc.Parameter(search), **_limits(served)},
     )
 

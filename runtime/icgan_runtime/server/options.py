@@ -16,6 +16,7 @@ from icgan_runtime.errors import RequestError
 
 # One decoder for each core is as fast as the cores are; each may hold a large photo and more in memory.
 MOST_DECODERS = 32
+CORES_PER_CONDITION, MOST_CONDITIONS = 4, 8  # processes of icgan_condition, which share the bank's pages
 SEARCHES = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
 BUNDLE = "bundle"  # follow the changes in the bundle's own folder
 CPU_BACKENDS = ("onnxruntime", "openvino", "openvino-bf16")
@@ -31,6 +32,7 @@ class RepositoryOptions:
     cpu_backend: str = "onnxruntime"  # one of CPU_BACKENDS: what runs encoder and generator on a CPU
     generators: int = 1  # more than one: each on one thread, for throughput rather than latency
     decoders: int = 1  # threads that decode pictures, and as many that make files of them
+    condition_processes: int = 1  # that search the bank and make the noise
     engine_cache: str = ""  # folder, as the server sees it, for the engines that a GPU without plans builds
     cache_mb: int = 0  # answers of encoder and generator that the server keeps; 0: none
     max_batch: int = 32  # rows of one request, and of one batch
@@ -64,6 +66,7 @@ class RepositoryOptions:
             ("max_batch", 1),
             ("generators", 1),
             ("decoders", 1),
+            ("condition_processes", 1),
             ("cache_mb", 0),
             ("max_queue", 1),
             ("queue_delay_us", 0),
@@ -139,13 +142,20 @@ def _add_processes(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
             default=1,
             metavar="N",
             help="processor cores of the machine that will serve: as many threads decode pictures, at most "
-            f"{MOST_DECODERS} (default: %(default)s)",
+            f"{MOST_DECODERS}, and a quarter as many processes search (default: %(default)s)",
         )
     parser.add_argument(
         "--decoders",
         type=int,
         metavar="N",
         help=f"threads that decode pictures (default: {'as --cores' if gpu else 'one per usable core'})",
+    )
+    parser.add_argument(
+        "--condition-processes",
+        type=int,
+        metavar="N",
+        help="processes that search the bank and make the noise (default: one for each "
+        f"{CORES_PER_CONDITION} cores, at most {MOST_CONDITIONS})",
     )
 
 
@@ -185,11 +195,21 @@ def declared(options: argparse.Namespace) -> list[str]:
     return [name for name in vars(options) if name in names]
 
 
+def for_cores(cores: int) -> RepositoryOptions:
+    """What suits a machine with so many."""
+    return RepositoryOptions(
+        decoders=max(1, min(cores, MOST_DECODERS)),
+        condition_processes=max(1, min(cores // CORES_PER_CONDITION, MOST_CONDITIONS)),
+    )
+
+
 def from_options(options: argparse.Namespace) -> RepositoryOptions:
     """The options that `add_options` declared, as read from a command line."""
+    cores = getattr(options, "cores", None)  # of another machine
     given = {name: getattr(options, name) for name in declared(options)}
-    if given.get("decoders") is None:
-        cores = getattr(options, "cores", None)  # of another machine
-        given["decoders"] = max(1, min(usable_cpus() if cores is None else cores, MOST_DECODERS))
+    suited = for_cores(usable_cpus() if cores is None else cores)
+    for name in ("decoders", "condition_processes"):
+        if given.get(name) is None:
+            given[name] = getattr(suited, name)
     # a server on a CPU: nothing else is copied for a GPU that will not come
     return RepositoryOptions(**{"precision": options.cpu_precision, **given})

@@ -110,6 +110,16 @@ def test_one_process_decodes_in_as_many_threads_as_are_asked_for():
     assert decoding.parameters["decoders"].string_value == "3"
 
 
+def test_on_a_gpu_one_process_searches_whatever_the_cores():
+    on_gpu = served(search="faiss-gpu", condition_processes=3)
+    for models, count in (
+        (configurations(on_gpu), 1),
+        (cpu_configurations(on_gpu), 3),
+        (configurations(served(condition_processes=3)), 3),
+    ):
+        assert [group.count for group in models["icgan_condition"].instance_group] == [count]
+
+
 def test_answers_are_kept_only_where_that_is_asked_for_and_by_the_networks_alone():
     """The server's key leaves out which outputs were asked for, and a refusal is kept as an answer."""
     for models in (configurations, cpu_configurations):

@@ -45,6 +45,16 @@ def test_pictures_are_decoded_by_as_many_processes_as_the_server_will_have_cores
         assert read("--decoders", "3", gpu=gpu).decoders == 3
 
 
+def test_one_process_searches_for_each_four_cores_of_the_server(monkeypatch):
+    monkeypatch.setattr(options, "usable_cpus", lambda: 9)
+    assert read(gpu=False).condition_processes == 2
+    assert read(gpu=True).condition_processes == 1
+    assert read("--cores", "16", gpu=True).condition_processes == 4
+    assert read("--cores", "999", gpu=True).condition_processes == options.MOST_CONDITIONS
+    for gpu in (True, False):
+        assert read("--condition-processes", "3", gpu=gpu).condition_processes == 3
+
+
 def test_without_a_gpu_the_precision_is_that_of_what_runs():
     alone = RepositoryOptions(precision="int8", cpu_precision="int8", changes="bundle")
     assert read("--precision", "int8", gpu=False) == alone
@@ -59,6 +69,7 @@ def test_without_a_gpu_the_precision_is_that_of_what_runs():
         ({"precision": "fp8"}, "precision: 'fp8', expected one of fp32, fp16, bf16, int8"),
         ({"max_batch": 0}, "max_batch: 0, expected at least 1"),
         ({"decoders": 0}, "decoders: 0, expected at least 1"),
+        ({"condition_processes": 0}, "condition_processes: 0, expected at least 1"),
         ({"max_queue": 0}, "max_queue: 0, expected at least 1"),
         ({"cache_mb": -1}, "cache_mb: -1, expected at least 0"),
         ({"generators": 0}, "generators: 0, expected at least 1"),
