@@ -8,7 +8,8 @@ before the next. "visible" is the time from the acknowledgement until another pr
 it. Searches are timed one query at a time, with so many changes that are not compacted: nine of ten are
 additions, one a removal. Recall compares with an exact search of the same state written anew. Milliseconds of
 processor stand beside those of the clock, which mean little on a busy machine. With --database the same log
-is kept in PostgreSQL. For comparison the bare cost of a record in SQLite is measured.
+is kept in PostgreSQL. For comparison the bare cost of a record in SQLite is measured, and in Qdrant's
+embedded engine where that is installed (pip install qdrant-edge-py).
 """
 
 from __future__ import annotations
@@ -137,6 +138,30 @@ def sqlite_record(folder: Path, row: F32, number: int) -> dict[str, float]:
     return dict(zip(("ms", "processor_ms"), median(times), strict=True))
 
 
+def qdrant_record(folder: Path, row: F32, number: int) -> dict[str, dict[str, float]] | None:
+    """One embedding at a time into Qdrant's embedded engine: acknowledged, and put on the disk (flush)."""
+    try:
+        import qdrant_edge as qdrant
+    except ImportError:
+        return None
+    place = folder / "qdrant"
+    place.mkdir()
+    vectors = qdrant.EdgeVectorParams(len(row), qdrant.Distance.Dot)
+    shard = qdrant.EdgeShard.create(str(place), qdrant.EdgeConfig(vectors=vectors))
+    found = {}
+    for name, many in (("acknowledged", number), ("flushed", 20)):
+        times: list[tuple[float, float]] = []
+        for turn in range(many):
+            point = qdrant.Point(turn, row.tolist())
+            with timed(times):
+                shard.update(qdrant.UpdateOperation.upsert_points([point]))
+                if name == "flushed":
+                    shard.flush()
+        found[name] = dict(zip(("ms", "processor_ms"), median(times), strict=True))
+    shard.close()
+    return found
+
+
 def searches(root: Path, form: str, queries: F32) -> dict[str, Any]:
     """One query at a time in the newest state."""
     search = Followed(Bundle.open(root), form, str(root)).search()
@@ -210,6 +235,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             {"where": "PostgreSQL", **changes(root, options.database, rows, options.changes)}
         )
     report["sqlite_record"] = sqlite_record(folder, rows[0], options.changes)
+    report["qdrant_record"] = qdrant_record(folder, rows[0], options.changes)
     report["searches"] = []
     for pending in (0, 1000, 10_000):
         (root / LOG_NAME).unlink(missing_ok=True)
@@ -262,8 +288,18 @@ def render(report: dict[str, Any]) -> str:
         ],
     )
     compaction, killed = report["compaction_of_10000_s"], report["kills"]
+    other = report["qdrant_record"]
+    qdrant = (
+        ""
+        if other is None
+        else (
+            f"In Qdrant's embedded engine: acknowledged after {both(other['acknowledged'])} ms, on the disk "
+            f"(flush) after {both(other['flushed'])} ms. "
+        )
+    )
     rest = (
         f"A record of one embedding in SQLite (WAL, synchronous FULL): {both(report['sqlite_record'])} ms. "
+        f"{qdrant}"
         f"Compaction of 10,000 changes: {compaction['s']:.0f} s ({compaction['processor_s']:.0f} s). "
         f"Of {killed['promised']} additions acknowledged before kill -9, {killed['there']} were there.\n"
     )
