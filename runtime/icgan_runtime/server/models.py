@@ -280,6 +280,9 @@ def _condition(served: ServedModel, cpu: bool = False) -> tc.ModelConfig:
         tc.Tensor("NEIGHBOUR_NAMES", tc.BYTES, (k,)),
         tc.Tensor("OUTSIDE_BELOW", tc.FP32, (1,)),
         tc.Tensor("BANK_STATE", tc.BYTES, (1,)),
+        # again, for the stage that writes files: a tensor that is an output and an input of a step, and is
+        # not asked for, has the server take the request for a deadlock
+        tc.Tensor("state", tc.BYTES, (1,)),
     )
     if served.labelled:
         outputs += (
@@ -308,7 +311,7 @@ def _picture(served: ServedModel) -> tc.ModelConfig:
     inputs: Tensors = (_generated_tensor(served, "GENERATED"), tc.Tensor("FORMAT", tc.BYTES, (1,)))
     # for what a file claims of its origin; whoever asks this stage alone need not know
     inputs += tuple(dataclasses.replace(tensor, optional=True) for tensor in _scalars(served.model))
-    inputs += (tc.Tensor("BANK_STATE", tc.BYTES, (1,), optional=True),)
+    inputs += (tc.Tensor("state", tc.BYTES, (1,), optional=True),)
     parameters = {
         "classes": tc.Parameter(str(served.model.classes)),
         "threads": tc.Parameter(str(served.options.decoders)),
@@ -340,6 +343,7 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
     """An ensemble: its tensors in capitals are those that docs/serving.md names, or private to it."""
     scalars = _scalars(served.model)
     label = {"label": "CHECKED_LABEL"} if served.model.classes else {}
+    state = {"state": "STATE"} if ensemble.as_file else {}
     steps: list[tc.Step] = []
 
     def step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
@@ -365,14 +369,14 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
     step(
         "icgan_condition",
         {"embedding": embedding, **found, **rows},
-        {"noise": "NOISE", "conditioning": "CONDITIONING", **answer, **label},
+        {"noise": "NOISE", "conditioning": "CONDITIONING", **answer, **label, **state},
     )
     # checked by the stage before, as the noise is made there
     psi = {"truncation": "TRUNCATION"} if served.model.truncation == "mean-w" else {}
     noise = {"noise": "NOISE", "embedding": "CONDITIONING"}
     step("icgan_generator", {**noise, **label, **psi}, {"image": "GENERATED"})
     if ensemble.as_file:
-        drawn = {name: name for name in ("GENERATED", "FORMAT", "BANK_STATE")}
+        drawn = {"GENERATED": "GENERATED", "FORMAT": "FORMAT", **state}
         step("icgan_picture", drawn | asked, {"PICTURE": "PICTURE"})
     inputs = (_source(served, ensemble.source), *scalars)
     outputs = tuple(tensor for tensor in _condition(served).output if tensor.name in answer)

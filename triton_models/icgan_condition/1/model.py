@@ -192,7 +192,7 @@ class TritonPythonModel:
             "NEIGHBOUR_LABELS": lambda: self.bank.labels[self.bank.rows(ids)],  # type: ignore[index]
             "NEIGHBOUR_NAMES": lambda: self._names(shown)[picture],
             "NEIGHBOUR_CLASSES": lambda: self._classes(shown)[picture],
-            "BANK_STATE": lambda: np.full((len(picture), 1), str(self.bank.state).encode(), np.object_),
+            **dict.fromkeys(("BANK_STATE", "state"), lambda: self._state(len(picture))),
             "OUTSIDE_BELOW": lambda: np.full((len(picture), 1), self.limit, np.float32),
             "label": lambda: rows.labels(ids, self.bank)[:, None],
         }
@@ -202,6 +202,10 @@ class TritonPythonModel:
             self.requests.answer({name: made[name][end - len(each.picture) : end] for name in each.outputs})
             for each, end in zip(asked, ends, strict=True)
         ]
+
+    def _state(self, count: int) -> Array:
+        """The state of the bank that was searched, for each row."""
+        return np.full((count, 1), str(self.bank.state).encode(), np.object_)
 
     def _names(self, ids: Array) -> Array:
         """The file of each instance as UTF-8, "" where the bank does not say."""

@@ -92,7 +92,7 @@ class TritonPythonModel:
 
     def _source(self, request: pb_utils.InferenceRequest) -> Source:
         """What drew the images: the bundle, with its bank as it was served or as it has become since."""
-        states = self.requests.tensor(request, "BANK_STATE")
+        states = self.requests.tensor(request, "state")
         state = None if states is None else states[0, 0].decode(errors="replace")
         if state is None or state.startswith("0-") or state == self.source.state:
             return self.source
