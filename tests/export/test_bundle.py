@@ -178,11 +178,12 @@ def test_a_bundle_with_smaller_embeddings_answers_by_the_stored_rows_everywhere(
     bank = Bank.of_bundle(Bundle.open(out))
     assert (out / "bank" / "embeddings.npy").stat().st_size == 128 + bank.embeddings.size * size
     assert not verify(out).failures
-    samples = np.load(out / "samples.npz")
+    with np.load(out / "samples.npz") as samples:
+        embedding = samples["embedding"]
     graph = onnxruntime.InferenceSession(out / "lookup.onnx", providers=["CPUExecutionProvider"])
-    ids, scores = graph.run(["ids", "scores"], {"embedding": samples["embedding"]})
+    ids, scores = graph.run(["ids", "scores"], {"embedding": embedding})
     with Pipeline.load(out, search="numpy") as pipe:
-        found = pipe.search(samples["embedding"], k=4)
+        found = pipe.search(embedding, k=4)
     assert np.array_equal(found[0], ids)
     np.testing.assert_allclose(found[1], scores, atol=1e-6)
 
