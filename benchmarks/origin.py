@@ -2,6 +2,7 @@
 
     python -m benchmarks.origin BUNDLE --out bench/origin  # after each edit
     python -m benchmarks.origin BUNDLE --fill --instances 300 --seeds 1000 --backend openvino-bf16 --out ...
+    python -m benchmarks.origin BUNDLE --certainty 100 --out bench/origin  # as if of a million candidates
     python -m benchmarks.origin BUNDLE --pairs 50 --out bench/origin  # of each runtime
     python -m benchmarks.origin BUNDLE --strangers 4 --seeds 1000 --out bench/origin  # false matches
     python -m benchmarks.origin BUNDLE --lookup 1000 --seeds 1000 --out bench/origin  # the search's time
@@ -32,7 +33,7 @@ from icgan_runtime.marks.mark import Mark, find_signer, read_marks
 from icgan_runtime.origin import recover
 from icgan_runtime.origin.chance import fisher
 from icgan_runtime.origin.likeness import COARSE, FINE, WHOLE, features, grey, unit
-from icgan_runtime.origin.prove import MATCH, NOT, PROVED, Judge, Queries, prove
+from icgan_runtime.origin.prove import FALSE_MATCH, MATCH, NOT, PROVED, Judge, Queries, prove
 
 U8 = NDArray[np.uint8]
 
@@ -150,6 +151,21 @@ def recovered(
     }
     print(edit, json.dumps(found), flush=True)
     return found
+
+
+def measure_certainty(pipe: Pipeline, tries: int, candidates: int) -> dict[str, float]:
+    """Share of images after JPEG 75 that are alike enough to be a match among so many candidates."""
+    chain, rng = pipe.chain, np.random.default_rng(9)
+    assert isinstance(chain, LocalChain)
+    settings, chances = recover.Candidates(range(1), range(1), 1.0), []
+    for seed in range(tries):
+        embedding = np.asarray(pipe.bank.embeddings[rng.integers(len(pipe.bank))])
+        drawn = pipe.generate_from(embedding, seed=seed).images[0]
+        found = Judge(chain, embedding, settings).best(edited(drawn, "JPEG 75"), drawn, 2 * candidates)
+        chances.append(found.chance)
+        print(f"{seed + 1}: {found.chance:.1e}", flush=True)
+    sure = float((np.array(chances) <= FALSE_MATCH).mean())
+    return {"images": tries, "candidates": candidates, "match": sure, "largest_chance": max(chances)}
 
 
 def fill_index(pipe: Pipeline, instances: int, seeds: int, folder: Path) -> dict[str, float]:
@@ -284,6 +300,9 @@ def main() -> None:
     parser.add_argument("--lookup", type=int, default=0, metavar="N", help="instances of a made-up index")
     parser.add_argument("--fill", action="store_true", help="draw what the index lacks, and no more")
     parser.add_argument("--backend", default="auto", help="what draws (default: %(default)s)")
+    parser.add_argument(
+        "--certainty", type=int, default=0, metavar="N", help="images to judge as if of a million candidates"
+    )
     parser.add_argument("--pairs", type=int, default=0, metavar="N", help="images of each backend to prove")
     parser.add_argument("--sign-key", type=Path, help="measure signing with this key alone")
     parser.add_argument("--out", type=Path, required=True)
@@ -300,6 +319,8 @@ def main() -> None:
         elif options.lookup:
             made_up = options.out / "made-up"
             write(options.out, "lookup", measure_lookup(pipe, options.lookup, options.seeds, made_up))
+        elif options.certainty:
+            write(options.out, "certainty", measure_certainty(pipe, options.certainty, 1_000_000))
         elif options.fill:
             filled = fill_index(pipe, options.instances, options.seeds, options.out / "index")
             write(options.out, "fill", filled)

@@ -38,7 +38,6 @@ U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 GROUP = 8
 STRENGTHS = (1.4, 1.0, 0.8, 0.63, 0.5)  # times the pattern: 3 dB more to 6 dB less
-FID_STRENGTHS = (1.0, 0.63)
 SAMPLED_KEYS, KEYS_AT_ONCE = 500_000, 20_000
 
 
@@ -201,7 +200,7 @@ def fid_by_strength(real: U8, plain: U8, marked: U8) -> dict[str, Any]:
     before = {name: independent_fid(truth, seen[some]) for name, some in halves.items()}
     found: dict[str, Any] = {"images": len(plain), "real": len(real), "unmarked": before}
     print(json.dumps(found), flush=True)
-    for times in FID_STRENGTHS:
+    for times in STRENGTHS:
         pictures = stronger(plain, marked, times)
         seen = _features(pictures)
         after = {name: independent_fid(truth, seen[some]) for name, some in halves.items()}
@@ -241,7 +240,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--strangers", type=Path, help="prepared data set of real pictures")
     parser.add_argument("--only", nargs="+", metavar="PART", help="measure these parts alone")
-    parser.add_argument("--fid", action="store_true", help="to all of --strangers, too (slow)")
+    parser.add_argument("--fid", action="store_true", help="to as many of --strangers, too (slow)")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -262,7 +261,7 @@ def main() -> None:
         "strengths": lambda: strengths(plain, marked, secret),
     }
     if options.fid and real is not None:
-        parts["fid"] = lambda: fid_by_strength(np.array(real), plain, marked)
+        parts["fid"] = lambda: fid_by_strength(sets["real pictures"], plain, marked)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "report.json"
     report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}

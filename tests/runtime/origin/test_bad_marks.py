@@ -154,7 +154,12 @@ def test_a_claim_about_one_of_many_stored_instances_is_proved_without_judging_th
     path = tmp_path / "x.png"
     path.write_bytes(Mark(made.claim(0, 1, SINGLE)).encode(made.images[0], "PNG"))
     judged = []
-    monkeypatch.setattr(prove_module, "Judge", lambda *given: judged.append(given) or Judge(*given))
+
+    def counted(*given):
+        judged.append(given)
+        return Judge(*given)
+
+    monkeypatch.setattr(prove_module, "Judge", counted)
     assert main(["prove", str(path), "--bundle", str(tiny_bundle), "--bank", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["how"], told["instance"]) == ("claim", wanted)
