@@ -182,7 +182,7 @@ def fill_index(pipe: Pipeline, instances: int, seeds: int, folder: Path) -> dict
     return {"drawn": index.drawn, "milliseconds of processor each": 1000 * spent / max(1, index.drawn)}
 
 
-def measure_pairs(bundle: Path, tries: int) -> dict[str, dict[str, Any]]:
+def measure_pairs(bundle: Path, tries: int, out: Path) -> None:
     """What is said of images that one backend drew at one precision, by another in float32."""
     report: dict[str, dict[str, Any]] = {}
     settings = recover.Candidates(range(1), range(1), 1.0)
@@ -212,7 +212,7 @@ def measure_pairs(bundle: Path, tries: int) -> dict[str, dict[str, Any]]:
                 "largest_chance": max(drawing.chance for drawing in drawings),
             }
             print(name, json.dumps(report[name]), flush=True)
-    return report
+            write(out, "pairs", report)
 
 
 def measure_strangers(pipe: Pipeline, instances: int, seeds: int) -> dict[str, Any]:
@@ -309,9 +309,9 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.pairs:
-        write(options.out, "pairs", measure_pairs(options.bundle, options.pairs))
+        measure_pairs(options.bundle, options.pairs, options.out)
         return
-    with Pipeline.load(options.bundle, backend=options.backend) as pipe:
+    with Pipeline.load(options.bundle, backend=options.backend, threads=1) as pipe:
         if options.sign_key is not None:
             write(options.out, "signing", measure_signing(pipe, options.sign_key))
         elif options.strangers:
