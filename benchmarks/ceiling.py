@@ -104,6 +104,9 @@ def main() -> None:
         bundle = options.bundle or make_bundle(
             Path(folder) / "bundle", options.resolution, options.width, options.bank
         )
+        if "faiss-ivf" in options.serve:
+            progress("building the index")
+            subprocess.run([sys.executable, "-m", "icgan_runtime", "index", bundle], check=True)
         manifest = Manifest.read(bundle)
         options.resolution, options.width = manifest.model.resolution, manifest.model.embedding_dim
         options.bank = manifest.bank.count

@@ -26,7 +26,8 @@ from icgan_runtime.identity import EncoderIdentity
 
 OPSET = 18
 DIM_Z, NEIGHBOURS, CORNER = 120, 10, 8  # CORNER: of the picture, which is all that the encoder sees
-OF_A_CLUSTER, SPREAD = 100, 0.5  # instances without clusters have no neighbours that an index could find
+# of embeddings: without clusters and a lower rank they have no neighbours that an index could find
+OF_A_CLUSTER, SPREAD, RANK = 100, 0.5, 64
 TYPES = {"uint8": TensorProto.UINT8, "int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
 
 
@@ -46,10 +47,10 @@ def make_bundle(root: Path, resolution: int, width: int, count: int) -> Path:
         Licence("CC0-1.0"),
     )
     rng = np.random.default_rng(0)
-    embeddings = rng.standard_normal((count, width), np.float32) * SPREAD
-    embeddings += rng.standard_normal((max(1, count // OF_A_CLUSTER), width), np.float32)[
-        rng.integers(0, max(1, count // OF_A_CLUSTER), count)
-    ]
+    clusters = max(1, count // OF_A_CLUSTER)
+    centres = rng.standard_normal((clusters, RANK), np.float32)[rng.integers(0, clusters, count)]
+    places = centres + SPREAD * rng.standard_normal((count, RANK), np.float32)
+    embeddings = places @ rng.standard_normal((RANK, width), np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     bank = Bank(model.encoder_id, embeddings, np.arange(count), None, None, "random numbers", "CC0-1.0")
     (root / FOLDER).mkdir(parents=True)

@@ -38,9 +38,9 @@ RECALL = (
 QUERIES = 200  # instances that it is measured on
 # Of an exact search: below this a second thread costs more than it saves, above all beside other programs.
 ONE_THREAD_BELOW_BYTES = 16 << 20
-# As many numbers of embeddings at a time are multiplied as matrices: eight rows of 2048 take half the time
+# As many numbers of embeddings at a time are multiplied as matrices: eight rows of 1280 take half the time
 # then, 32 a quarter. faiss (1.15) begins at 128,000; older ones count rows, and begin at 20.
-MATRICES_FROM = 16_384
+MATRICES_FROM = 10_000
 ROWS_AT_ONCE = 65_536  # of a bank that may be mapped from disk
 GPU_CANDIDATES = 2048  # faiss's kernels refuse to select more; twice MAX_NEIGHBOURS
 
