@@ -202,7 +202,7 @@ BEFORE = $(if $(AGAINST),--against $(AGAINST))
 bench-ceiling: .venv/.bench .venv-serve/.stamp ## what surrounds the networks: a server whose networks are free (bench/ceiling)
 	$(CEILING) $(BEFORE) --out bench/ceiling/64
 	$(CEILING) $(BEFORE) --protocols http --out bench/ceiling/64-http
-	$(CEILING) $(BEFORE) --protocols shared --out bench/ceiling/64-shared
+	$(CEILING) $(BEFORE) --protocols shared --scenarios embedding --out bench/ceiling/64-shared
 	$(CEILING) $(BEFORE) --protocols grpc,http,shared --resolution 256 --scenarios embedding --out bench/ceiling/256
 	$(CEILING) $(BEFORE) --width 1280 --bank 100000 --scenarios embedding --out bench/ceiling/100k
 	# the other checkout, if it is older than the stored index, would take 22 s to start and 10 GB

@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import os
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
@@ -20,7 +21,7 @@ import tritonclient.grpc
 import tritonclient.http
 from PIL import Image
 from tritonclient.grpc._utils import _get_inference_request
-from tritonclient.utils import shared_memory
+from tritonclient.utils import InferenceServerException, shared_memory
 
 from icgan_runtime import images
 from icgan_runtime.rows import REPEATS
@@ -33,6 +34,7 @@ SIZES = {"0.3 MP": (640, 480), "2 MP": (1920, 1080), "12 MP": (4032, 3024)}
 Inputs = dict[str, np.ndarray]
 Ask = tuple[str, Inputs, int]  # ensemble, inputs, bytes of pictures that come back
 REFUSED_S = 0.05  # before a client that was sent away asks again
+RELEASES, RELEASE_S = 100, 0.05  # tries until a request has let go of shared memory
 Send = Callable[[int], Awaitable[bool]]  # whether the server answered; False: it had no room
 
 
@@ -214,9 +216,18 @@ class _regions:  # noqa: N801  # a context manager by its name
 
     def __exit__(self, *_: object) -> None:
         for name, handle in zip(self.names, self.handles, strict=True):
-            self.client.unregister_system_shared_memory(name)
+            self._unregister(name)
             shared_memory.destroy_shared_memory_region(handle)
         self.client.close()
+
+    def _unregister(self, name: str) -> None:
+        """Have the server let go of it, which lets go of a request some time after its answer."""
+        for _ in range(RELEASES):
+            try:
+                return self.client.unregister_system_shared_memory(name)
+            except InferenceServerException:
+                time.sleep(RELEASE_S)
+        raise SystemExit(f"{name}: a request still uses it")
 
 
 @asynccontextmanager
