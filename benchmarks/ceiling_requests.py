@@ -224,7 +224,8 @@ class _regions:  # noqa: N801  # a context manager by its name
         """Have the server let go of it, which lets go of a request some time after its answer."""
         for _ in range(RELEASES):
             try:
-                return self.client.unregister_system_shared_memory(name)
+                self.client.unregister_system_shared_memory(name)
+                return
             except InferenceServerException:
                 time.sleep(RELEASE_S)
         raise SystemExit(f"{name}: a request still uses it")

@@ -16,6 +16,7 @@ import asyncio
 import base64
 import csv
 import html
+import importlib.util
 import json
 import os
 import statistics
@@ -62,6 +63,8 @@ def main() -> None:
     parser.add_argument("--perf-analyzer", type=Path, help="NVIDIA's client, to check ours against")
     parser.add_argument("--out", type=Path, help="folder of the report")
     options = parser.parse_args()
+    if options.out and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--out draws a chart with matplotlib, which is missing: pip install 'icgan[bench]'")
     environment = find_environment()
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
