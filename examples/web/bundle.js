@@ -96,6 +96,9 @@ export function parseNpy(bytes, name) {
   const dtype = /'descr': *'([^']+)'/.exec(header)?.[1] ?? "";
   const shape = /'shape': *\(([^)]*)\)/.exec(header)?.[1].split(",").filter((n) => n.trim()).map(Number) ?? [];
   const Kind = DTYPES[/** @type {keyof typeof DTYPES} */ (dtype)];
+  if (dtype === "<f2" || dtype === "|i1") {
+    throw new BundleError(`${name}: ${dtype} is not read here, float32 is: icgan bank --embeddings float32 writes it`);
+  }
   if (!Kind || /'fortran_order': *True/.test(header)) throw new BundleError(`${name}: ${dtype} is not read here`);
   const data = new Kind(bytes.slice(start).buffer);
   if (data.length !== shape.reduce((a, b) => a * b, 1)) throw new BundleError(`${name}: is cut short`);

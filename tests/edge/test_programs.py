@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from icgan_runtime import Pipeline, sheets
+from icgan_runtime.banks.write import BankOptions, write_new_bank
 from icgan_runtime.bundle.manifest import Manifest, describe_files
+from icgan_runtime.bundle.opened import Bundle
 from tests.edge.conftest import EXAMPLES, node
 from tests.edge.proof import assert_proved
 
@@ -55,6 +57,19 @@ def test_the_node_example_refuses_a_changed_file(tiny_bundle, node_packages, tmp
     (bundle / "generator.onnx").write_bytes(changed)
     with pytest.raises(AssertionError, match=r"generator\.onnx: its bytes are not the manifest's"):
         node(EXAMPLES / "node/generate.mjs", bundle)
+
+
+@pytest.mark.parametrize("coding", ["float16", "int8"])
+def test_the_node_example_refuses_embeddings_in_fewer_bytes_and_says_what_writes_others(
+    tiny_bundle, node_packages, tmp_path, coding
+):
+    bundle = tmp_path / "coded"
+    with Pipeline.load(tiny_bundle, threads=1) as pipe:
+        options = BankOptions(neighbours=3, embeddings=coding)
+        write_new_bank(pipe, Bundle.open(tiny_bundle), str(EXAMPLES / "photos"), bundle, options)
+    with pytest.raises(AssertionError, match=r"embeddings\.npy: .* is not read here, float32 is: icgan bank"):
+        node(EXAMPLES / "node/generate.mjs", bundle, 0, 0, tmp_path / "sheet.png")
+    assert not (tmp_path / "sheet.png").exists()
 
 
 @pytest.mark.parametrize("row", ["20", "-1", "1.5", "first"])

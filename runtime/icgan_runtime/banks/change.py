@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime import images
-from icgan_runtime.banks.source import Found, read
+from icgan_runtime.banks.source import Found, open_source, read_all
 from icgan_runtime.bundle import arrays, changes
 from icgan_runtime.bundle.bank import UNIT_TOLERANCE, label_names
 from icgan_runtime.bundle.changes import Changes, CompactedError, Record, State
@@ -22,6 +23,7 @@ from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.errors import BindingError, BundleError, RequestError
 from icgan_runtime.names import Names
 from icgan_runtime.pipeline import Pipeline
+from icgan_runtime.synthesize.sources import Source, Stored
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -112,20 +114,25 @@ def add(
     """Embed pictures, folders, data sets and .npy files of embeddings, and store them, some at a time.
 
     `label`: number or name of the class of those that lie in no folder of a class. A picture that is there
-    under its name already is left out. Raises RequestError.
+    under its name already is left out. Raises RequestError; for a source that is none, or whose classes are
+    not known, before anything is embedded.
     """
     side = writer.living.shape.thumbnail_size or 0
     known = _Known()
-    for wanted in sources:
-        if Path(wanted).is_file() and Path(wanted).suffix != ".npy":
-            found = _of_file(pipe, Path(wanted), side)
-        else:
-            found = _of_source(pipe, wanted, side, names_file)
-        labels = _labels(writer, found, label)
-        for start in range(0, len(found.ids), AT_ONCE):
-            some = np.arange(start, min(start + AT_ONCE, len(found.ids)))
-            part = found.part(some)
-            yield _store(writer, part, None if labels is None else labels[some], known)
+    with tempfile.TemporaryDirectory() as scratch:
+        opened = [_opened(pipe, wanted, Path(scratch, str(i))) for i, wanted in enumerate(sources)]
+        for source in opened:  # nothing is embedded for hours that cannot be stored, nor stored before that
+            _labels(writer, _held(source), label, 0)
+        for wanted, source in zip(sources, opened, strict=True):
+            if source is None:
+                found = _of_file(pipe, Path(wanted), side)
+            else:
+                found = _squared(read_all(pipe, source, wanted, side, names_file), side)
+            labels = _labels(writer, (found.labels, found.class_names), label, len(found.ids))
+            for start in range(0, len(found.ids), AT_ONCE):
+                some = np.arange(start, min(start + AT_ONCE, len(found.ids)))
+                part = found.part(some)
+                yield _store(writer, part, None if labels is None else labels[some], known)
 
 
 def remove(writer: Writer, ids: Sequence[int], names: Sequence[str]) -> tuple[tuple[int, ...], State]:
@@ -243,14 +250,21 @@ def _of_file(pipe: Pipeline, path: Path, side: int) -> Found:
     return Found(np.zeros(1, np.int64), pipe.embed([picture]), None, None, names, thumbnails)
 
 
-def _of_source(pipe: Pipeline, wanted: str, side: int, names_file: Path | None) -> Found:
+def _opened(pipe: Pipeline, wanted: str, scratch: Path) -> Source | None:
+    """What is added, not embedded yet; None for one picture."""
     if wanted.endswith(".npy"):
         _check_rows(wanted)
-    found = read(pipe, wanted, side, names_file)
+    elif Path(wanted).is_file():
+        return None
+    return open_source(pipe, wanted, scratch)
+
+
+def _squared(found: Found, side: int) -> Found:
+    """The same with thumbnails of the bank's size."""
     if found.thumbnails is None or not side:
         return found
     squares = np.stack([images.resize_sides(each, side, side) for each in found.thumbnails])
-    return Found(found.ids, found.embeddings, found.labels, found.class_names, found.names, squares)
+    return replace(found, thumbnails=squares)
 
 
 def _check_rows(wanted: str) -> None:
@@ -275,25 +289,37 @@ def _check_rows(wanted: str) -> None:
             )
 
 
-def _labels(writer: Writer, found: Found, label: str | None) -> I64 | None:
-    """The label of each instance as the bank counts them. Raises RequestError where one is wanted."""
+def _held(source: Source | None) -> tuple[I64 | None, tuple[str, ...] | None]:
+    """None of the labels of a source, if it has some; and what they are called."""
+    if source is None or (source.labels if isinstance(source, Stored) else source.class_names) is None:
+        return None, None
+    return np.empty(0, np.int64), source.class_names
+
+
+def _labels(
+    writer: Writer, held: tuple[I64 | None, tuple[str, ...] | None], label: str | None, count: int
+) -> I64 | None:
+    """Labels of `count` instances as the bank counts them, of those that their source holds, and its names.
+
+    Raises RequestError where one is wanted.
+    """
     if not writer.living.shape.labelled:
         return None
+    labels, class_names = held
     named = label_names(writer.bundle.manifest) or ()
-    if found.labels is not None and found.class_names is not None and named:
-        unknown = [name for name in found.class_names if name not in named]
+    if labels is not None and class_names is not None and named:
+        unknown = [name for name in class_names if name not in named]
         if unknown:
             raise RequestError(
                 "source", f"no class is called {unknown[0]!r}; name the folders after {', '.join(named[:20])}"
             )
-        return np.array([named.index(name) for name in found.class_names], np.int64)[found.labels]
-    if found.labels is not None:
-        return found.labels
+        return np.array([named.index(name) for name in class_names], np.int64)[labels]
+    if labels is not None:
+        return labels
     if label is None:
         raise RequestError("label", "the instances of this bank have classes: give --label, a number or name")
     number = named.index(label) if label in named else int(label) if label.isdecimal() else -1
-    most = writer.bundle.manifest.model.classes or (1 << 31)
-    if not 0 <= number < most:
+    if not 0 <= number < (len(named) or writer.bundle.manifest.model.classes or 1 << 31):
         known = f"; classes are {', '.join(named[:20])}" if named else ""
         raise RequestError("label", f"{label!r} is no class{known}")
-    return np.full(len(found.ids), number, np.int64)
+    return np.full(count, number, np.int64)

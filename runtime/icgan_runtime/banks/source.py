@@ -60,22 +60,36 @@ def read(pipe: Pipeline, wanted: str, side: int, names_file: Path | None) -> Fou
     Raises RequestError.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        source = sources.open_source(wanted, pipe.chain, Path(scratch), list_anew=True)
-        if isinstance(source, sources.Pictures):
-            return _of_pictures(pipe, source, side)
-        assert isinstance(source, sources.Stored)
-        path = Path(wanted)
-        count = len(source)
-        embeddings = embedding_rows(np.array(source.embeddings), pipe.model.embedding_dim)
-        labels = None if source.labels is None else np.array(source.labels)
-        names, thumbnails = _listed(names_file, count), None
-        if (path / TEXT).exists():
-            names = _stored_names(path, count)
-        if side and (path / "images.npy").exists():
-            pictures = arrays.map_npy(path / "images.npy", str(path / "images.npy"))
-            thumbnails = np.stack([_reduced(picture, side) for picture in pictures])
-        ids = np.arange(count) if source.ids is None else np.array(source.ids)
-        return Found(ids, embeddings, labels, source.class_names, names, thumbnails)
+        return read_all(pipe, open_source(pipe, wanted, Path(scratch)), wanted, side, names_file)
+
+
+def open_source(pipe: Pipeline, wanted: str, scratch: Path) -> sources.Source:
+    """What `wanted` names, nothing of it embedded yet; `scratch` has to stay. Raises RequestError."""
+    source = sources.open_source(wanted, pipe.chain, scratch, list_anew=True)
+    if source.kind == sources.BANK:
+        raise RequestError("from", "bank is what the bundle holds already: give a folder, data set or .npy")
+    return source
+
+
+def read_all(
+    pipe: Pipeline, source: sources.Source, wanted: str, side: int, names_file: Path | None
+) -> Found:
+    """All that a source holds, which `wanted` named; otherwise as `read`."""
+    if isinstance(source, sources.Pictures):
+        return _of_pictures(pipe, source, side)
+    assert isinstance(source, sources.Stored)
+    path = Path(wanted)
+    count = len(source)
+    embeddings = embedding_rows(np.array(source.embeddings), pipe.model.embedding_dim)
+    labels = None if source.labels is None else np.array(source.labels)
+    names, thumbnails = _listed(names_file, count), None
+    if (path / TEXT).exists():
+        names = _stored_names(path, count)
+    if side and (path / "images.npy").exists():
+        pictures = arrays.map_npy(path / "images.npy", str(path / "images.npy"))
+        thumbnails = np.stack([_reduced(picture, side) for picture in pictures])
+    ids = np.arange(count) if source.ids is None else np.array(source.ids)
+    return Found(ids, embeddings, labels, source.class_names, names, thumbnails)
 
 
 def _of_pictures(pipe: Pipeline, source: sources.Pictures, side: int) -> Found:

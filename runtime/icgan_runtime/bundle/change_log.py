@@ -126,17 +126,19 @@ class FileLog:
                 if not os.fstat(descriptor).st_size:  # a log that was only begun for this
                     self.path.unlink()
                 raise
-            if b"\n" not in os.pread(descriptor, MAX_HEADER_BYTES, 0):
-                _begin(descriptor, self._base)
-                sync_folder(self.path.parent)
-                self.read(after)
-            record, state = frame(self._state, changes)
-            os.ftruncate(descriptor, self._end)  # what a kill left half written was promised to nobody
             try:
+                if b"\n" not in os.pread(descriptor, MAX_HEADER_BYTES, 0):
+                    _begin(descriptor, self._base)
+                    sync_folder(self.path.parent)
+                    self.read(after)
+                record, state = frame(self._state, changes)
+                os.ftruncate(descriptor, self._end)  # what a kill left half written was promised to nobody
                 _write(descriptor, record, self._end)
                 os.fsync(descriptor)
             except OSError as error:
                 os.ftruncate(descriptor, self._end)
+                if not self._end:  # a log that was only begun for this
+                    self.path.unlink()
                 raise RequestError("bundle", f"{self.path} cannot be written ({error.strerror})") from None
             return state
 

@@ -27,7 +27,7 @@ WHERE = (
 
 def add_parser(commands: shared.Commands[Parser]) -> None:
     """Declare the commands."""
-    add = _command(commands, "add", run_add, "icgan bank add bundles/demo photo.jpg more_photos")
+    add = _command(commands, "add", run_add, "icgan bank add bundles/demo photo.jpg --label Orange")
     add.add_argument(
         "sources",
         nargs="+",

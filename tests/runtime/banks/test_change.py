@@ -95,6 +95,21 @@ def test_ids_are_given_once_also_after_a_compaction_and_to_a_copy_without_the_lo
     assert put(bundle, rows(1)) == [23]
 
 
+def test_a_change_that_has_no_room_names_the_log_and_leaves_none_behind(bundle):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Writer(bundle) as writer:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file may grow: a full disk, or a quota
+        try:
+            with pytest.raises(RequestError, match=rf"{LOG_NAME} cannot be written \("):
+                remove(writer, [3], [])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not (bundle / LOG_NAME).exists()
+        remove(writer, [3], [])
+    assert ids_of(bundle) == [0, 1, 2, *range(4, 20)]
+
+
 def test_an_answer_names_the_state_and_that_state_answers_again(bundle):
     picture = np.full((9, 9, 3), 90, np.uint8)
     with Pipeline.load(bundle) as pipe:

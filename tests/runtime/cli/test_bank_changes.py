@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from icgan_runtime import Pipeline, registry
 from icgan_runtime.bundle.changes import LOG_NAME
+from icgan_runtime.bundle.manifest import Manifest
 from icgan_runtime.errors import RequestError
 from tests.runtime.cli.common import PHOTO
 
@@ -88,7 +90,7 @@ def test_mistakes_are_one_line_that_says_what_to_do(icgan, bundle, photos, tmp_p
     for words, said in (
         (("add", bundle, photos), "label: the instances of this bank have classes: give --label"),
         (("add", bundle, photos, "--label", "x"), "label: 'x' is no class"),
-        (("add", bundle, photos / "broken.jpg"), "picture: "),
+        (("add", bundle, photos / "broken.jpg", "--label", "0"), "picture: "),
         (("add", bundle, photos / "none.png"), "from: "),
         (("remove", bundle, 77), "id: 77 is not in the bank; icgan bank list shows what is"),
         (("remove", bundle, "--name", "77.png"), "name: 77.png is not in the bank"),
@@ -102,6 +104,30 @@ def test_mistakes_are_one_line_that_says_what_to_do(icgan, bundle, photos, tmp_p
     assert not (bundle / LOG_NAME).exists()
     (tmp_path / "icgan.json").write_text("{}")
     assert "is a repository: name the bundle" in icgan("bank", "remove", tmp_path, 3)[2]
+
+
+def test_what_cannot_be_added_is_noticed_before_anything_is_embedded_or_stored(
+    icgan, bundle, photos, tmp_path
+):
+    classes = tmp_path / "classes" / "no such class"
+    classes.mkdir(parents=True)
+    (photos / "0.png").rename(classes / "0.png")
+    book = Manifest.read(bundle)
+    said = {**dict(book.provenance.get("bank") or {}), "class_names": ["pear", "plum"]}
+    dataclasses.replace(book, provenance={**book.provenance, "bank": said}).write(bundle)
+    for sources, label, complaint in (
+        ((photos,), (), "label: the instances of this bank have classes"),
+        ((photos,), ("--label", 2), "label: '2' is no class; classes are pear, plum"),
+        ((photos, classes.parent), ("--label", 0), "source: no class is called 'no such class'"),
+        ((PHOTO, photos, tmp_path / "gone"), ("--label", 0), "from: "),
+        ((photos, "bank"), ("--label", 0), "from: bank is what the bundle holds already"),
+    ):
+        status, printed, errors = icgan("bank", "add", bundle, *sources, *label, "--threads", 1)
+        assert (status, printed) == (1, "")
+        assert f"icgan: {complaint}" in errors
+        assert "embed: " not in errors
+    assert not (bundle / LOG_NAME).exists()
+    assert icgan("bank", "add", bundle, photos, "--label", "plum", "--threads", 1)[0] == 0
 
 
 def test_a_bundle_with_changes_is_not_handed_on_without_them(icgan, bundle):
