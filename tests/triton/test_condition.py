@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -25,10 +26,16 @@ def load(tiny_bundle, tmp_path, monkeypatch) -> Callable[..., Any]:
     """Returns a function that loads the stage with a search, for requests of up to four rows."""
     shutil.copytree(tiny_bundle, tmp_path / "1")
 
-    def load(search: str, room: int = 1000) -> Any:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def load(search: str, room: int = 1000, processes: int = 1) -> Any:
         model = load_stage("icgan_condition", monkeypatch).TritonPythonModel()
         settings = {"search": search, "max_rows": "4", "max_queue": str(room)}
-        config = {"parameters": {name: {"string_value": value} for name, value in settings.items()}}
+        config = {
+            "parameters": {name: {"string_value": value} for name, value in settings.items()},
+            "instance_group": [{"count": processes}],
+        }
         model.initialize(
             {"model_repository": tmp_path, "model_version": "1", "model_config": json.dumps(config)}
         )
@@ -182,6 +189,18 @@ def test_a_full_request_takes_the_room_of_six(load):
     full = {"embedding": model.bank.embeddings[:4], **scalars(4)}
     assert shed(execute(model, full, full, full)) == [False, False, True]
     Behind.open.set()
+
+
+def test_processes_that_draw_with_one_generator_share_its_room(load):
+    one_of_two, other = load("faiss", room=8, processes=2), load("faiss", room=8, processes=2)
+    Behind.open.clear()
+    one = {"embedding": one_of_two.bank.embeddings[:1], **scalars(1)}
+    assert shed(execute(one_of_two, *[one] * 3)) == [False] * 3
+    assert shed(execute(other, *[one] * 6)) == [False] * 5 + [True]
+    assert shed(execute(one_of_two, one)) == [True]
+    Behind.open.set()
+    other.finalize()  # its probes stood behind the requests of both
+    assert shed(execute(one_of_two, *[one] * 7)) == [False] * 7
 
 
 def test_a_batch_of_all_that_waits_keeps_to_the_room_even_where_nothing_is_drawn(load):

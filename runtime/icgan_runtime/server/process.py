@@ -113,7 +113,7 @@ class Server:
         try:
             self._process = subprocess.Popen(
                 self._command(),
-                env=_variables(environment, self.options.sign_socket),
+                env=_variables(environment, self.options.sign_socket) | {"TMPDIR": str(self._scratch)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

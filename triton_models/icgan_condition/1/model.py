@@ -23,7 +23,7 @@ from icgan_runtime.rows import Rows, check_embedding
 from icgan_runtime.search.living import Followed
 from icgan_runtime.search.novelty import SCORE_BUCKETS, outside_below
 from icgan_runtime.server.changes import changes_of
-from icgan_runtime.server.gate import Gate, weight
+from icgan_runtime.server.gate import Gate, marks_of, weight
 from icgan_runtime.server.models import CANARY_ID
 from icgan_runtime.server.stage import Requests
 
@@ -62,7 +62,9 @@ class TritonPythonModel:
         self.metrics = Metrics(self.limit)
         self.probed = 0
         probe = self.requests.probe(args["model_repository"], "icgan_generator", "image", self._probe_row)
-        self.generator = Gate(self.room, probe)
+        processes = config["instance_group"][0]["count"]
+        marks = marks_of("icgan_condition", args["model_version"], processes)
+        self.generator = Gate(self.room, probe, marks)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         if self.followed is not None:
