@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from icgan_runtime.cli import main
+from icgan_runtime.server.process import free_ports
 from icgan_runtime.synthesize.reading import Variants
 from icgan_runtime.synthesize.work import Worker
 
@@ -57,3 +58,18 @@ def test_a_server_that_dies_in_the_middle_costs_no_variant(server, start, tiny_b
         for one, other in zip(served, local, strict=True)
     ]
     assert max(apart) <= 1
+
+
+def test_a_server_that_is_down_from_the_beginning_is_left_out(server, tiny_bundle, tmp_path, capsys):
+    nobody = f"--url=grpc://127.0.0.1:{free_ports().grpc}"
+    how = ["--from", str(tiny_bundle / "bank/embeddings.npy"), "--per", "2"]
+    for name, urls in (
+        ("first", [nobody, f"--url={server.grpc_url}"]),
+        ("last", [f"--url={server.grpc_url}", nobody]),
+    ):
+        assert main(["synthesize", *urls, *how, "--out", str(tmp_path / name)]) == 0
+        assert len(Variants(tmp_path / name)) == 2 * len(np.load(tiny_bundle / "bank/embeddings.npy"))
+    capsys.readouterr()
+    assert main(["synthesize", nobody, nobody, *how, "--out", str(tmp_path / "none")]) == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("icgan: ")]
+    assert "127.0.0.1" in line

@@ -27,6 +27,22 @@ T = TypeVar("T")
 _PAUSES_S = (1, 2, 4, 8, 16, 32)  # after rounds in which none could be reached: all may be starting anew
 
 
+def connect_all(urls: Sequence[str], connect: Callable[[str], Chain]) -> Chain:
+    """The servers of these addresses that can be reached, as one chain.
+
+    Raises UnavailableError or DeadlineError where none can be.
+    """
+    chains: list[Chain] = []
+    for number, url in enumerate(urls, 1):
+        try:
+            chains.append(connect(url))
+        except (UnavailableError, DeadlineError) as error:
+            if number == len(urls) and not chains:
+                raise
+            LOG.warning("%s: %s; it is left out", url, error)
+    return chains[0] if len(chains) == 1 else Fleet(chains)
+
+
 class Fleet:
     """Chains of servers that serve the same model. Safe to use from several threads."""
 

@@ -29,7 +29,7 @@ from icgan_runtime.marks.claim import Source as DrawnBy
 from icgan_runtime.marks.metadata import xmp_packet
 from icgan_runtime.request import check_truncation
 from icgan_runtime.rows import CONDITIONS, Rows
-from icgan_runtime.synthesize.fleet import Fleet
+from icgan_runtime.synthesize.fleet import connect_all
 from icgan_runtime.synthesize.labels import NO_LABEL, Labels, open_labels
 from icgan_runtime.synthesize.png import encode_png
 from icgan_runtime.synthesize.recipe import (
@@ -260,8 +260,7 @@ def open_chain(job: Job) -> Chain:
     # among several, another is asked soon
     patience = PATIENT if len(job.urls) == 1 else {**PATIENT, "retries": 1}
     options = ConnectionOptions(**{**patience, **options_from_environment()})
-    chains: list[Chain] = [TritonChain(url, options) for url in job.urls]
-    return chains[0] if len(chains) == 1 else Fleet(chains)
+    return connect_all(job.urls, lambda url: TritonChain(url, options))
 
 
 def make_recipe(chain: Chain, source: Source, settings: Settings, precision: str | None) -> Recipe:
