@@ -36,6 +36,29 @@ _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 Array = NDArray[Any]
 
 
+class InBlocks:
+    """Rows that are made as they are read, as one array: for numpy some at a time, so that few are held."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Array:
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        found = np.empty(self.shape, self.dtype)
+        for start in range(0, len(self), _ROWS_AT_ONCE):
+            found[start : start + _ROWS_AT_ONCE] = self[start : start + _ROWS_AT_ONCE]
+        return found if dtype is None else found.astype(dtype, copy=False)
+
+    def __matmul__(self, other: Array) -> Array:
+        starts = range(0, len(self), _ROWS_AT_ONCE)
+        return np.concatenate([self[start : start + _ROWS_AT_ONCE] @ other for start in starts])
+
+
 def read_npy(data: bytes, name: str) -> Array:
     """Parse one .npy held in memory; `name` appears in errors. The array is read-only and shares `data`."""
     stream = io.BytesIO(data)

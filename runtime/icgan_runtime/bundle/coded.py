@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_runtime.bundle.arrays import InBlocks
 from icgan_runtime.errors import RequestError
 
 F32 = NDArray[np.float32]
@@ -56,7 +57,7 @@ def decode(stored: Array) -> F32:
     return rows
 
 
-class Decoded:
+class Decoded(InBlocks):
     """A mapped array [N, D] of stored numbers, as an array of float32 that is decoded where it is read."""
 
     dtype, ndim = np.dtype(np.float32), 2
@@ -65,18 +66,6 @@ class Decoded:
         self._stored = stored
         self.shape, self.size = stored.shape, stored.size
 
-    def __len__(self) -> int:
-        return len(self._stored)
-
     def __getitem__(self, key: Any) -> F32:
         found = self._stored[key]
         return decode(found) if found.ndim == 2 else decode(found[None])[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        found = np.empty(self.shape, np.float32)
-        for start in range(0, len(self), _BLOCK):
-            found[start : start + _BLOCK] = self[start : start + _BLOCK]
-        return found if dtype is None else found.astype(dtype, copy=False)
-
-    def __matmul__(self, other: Array) -> Array:
-        return np.concatenate([self[start : start + _BLOCK] @ other for start in range(0, len(self), _BLOCK)])

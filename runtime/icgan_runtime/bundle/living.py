@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_runtime.bundle.arrays import InBlocks
 from icgan_runtime.bundle.bank import UNIT_TOLERANCE, Bank, base_of
 from icgan_runtime.bundle.change_log import ChangeLog
 from icgan_runtime.bundle.changes import LOG_NAME, MOST_IDS, Base, Changes, Record, Shape
@@ -26,10 +27,8 @@ Array = NDArray[Any]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
-_BLOCK = 16_384  # rows that are gathered at a time
 
-
-class Picked:
+class Picked(InBlocks):
     """Rows of two arrays, by number, as one array to read: those of `base`, then those of `more`."""
 
     def __init__(self, base: Array, more: Array, rows: I64) -> None:
@@ -37,9 +36,6 @@ class Picked:
         self.shape = (len(rows), *base.shape[1:])
         self.dtype, self.ndim = base.dtype, base.ndim
         self.size = int(np.prod(self.shape))
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __getitem__(self, key: Any) -> Array:
         rows: I64 = np.asarray(self._rows[key])
@@ -53,16 +49,6 @@ class Picked:
         found[low] = self._base[rows[low]]
         found[~low] = self._more[rows[~low] - len(self._base)]
         return found
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        found = np.empty(self.shape, self.dtype)
-        for start in range(0, len(self), _BLOCK):
-            found[start : start + _BLOCK] = self[start : start + _BLOCK]
-        return found if dtype is None else found.astype(dtype, copy=False)
-
-    def __matmul__(self, other: Array) -> Array:
-        parts = [self[start : start + _BLOCK] @ other for start in range(0, len(self), _BLOCK)]
-        return np.concatenate(parts)
 
     def _of(self, row: int) -> Array:
         base = len(self._base)
