@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from icgan_runtime import images
 from icgan_runtime.banks.source import Found, open_source, read_all
 from icgan_runtime.bundle import arrays, changes
-from icgan_runtime.bundle.bank import UNIT_TOLERANCE, label_names
+from icgan_runtime.bundle.bank import first_not_unit, label_names
 from icgan_runtime.bundle.changes import Changes, CompactedError, Record, State
 from icgan_runtime.bundle.living import Living, open_living
 from icgan_runtime.bundle.manifest import MANIFEST_NAME, Manifest
@@ -275,18 +275,13 @@ def _check_rows(wanted: str) -> None:
         raise RequestError("source", f"{wanted} cannot be read ({error})") from None
     if rows.dtype != np.float32 or rows.ndim != 2:
         raise RequestError("source", f"{wanted} holds {rows.dtype}{list(rows.shape)}, expected float32[N, D]")
-    for start in range(0, len(rows), 4096):
-        part = np.asarray(rows[start : start + 4096])
-        with np.errstate(over="ignore"):
-            norms = np.sqrt(np.einsum("nd,nd->n", part, part))
-        good = np.abs(norms - 1) <= UNIT_TOLERANCE  # False for NaN
-        if not good.all():
-            row = int(good.argmin())
-            raise RequestError(
-                "source",
-                f"row {start + row} of {wanted} has length {norms[row]:.4g}, expected 1: no embedding, "
-                "or one that was not scaled",
-            )
+    if odd := first_not_unit(rows):
+        row, length = odd
+        raise RequestError(
+            "source",
+            f"row {row} of {wanted} has length {length:.4g}, expected 1: no embedding, "
+            "or one that was not scaled",
+        )
 
 
 def _held(source: Source | None) -> tuple[I64 | None, tuple[str, ...] | None]:

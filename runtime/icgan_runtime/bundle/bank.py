@@ -73,13 +73,11 @@ class Bank:
         if checked:
             return
         count = len(self.embeddings)
-        norms = _lengths(self.embeddings)
-        unit = np.abs(norms - 1) <= UNIT_TOLERANCE  # False for NaN, which would hide the true neighbours
-        if not unit.all():
-            row = int(unit.argmin())
+        if odd := first_not_unit(self.embeddings):
+            row, length = odd
             raise BundleError(
                 f"{FOLDER}/embeddings.npy",
-                f"holds rows that are not of unit length, row {row} of length {norms[row]:.4g}",
+                f"holds rows that are not of unit length, row {row} of length {length:.4g}",
             )
         # compared, not subtracted: a difference may overflow
         if count == 0 or self.ids[0] < 0 or bool(np.any(self.ids[1:] <= self.ids[:-1])):
@@ -237,13 +235,20 @@ def embeddings_sha256(bank: Bank) -> str:
     return whole.hexdigest()
 
 
-def _lengths(embeddings: F32) -> F32:
-    """Of the rows [N, D], in blocks: a large bank is mapped, and decoded where it is read."""
-    lengths = np.empty(len(embeddings), np.float32)
+def first_not_unit(embeddings: F32) -> tuple[int, float] | None:
+    """Number and length of the first row of [N, D] that is no unit row, NaN or infinity included.
+
+    Looked at in blocks: a large bank is mapped, and decoded where it is read.
+    """
     for start in range(0, len(embeddings), _HASHED_AT_ONCE):
-        rows = embeddings[start : start + _HASHED_AT_ONCE]
-        lengths[start : start + _HASHED_AT_ONCE] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-    return lengths
+        rows = np.asarray(embeddings[start : start + _HASHED_AT_ONCE])
+        with np.errstate(over="ignore"):
+            lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+        unit = np.abs(lengths - 1) <= UNIT_TOLERANCE  # False for NaN, which would hide the true neighbours
+        if not unit.all():
+            row = int(unit.argmin())
+            return start + row, float(lengths[row])
+    return None
 
 
 def label_names(book: manifest.Manifest) -> tuple[str, ...] | None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime.bundle.arrays import InBlocks
-from icgan_runtime.bundle.bank import UNIT_TOLERANCE, Bank, base_of
+from icgan_runtime.bundle.bank import Bank, base_of, first_not_unit
 from icgan_runtime.bundle.change_log import ChangeLog
 from icgan_runtime.bundle.changes import LOG_NAME, MOST_IDS, Base, Changes, Record, Shape
 from icgan_runtime.bundle.logs import open_log
@@ -122,11 +122,8 @@ class Living:
 
     def check(self, changes: Changes) -> None:
         """Raise BundleError unless these changes may follow: what is in a log anybody may have written."""
-        norms = np.sqrt(np.einsum("nd,nd->n", changes.embeddings, changes.embeddings))
-        unit = np.abs(norms - 1) <= UNIT_TOLERANCE  # False for NaN
-        if not unit.all():
-            row = int(unit.argmin())
-            raise BundleError(LOG_NAME, f"adds an embedding that is not of unit length, row {row}")
+        if odd := first_not_unit(changes.embeddings):
+            raise BundleError(LOG_NAME, f"adds an embedding that is not of unit length, row {odd[0]}")
         ids = changes.ids
         if len(ids) and (ids[0] < self.next_id or ids[-1] >= MOST_IDS or bool(np.any(ids[1:] <= ids[:-1]))):
             raise BundleError(LOG_NAME, f"gives the id {ids[0]}, expected {self.next_id} or more, rising")

@@ -42,12 +42,8 @@ ENSEMBLE = "icgan"
 # Every input is mandatory on the wire; this is what a call says that generates nothing.
 _PLAIN = Request(n=1, seed=0, truncation=1.0, condition="query", label=0)
 NEIGHBOURS = ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "NEIGHBOUR_LABELS")
-MORE = (
-    "NEIGHBOUR_NAMES",
-    "NEIGHBOUR_CLASSES",
-    "OUTSIDE_BELOW",
-    "BANK_STATE",
-)  # which servers of before have not
+# which servers of before have not
+MORE = ("NEIGHBOUR_NAMES", "NEIGHBOUR_CLASSES", "OUTSIDE_BELOW", "BANK_STATE")
 
 
 @dataclass(frozen=True)
