@@ -507,7 +507,7 @@ RESET = "reset"
 ComposeLoader.add_constructor("!reset", lambda loader, node: RESET)
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml", "compose.sign.yaml"])
 def test_compose_files_keep_to_the_schema_of_compose(name):
     pytest.importorskip("check_jsonschema", reason="pip install check-jsonschema")
     jsonschema = pytest.importorskip("jsonschema")
@@ -524,6 +524,31 @@ def test_composes_form_for_cpus_differs_by_the_models_configuration_and_asks_for
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]
     assert over["deploy"] == "reset"
     assert sorted(over["command"]) == sorted([*compose["command"], "--model-config-name=cpu"])
+
+
+def test_composes_signer_has_the_key_in_a_container_without_network_and_the_server_a_socket():
+    over = yaml.safe_load((DEPLOY / "compose.sign.yaml").read_text())
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["triton"]
+    server, signer = over["services"]["triton"], over["services"]["signer"]
+    assert "secrets" not in server | compose
+    assert "ICGAN_SIGN_KEY" not in str(server | compose)
+    assert signer["network_mode"] == "none"
+    for setting in ("read_only", "cap_drop", "security_opt", "build"):
+        assert signer[setting] == compose[setting]
+    parsed = build_parser().parse_args(signer["entrypoint"][1:])  # what the command understands
+    [secret] = signer["secrets"]
+    assert (str(parsed.key), set(over["secrets"])) == (f"/run/secrets/{secret}", {secret})
+    [(volume, folder)] = [mount.split(":") for mount in signer["volumes"]]
+    assert server["volumes"] == [f"{volume}:{folder}:ro"]
+    assert server["environment"] == {"ICGAN_SIGN_SOCKET": str(parsed.socket)}
+    assert parsed.socket.parent == Path(folder)
+    user, group = signer["user"].split(":")
+    options = over["volumes"][volume]["driver_opts"]["o"].split(",")
+    assert {f"uid={user}", f"gid={group}", "mode=0750"} <= set(options)
+    pod = rendered({"signSecret": "icgan-sign"})["Deployment"]["spec"]["template"]["spec"]
+    assert int(user) == pod["containers"][1]["securityContext"]["runAsUser"]
+    assert int(group) == pod["securityContext"]["fsGroup"], "that of the server's user in NVIDIA's image"
+    assert server["depends_on"] == {"signer": {"condition": "service_healthy"}}, "and stops after the server"
 
 
 def test_a_pod_finishes_the_requests_of_every_ensemble_before_it_goes():
