@@ -1,4 +1,5 @@
-// RGB bytes -> a PNG file without compression, so that the example needs no image library.
+// RGB bytes -> a PNG file without compression, so that the example needs no image library. It says that a trained
+// algorithm made the picture (XMP, in the words of IPTC), unsigned and without a claim: docs/origin.md has more.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +41,17 @@ inline std::string stored(const std::string& data) {
   return out;
 }
 
+// An iTXt chunk's body, uncompressed, of no language.
+inline std::string generated() {
+  const std::string keyword("XML:com.adobe.xmp\0\0\0\0\0", 22);
+  return keyword +
+         "<?xpacket begin=\"\xEF\xBB\xBF\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?><x:xmpmeta xmlns:x=\"adobe:ns:meta/\">"
+         "<rdf:RDF xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\"><rdf:Description rdf:about=\"\" "
+         "xmlns:Iptc4xmpExt=\"http://iptc.org/std/Iptc4xmpExt/2008-02-29/\" Iptc4xmpExt:DigitalSourceType="
+         "\"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia\"/></rdf:RDF></x:xmpmeta>"
+         "<?xpacket end=\"r\"?>";
+}
+
 inline void write_png(const std::string& path, const std::vector<std::uint8_t>& rgb, std::uint32_t width,
                       std::uint32_t height) {
   std::string header, lines, file = "\x89PNG\r\n\x1a\n";
@@ -51,6 +63,7 @@ inline void write_png(const std::string& path, const std::vector<std::uint8_t>& 
     lines.append(reinterpret_cast<const char*>(&rgb[std::size_t{y} * width * 3]), std::size_t{width} * 3);
   }
   put_chunk(file, "IHDR", header);
+  put_chunk(file, "iTXt", generated());
   put_chunk(file, "IDAT", stored(lines));
   put_chunk(file, "IEND", "");
   std::ofstream out(path, std::ios::binary);

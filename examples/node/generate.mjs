@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import ort from "onnxruntime-node";
+import { claim, marked } from "../web/mark.js";
 import { centreSquare, toInput } from "../web/picture.js";
 import { Pipeline } from "../web/pipeline.js";
 import { encodePng } from "./png.mjs";
@@ -23,7 +24,11 @@ for await (const { start, images } of pipeline.generate(embedding, request)) {
     sheet.set(images.subarray(line * side * 3, (line + 1) * side * 3), (y * N + picture) * side * 3);
   }
 }
-await writeFile(out, encodePng(sheet, side * N, side));
+// says that it is generated, and from what: icgan prove draws it again (docs/origin.md)
+const origin = { ...request, source: await pipeline.source("onnxruntime-node"), first: 0 };
+const png = new Blob([encodePng(sheet, side * N, side)]);
+const file = await marked(png, claim(origin, { columns: N, gap: 0, left: 0 }));
+await writeFile(out, new Uint8Array(await file.arrayBuffer()));
 
 const near = pipeline.search(embedding).map(({ id, score }) => `${id} (${score.toFixed(3)})`);
 console.log(`wrote ${out}; nearest stored instances: ${near.join(", ")}`);

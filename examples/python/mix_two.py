@@ -8,11 +8,13 @@ Embeddings have length 1, so the way between two of them is an arc of a circle, 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from icgan_runtime import Pipeline
+from icgan_runtime.marks.mark import Mark
+from icgan_runtime.sheets import write_picture
 
 
 def arc(a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
@@ -41,7 +43,8 @@ def main() -> None:
             np.hstack([pipe.generate_from(embedding=e, seed=seed, truncation=0.7).images[0] for e in way])
             for seed in range(options.seeds)
         ]
-    Image.fromarray(np.vstack(rows)).save(options.out)
+    # says that it is generated, and no more: a claim names one picture that was followed
+    write_picture(Path(options.out), np.vstack(rows), "out", Mark(None))
     print(f"wrote {options.out}: {options.seeds} seeds, {options.steps} steps")
 
 

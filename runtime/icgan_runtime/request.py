@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from icgan_runtime import sheets
+from icgan_runtime import images, sheets
 from icgan_runtime.errors import RequestError
 from icgan_runtime.latents import MAX_SEED, UNTRUNCATED
 from icgan_runtime.marks.claim import EMBEDDING, SINGLE, VERSION, Claim, Sheet, Source, embedding_hash
@@ -134,8 +134,6 @@ class Result:
         `mark=False` they say nothing, and whoever must mark them has to do it otherwise. `embedding`: what
         they say of the query, "none", "hash" or "whole"; an embedding can reveal the picture it is of.
         """
-        if embedding not in EMBEDDING:
-            raise RequestError("embedding", f"{embedding!r}, expected one of {', '.join(EMBEDDING)}")
 
         def marked(claim: Claim | None) -> Mark | None:
             return Mark(claim, sign_key) if mark else None
@@ -150,8 +148,33 @@ class Result:
             sheets.write_picture(file, image, "path", marked(self.claim(first + j, 1, SINGLE, embedding)))
         return paths
 
+    def encode(
+        self,
+        kind: str = "PNG",
+        mark: bool = True,
+        sign_key: str | Path | None = None,
+        embedding: str = "none",
+    ) -> bytes:
+        """The image itself, or the sheet of several, as a file, which is what a service answers.
+
+        `kind`: "PNG", "JPEG" or "WEBP"; RequestError for another. The file carries the mark that `save`
+        describes.
+        """
+        if kind not in sheets.FORMATS.values():
+            raise RequestError("kind", f"{kind!r}, expected PNG, JPEG or WEBP")
+        if not mark:
+            return images.encode(self.sheet(), kind)
+        count = len(self.images)
+        claim = self.claim(self.request.first, count, sheets.layout(count), embedding)
+        return Mark(claim, sign_key).encode(self.sheet(), kind)
+
     def claim(self, first: int, n: int, sheet: Sheet, embedding: str = "none") -> Claim | None:
-        """What a file with samples first .. first + n − 1 says of its origin; None if that is not known."""
+        """What a file with samples first .. first + n − 1 says of its origin; None if that is not known.
+
+        Raises RequestError for an `embedding` that is none of "none", "hash" and "whole".
+        """
+        if embedding not in EMBEDDING:
+            raise RequestError("embedding", f"{embedding!r}, expected one of {', '.join(EMBEDDING)}")
         if self.source is None:
             return None
         request = self.request

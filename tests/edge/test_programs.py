@@ -15,6 +15,10 @@ from icgan_runtime import Pipeline, sheets
 from icgan_runtime.banks.write import BankOptions, write_new_bank
 from icgan_runtime.bundle.manifest import Manifest, describe_files
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.chain import LocalChain
+from icgan_runtime.marks.mark import read_marks
+from icgan_runtime.origin import recover
+from icgan_runtime.origin.prove import PROVED, Queries, prove
 from tests.edge.conftest import EXAMPLES, node
 from tests.edge.proof import assert_proved
 
@@ -29,6 +33,19 @@ def assert_pictures_are_pythons(sheet: Path, bundle: Path) -> None:
     assert np.abs(found.astype(int) - sheets.grid(expected.images, columns=8, gap=0)).max() <= 1
     side = len(found)
     assert_proved(found[:, 5 * side : 6 * side], bundle, None, SEED, 5, 0.7)
+    assert read_marks(sheet.read_bytes()).generated
+
+
+def assert_claim_is_proved(sheet: Path, bundle: Path) -> None:
+    """What the file says of itself draws all eight pictures."""
+    data = sheet.read_bytes()
+    marks, nobody = read_marks(data), recover.Candidates(range(1), range(1), 1.0)
+    with Pipeline.load(bundle, threads=1) as pipe:
+        assert isinstance(pipe.chain, LocalChain)
+        queries = Queries(np.asarray(pipe.bank.embeddings), tuple(map(int, pipe.bank.ids)))
+        verdict = prove(data, marks, pipe.chain, queries, nobody)
+    assert (verdict.verdict, verdict.how, verdict.seed) == (PROVED, "claim", SEED)
+    assert (len(verdict.drawings), verdict.notes) == (8, ())
 
 
 @pytest.mark.parametrize("name", ["tiny_bundle", "labelled_bundle"])
@@ -37,6 +54,7 @@ def test_the_node_example_draws_pythons_pictures(name, node_packages, request, t
     printed = node(EXAMPLES / "node/generate.mjs", bundle, ROW, SEED, tmp_path / "sheet.png")
     assert_pictures_are_pythons(tmp_path / "sheet.png", bundle)
     assert f"instances: {ROW} (1.000)" in printed
+    assert_claim_is_proved(tmp_path / "sheet.png", bundle)
 
 
 def test_the_node_example_takes_a_photo(tiny_bundle, node_packages, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from icgan_runtime.marks.mark import read_marks
 from icgan_training.networks.encoder import random_encoder, save_encoder
 from tests.examples.notebooks import run
 from tests.training.pictures import TINY_ENCODER
@@ -61,6 +62,7 @@ def test_a_mix_begins_and_ends_with_the_two_pictures(example, tiny_bundle):
 
     ends = PHOTOS / "oranges.jpg", PHOTOS / "pears.jpg"
     assert example("mix_two.py", tiny_bundle, *ends, "--steps", 5, "--seeds", 2, "--out", "mix.png") == 0
+    assert read_marks(Path("mix.png").read_bytes()).generated
     sheet = np.asarray(Image.open("mix.png"))
     with Pipeline.load(tiny_bundle) as pipe:
         side = pipe.model.resolution

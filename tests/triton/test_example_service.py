@@ -17,6 +17,7 @@ import uvicorn
 from PIL import Image
 
 from icgan_runtime import Pipeline
+from icgan_runtime.marks.mark import read_marks
 
 ROOT = Path(__file__).parents[2]
 PHOTO = ROOT / "examples/photos/oranges.jpg"
@@ -65,6 +66,10 @@ def test_a_picture_in_the_body_comes_back_as_a_sheet(post, tiny_bundle):
     with Pipeline.load(tiny_bundle) as pipe:
         expected = pipe.generate(PHOTO, n=3, seed=5, truncation=0.7).sheet()
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), expected)
+    marks = read_marks(png)
+    assert marks.generated
+    assert marks.claim is not None
+    assert (marks.claim.seed, marks.claim.n, marks.claim.sheet.columns) == (5, 3, 2)
 
 
 def test_neighbours_are_json(post, tiny_bundle):

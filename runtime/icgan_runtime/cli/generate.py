@@ -19,6 +19,12 @@ from icgan_runtime.origin import ledger
 from icgan_runtime.request import Result
 from icgan_runtime.rows import CONDITIONS
 
+MARKS = {
+    "signed": "marked as generated and signed",
+    "unsigned": "marked as generated, unsigned",
+    "none": "not marked as generated",
+}
+
 
 def add_parser(commands: shared.Commands[Parser]) -> None:
     """Declare the command."""
@@ -116,8 +122,8 @@ def run(options: argparse.Namespace) -> int:
     folders = _folders(options.out, wanted)
     if folders is None:
         sheets.file_format(out, "out")  # refused before the work is done
-    if not options.no_mark:
-        find_signer(options.sign_key)  # and a key that cannot sign, too
+    # and a key that cannot sign, too
+    signer = None if options.no_mark else find_signer(options.sign_key)
     settings = {name: getattr(options, name) for name in ("n", "seed", "truncation", "condition", "label")}
     rows, report = [], []
     with shared.open_pipeline(options) as pipe:
@@ -142,8 +148,9 @@ def run(options: argparse.Namespace) -> int:
         mark = None if options.no_mark else Mark(claim, options.sign_key)
         written = sheets.write_picture(out, sheets.grid(np.stack(rows), columns=1), "out", mark)
         _log(options, claim, written)
-    shared.say_text(options, f"wrote {out}")
-    data = {"out": str(out), "seed": options.seed, "n": options.n, "pictures": report}
+    kind = "none" if options.no_mark else "unsigned" if signer is None else "signed"
+    shared.say_text(options, f"wrote {out}, {MARKS[kind]}")
+    data = {"out": str(out), "seed": options.seed, "n": options.n, "mark": kind, "pictures": report}
     shared.say_result(options, route, data)
     return 0
 

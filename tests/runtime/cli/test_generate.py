@@ -17,6 +17,7 @@ import icgan_runtime
 from icgan_runtime import Pipeline
 from tests.models.make_models import instance_name
 from tests.runtime.cli.common import PHOTO, size
+from tests.runtime.marks.certificates import write_signer
 
 
 def test_generate_writes_a_sheet_with_the_instance_on_the_left(icgan, tiny_bundle, tmp_path):
@@ -39,7 +40,7 @@ def test_generate_writes_single_files_into_a_folder(icgan, tiny_bundle, tmp_path
         expected = pipe.generate(PHOTO, n=2, seed=4).images
     out = tmp_path / "images"
     status, printed, _ = icgan("generate", tiny_bundle, PHOTO, "-n", 2, "--seed", 4, "--out", out)
-    assert (status, printed.splitlines()[-1]) == (0, f"wrote {out}")
+    assert (status, printed.splitlines()[-1]) == (0, f"wrote {out}, marked as generated, unsigned")
     assert sorted(path.name for path in out.iterdir()) == ["00000.png", "00001.png"]
     icgan("generate", tiny_bundle, PHOTO, other, "-n", 2, "--seed", 4, "--out", out)
     dotted = tmp_path / "v1.png"
@@ -98,7 +99,7 @@ def test_generate_says_for_each_picture_what_is_near_and_reports_what_was_asked(
         f"class {label} no. {i} ({score:.3f})"
         for i, score, label in list(zip(near.ids, near.scores, near.labels, strict=True))[:3]
     )
-    assert printed == f"{PHOTO}: nearest {listed} and 2 more\nwrote {out}\n"
+    assert printed == f"{PHOTO}: nearest {listed} and 2 more\nwrote {out}, marked as generated, unsigned\n"
     with Image.open(out) as opened:
         np.testing.assert_array_equal(np.asarray(opened)[:8, 14:22], result.images[0])
     _, printed, _ = icgan("generate", labelled_bundle, PHOTO, *flags, "--json")
@@ -109,6 +110,7 @@ def test_generate_says_for_each_picture_what_is_near_and_reports_what_was_asked(
         "out": str(out),
         "seed": 9,
         "n": 2,
+        "mark": "unsigned",
         "pictures": [
             {
                 "picture": PHOTO,
@@ -122,6 +124,16 @@ def test_generate_says_for_each_picture_what_is_near_and_reports_what_was_asked(
             }
         ],
     }
+
+
+def test_generate_says_how_the_file_is_marked(icgan, tiny_bundle, tmp_path):
+    key, _ = write_signer(tmp_path)
+    for flags, words in (
+        (["--sign-key", key], "marked as generated and signed"),
+        (["--no-mark"], "not marked"),
+    ):
+        _, printed, _ = icgan("generate", tiny_bundle, PHOTO, *flags, "--out", tmp_path / "a.png")
+        assert f"wrote {tmp_path / 'a.png'}, {words}" in printed
 
 
 def test_generate_follows_embeddings_in_a_file_and_stored_instances(icgan, tiny_bundle, tmp_path):

@@ -143,6 +143,16 @@ def test_every_file_of_a_folder_claims_its_own_sample(result, tmp_path):
     assert [(claim.seed, claim.first, claim.n) for claim in claims] == [(7, 0, 1), (7, 1, 1), (7, 2, 1)]
 
 
+def test_a_service_answers_the_bytes_that_would_be_saved(result, tmp_path):
+    for kind, name in (("PNG", "a.png"), ("WEBP", "a.webp")):
+        (path,) = result.save(tmp_path / name)
+        assert result.encode(kind) == path.read_bytes()
+    assert read_marks(result.encode(mark=False)).kind == "none"
+    for wrong in ({"kind": "GIF"}, {"embedding": "all"}):
+        with pytest.raises(RequestError, match=next(iter(wrong))):
+            result.encode(**wrong)
+
+
 def test_a_file_without_a_mark_says_nothing(result, tmp_path):
     (path,) = result.save(tmp_path / "x.webp", mark=False)
     marks = read_marks(path.read_bytes())
