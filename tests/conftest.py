@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-
-if TYPE_CHECKING:
-    from xdist.workermanage import WorkerController
 
 # The servers of the tests are on this machine, which a company's proxy does not reach.
 for name in ("no_proxy", "NO_PROXY"):
@@ -34,7 +31,7 @@ LOST = pytest.StashKey[bool]()
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: WorkerController, error: object) -> None:
+def pytest_testnodedown(node: Any, error: object) -> None:
     """Remember that a process of pytest-xdist was lost, and with it the tests that it had not run yet."""
     node.config.stash[LOST] = node.config.stash.get(LOST, False) or error is not None
 
