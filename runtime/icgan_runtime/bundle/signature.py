@@ -31,12 +31,12 @@ def sign_bundle(bundle: Path, private_key: Path) -> Path:
     signing, _, hashing = _library()
     _check_key(private_key, secret=True)
     path = bundle / SIGNATURE_NAME
-    ignored = hashing.Config().set_ignored_paths(paths=[path], ignore_git_paths=False)
+    ignored = _all_but(path, hashing)
     with _key_errors(private_key):
         config = signing.Config().use_elliptic_key_signer(private_key=private_key)
     with tempfile.TemporaryDirectory() as scratch:  # within the bundle it would be signed itself
         written = Path(scratch) / SIGNATURE_NAME
-        config.set_hashing_config(ignored).sign(bundle, written)
+        config.set_hashing_config(ignored).sign(bundle.absolute(), written)
         files.write_whole(path, written.read_bytes(), "bundle")
     return path
 
@@ -55,13 +55,20 @@ def check_signature(bundle: Path, public_key: Path) -> None:
         raise IntegrityError(SIGNATURE_NAME, f"larger than {MAX_SIGNATURE_BYTES} bytes")
     with _key_errors(public_key):
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
-    # Not guessed from the signature, which may name more to leave out.
-    ignored = hashing.Config().set_ignored_paths(paths=[path], ignore_git_paths=False)
+    ignored = _all_but(path, hashing)  # not guessed from the signature, which may name more to leave out
     try:
-        config.set_hashing_config(ignored).verify(bundle, path)
+        config.set_hashing_config(ignored).verify(bundle.absolute(), path)
     except Exception as error:  # of every layer, without a common base
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise IntegrityError(SIGNATURE_NAME, f"does not fit {bundle} and {public_key} ({reason})") from None
+
+
+def _all_but(path: Path, hashing: Any) -> Any:
+    """To hash every file of the folder but this.
+
+    Here and where the folder is named the names are absolute: relative ones are not brought together.
+    """
+    return hashing.Config().set_ignored_paths(paths=[path.absolute()], ignore_git_paths=False)
 
 
 def _check_key(path: Path, secret: bool) -> None:

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,17 @@ def test_a_signed_bundle_is_accepted_and_lists_no_stranger(signed, keys):
 def test_signing_again_is_accepted_too(signed, keys):
     sign_bundle(signed, keys[0])
     check_signature(signed, keys[1])
+
+
+def test_a_bundle_may_be_named_from_where_one_stands(signed, keys, monkeypatch, capsys):
+    monkeypatch.chdir(signed.parent)
+    for name in (signed.name, f"{signed.name}/", f"./{signed.name}"):
+        assert export(["sign", name, "--key", str(keys[0])]) == 0
+        check_signature(Path(name), keys[1])
+    assert f"wrote {signed.name}/{SIGNATURE_NAME}" in capsys.readouterr().out
+    (signed / "stranger").write_bytes(b"")
+    with pytest.raises(IntegrityError, match="stranger"):
+        check_signature(Path(signed.name), keys[1])
 
 
 @pytest.mark.parametrize("change", ["changed", "added", "missing"])
