@@ -69,11 +69,9 @@ lint: .venv/.stamp ## style and types
 
 test-python: .venv/.stamp .venv-serve/.stamp
 	# a file stays in one process, as its models and servers do; the long ones come first. Real servers on a busy
-	# machine: what failed gets one second try, alone, and fails for good if it fails again. A process that was
-	# lost is no such failure (status 3): what it had not run yet nobody runs, and with another one in its place
-	# pytest-xdist would wait for ever
-	$(BIN)/pytest -q -m 'not gpu' -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
-	    || { test $$? = 1 && $(BIN)/pytest -q -m 'not gpu' --last-failed --last-failed-no-failures none; }
+	# machine: what failed gets one second try, alone, and fails for good if it fails again
+	$(BIN)/pytest -q -m 'not gpu' -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	    || $(BIN)/pytest -q -m 'not gpu' --last-failed --last-failed-no-failures none
 
 # the library of the plans: tensorrt, or tensorrt-rtx
 TENSORRT ?= tensorrt

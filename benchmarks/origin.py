@@ -16,8 +16,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
+import resource
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +35,14 @@ from icgan_runtime.errors import IcganError
 from icgan_runtime.marks.claim import SINGLE
 from icgan_runtime.marks.mark import Mark, find_signer, read_marks
 from icgan_runtime.origin import recover
-from icgan_runtime.origin.chance import fisher
-from icgan_runtime.origin.likeness import COARSE, FINE, WHOLE, features, grey, unit
-from icgan_runtime.origin.prove import FALSE_MATCH, MATCH, NOT, PROVED, Judge, Queries, prove
+from icgan_runtime.origin.chance import Null, fisher
+from icgan_runtime.origin.likeness import COARSE, WHOLE, features, grey, unit
+from icgan_runtime.origin.prove import BANDS, FALSE_MATCH, MATCH, NOT, PROVED, Judge, Queries, prove
 
 U8 = NDArray[np.uint8]
+
+MILLION = 1_000_000
+TIMED = 5  # searches of which the time is taken
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
@@ -88,11 +95,12 @@ def edited(pixels: U8, name: str) -> U8:
 
 
 def measure_proof(
-    pipe: Pipeline, instances: int, seeds: int, tries: int, index: Path, edits: list[str]
-) -> dict[str, dict[str, float]]:
+    pipe: Pipeline, instances: int, seeds: int, tries: int, rest: int, index: Path, edits: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Share of images whose instance and seed are recovered among all candidates, after each edit.
 
-    And what is said of images that are none of the candidates, for which all of them are compared.
+    The first edit has `tries` images, the others `rest`; then come images that are none of the candidates,
+    for which all of them are compared.
     """
     chain = pipe.chain
     assert isinstance(chain, LocalChain)
@@ -100,12 +108,13 @@ def measure_proof(
     settings = recover.Candidates(range(seeds), range(1), 1.0)
     rng = np.random.default_rng(1)
     truth = [(int(rng.integers(instances)), int(rng.integers(seeds))) for _ in range(tries)]
-    report: dict[str, dict[str, float]] = {}
-    for name in edits:
-        report[name] = recovered(pipe, chain, queries, settings, truth, name, index)
+    judges: dict[bytes, Judge] = {}
+    for number, name in enumerate(edits):
+        some, timed = (truth[:rest], 0) if number else (truth, TIMED)
+        yield name, recovered(pipe, chain, queries, settings, some, name, index, judges, timed)
     beyond = [(instance, seeds + seed) for instance, seed in truth[: max(1, tries // 10)]]
-    report["JPEG 75, of other seeds"] = recovered(pipe, chain, queries, settings, beyond, "JPEG 75", index)
-    return report
+    found = recovered(pipe, chain, queries, settings, beyond, "JPEG 75", index, judges, 0)
+    yield "JPEG 75, of other seeds", found
 
 
 def stored(pipe: Pipeline, instances: int) -> Queries:
@@ -123,34 +132,91 @@ def recovered(
     truth: list[tuple[int, int]],
     edit: str,
     index: Path,
-) -> dict[str, float]:
-    """What is found of images of these (instance, seed), each edited and without its metadata."""
+    judges: dict[bytes, Judge],
+    timed: int,
+) -> dict[str, Any]:
+    """What is found of images of these (instance, seed), each edited and without its metadata.
+
+    Ctrl-C ends it early. The first `timed` searches are timed as they are when nothing is known of an
+    instance but its fingerprints; the others share what was drawn for it.
+    """
     assert queries.ids is not None
-    right, wrong, took, work, chances = 0, 0, [], [], [0.0]
-    for instance, seed in truth:
+    right, wrong, first, took, work, chances, margins = 0, 0, 0, [], [], [], []
+    candidates = len(queries.embeddings) * settings.count
+    stopped = _stopped_by_hand()
+    for number, (instance, seed) in enumerate(truth):
+        if stopped.is_set():  # what is there counts
+            truth = truth[:number]
+            break
         drawn = pipe.generate_from(queries.embeddings[instance], seed=seed).images[0]
-        data = images.encode(edited(drawn, edit))
+        shown = edited(drawn, edit)
+        data = images.encode(shown)
         start, busy = time.perf_counter(), time.process_time()
-        verdict = prove(data, read_marks(data), chain, queries, settings, index)
-        took.append(time.perf_counter() - start)
-        work.append(time.process_time() - busy)
+        alone = None if number < timed else judges
+        verdict = prove(data, read_marks(data), chain, queries, settings, index, judges=alone)
+        if number < timed:
+            took.append(time.perf_counter() - start)
+            work.append(time.process_time() - busy)
         if verdict.verdict in (PROVED, MATCH):
             chances += [drawing.chance for drawing in verdict.drawings]
             same = (verdict.instance, verdict.seed) == (queries.ids[instance], seed)
             right, wrong = right + same, wrong + (not same)
+        # by the fingerprints alone, without stopping at the first match
+        best = recover.search(shown, queries.embeddings, recover.Index(chain, settings, index), _never)
+        others = [each.cosine for each in best if (each.instance, each.seed) != (instance, seed)]
+        first += (best[0].instance, best[0].seed) == (instance, seed)
+        if len(others) < len(best):
+            own = max(each.cosine for each in best if (each.instance, each.seed) == (instance, seed))
+            margins.append(own - max(others))
     found = {
         "tries": len(truth),
-        "candidates": len(queries.embeddings) * settings.count,
+        "candidates": candidates,
         "recovered": right / len(truth),
+        "recovered, 95 %": wilson(right, len(truth)),
         "false": wrong / len(truth),
-        "seconds": float(np.median(took)),
-        "seconds, most": max(took),
-        "processor seconds": float(np.median(work)),
-        "processor seconds, most": max(work),
-        "largest_chance": max(chances),
+        # the chance grows with the candidates that are counted
+        "match, counted as a million": sum(chance * MILLION / candidates <= FALSE_MATCH for chance in chances)
+        / len(truth),
+        "largest_chance": max(chances, default=0.0),
+        "first by fingerprint": first / len(truth),
+        "fingerprint kept": len(margins) / len(truth),
+        "cosine before the next": _spread(margins),
     }
+    if timed:
+        found |= {
+            "timed": len(took),
+            "seconds": float(np.median(took)),
+            "seconds, most": max(took),
+            "processor seconds": float(np.median(work)),
+            "processor seconds, most": max(work),
+            "peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
     print(edit, json.dumps(found), flush=True)
     return found
+
+
+def _stopped_by_hand() -> threading.Event:
+    """Set by the first Ctrl-C."""
+    stopped = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    return stopped
+
+
+def _never(candidate: recover.Candidate) -> bool:
+    return False
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    """Least, tenth percentile and median; nothing of nothing."""
+    names = {"least": 0, "tenth percentile": 10, "median": 50}
+    return {name: float(np.percentile(values, at)) for name, at in names.items()} if values else {}
+
+
+def wilson(right: int, of: int) -> tuple[float, float]:
+    """The interval, by Wilson, that holds a share with 95 %, when it was met so often."""
+    share, z = right / of, 1.96
+    middle, half = share + z * z / (2 * of), z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return max(0.0, (middle - half) / (1 + z * z / of)), min(1.0, (middle + half) / (1 + z * z / of))
 
 
 def measure_certainty(pipe: Pipeline, tries: int, candidates: int) -> dict[str, float]:
@@ -216,33 +282,45 @@ def measure_pairs(bundle: Path, tries: int, out: Path) -> None:
 
 
 def measure_strangers(pipe: Pipeline, instances: int, seeds: int) -> dict[str, Any]:
-    """How often unrelated images of one instance are as like as a probability says, and less: counted."""
+    """How often unrelated images of one instance are as like as a probability says, and less: counted.
+
+    In each of the bands that images are judged in, alone.
+    """
     chain, settings = pipe.chain, recover.Candidates(range(1), range(1), 1.0)
     assert isinstance(chain, LocalChain)
-    levels, counts, pairs = [10.0**-power for power in range(2, 8)], np.zeros(6, np.int64), 0
-    furthest = 0.0
+    levels = [10.0**-power for power in range(2, 8)]
+    counts, furthest, pairs = np.zeros((len(BANDS), len(levels)), np.int64), [0.0] * len(BANDS), 0
     for row in np.random.default_rng(2).choice(len(pipe.bank), instances, replace=False):
         embedding = np.asarray(pipe.bank.embeddings[row])
         drawn = recover.draw(
             chain, embedding, settings, np.arange(seeds, dtype=np.int64), np.zeros(seeds, np.int64)
         )
-        mean, whitening, null = Judge(chain, embedding, settings).null(WHOLE)
-        rows = unit((features(grey(drawn), FINE) - mean) @ whitening)
-        cosines = (rows @ rows.T)[np.triu_indices(seeds, 1)]
-        pairs += len(cosines)
-        furthest = max(furthest, (float(fisher(cosines.max())) - null.mean) / null.deviation)
-        for level, probability in enumerate(levels):
-            # the cosine from which the verdict says at most so likely, by bisection
-            low, high = -1.0, 1.0
-            for _ in range(40):
-                middle = (low + high) / 2
-                low, high = (low, middle) if null.probability(middle, 1) <= probability else (middle, high)
-            counts[level] += int((cosines >= high).sum())
-        print(
-            f"{pairs} pairs of strangers: {dict(zip(levels, counts.tolist(), strict=True))}, {furthest:.2f}",
-            flush=True,
-        )
-    return {"pairs": pairs, "said": levels, "counted": (counts / pairs).tolist(), "furthest": furthest}
+        judge = Judge(chain, embedding, settings)
+        pairs += seeds * (seeds - 1) // 2
+        for at, band in enumerate(BANDS):
+            mean, whitening, null = judge.null(WHOLE, band)
+            rows = unit((features(grey(drawn), band) - mean) @ whitening)
+            cosines = (rows @ rows.T)[np.triu_indices(seeds, 1)]
+            furthest[at] = max(furthest[at], (float(fisher(cosines.max())) - null.mean) / null.deviation)
+            counts[at] += [int((cosines >= _cosine_of(null, level)).sum()) for level in levels]
+            print(f"{band}, {pairs} pairs: {counts[at].tolist()}, {furthest[at]:.2f}", flush=True)
+    bands = [f"{band.low}-{band.high}" for band in BANDS]
+    counted = {band: (each / pairs).tolist() for band, each in zip(bands, counts, strict=True)}
+    return {
+        "pairs": pairs,
+        "said": levels,
+        "counted": counted,
+        "furthest": dict(zip(bands, furthest, strict=True)),
+    }
+
+
+def _cosine_of(null: Null, probability: float) -> float:
+    """The cosine from which a null says at most so likely, by bisection."""
+    low, high = -1.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if null.probability(middle, 1) <= probability else (middle, high)
+    return high
 
 
 def measure_lookup(pipe: Pipeline, instances: int, seeds: int, folder: Path) -> dict[str, float]:
@@ -293,6 +371,7 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--tries", type=int, default=20)
+    parser.add_argument("--rest", type=int, metavar="N", help="tries after each edit but the first, if fewer")
     parser.add_argument("--edits", nargs="+", choices=list(EDITS), default=list(EDITS))
     parser.add_argument(
         "--strangers", type=int, default=0, metavar="N", help="instances to count strangers of"
@@ -305,6 +384,9 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=0, metavar="N", help="images of each backend to prove")
     parser.add_argument("--sign-key", type=Path, help="measure signing with this key alone")
+    parser.add_argument(
+        "--name", default="proof", help="of the file of what is found after edits (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -320,14 +402,18 @@ def main() -> None:
             made_up = options.out / "made-up"
             write(options.out, "lookup", measure_lookup(pipe, options.lookup, options.seeds, made_up))
         elif options.certainty:
-            write(options.out, "certainty", measure_certainty(pipe, options.certainty, 1_000_000))
+            write(options.out, "certainty", measure_certainty(pipe, options.certainty, MILLION))
         elif options.fill:
             filled = fill_index(pipe, options.instances, options.seeds, options.out / "index")
             write(options.out, "fill", filled)
         else:
             index = options.out / "index"
-            found = measure_proof(pipe, options.instances, options.seeds, options.tries, index, options.edits)
-            write(options.out, "proof", found)
+            tries = (options.tries, options.tries if options.rest is None else options.rest)
+            given = (options.instances, options.seeds, *tries, index, options.edits)
+            found: dict[str, Any] = {}
+            for edit, row in measure_proof(pipe, *given):
+                found[edit] = row
+                write(options.out, options.name, found)
 
 
 def write(folder: Path, name: str, found: object) -> None:

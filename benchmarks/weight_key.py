@@ -173,10 +173,10 @@ def precisions(bundle: Path, count: int, secret: bytes) -> dict[str, dict[str, f
     return found
 
 
-def strengths(plain: U8, marked: U8, secret: bytes) -> dict[str, dict[str, float]]:
+def strengths(plain: U8, marked: U8, secret: bytes, wanted: list[float]) -> dict[str, dict[str, float]]:
     """PSNR against what is found, with the pattern so many times as strong."""
     found = {}
-    for times in STRENGTHS:
+    for times in wanted:
         pictures = stronger(plain, marked, times)
         row = {"psnr": float(psnr(plain, pictures).mean())}
         for name in ("none", "JPEG 75", "half size", "5 % crop"):
@@ -190,7 +190,7 @@ def strengths(plain: U8, marked: U8, secret: bytes) -> dict[str, dict[str, float
     return found
 
 
-def fid_by_strength(real: U8, plain: U8, marked: U8) -> dict[str, Any]:
+def fid_by_strength(real: U8, plain: U8, marked: U8, wanted: list[float]) -> dict[str, Any]:
     """FID without the key and with it, the same instances and seeds, of all images and of each half.
 
     The halves say how far the change would be another with other seeds.
@@ -200,7 +200,7 @@ def fid_by_strength(real: U8, plain: U8, marked: U8) -> dict[str, Any]:
     before = {name: independent_fid(truth, seen[some]) for name, some in halves.items()}
     found: dict[str, Any] = {"images": len(plain), "real": len(real), "unmarked": before}
     print(json.dumps(found), flush=True)
-    for times in STRENGTHS:
+    for times in wanted:
         pictures = stronger(plain, marked, times)
         seen = _features(pictures)
         after = {name: independent_fid(truth, seen[some]) for name, some in halves.items()}
@@ -240,6 +240,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--strangers", type=Path, help="prepared data set of real pictures")
     parser.add_argument("--only", nargs="+", metavar="PART", help="measure these parts alone")
+    parser.add_argument(
+        "--strengths", type=float, nargs="+", default=STRENGTHS, metavar="T", help="times the pattern"
+    )
     parser.add_argument("--fid", action="store_true", help="to as many of --strangers, too (slow)")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -258,10 +261,10 @@ def main() -> None:
         "attacks": lambda: attacks(marked, secret, plain),
         "false positives": lambda: false_positives(sets, marked, secret),
         "precisions": lambda: precisions(options.marked, 64, secret),
-        "strengths": lambda: strengths(plain, marked, secret),
+        "strengths": lambda: strengths(plain, marked, secret, options.strengths),
     }
     if options.fid and real is not None:
-        parts["fid"] = lambda: fid_by_strength(sets["real pictures"], plain, marked)
+        parts["fid"] = lambda: fid_by_strength(sets["real pictures"], plain, marked, options.strengths)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "report.json"
     report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}

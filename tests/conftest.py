@@ -1,10 +1,7 @@
 """Fixtures shared by all tests."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -26,20 +23,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("fast")
-
-LOST = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:
-    """Remember that a process of pytest-xdist was lost, and with it the tests that it had not run yet."""
-    node.config.stash[LOST] = node.config.stash.get(LOST, False) or error is not None
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Then the run ends as one that broke off, not as one in which tests failed."""
-    if session.config.stash.get(LOST, False):
-        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
 
 @pytest.fixture(scope="session")

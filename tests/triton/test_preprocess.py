@@ -34,14 +34,6 @@ def load(monkeypatch: pytest.MonkeyPatch, kept: int = 0, room: int = 64) -> Any:
     return model
 
 
-def test_a_stage_that_ends_lets_go_of_its_metrics_while_the_server_still_listens(monkeypatch):
-    model = load(monkeypatch)
-    model.execute([Request({"IMAGE": files(b"no picture"), **scalars(1)})])
-    assert Family.alive
-    model.finalize()
-    assert not Family.alive
-
-
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Which files are decoded from here on."""
     decoded: list[bytes] = []

@@ -21,6 +21,8 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 GRID = 64  # pictures of every size are compared at this one
+MOST = 7  # columns or rows of it that a crop may remove and still be placed
+TURNS, REACH = 4, 2.0  # of placing a crop: times, and cells around the last place
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -50,18 +52,17 @@ class View:
     left: float = 0.0
     top: float = 0.0
 
+    def box(self, x: float, y: float) -> tuple[float, float, float, float]:
+        """Left, upper, right and lower edge in pixels, of which a cell of the grid has x and y."""
+        right, lower = self.left + GRID - self.removed_x, self.top + GRID - self.removed_y
+        return self.left * x, self.top * y, right * x, lower * y
+
     def crop(self, pictures: U8) -> U8:
         """This part of pictures [N, H, W, 3], enlarged to their size."""
         if self == WHOLE:
             return pictures
         _, height, width, _ = pictures.shape
-        x, y = width / GRID, height / GRID
-        box = (
-            self.left * x,
-            self.top * y,
-            (self.left + GRID - self.removed_x) * x,
-            (self.top + GRID - self.removed_y) * y,
-        )
+        box = self.box(width / GRID, height / GRID)
         return np.stack(
             [
                 np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC, box))
@@ -137,22 +138,34 @@ def _mask(band: Band) -> NDArray[np.bool_]:
 
 
 def refine(picture: F32, drawing: F32, start: View | None = None) -> View:
-    """The crop of a drawing [1, 64, 64] that a picture [1, 64, 64] most likely is, to half a cell."""
+    """The crop of a drawing [1, 64, 64] that a picture [1, 64, 64] most likely is, to half a cell.
+
+    Columns and rows take turns; each looks at all crops near the last one, for the likeness has side peaks.
+    """
     coarse = features(drawing, COARSE)[0]
     view = start or max(views(), key=lambda each: float(features(picture, COARSE, each)[0] @ coarse))
-    fine = features(drawing, FINE)[0]
+    fine, whole = features(picture, FINE)[0], Image.fromarray(drawing[0])
 
     def likeness(each: View) -> float:
-        return float(features(picture, FINE, each)[0] @ fine)
+        part = whole.resize((GRID, GRID), Image.Resampling.BICUBIC, each.box(1.0, 1.0))
+        return float(features(np.asarray(part)[None], FINE)[0] @ fine)
 
-    for step in (1.0, 0.5, 0.5):
+    for _ in range(TURNS):
+        before = view
         for removed, place in (("removed_x", "left"), ("removed_y", "top")):
             width, first = getattr(view, removed), getattr(view, place)
             around = [
-                replace(view, **{removed: width + a, place: first + b})
-                for a in (-step, 0.0, step)
-                for b in (-step, 0.0, step)
-                if 0 <= first + b <= width + a
+                replace(view, **{removed: wide, place: at})
+                for wide, at in fine_sides()
+                if abs(wide - width) <= REACH and abs(at - first) <= REACH
             ]
             view = max(around, key=likeness)
+        if view == before:
+            break
     return view
+
+
+@cache
+def fine_sides() -> tuple[tuple[float, float], ...]:
+    """Columns or rows that a crop may remove, and how many of them before it, in steps of half a cell."""
+    return tuple((removed / 2, place / 2) for removed in range(2 * MOST + 1) for place in range(removed + 1))

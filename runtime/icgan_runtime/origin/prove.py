@@ -26,7 +26,19 @@ from icgan_runtime.errors import RequestError
 from icgan_runtime.marks.claim import Claim, embedding_hash
 from icgan_runtime.marks.mark import Marks
 from icgan_runtime.origin import chance, recover
-from icgan_runtime.origin.likeness import COARSE, FINE, WHOLE, View, features, grey, refine, unit, views
+from icgan_runtime.origin.likeness import (
+    COARSE,
+    FINE,
+    WHOLE,
+    Band,
+    View,
+    features,
+    fine_sides,
+    grey,
+    refine,
+    unit,
+    views,
+)
 from icgan_runtime.origin.sheets import cut
 from icgan_runtime.rows import OWN_LABEL
 
@@ -40,6 +52,7 @@ _NULL_SEED = 1 << 62  # seeds that nobody asks for by hand
 _PROMISING = 0.8  # cosine of fingerprints from which a search looks closer before it goes on
 TOLERANCE = 1  # grey levels
 OBLONG = 1.2  # of its sides, from which a picture is hardly a crop of a square one
+BANDS = (FINE, COARSE)  # in which pictures are judged; what halves a small one leaves little of the first
 DAMPING = 0.3  # of the whitening, in mean variances: edits move the quiet directions, too
 
 
@@ -108,11 +121,13 @@ def prove(
     settings: recover.Candidates,
     index: Path | None = None,
     progress: Progress = lambda done, of, drawn: None,
+    judges: dict[bytes, Judge] | None = None,
 ) -> Verdict:
     """Whether the picture file `data` is a drawing of this chain's bundle.
 
-    `queries` None: the claim must hold the embedding. Raises RequestError where neither is there, DecodeError
-    for a file that is no picture.
+    `queries` None: the claim must hold the embedding. `judges`: kept from one picture to the next of the same
+    chain and settings, spares drawing the strangers of an instance again. Raises RequestError where neither
+    is there, DecodeError for a file that is no picture.
     """
     picture = images.pixels(data)
     claim, notes = marks.claim, list(marks.notes)
@@ -142,7 +157,7 @@ def prove(
             f"{width} x {height} pixels, and this model draws squares: if it is a sheet, or has an edge, cut "
             "one image out"
         )
-    return _with(find(picture, chain, queries, settings, index, progress), notes, marks)
+    return _with(find(picture, chain, queries, settings, index, progress, judges), notes, marks)
 
 
 def _with(verdict: Verdict, notes: list[str], marks: Marks) -> Verdict:
@@ -248,6 +263,7 @@ def find(
     settings: recover.Candidates,
     index: Path | None,
     progress: Progress,
+    judges: dict[bytes, Judge] | None = None,
 ) -> Verdict:
     """Search the candidates for a picture; those most like it are drawn again."""
     # An instance's own pictures come near it in the encoder's eyes: those first.
@@ -255,19 +271,20 @@ def find(
     order = np.argsort(-(queries.embeddings @ seen), kind="stable")
     embeddings = queries.embeddings[order]
     tried = len(embeddings) * settings.count
-    judges: dict[int, Judge] = {}
+    judges = {} if judges is None else judges
     verdicts: dict[recover.Candidate, Drawing] = {}
 
     def look(candidate: recover.Candidate) -> Drawing:
         if candidate not in verdicts:
             row = candidate.instance
-            if row not in judges:
-                judges[row] = Judge(chain, embeddings[row], settings)
+            name = embeddings[row].tobytes()
+            if name not in judges:
+                judges[name] = Judge(chain, embeddings[row], settings)
             pair = (np.array([candidate.seed]), np.array([candidate.sample]))
             drawn = recover.draw(chain, embeddings[row], settings, *pair)[0]
             shown = np.ascontiguousarray(picture[:, ::-1]) if candidate.mirrored else picture
             cell = images.resize(shown, chain.model.resolution)
-            verdicts[candidate] = judges[row].best(cell, drawn, 2 * tried, candidate.view)
+            verdicts[candidate] = judges[name].best(cell, drawn, 2 * tried, candidate.view)
         return verdicts[candidate]
 
     def enough(candidate: recover.Candidate) -> bool:
@@ -275,6 +292,9 @@ def find(
 
     best = recover.search(picture, embeddings, recover.Index(chain, settings, index), enough, progress)
     candidate = min(best[:4], key=lambda each: look(each).chance)
+    if look(candidate).chance <= FALSE_MATCH:
+        twin = _likest_twin(picture, candidate, chain, embeddings, settings)
+        candidate = min((twin, candidate), key=lambda each: look(each).chance > FALSE_MATCH)
     drawing = look(candidate)
     verdict = judge([drawing])
     if candidate.view != WHOLE or candidate.mirrored or len(picture) != chain.model.resolution:
@@ -295,6 +315,27 @@ def find(
     )
 
 
+def _likest_twin(
+    picture: U8,
+    candidate: recover.Candidate,
+    chain: LocalChain,
+    embeddings: F32,
+    settings: recover.Candidates,
+) -> recover.Candidate:
+    """The same seed and sample, of whichever instance near the candidate's draws it most like the picture.
+
+    Instances that are much alike draw much alike, and the search stops at the first that is a match.
+    """
+    near = np.argsort(-(embeddings @ embeddings[candidate.instance]), kind="stable")[: recover.KEPT]
+    pair = (np.array([candidate.seed]), np.array([candidate.sample]))
+    drawn = np.concatenate([recover.draw(chain, embeddings[row], settings, *pair) for row in near])
+    shown = np.ascontiguousarray(picture[:, ::-1]) if candidate.mirrored else picture
+    cell = grey(images.resize(shown, chain.model.resolution)[None])
+    view = WHOLE if candidate.view == WHOLE else refine(cell, grey(drawn[:1]), candidate.view)
+    likeness = features(grey(view.crop(drawn)), FINE) @ features(cell, FINE)[0]
+    return replace(candidate, instance=int(near[likeness.argmax()]))
+
+
 class Judge:
     """Compares pictures with drawings of one instance, against pictures of the same instance by chance.
 
@@ -307,16 +348,20 @@ class Judge:
         start = _NULL_SEED + int.from_bytes(hashlib.sha256(embedding.tobytes()).digest()[:5], "big")
         seeds = np.arange(start, start + NULL_PICTURES, dtype=np.int64)
         self._others = recover.draw(chain, embedding, settings, seeds, np.zeros_like(seeds))
-        self._fitted: dict[View, tuple[F32, F32, chance.Null]] = {}
+        self._fitted: dict[tuple[View, Band], tuple[F32, F32, chance.Null]] = {}
 
     def at(self, picture: U8, drawn: U8, view: View, tried: int) -> Drawing:
         """A picture [R, R, 3] that may be this view of a drawing [R, R, 3]."""
         drawn = view.crop(drawn[None])[0]
         difference = np.abs(picture.astype(np.int16) - drawn.astype(np.int16)).max()
-        mean, whitening, null = self.null(view)
-        rows = unit((features(grey(np.stack([picture, drawn])), FINE) - mean) @ whitening)
-        cosine = float(rows[0] @ rows[1])
-        return Drawing(picture, drawn, int(difference), cosine, null.probability(cosine, tried))
+        grids, found = grey(np.stack([picture, drawn])), []
+        for band in BANDS:
+            mean, whitening, null = self.null(view, band)
+            rows = unit((features(grids, band) - mean) @ whitening)
+            cosine = float(rows[0] @ rows[1])
+            found.append((null.probability(cosine, tried * len(BANDS)), cosine))
+        likeliest, cosine = min(found, key=lambda each: each[0])
+        return Drawing(picture, drawn, int(difference), cosine, likeliest)
 
     def best(self, picture: U8, drawn: U8, tried: int, hint: View | None = None) -> Drawing:
         """As `at`, for the whole and, where that is no match, for the likeliest crop near `hint`.
@@ -328,14 +373,14 @@ class Judge:
             return whole
         grid, target = grey(picture[None]), grey(drawn[None])
         view = refine(grid, target, hint)
-        # steps of half a cell in four directions: so many crops were possible
-        cropped = self.at(picture, drawn, view, 2 * tried * 16 * len(views()))
+        # so many crops were possible
+        cropped = self.at(picture, drawn, view, 2 * tried * len(fine_sides()) ** 2)
         return min(whole, cropped, key=lambda each: each.chance)
 
-    def null(self, view: View) -> tuple[F32, F32, chance.Null]:
+    def null(self, view: View, band: Band) -> tuple[F32, F32, chance.Null]:
         """Mean and whitening of the features of strangers, and how alike strangers are then."""
-        if view not in self._fitted:
-            rows = features(grey(view.crop(self._others)), FINE)
+        if (view, band) not in self._fitted:
+            rows = features(grey(view.crop(self._others)), band)
             # one half says how to whiten, the other how alike strangers are then
             told, held = rows[::2], rows[1::2]
             mean = told.mean(axis=0)
@@ -343,5 +388,5 @@ class Judge:
             whitening = directions / np.sqrt(np.maximum(spread, 0) + DAMPING * spread.mean())
             strangers = unit((held - mean) @ whitening)
             pairs = np.triu_indices(len(held), 1)
-            self._fitted[view] = mean, whitening, chance.fit((strangers @ strangers.T)[pairs])
-        return self._fitted[view]
+            self._fitted[view, band] = mean, whitening, chance.fit((strangers @ strangers.T)[pairs])
+        return self._fitted[view, band]

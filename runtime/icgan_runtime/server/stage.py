@@ -125,15 +125,6 @@ class Requests:
         return ask
 
 
-def let_go(stage: object) -> None:
-    """Free what a stage that ends holds, its metrics among it, as long as the server listens to it.
-
-    Freed with the process they would report to a server that has gone, and the process of each stage, and
-    of each that a release replaces, would end by a segmentation fault (Triton 2.51).
-    """
-    vars(stage).clear()
-
-
 def _current_version(repository: Path, model: str) -> int:
     """The one that the ensembles ask; -1, the newest, where the server keeps the repository elsewhere."""
     try:

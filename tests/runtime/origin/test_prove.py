@@ -6,10 +6,13 @@ import pytest
 from PIL import Image
 
 from icgan_runtime import Pipeline, images
+from icgan_runtime.chain import LocalChain
 from icgan_runtime.cli import main
 from icgan_runtime.marks.mark import Mark
 from icgan_runtime.origin.chance import fit
 from icgan_runtime.origin.likeness import COARSE, FINE, WHOLE, View, features, grey, refine, views
+from icgan_runtime.origin.prove import _likest_twin
+from icgan_runtime.origin.recover import Candidate, Candidates
 
 PICTURE = np.full((9, 9, 3), 200, np.uint8)
 
@@ -92,6 +95,21 @@ def test_an_instance_of_the_bank_is_found_again(prove, tiny_bundle, tmp_path):
     path.write_bytes(plain(image))
     status, told = prove(path, "--bank", "--seeds", "0-9", picture=None)
     assert (status, told["seed"], told["instance"]) == (0, 5, wanted)
+
+
+@pytest.mark.parametrize("drawn", [0, 1])
+def test_of_two_instances_that_are_much_alike_the_one_that_drew_it_is_named(tiny_bundle, result, drawn):
+    other = result.embedding + np.random.default_rng(0).normal(0, 0.01, result.embedding.shape)
+    twins = np.stack([result.embedding, other / np.linalg.norm(other)]).astype(np.float32)
+    with Pipeline.load(tiny_bundle) as pipe:
+        assert isinstance(pipe.chain, LocalChain)
+        shown = jpeg(pipe.generate_from(twins[drawn], seed=3).images[0], 95)
+        for mirrored in (False, True):
+            given = np.ascontiguousarray(shown[:, ::-1]) if mirrored else shown
+            for found in (0, 1):  # by the search
+                candidate = Candidate(found, 3, 0, WHOLE, mirrored, 0.9)
+                settings = Candidates(range(6), range(1), 1.0)
+                assert _likest_twin(given, candidate, pipe.chain, twins, settings).instance == drawn
 
 
 def test_a_search_that_begins_again_draws_nothing_twice(prove, result, tmp_path, monkeypatch):
@@ -219,10 +237,18 @@ def test_a_crop_is_recognised_and_placed():
     grid, target = grey(seen), features(grey(picture), COARSE)[0]
     assert features(grid, FINE)[0] @ features(grey(picture), FINE)[0] < 0.9
     assert max(features(grid, COARSE, view)[0] @ target for view in views()) > 0.95
-    found = refine(grid, grey(picture))
-    assert abs(found.left - 2) <= 0.5
-    assert abs(found.removed_x - 3) <= 1
-    assert features(grid, FINE, found)[0] @ features(grey(picture), FINE)[0] > 0.9
+    assert refine(grid, grey(picture)) == View(removed_x=3, removed_y=2, left=2, top=0.5)
+
+
+@pytest.mark.parametrize(
+    "box", [(2, 2, 62, 62), (0, 0, 62, 62), (3, 3, 61, 61), (0, 5, 62, 64), (1, 0, 64, 63)]
+)
+def test_a_crop_is_placed_to_the_pixel_also_after_jpeg(box):
+    picture = blobs(1)
+    cut = jpeg(np.stack([np.asarray(Image.fromarray(each).crop(box)) for each in picture])[0])
+    found = refine(grey(images.resize(cut, 64)[None]), grey(picture))
+    left, top, right, lower = box
+    assert found == View(64 - right + left, 64 - lower + top, left, top)
 
 
 def test_the_first_view_is_the_whole():
