@@ -1,5 +1,7 @@
 """Fixtures shared by all tests."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 
@@ -23,6 +25,50 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("fast")
+
+
+PASSED = "icgan/passed"  # in pytest's cache: the tests that passed in the run before
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--left", action="store_true", help="only tests that did not pass in the run before")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--left` put aside what passed: what failed is run again, and what a lost process left undone."""
+    if config.option.left:
+        assert config.cache is not None
+        passed = frozenset(config.cache.get(PASSED, []))
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
+        items[:] = [item for item in items if item.nodeid not in passed]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # those processes of pytest-xdist report to this one
+        config.pluginmanager.register(Outcome(config))
+
+
+class Outcome:
+    """Keeps which tests passed, and ends with status 3 where a process of pytest-xdist was lost."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.passed: dict[str, bool] = {}
+        self.lost = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown" or report.failed:
+            self.passed[report.nodeid] = self.passed.get(report.nodeid, True) and not report.failed
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, error: object) -> None:
+        self.lost |= error is not None
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        assert self.config.cache is not None
+        self.config.cache.set(PASSED, [name for name, passed in self.passed.items() if passed])
+        if self.lost:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
 
 @pytest.fixture(scope="session")

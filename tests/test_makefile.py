@@ -131,3 +131,50 @@ def test_make_alone_lists_every_documented_target_in_its_group():
     assert groups == ["every day", "train", "measure", "break", "release"]
     documented = re.findall(r"^([a-z][\w-]*):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert re.findall(r"^  ([a-z][\w-]*) ", listed, re.MULTILINE) == documented
+
+
+def run_tests_of(folder: Path, **files: str) -> subprocess.CompletedProcess[str]:
+    """`make test-python` where the tests are `files`."""
+    (folder / "tests").mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
+    shutil.copy(ROOT / "tests/conftest.py", folder)
+    for made in (".venv", ".venv-serve"):
+        (folder / made).mkdir()
+    (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    for made in ("pyproject.toml", "requirements-demo.lock", "requirements.lock"):
+        (folder / made).touch()
+    for made in (".venv/.demo", ".venv/.stamp", ".venv-serve/.stamp"):
+        (folder / made).touch()
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    return subprocess.run(
+        ["make", "test-python"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def test_what_failed_gets_one_second_try(tmp_path):
+    once = "from pathlib import Path\n\n\ndef test_it():\n    seen = Path('seen').exists()\n"
+    once += "    Path('seen').touch()\n    assert seen\n"
+    done = run_tests_of(tmp_path, test_once=once, test_other="def test_it(): pass\n")
+    assert done.returncode == 0, done.stdout
+    assert "1 failed, 1 passed" in done.stdout
+    assert "1 passed" in done.stdout.splitlines()[-1]
+
+
+def test_where_a_process_of_the_tests_was_lost_what_it_left_undone_is_run(tmp_path):
+    once = "import os\nfrom pathlib import Path\n\n\ndef test_it():\n    if not Path('seen').exists():\n"
+    once += "        Path('seen').touch()\n        os._exit(0)\n"
+    count = "def test_it(): open('ran', 'a').write('.')\n"
+    others = {f"test_{number}": count for number in range(8)}
+    done = run_tests_of(tmp_path, test_a=once, **others)
+    assert done.returncode == 0, done.stdout
+    assert "crashed while running" in done.stdout
+    assert (tmp_path / "ran").read_text() == "." * 8, "all of them, and none twice"
+
+
+def test_a_process_that_is_lost_again_fails_the_run(tmp_path):
+    done = run_tests_of(
+        tmp_path, test_a="import os\n\n\ndef test_it(): os._exit(0)\n", test_b="def test_it(): pass\n"
+    )
+    assert done.returncode != 0
