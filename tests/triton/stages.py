@@ -10,23 +10,33 @@ import sys
 import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
 from tests.triton.conftest import ROOT
 
 
+class Metric:
+    """As pb_utils.Metric."""
+
+    def __init__(self, name: str, labels: dict[str, str]) -> None:
+        Family.alive.add(self)
+        self.observe = Family.observed.append
+        self.increment = lambda by: Family.counted.append((name, labels))
+
+
 class Family:
     """As pb_utils.MetricFamily."""
 
     HISTOGRAM, COUNTER = "histogram", "counter"
+    alive: WeakSet[Family | Metric]  # of that stage
     observed: list[float]  # by any metric, since the stage was loaded
     counted: list[tuple[str, dict[str, str]]]  # likewise, with the metric's name and labels
 
     def __init__(self, name: str, **_: Any) -> None:
-        self.Metric = lambda labels, **_: SimpleNamespace(
-            observe=Family.observed.append, increment=lambda by: Family.counted.append((name, labels))
-        )
+        Family.alive.add(self)
+        self.Metric = lambda labels, **_: Metric(name, labels)
 
 
 class Request(dict[str, Any]):
@@ -65,7 +75,7 @@ class Error(Exception):
 def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module of the stage `name`, loaded anew; what others of before wait for is over."""
     Behind.open.set()
-    Family.observed, Family.counted = [], []
+    Family.observed, Family.counted, Family.alive = [], [], WeakSet()
     Behind.open = threading.Event()
     Behind.open.set()
     utils = SimpleNamespace(

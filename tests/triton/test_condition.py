@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import tempfile
@@ -179,8 +180,18 @@ def test_what_is_too_much_for_the_generator_is_sent_away_until_it_has_answered(l
     assert ("icgan_shed_total", {"model": "icgan_generator"}) in Family.counted
     assert shed(execute(model, one, wanted=("NEIGHBOUR_IDS",))) == [False], "it does not draw"
     Behind.open.set()
-    model.finalize()  # waits for the probes
+    model.generator.close()  # waits for the probes
     assert shed(execute(model, one)) == [False]
+
+
+def test_a_stage_that_ends_frees_no_metric_for_other_processes_count_on_with_them(load):
+    model = load("faiss")
+    execute(model, {"embedding": model.bank.embeddings[:1], **scalars(1)})
+    before = len(Family.alive)
+    model.finalize()
+    del model
+    gc.collect()
+    assert len(Family.alive) == before > 0
 
 
 def test_a_full_request_takes_the_room_of_six(load):
@@ -199,7 +210,7 @@ def test_processes_that_draw_with_one_generator_share_its_room(load):
     assert shed(execute(other, *[one] * 6)) == [False] * 5 + [True]
     assert shed(execute(one_of_two, one)) == [True]
     Behind.open.set()
-    other.finalize()  # its probes stood behind the requests of both
+    other.generator.close()  # its probes stood behind the requests of both
     assert shed(execute(one_of_two, *[one] * 7)) == [False] * 7
 
 

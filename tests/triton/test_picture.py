@@ -11,7 +11,7 @@ import pytest
 
 from icgan_runtime.marks.claim import Source
 from icgan_runtime.marks.mark import KEY_VARIABLE, read_marks
-from tests.triton.stages import Request, load_stage
+from tests.triton.stages import Family, Request, load_stage
 
 SOURCE = Source("tiny", "1", "0" * 64, bank="1" * 64, backend="triton")
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
@@ -43,7 +43,10 @@ def answer(monkeypatch, tmp_path):
         config = json.dumps({"parameters": PARAMETERS})
         stage.initialize({"model_repository": str(tmp_path), "model_version": "1", "model_config": config})
         (answered,) = stage.execute([Request(inputs)])
+        before = len(Family.alive)
         stage.finalize()
+        del stage
+        assert len(Family.alive) == before > 0, "other processes count on with them"
         return answered
 
     return ask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -32,6 +33,16 @@ def load(monkeypatch: pytest.MonkeyPatch, kept: int = 0, room: int = 64) -> Any:
     config = {"output": [{"name": "image", "dims": [4, 4, 3]}], "parameters": parameters}
     model.initialize({"model_config": json.dumps(config)})
     return model
+
+
+def test_a_stage_that_ends_frees_no_metric_for_other_processes_count_on_with_them(monkeypatch):
+    model = load(monkeypatch)
+    model.execute([Request({"IMAGE": files(b"no picture"), **scalars(1)})])
+    before = len(Family.alive)
+    model.finalize()
+    del model
+    gc.collect()
+    assert len(Family.alive) == before > 0
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:

@@ -25,7 +25,7 @@ from icgan_runtime.search.novelty import SCORE_BUCKETS, outside_below
 from icgan_runtime.server.changes import changes_of
 from icgan_runtime.server.gate import Gate, marks_of, weight
 from icgan_runtime.server.models import CANARY_ID
-from icgan_runtime.server.stage import Requests
+from icgan_runtime.server.stage import Requests, keep_to_the_end
 
 Array = NDArray[Any]
 
@@ -110,6 +110,7 @@ class TritonPythonModel:
         if self.followed is not None:
             self.followed.close()
         self.generator.close()
+        keep_to_the_end(self)
 
     def _batches(self, good: list[tuple[int, Asked]]) -> Iterator[list[tuple[int, Asked]]]:
         """What is computed together: no more rows than the generator takes."""

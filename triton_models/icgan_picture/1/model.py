@@ -22,7 +22,7 @@ from icgan_runtime.marks.claim import SINGLE, VERSION, Claim, Source
 from icgan_runtime.marks.mark import Mark, find_signer
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL
 from icgan_runtime.server.gate import Workers, weight
-from icgan_runtime.server.stage import Requests
+from icgan_runtime.server.stage import Requests, keep_to_the_end
 
 # ";base64" as in a data URL: JSON cannot carry raw bytes
 FORMATS = {f"image/{kind.lower()}": kind for kind in ("PNG", "JPEG", "WEBP")}
@@ -49,6 +49,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self.workers.close()
+        keep_to_the_end(self)
 
     def _begin(self, request: pb_utils.InferenceRequest) -> Any:
         """A thread's answer to come, or at once that there is no room."""

@@ -25,7 +25,7 @@ from icgan_runtime import images
 from icgan_runtime.errors import RequestError
 from icgan_runtime.rows import Rows
 from icgan_runtime.server.gate import Gate, Workers, weight
-from icgan_runtime.server.stage import Requests
+from icgan_runtime.server.stage import Requests, keep_to_the_end
 
 # Pillow warns of every odd value in a stranger's EXIF: thousands of lines of the log for one picture, each of
 # which Python would also keep for ever.
@@ -84,6 +84,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self.decoders.workers.close()
         self.encoder.close()
+        keep_to_the_end(self)
 
     def _begin(self, request: pb_utils.InferenceRequest) -> Any:
         """The answer, or the Work that has begun."""
