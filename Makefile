@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
 
-.PHONY: help dist env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-ceiling bench-edge test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 finetune study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
+.PHONY: help dist env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-ceiling bench-edge compatibility test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 finetune study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z][a-zA-Z0-9_-]*:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -220,6 +220,10 @@ bench-ceiling: .venv/.bench .venv-serve/.stamp ## what surrounds the networks: a
 	    ln -sf $$libraries/libb64-*.so* .venv-serve/perf/libb64.so.0d; \
 	    ln -sf $$libraries/libcudart-*.so* .venv-serve/perf/libcudart.so.12
 	touch $@
+
+compatibility: .venv/.stamp ## the demo's graphs in every optimiser and runtime of other people (bench/compatibility; installs them)
+	test -f bundles/edge/manifest.json || $(BIN)/icgan-export bundle models/demo --precision fp32,fp16,int8 --out bundles/edge
+	$(BIN)/python -m benchmarks.compatibility bundles/edge --out bench/compatibility
 
 bench-edge: .venv/.bench examples/node_modules/.stamp ## the demo at every precision on the runtimes of devices (bench/edge)
 	$(BIN)/icgan-export bundle models/demo --precision fp32,fp16,int8 --out bundles/edge

@@ -27,6 +27,12 @@ class TorchRunner:
     generator: GraphGenerator
 
     @property
+    def bytes_on_disk(self) -> int:
+        """Of the weights in float32."""
+        networks = (self.run.encoder, self.run.generator)
+        return sum(weight.nbytes for network in networks for weight in network.parameters())
+
+    @property
     def runs_on(self) -> str:
         """What computes."""
         return f"torch {torch.__version__} on the CPU, eager, fp32"

@@ -5,8 +5,9 @@ the machine hits all alike. A report's ratios are those of the medians beside th
 only timed: a competitor that draws another image is named.
 
 A runner runs the two graphs. ONNX Runtime and OpenVINO are built in; other packages offer theirs
-through the entry point group `icgan.bench` (the exporter: torch), each a function (bundle path, threads,
-what follows the colon) -> Runner.
+through the entry point group `icgan.bench` (the exporter: torch, and edge for the files of edge runtimes),
+each a function (bundle path, threads, what follows the colon) -> Runner. A runner may say `bytes_on_disk`,
+the size of its files.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.chain import GRAPHS
 from icgan_runtime.errors import MissingExtraError, RequestError
 from icgan_runtime.route import agreed
+from icgan_runtime.verify import psnr
 
 BUILT_IN = {"onnxruntime": "ort-cpu", "onnxruntime-cuda": "ort-cuda", "openvino": "openvino"}
 ENTRY_POINTS = "icgan.bench"
@@ -57,13 +59,15 @@ class SessionRunner:
     encoder: Session
     generator: Session
     precisions: tuple[str, str]
+    bytes_on_disk: int | None = None
 
     @classmethod
     def open(cls, bundle: Bundle, backend: str, threads: int, precision: str | None = None) -> SessionRunner:
         """Open both graphs at `precision` (default: the highest there is)."""
         entries = [bundle.manifest.graph(role, precision) for role in ("encoder", "generator")]
         encoder, generator = (open_session(bundle, entry, backend, threads) for entry in entries)
-        return cls(encoder, generator, (entries[0].precision, entries[1].precision))
+        size = sum(bundle.manifest.files[entry.file].bytes for entry in entries)
+        return cls(encoder, generator, (entries[0].precision, entries[1].precision), size)
 
     @property
     def runs_on(self) -> str:
@@ -123,24 +127,44 @@ def interleave(
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def open_runners(path: str | Path, names: Sequence[str], threads: int) -> dict[str, Runner]:
-    """Runners by name; "onnxruntime:int8" asks for a precision. RequestError lists what there is."""
-    bundle = Bundle.open(path)
+def open_runner(path: str | Path, name: str, threads: int) -> Runner:
+    """A runner by name; "onnxruntime:int8" asks for a precision. RequestError lists what there is."""
     offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    library, _, rest = name.partition(":")
+    if library in BUILT_IN:
+        return SessionRunner.open(Bundle.open(path), BUILT_IN[library], threads, rest or None)
+    if library not in offered:
+        raise RequestError("against", f"{name!r}, expected some of {', '.join([*BUILT_IN, *offered])}")
+    try:
+        opened = offered[library].load()
+    except ModuleNotFoundError as error:  # installed without the exporter's libraries
+        raise MissingExtraError(error.name or library, "export") from None
+    runner: Runner = opened(Path(path), threads, rest)
+    return runner
+
+
+def start(
+    path: str | Path, names: Sequence[str], threads: int, feeds: Mapping[str, Array]
+) -> tuple[dict[str, Runner], dict[str, dict[str, float | None]]]:
+    """Runners by name, and of each what it takes until it draws: size of its files, opening, first picture.
+
+    Opening includes the import of a library that is not imported yet.
+    """
     runners: dict[str, Runner] = {}
+    starts: dict[str, dict[str, float | None]] = {}
     for name in names:
-        library, _, precision = name.partition(":")
-        if library in BUILT_IN:
-            runners[name] = SessionRunner.open(bundle, BUILT_IN[library], threads, precision or None)
-        elif library in offered:
-            try:
-                open_runner = offered[library].load()
-            except ModuleNotFoundError as error:  # installed without the exporter's libraries
-                raise MissingExtraError(error.name or library, "export") from None
-            runners[name] = open_runner(Path(path), threads, precision)
-        else:
-            raise RequestError("against", f"{name!r}, expected some of {', '.join([*BUILT_IN, *offered])}")
-    return runners
+        began = time.perf_counter()
+        runners[name] = open_runner(path, name, threads)
+        opened = time.perf_counter()
+        runners[name].generate(feeds)
+        drawn = time.perf_counter()
+        size: int | None = getattr(runners[name], "bytes_on_disk", None)
+        starts[name] = {
+            "megabytes": None if size is None else round(size / 1e6, 2),
+            "load_ms": round((opened - began) * 1e3, 1),
+            "first_picture_ms": round((drawn - opened) * 1e3, 1),
+        }
+    return runners, starts
 
 
 def bench(
@@ -165,11 +189,11 @@ def bench(
         raise RequestError("rounds", f"{rounds}, expected at least 1")
     if threads < 0:
         raise RequestError("threads", f"{threads}, expected at least 1, or 0 for one per core")
-    runners = open_runners(path, names, threads)
+    model = Bundle.open(path).manifest.model
+    runners, starts = start(path, names, threads, make_inputs(model, 1)[1])
     runs_on = {name: runner.runs_on for name, runner in runners.items()}
     for name, where in runs_on.items():
         progress(f"runner {name}: {where}")
-    model = Bundle.open(path).manifest.model
     rows: list[dict[str, Any]] = []
     for batch in batches:
         pictures, feeds = make_inputs(model, batch)
@@ -191,6 +215,7 @@ def bench(
                     "images_per_second": round(batch / timings[name].median, 2),
                     "times_faster": round(timings[base].median / timings[name].median, 3),
                     "apart": apart(outputs[base], outputs[name]),
+                    "psnr": likeness(outputs[base], outputs[name]) if stage == "generator" else None,
                 }
                 for name in names
             ]
@@ -200,6 +225,7 @@ def bench(
         "threads": threads,
         "rounds": rounds,
         "runners": runs_on,
+        "starts": starts,
         "rows": rows,
     }
 
@@ -235,9 +261,14 @@ def apart(base: Array, other: Array) -> float:
     return float(np.abs(base.astype(np.float64) - other).max())
 
 
+def likeness(base: Array, other: Array) -> float:
+    """PSNR in dB, 99 where nothing differs."""
+    return round(min(psnr(base, other), 99.0), 2)
+
+
 def table(report: Mapping[str, Any]) -> str:
     """The result of `bench` for people."""
-    head = ("stage", "batch", "runner", "median ms", "quartiles ms", "img/s", "ratio", "apart")
+    head = ("stage", "batch", "runner", "median ms", "quartiles ms", "img/s", "ratio", "apart", "PSNR")
     rows = [
         (
             row["stage"],
@@ -248,8 +279,23 @@ def table(report: Mapping[str, Any]) -> str:
             f"{row['images_per_second']:.1f}",
             f"{row['times_faster']:.2f}",
             f"{row['apart']:.3g}",
+            "" if row["psnr"] is None else f"{row['psnr']:.1f}",
         )
         for row in report["rows"]
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in [head, *rows])
+    starts = [
+        (
+            name,
+            "" if start["megabytes"] is None else f"{start['megabytes']:.1f}",
+            f"{start['load_ms']:.0f}",
+            f"{start['first_picture_ms']:.1f}",
+        )
+        for name, start in report["starts"].items()
+    ]
+    first = ("runner", "MB", "load ms", "first picture ms")
+    return "\n".join([*_columns([first, *starts]), "", *_columns([head, *rows])])
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -69,6 +69,7 @@ class Fake:
     """A runner that gives one answer for every row."""
 
     runs_on = "paper"
+    bytes_on_disk: int | None = None
 
     def __init__(self, component: float, grey: int) -> None:
         self.component, self.grey = component, grey
@@ -95,6 +96,9 @@ def test_a_row_says_how_fast_and_how_far_apart_from_the_first_runner(labelled_bu
         return {"ours": bench.Timing((0.04, 0.02, 0.03)), "theirs": bench.Timing((0.02, 0.01, 0.03))}
 
     monkeypatch.setattr(bench, "interleave", timed)
+    clock = iter([0.0, 0.01, 0.03, 1.0, 1.01, 1.03])
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    offered["theirs"].bytes_on_disk = 1_500_000
     said: list[str] = []
     report = bench.bench(
         labelled_bundle, ["ours", "theirs"], batches=[3], rounds=7, threads=5, progress=said.append
@@ -110,11 +114,15 @@ def test_a_row_says_how_fast_and_how_far_apart_from_the_first_runner(labelled_bu
         "threads": 5,
         "rounds": 7,
         "runners": {"ours": "paper", "theirs": "paper"},
+        "starts": {
+            "ours": {"megabytes": None, "load_ms": 10.0, "first_picture_ms": 20.0},
+            "theirs": {"megabytes": 1.5, "load_ms": 10.0, "first_picture_ms": 20.0},
+        },
         "rows": [
-            {"stage": "encoder", **ours, **base},
-            {"stage": "encoder", **theirs, **other, "apart": 0.25},
-            {"stage": "generator", **ours, **base},
-            {"stage": "generator", **theirs, **other, "apart": 30.0},
+            {"stage": "encoder", **ours, **base, "psnr": None},
+            {"stage": "encoder", **theirs, **other, "apart": 0.25, "psnr": None},
+            {"stage": "generator", **ours, **base, "psnr": 99.0},
+            {"stage": "generator", **theirs, **other, "apart": 30.0, "psnr": 18.59},
         ],
     }
     assert asked == [(["ours", "theirs"], 7)] * 2
@@ -125,11 +133,15 @@ def test_a_row_says_how_fast_and_how_far_apart_from_the_first_runner(labelled_bu
         "generator, batch 3: 7 rounds of ours, theirs",
     ]
     assert bench.table(report).splitlines() == [
-        "stage      batch  runner  median ms  quartiles ms    img/s  ratio  apart",
+        "runner  MB   load ms  first picture ms",
+        "ours         10       20.0",
+        "theirs  1.5  10       20.0",
+        "",
+        "stage      batch  runner  median ms  quartiles ms    img/s  ratio  apart  PSNR",
         "encoder    3      ours    30.00      25.00 .. 35.00  100.0  1.00   0",
         "encoder    3      theirs  20.00      15.00 .. 25.00  150.0  1.50   0.25",
-        "generator  3      ours    30.00      25.00 .. 35.00  100.0  1.00   0",
-        "generator  3      theirs  20.00      15.00 .. 25.00  150.0  1.50   30",
+        "generator  3      ours    30.00      25.00 .. 35.00  100.0  1.00   0      99.0",
+        "generator  3      theirs  20.00      15.00 .. 25.00  150.0  1.50   30     18.6",
     ]
 
 
@@ -174,11 +186,12 @@ def test_the_command_prints_a_table_and_leaves_both_reports(tiny_bundle, tmp_pat
     ]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["stage", "batch", "runner"]
+    assert lines[0].split() == ["runner", "MB", "load", "ms", "first", "picture", "ms"]
+    assert lines[3].split()[:3] == ["stage", "batch", "runner"]
     assert lines[-1].startswith("generator")
     rows = json.loads((tmp_path / "report" / "bench.json").read_text())["rows"]
     assert [row["stage"] for row in rows] == ["encoder", "generator"]
-    assert (tmp_path / "report" / "bench.txt").read_text().startswith("stage")
+    assert (tmp_path / "report" / "bench.txt").read_text().startswith("runner")
 
 
 @pytest.mark.parametrize(

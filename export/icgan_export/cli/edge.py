@@ -23,7 +23,14 @@ def add_parser(commands: Commands[Parser]) -> None:
         "--target",
         required=True,
         metavar="LIST",
-        help="of litert, mnn, ncnn, openvino, ort, web: each a folder of --out",
+        help="of coreml, executorch, litert, mnn, ncnn, openvino, ort, web: each a folder of --out",
+    )
+    command.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="LIST",
+        help="of fp32, which must be among them, fp16, int8; one that a runtime has not, or that misses its "
+        "bound, is named and left out (default: %(default)s)",
     )
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
     command.add_argument(
@@ -46,8 +53,10 @@ def run(options: argparse.Namespace) -> int:
         raise ExportError(f"--out {out} exists and is no folder of edge files: choose another place")
     targets = listed(options.target)
     if not targets:
-        raise ExportError("--target names no runtime: choose from litert, mnn, ncnn, openvino, ort, web")
-    missing = write_edge(options.bundle, out, targets, options.weights, Steps())
+        raise ExportError(
+            "--target names no runtime: choose from coreml, executorch, litert, mnn, ncnn, openvino, ort, web"
+        )
+    missing = write_edge(options.bundle, out, targets, options.weights, Steps(), listed(options.precision))
     say(f"wrote {out}" + (f" without {', '.join(missing)}" if missing else ""))
     for name, reason in missing.items():
         tell(f"icgan-export: {name} is left out ({reason})")

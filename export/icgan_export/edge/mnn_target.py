@@ -18,11 +18,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from icgan_export.edge.target import Arrays, EdgeTarget, Runner
+from icgan_export.edge.target import Arrays, EdgeTarget, Runner, ending
 from icgan_export.errors import ExportError
 
 CONVERT = "import MNN, sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
 KINDS = {np.dtype(np.float32): expr.float, np.dtype(np.uint8): expr.uint8, np.dtype(np.int64): expr.int}
+# Weights: stored as halves, or as bytes with a scale for each channel; what is computed stays float32.
+LOWER = {"fp32": (), "fp16": ("--fp16",), "int8": ("--weightQuantBits", "8")}
 SNIPPET = """\
 import MNN.expr as F
 import MNN.nn as nn
@@ -35,27 +37,29 @@ print(image.dtype, image.shape)
 """
 
 
-def convert(model: onnx.ModelProto, stem: Path) -> Sequence[Path]:
+def convert(model: onnx.ModelProto, stem: Path, precision: str = "fp32") -> Sequence[Path]:
     """`stem`.mnn, and `stem`.names: its inputs and outputs in their order."""
-    source, out = stem.with_suffix(".onnx"), stem.with_suffix(".mnn")
+    source, out = ending(stem, ".onnx"), ending(stem, ".mnn")
     onnx.save(model, source)
     command = [sys.executable, "-c", CONVERT, "-f", "ONNX", "--modelFile", str(source)]
     done = subprocess.run(
-        [*command, "--MNNModel", str(out), "--bizCode", "icgan"], capture_output=True, text=True
+        [*command, "--MNNModel", str(out), "--bizCode", "icgan", *LOWER[precision]],
+        capture_output=True,
+        text=True,
     )
     source.unlink()
     if done.returncode or not out.exists():
         raise ExportError(f"mnn: {stem.name} is not converted (status {done.returncode})")
-    names = stem.with_suffix(".names")
+    names = ending(stem, ".names")
     inputs = " ".join(value.name for value in model.graph.input)
     names.write_text(f"{inputs}\n{' '.join(value.name for value in model.graph.output)}\n")
     return [out, names]
 
 
-def open_graph(files: Sequence[Path]) -> Runner:
-    """A module on one thread, in float32."""
+def open_graph(files: Sequence[Path], threads: int = 1) -> Runner:
+    """A module in float32."""
     inputs, outputs = (line.split() for line in files[1].read_text().splitlines())
-    manager = nn.create_runtime_manager(({"backend": "CPU", "numThread": 1, "precision": "high"},))
+    manager = nn.create_runtime_manager(({"backend": "CPU", "numThread": threads, "precision": "high"},))
     module = nn.load_module_from_file(str(files[0]), inputs, outputs, runtime_manager=manager)
 
     def run(feeds: Arrays) -> dict[str, NDArray[Any]]:
@@ -74,4 +78,4 @@ def open_graph(files: Sequence[Path]) -> Runner:
     return run
 
 
-TARGET = EdgeTarget("mnn", "mnn", f"MNN {MNN.version()}", convert, open_graph, snippet=SNIPPET)
+TARGET = EdgeTarget("mnn", "mnn", f"MNN {MNN.version()}", convert, open_graph, lowers=True, snippet=SNIPPET)

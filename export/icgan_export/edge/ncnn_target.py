@@ -15,7 +15,7 @@ import onnx
 import pnnx
 from numpy.typing import NDArray
 
-from icgan_export.edge.target import Arrays, EdgeTarget, Runner
+from icgan_export.edge.target import Arrays, EdgeTarget, Runner, ending
 from icgan_export.errors import ExportError
 
 SNIPPET = """\
@@ -33,7 +33,7 @@ print(image.dtype, image.shape)
 """
 
 
-def convert(model: onnx.ModelProto, stem: Path) -> Sequence[Path]:
+def convert(model: onnx.ModelProto, stem: Path, precision: str = "fp32") -> Sequence[Path]:
     """`stem`.param and `stem`.bin of one picture, and `stem`.names: its inputs and outputs in their order."""
     shapes = ",".join(
         "[" + ",".join(str(side.dim_value or 1) for side in value.type.tensor_type.shape.dim) + "]"
@@ -42,12 +42,12 @@ def convert(model: onnx.ModelProto, stem: Path) -> Sequence[Path]:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "graph.onnx")
         onnx.save(model, source)
-        command = [pnnx.EXEC_PATH, source.name, f"inputshape={shapes}", "fp16=0"]
+        command = [pnnx.EXEC_PATH, source.name, f"inputshape={shapes}", f"fp16={int(precision == 'fp16')}"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         made = [Path(folder, f"graph.ncnn.{ending}") for ending in ("param", "bin")]
         if done.returncode or not all(path.exists() for path in made):
             raise ExportError(f"ncnn: {stem.name} is not converted (status {done.returncode})")
-        files = [stem.with_suffix(".param"), stem.with_suffix(".bin"), stem.with_suffix(".names")]
+        files = [ending(stem, suffix) for suffix in (".param", ".bin", ".names")]
         for path, target in zip(made, files[:2], strict=True):
             target.write_bytes(path.read_bytes())
     inputs = " ".join(value.name for value in model.graph.input)
@@ -55,11 +55,11 @@ def convert(model: onnx.ModelProto, stem: Path) -> Sequence[Path]:
     return files
 
 
-def open_graph(files: Sequence[Path]) -> Runner:
-    """A net on one thread, in float32."""
+def open_graph(files: Sequence[Path], threads: int = 1) -> Runner:
+    """A net in float32."""
     inputs, outputs = (line.split() for line in files[2].read_text().splitlines())
     net = ncnn.Net()
-    net.opt.num_threads = 1
+    net.opt.num_threads = threads
     for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
         setattr(net.opt, f"use_{option}", False)
     if net.load_param(str(files[0])) or net.load_model(str(files[1])):
@@ -83,7 +83,9 @@ TARGET = EdgeTarget(
     convert,
     open_graph,
     batch=1,
+    lowers=True,
     bytes_inside=False,
     left_behind={"lookup": "ncnn has no TopK: search bank/embeddings.npy by inner products"},
+    no_precision={"int8": "its quantiser is no part of the packages"},
     snippet=SNIPPET,
 )

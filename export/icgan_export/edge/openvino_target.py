@@ -11,7 +11,7 @@ import onnx
 import openvino as ov
 from numpy.typing import NDArray
 
-from icgan_export.edge.target import Arrays, EdgeTarget, Runner
+from icgan_export.edge.target import Arrays, EdgeTarget, Runner, ending
 
 SNIPPET = """\
 import numpy as np
@@ -24,19 +24,20 @@ print(image.dtype, image.shape)
 """
 
 
-def convert(model: onnx.ModelProto, stem: Path) -> Sequence[Path]:
-    """`stem`.xml and `stem`.bin."""
-    source = stem.with_suffix(".onnx")
+def convert(model: onnx.ModelProto, stem: Path, precision: str = "fp32") -> Sequence[Path]:
+    """`stem`.xml and `stem`.bin; whatever is FP16 or INT8 in the graph stays so."""
+    source = ending(stem, ".onnx")
     onnx.save(model, source)
-    ov.save_model(ov.convert_model(source), stem.with_suffix(".xml"), compress_to_fp16=False)
+    files = [ending(stem, ".xml"), ending(stem, ".bin")]
+    ov.save_model(ov.convert_model(source), files[0], compress_to_fp16=False)
     source.unlink()
-    return [stem.with_suffix(".xml"), stem.with_suffix(".bin")]
+    return files
 
 
-def open_graph(files: Sequence[Path]) -> Runner:
-    """A compiled model on one thread, in float32."""
+def open_graph(files: Sequence[Path], threads: int = 1) -> Runner:
+    """A compiled model, in float32."""
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1,
+        "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads,
     }  # fmt: skip
     compiled = ov.Core().compile_model(files[0], "CPU", settings)
     request = compiled.create_infer_request()

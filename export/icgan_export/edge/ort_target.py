@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from icgan_export.edge.target import Arrays, EdgeTarget, Runner
+from icgan_export.edge.target import Arrays, EdgeTarget, Runner, ending
 from icgan_export.errors import ExportError
 
 SNIPPET = """\
@@ -26,9 +26,9 @@ print(image.dtype, image.shape)
 """
 
 
-def convert(model: onnx.ModelProto, stem: Path) -> Sequence[Path]:
+def convert(model: onnx.ModelProto, stem: Path, precision: str = "fp32") -> Sequence[Path]:
     """`stem`.ort, optimised for any processor."""
-    source = stem.with_suffix(".onnx")
+    source = ending(stem, ".onnx")
     onnx.save(model, source)
     command = [sys.executable, "-m", "onnxruntime.tools.convert_onnx_models_to_ort", str(source)]
     done = subprocess.run([*command, "--optimization_style", "Fixed"], capture_output=True, text=True)
@@ -37,13 +37,13 @@ def convert(model: onnx.ModelProto, stem: Path) -> Sequence[Path]:
         config.unlink()
     if done.returncode:
         raise ExportError(f"ort: {stem.name} is not converted: {done.stderr.strip().splitlines()[-1]}")
-    return [stem.with_suffix(".ort")]
+    return [ending(stem, ".ort")]
 
 
-def open_graph(files: Sequence[Path]) -> Runner:
-    """A session on one thread."""
+def open_graph(files: Sequence[Path], threads: int = 1) -> Runner:
+    """A session on the processor."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     session = ort.InferenceSession(files[0], options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 

@@ -33,36 +33,43 @@ class Part:
     """One graph to convert: what goes in and what torch answered in float32."""
 
     role: str
+    precision: str
     graph: onnx.ModelProto | TorchGraph
     feeds: Arrays
     output: str
     expected: NDArray[Any]
 
 
-def parts_of(bundle: Bundle, target: EdgeTarget, run: Path | None, step: Step) -> list[Part]:
-    """Every graph that the bundle has and `target` runs.
+def parts_of(bundle: Bundle, target: EdgeTarget, precision: str, run: Path | None, step: Step) -> list[Part]:
+    """Every graph that the bundle has at `precision` and `target` runs; the lookup is among those of fp32.
 
-    With `run`, the weights of the bundle, the generator is traced in the target's own form; without it, that
-    of the bundle is taken as it is.
+    With `run`, the weights of the bundle, a float32 generator is traced in the target's own form; without it,
+    that of the bundle is taken as it is. FP16 and INT8 are the bundle's, but where the target's converter
+    makes them of float32. Raises ExportError where the bundle has no graphs of that precision.
     """
+    source = "fp32" if target.lowers else precision
+    if not any(entry.precision == source for entry in bundle.manifest.graphs):
+        raise ExportError(
+            f"the bundle has no {source}: icgan-export bundle --precision fp32,{source} writes it"
+        )
     samples = Samples.read(bundle)
     found = []
     for role in ROLES:
-        entries = [e for e in bundle.manifest.graphs if e.role == role and e.precision == "fp32"]
-        if not entries or role in (target.left_behind or {}):
+        entries = [e for e in bundle.manifest.graphs if e.role == role and e.precision == source]
+        if not entries or role in (target.left_behind or {}) or (role == "lookup" and precision != "fp32"):
             continue
         if target.from_torch:
-            part = _part(role, None, samples, False, samples.feeds(entries[0]))
+            part = _part(role, precision, None, samples, False, samples.feeds(entries[0]))
             graph = TorchGraph(_module(role, target, run), part.feeds, part.output)
             found.append(replace(part, graph=graph))
             continue
-        if role == "generator" and run is not None:
+        if role == "generator" and run is not None and source == "fp32":
             graph = _traced(bundle, target, run, step)
         else:
             graph = onnx.load_from_string(bundle.read(entries[0].file))
         if not target.bytes_inside:
             graph = {"encoder": float_input, "generator": float_pictures}[role](graph)
-        found.append(_part(role, graph, samples, target.bytes_inside, samples.feeds(entries[0])))
+        found.append(_part(role, precision, graph, samples, target.bytes_inside, samples.feeds(entries[0])))
     return found
 
 
@@ -86,13 +93,15 @@ def _module(role: str, target: EdgeTarget, run: Path | None) -> nn.Module:
     return GraphGenerator(network, config, as_bytes=False).eval()
 
 
-def _part(role: str, graph: Any, samples: Samples, in_bytes: bool, feeds: Arrays) -> Part:
+def _part(role: str, precision: str, graph: Any, samples: Samples, in_bytes: bool, feeds: Arrays) -> Part:
     if role == "lookup":
-        return Part(role, graph, {"embedding": samples.embedding}, "ids", samples.ids)
+        return Part(role, precision, graph, {"embedding": samples.embedding}, "ids", samples.ids)
     if role == "encoder":
         picture = samples.picture if in_bytes else samples.picture.astype(np.float32)
-        return Part(role, graph, {"image": picture}, "embedding", samples.embedding)
-    return Part(role, graph, feeds, "image", to_bytes(samples.image) if in_bytes else samples.image)
+        return Part(role, precision, graph, {"image": picture}, "embedding", samples.embedding)
+    return Part(
+        role, precision, graph, feeds, "image", to_bytes(samples.image) if in_bytes else samples.image
+    )
 
 
 def float_input(model: onnx.ModelProto) -> onnx.ModelProto:

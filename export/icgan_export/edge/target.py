@@ -19,7 +19,8 @@ from icgan_runtime.errors import MissingExtraError
 Arrays = Mapping[str, NDArray[Any]]
 Runner = Callable[[Arrays], dict[str, NDArray[Any]]]
 
-TARGETS = ("litert", "mnn", "ncnn", "openvino", "ort", "web")
+TARGETS = ("coreml", "executorch", "litert", "mnn", "ncnn", "openvino", "ort", "web")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,19 +34,29 @@ class TorchGraph:
 
 @dataclass(frozen=True)
 class EdgeTarget:
-    """One runtime: its converter and a runner of what that wrote, both on one thread of the CPU."""
+    """One runtime: its converter, and a runner of what that wrote on the CPU."""
 
     name: str
     form: Target  # whose forms of a block are the fastest there
     version: str
-    # Write a graph as `stem` with the endings of the format; returns the files.
-    convert: Callable[[Any, Path], Sequence[Path]]  # an onnx.ModelProto, or a TorchGraph
-    open: Callable[[Sequence[Path]], Runner]
+    # Write a graph, an onnx.ModelProto or a TorchGraph, as `stem` with the endings of the format, at a
+    # precision; returns the files.
+    convert: Callable[[Any, Path, str], Sequence[Path]]
+    open: Callable[[Sequence[Path], int], Runner] | None  # on that many threads; None: not run here
+    # Operators of what was written; ExportError where it is not the graph. Of a target that is not run.
+    inspect: Callable[[Sequence[Path], Any], Mapping[str, int]] | None = None
+    lowers: bool = False  # the converter itself makes FP16 and INT8 of float32; False: the bundle's graphs do
     batch: int | None = None  # rows of a run; None: any number
     bytes_inside: bool = True  # False: the runtime has no bytes, pictures are float32 at both ends
     from_torch: bool = False  # the converter reads a module, not ONNX
     left_behind: Mapping[str, str] | None = None  # role -> why it has no place in this runtime
+    no_precision: Mapping[str, str] | None = None  # precision -> why it is not written
     snippet: str = ""  # a Python program with {encoder} and {generator}, the files of each
+
+
+def ending(stem: Path, suffix: str) -> Path:
+    """`stem` with an ending more: a precision in its name, "generator.fp16", stays."""
+    return stem.with_name(stem.name + suffix)
 
 
 def find_target(name: str) -> EdgeTarget:

@@ -10,13 +10,13 @@ import onnxruntime as ort
 from onnx import TensorProto
 
 from icgan_export.edge.ort_target import SNIPPET, open_graph
-from icgan_export.edge.target import EdgeTarget
+from icgan_export.edge.target import EdgeTarget, ending
 from icgan_export.errors import ExportError
 
 STORAGE_BUFFERS = 8  # that WebGPU promises a shader
 
 
-def convert(model: onnx.ModelProto, stem: Path) -> Sequence[Path]:
+def convert(model: onnx.ModelProto, stem: Path, precision: str = "fp32") -> Sequence[Path]:
     """`stem`.onnx, refused where an operator needs more storage buffers than every adapter has."""
     settings = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT64}
     for node in model.graph.node:
@@ -26,7 +26,7 @@ def convert(model: onnx.ModelProto, stem: Path) -> Sequence[Path]:
                 f"web: {node.op_type} {node.name} of {stem.name} binds {len(bound)} tensors, WebGPU promises "
                 f"{STORAGE_BUFFERS}: export the bundle again"
             )
-    path = stem.with_suffix(".onnx")
+    path = ending(stem, ".onnx")
     onnx.save(model, path)
     return [path]
 

@@ -21,7 +21,7 @@ class Attention(nn.Module):
         self.gamma = constant(weights[f"{layer}.gamma"])
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.theta(x), F.max_pool2d(self.phi(x), 2), F.max_pool2d(self.g(x), 2)
+        query, key, value = self.theta(x), F.max_pool2d(self.phi(x), 2, 2), F.max_pool2d(self.g(x), 2, 2)
         attended: Tensor = self.o(_attend(query, key, value))
         return self.gamma * attended + x
 
@@ -38,7 +38,7 @@ class ProductAttention(nn.Module):
         self.o = conv(o * weights[f"{layer}.gamma"], None)
 
     def forward(self, x: Tensor) -> Tensor:
-        key, value = torch.split(F.max_pool2d(self.memory(x), 2), self.split, dim=1)
+        key, value = torch.split(F.max_pool2d(self.memory(x), 2, 2), self.split, dim=1)
         attended: Tensor = self.o(_attend(self.query(x), key, value))
         return attended + x
 

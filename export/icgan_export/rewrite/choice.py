@@ -32,7 +32,7 @@ from icgan_export.errors import ExportError
 from icgan_training.networks.config import ModelConfig
 
 BlockForm = Literal["plain", "transposed", "phases", "products", "matrices"]
-Target = Literal["onnxruntime", "openvino", "tensorrt", "litert", "mnn", "ncnn"]
+Target = Literal["onnxruntime", "openvino", "tensorrt", "litert", "mnn", "ncnn", "coreml", "executorch"]
 
 # Block input widths from which the matrix products beat a convolution, measured on a 2-core AVX-512 machine
 # (docs/reports/performance.md): below, adding up the products costs more than the multiplications saved.
@@ -63,7 +63,8 @@ class Rewrites:
     @classmethod
     def best(cls, config: ModelConfig, target: Target = "onnxruntime") -> Rewrites:
         """The forms measured as fastest for `target`."""
-        if target in ("tensorrt", "ncnn"):  # they run many small products several times slower
+        # the first two run many small products several times slower, Core ML has no tensors of six axes
+        if target in ("tensorrt", "ncnn", "coreml"):
             return cls(_uniform("transposed", config))
         sides = [side // 2 for side in config.block_resolutions]
         return cls(tuple(_form(*each, target) for each in zip(config.generator_widths, sides, strict=False)))
@@ -83,8 +84,8 @@ def _form(width: int, side: int, target: Target) -> BlockForm:
     """Of a block whose input has `width` channels and `side` rows."""
     if width >= PRODUCTS_FROM_WIDTH:
         return "matrices" if side <= MATRICES_UP_TO.get(target, 0) else "products"
-    if target in ("litert", "mnn"):
-        return "transposed" if target == "litert" else "phases"
+    if target in ("litert", "executorch", "mnn"):
+        return "phases" if target == "mnn" else "transposed"
     return CLOSE_FORMS.get(side, "transposed") if width >= CLOSE_FROM_WIDTH else "transposed"
 
 

@@ -15,7 +15,7 @@ from icgan_runtime.console import Parser, tell
 from icgan_runtime.errors import RequestError
 
 # Options that only one of the two uses heeds.
-_OF_RUNNERS = ("against", "batches", "rounds", "threads")
+_OF_RUNNERS = ("against", "target", "edge", "batches", "rounds", "threads")
 _OF_SERVERS = ("seconds",)
 
 
@@ -26,6 +26,7 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         "bench",
         run,
         "icgan bench bundles/demo --against onnxruntime,openvino --out report/\n"
+        "         icgan bench bundles/demo --edge edge/ --target mnn,ncnn,litert:int8 --out report/\n"
         "         icgan bench --url grpc://localhost:8001 photo.jpg --out report/",
     )
     command.add_argument("bundle", metavar="BUNDLE", help=f"{shared.BUNDLE}; with --url, a picture instead")
@@ -45,6 +46,13 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         ":fp16 or :int8 for a precision; torch, or torch:RUN where the weights have moved "
         "(default: %(default)s)",
     )
+    command.add_argument(
+        "--target",
+        metavar="LIST",
+        help="edge runtimes beside them, of the folders in --edge; each with :fp16 or :int8 for a precision "
+        "(default: none)",
+    )
+    command.add_argument("--edge", metavar="FOLDER", help="what icgan-export edge wrote, for --target")
     command.add_argument(
         "--batches", default="1,8", metavar="LIST", help="comma-separated sizes (default: %(default)s)"
     )
@@ -77,9 +85,12 @@ def run(options: argparse.Namespace) -> int:
             connection=options_from_environment(),
         )
         return _report(options, load.table(report), report)
+    if (options.target is None) != (options.edge is None):
+        raise RequestError("target", "--target and --edge go together: which runtimes, in which folder")
+    edge = [f"edge:{Path(options.edge, name)}" for name in shared.split_list(options.target or "")]
     report = bench.bench(
         options.bundle,
-        shared.split_list(options.against),
+        [*shared.split_list(options.against), *edge],
         batches=[_whole("batches", part) for part in shared.split_list(options.batches)],
         rounds=options.rounds,
         threads=options.threads,
