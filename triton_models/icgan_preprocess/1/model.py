@@ -173,18 +173,21 @@ class Decoders:
             if found := self.under_way.get(key):
                 return found
             load = max(SMALLEST, min(1, len(picture) / LARGE))
-            future = self.workers.submit(load, lambda: images.load(picture, self.size))
-            self.under_way[key] = future
-        future.add_done_callback(lambda _: self._prepared(key, future))
-        return future
+            self.under_way[key] = self.workers.submit(load, lambda: self._load(key, picture))
+            return self.under_way[key]
 
-    def _prepared(self, key: bytes, future: Future[Prepared]) -> None:
-        with self.lock:
-            del self.under_way[key]
-            if self.count and future.exception() is None:
-                self.kept[key] = future
-                if len(self.kept) > self.count:
-                    self.kept.popitem(last=False)
+    def _load(self, key: bytes, picture: bytes) -> Prepared:
+        prepared = None
+        try:
+            prepared = images.load(picture, self.size)
+        finally:  # before anybody has the answer: what comes next finds the picture kept
+            with self.lock:
+                future = self.under_way.pop(key)
+                if self.count and prepared is not None:
+                    self.kept[key] = future
+                    if len(self.kept) > self.count:
+                        self.kept.popitem(last=False)
+        return prepared
 
 
 def _done(work: Callable[[], Prepared]) -> Future[Prepared]:
