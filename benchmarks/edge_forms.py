@@ -1,10 +1,13 @@
 """What our generator gains in each edge runtime over that runtime's own conversion of the plain one.
 
     python -m benchmarks.edge_forms --weights models/demo --target mnn,ncnn,openvino,ort
+    python -m benchmarks.edge_forms --resolution 128 --ch 8 --batch 8 --target ort --out report/
 
-Both are converted by `icgan_export.edge` and run at batch 1 on one thread, in turn, `--rounds` times. The
-processor time of a picture is compared, lower quartile, so that what else the machine does counts little.
-Prints a table.
+Each is converted by `icgan_export.edge` and run on one thread, in turn, `--rounds` times. The processor time
+of a batch is compared, lower quartile, so that what else the machine does counts little; quartiles of the
+ratios within a round stand beside it. `before` has the forms of commit 7915c7a, for the two runtimes that it
+wrote graphs for. Without --weights the weights are random. Prints a table; writes forms.json and forms.md
+under --out.
 """
 
 from __future__ import annotations
@@ -12,20 +15,26 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
+from benchmarks.generator import Subject, random_generator
+from benchmarks.report import about, leave, page, table
 from icgan_export.edge.target import Arrays, EdgeTarget, find_target
 from icgan_export.lower.graphs import generator_graph
 from icgan_export.lower.passes import float_pictures
-from icgan_export.rewrite.backbones import best_rewrites, no_rewrites
-from icgan_runtime import latents
+from icgan_export.rewrite.backbones import AnyRewrites, best_rewrites, no_rewrites
+from icgan_export.rewrite.choice import PRODUCTS_FROM_WIDTH, Rewrites
+from icgan_training.networks.backbones import AnyGenerator
 from icgan_training.networks.checkpoint import load_generator
+from icgan_training.networks.config import ModelConfig
 
-WARM_UP = 5
+LIBRARIES = ("torch", "onnx", "numpy")  # whose versions a report names; a runtime's stands in its row
+WARM_UP = 2
 
 
 def main() -> None:
@@ -33,36 +42,83 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", type=Path, required=True, metavar="RUN")
+    parser.add_argument("--weights", type=Path, metavar="RUN", help="run directory (default: random weights)")
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--ch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--target", default="mnn,ncnn,openvino,ort")
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--out", type=Path, help="folder of the report")
     options = parser.parse_args()
     targets = [find_target(name) for name in options.target.split(",")]  # before minutes of tracing
-    generator = load_generator(options.weights)
-    shape = generator.config
-    if shape.embedding_dim is None or shape.takes_label:
+    if any(target.batch not in (None, options.batch) for target in targets):
+        parser.error("--batch: one of the targets takes one picture at a time")
+    generator = (
+        load_generator(options.weights)
+        if options.weights
+        else random_generator(options.resolution, options.ch)
+    )
+    name = str(options.weights or f"{options.resolution} px, ch {options.ch}, random weights")
+    if generator.config.embedding_dim is None or generator.config.takes_label:
         raise SystemExit("--weights: a generator of noise and embedding is wanted")
-    embedding = latents.noise(1, np.arange(1), 1.0, shape.embedding_dim)
-    feeds = {
-        "noise": latents.noise(0, np.arange(1), 1.0, shape.dim_z),
-        "embedding": embedding / np.linalg.norm(embedding),
-    }
-    graphs = {None: generator_graph(generator, no_rewrites(shape), {}).SerializeToString()}
-    print("| runtime | form | plain, ms | ours, ms | times faster |\n|---|---|---|---|---|")
+    feeds = Subject(generator, name).feeds(options.batch)
+    rows = []
     for target in targets:
-        if target.form not in graphs:
-            rewrites = best_rewrites(shape, target.form)
-            graphs[target.form] = generator_graph(generator, rewrites, {}).SerializeToString()
-        with tempfile.TemporaryDirectory() as folder:
-            routes = [
-                _open(target, graphs[form], Path(folder, name))
-                for form, name in ((None, "plain"), (target.form, "ours"))
-            ]
-            plain, ours = _measure(routes, feeds, options.rounds)
-        print(
-            f"| {target.version} | {target.form} | {plain:.2f} | {ours:.2f} | {plain / ours:.2f} |",
-            flush=True,
-        )
+        routes = {"plain": no_rewrites(generator.config)}
+        if target.form in ("onnxruntime", "openvino") and isinstance(generator.config, ModelConfig):
+            routes["before"] = earlier(generator.config)
+        routes["ours"] = best_rewrites(generator.config, target.form)
+        rows.append(_compare(target, generator, routes, feeds, options.rounds))
+    report = about("benchmarks.edge_forms", LIBRARIES) | {
+        "model": name, "batch": options.batch, "rounds": options.rounds, "rows": rows
+    }  # fmt: skip
+    leave(report, _markdown(report), options.out, "forms")
+
+
+def earlier(config: ModelConfig) -> Rewrites:
+    """The forms of commit 7915c7a."""
+    wide = [width >= PRODUCTS_FROM_WIDTH for width in config.generator_widths[:-1]]
+    return Rewrites(tuple("products" if each else "transposed" for each in wide))
+
+
+def _compare(
+    target: EdgeTarget,
+    generator: AnyGenerator,
+    routes: Mapping[str, AnyRewrites],
+    feeds: Arrays,
+    rounds: int,
+) -> dict[str, Any]:
+    """Milliseconds of each route, lower quartile, and the quartiles of the ratios of plain to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        runners = [
+            _open(target, generator_graph(generator, rewrites, {}).SerializeToString(), Path(folder, name))
+            for name, rewrites in routes.items()
+        ]
+        taken = np.array(_measure(runners, feeds, rounds))
+    ratios = np.quantile(taken[0] / taken, (0.25, 0.5, 0.75), axis=1)
+    row: dict[str, Any] = {"runtime": target.version, "form": target.form}
+    for index, name in enumerate(routes):
+        row[name] = {"ms": float(np.quantile(taken[index], 0.25)), "times_faster": ratios[:, index].tolist()}
+    return row
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    def cells(found: dict[str, Any] | None) -> list[str]:
+        if found is None:
+            return ["", ""]
+        first, median, third = found["times_faster"]
+        return [f"{found['ms']:.2f}", f"{median:.2f} ({first:.2f} to {third:.2f})"]
+
+    heads = ["runtime", "plain, ms", "before, ms", "times faster", "ours, ms", "times faster"]
+    rows = [
+        [row["runtime"], f"{row['plain']['ms']:.2f}", *cells(row.get("before")), *cells(row["ours"])]
+        for row in report["rows"]
+    ]
+    notes = (
+        f"Batch {report['batch']}, one thread, {report['rounds']} rounds, milliseconds of processor time, "
+        "lower quartile; ratios to plain within a round, median and quartiles. Before: the forms of 7915c7a."
+    )
+    return page(f"Forms: {report['model']}", report, notes, table(heads, rows))
 
 
 def _open(target: EdgeTarget, graph: bytes, stem: Path) -> Callable[[Arrays], object]:
@@ -70,8 +126,8 @@ def _open(target: EdgeTarget, graph: bytes, stem: Path) -> Callable[[Arrays], ob
     return target.open(target.convert(model if target.bytes_inside else float_pictures(model), stem))
 
 
-def _measure(routes: list[Callable[[Arrays], object]], feeds: Arrays, rounds: int) -> list[float]:
-    """Milliseconds of processor time of each route, lower quartile."""
+def _measure(routes: list[Callable[[Arrays], object]], feeds: Arrays, rounds: int) -> list[list[float]]:
+    """Milliseconds of processor time of each route in every round."""
     taken: list[list[float]] = [[] for _ in routes]
     for number in range(WARM_UP + rounds):
         for index in range(len(routes)):
@@ -80,7 +136,7 @@ def _measure(routes: list[Callable[[Arrays], object]], feeds: Arrays, rounds: in
             routes[route](feeds)
             if number >= WARM_UP:
                 taken[route].append(1000 * (time.process_time() - began))
-    return [float(np.percentile(times, 25)) for times in taken]
+    return taken
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ def add_parser(commands: Commands[Parser]) -> None:
         default="",
         metavar="LIST",
         help="leave out some of the speed rewrites: blocks, condition_product, early_shortcut, output_norm, "
-        "attention_product; of StyleGAN2: blocks, styles_product, colours_product, enlarged_colours "
-        "(default: none)",
+        "attention_product, attention_parts, output_transposed; of StyleGAN2: blocks, styles_product, "
+        "colours_product, enlarged_colours (default: none)",
     )
     add_target(command)
     command.set_defaults(run=run)

@@ -68,7 +68,8 @@ PHASE_TAPS = np.array([[3, 1], [2, 0]])
 def transposed_in_phases(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with every upsampling ConvTranspose as four 2x2 convolutions and an interleave.
 
-    The same sums under the same names. For BF16, in which TensorRT-RTX builds no transposed convolution.
+    One of stride 1 becomes the convolution that it is. The same sums under the same names. For BF16, in which
+    TensorRT-RTX builds no transposed convolution.
     """
     copy = with_shapes(model)
     graph = copy.graph
@@ -81,8 +82,11 @@ def transposed_in_phases(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type != "ConvTranspose":
             body.append(node)
             continue
-        kernel = numpy_helper.to_array(constants[node.input[1]])  # [I, O, 4, 4]
-        body += _phases(graph, node, kernel, shapes[node.input[0]][2:])
+        kernel = numpy_helper.to_array(constants[node.input[1]])  # [I, O, k, k]
+        if _doubles(node):
+            body += _phases(graph, node, kernel, shapes[node.input[0]][2:])
+        else:
+            body.append(_convolution(graph, node, kernel))
     del graph.node[:]
     graph.node.extend(body)
     return clean(copy, rename=False)
@@ -117,6 +121,16 @@ def _phases(
     return nodes
 
 
+def _convolution(graph: onnx.GraphProto, node: onnx.NodeProto, kernel: NDArray[np.float32]) -> onnx.NodeProto:
+    """A 3x3 ConvTranspose of stride 1 and padding 1, which leaves a picture's size alone, as Conv."""
+    weight = f"{node.name}.weight"
+    graph.initializer.append(
+        numpy_helper.from_array(np.ascontiguousarray(kernel.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]), weight)
+    )
+    inputs = [node.input[0], weight, *node.input[2:]]
+    return helper.make_node("Conv", inputs, node.output, node.name, pads=[1, 1, 1, 1])
+
+
 def clean(model: onnx.ModelProto, rename: bool = True) -> onnx.ModelProto:
     """Drop unused initialisers and stale shapes, number nodes by operator, check; in place, returned.
 
@@ -142,6 +156,11 @@ def clean(model: onnx.ModelProto, rename: bool = True) -> onnx.ModelProto:
         graph.value_info.remove(value)
     check(model)
     return model
+
+
+def _doubles(node: onnx.NodeProto) -> bool:
+    """Whether a transposed convolution enlarges the picture."""
+    return any(a.name == "strides" and list(a.ints) == [2, 2] for a in node.attribute)
 
 
 def _casts_to_float(node: onnx.NodeProto) -> bool:

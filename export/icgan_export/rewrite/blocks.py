@@ -108,13 +108,13 @@ class ProductBlock(nn.Module):
 
     def conv2(self, phases: Phases) -> Phases:
         """conv2 on quarters [N, r, r, O], to quarters."""
-        by_row = [_winograd_input(phases[0][q], phases[1][q], 1) for q in (0, 1)]
+        by_row = [winograd_input(phases[0][q], phases[1][q], 1) for q in (0, 1)]
         products = []
         for i in range(4):
-            for j, tile in enumerate(_winograd_input(by_row[0][i], by_row[1][i], 2)):
+            for j, tile in enumerate(winograd_input(by_row[0][i], by_row[1][i], 2)):
                 products.append(tile @ self.get_buffer(f"conv2_{4 * i + j}"))
-        columns = [_winograd_output(products[4 * i : 4 * i + 4]) for i in range(4)]
-        outputs = [_winograd_output([column[q] for column in columns]) for q in (0, 1)]
+        columns = [winograd_output(products[4 * i : 4 * i + 4]) for i in range(4)]
+        outputs = [winograd_output([column[q] for column in columns]) for q in (0, 1)]
         return [[outputs[q][p] for q in (0, 1)] for p in (0, 1)]
 
 
@@ -127,9 +127,11 @@ def modulate(x: Tensor, affine: Affine, channels_last: bool = False) -> Tensor:
 def spread(affine: Affine, channels_last: bool) -> Affine:
     """Scale and shift [N, C] with the axes over which they are the same: [N, 1, 1, C], or [N, C, 1, 1].
 
-    No slices: each `:` would be one more operator to trace.
+    No slices: each `:` would be one more operator to trace. What has these axes already is left alone.
     """
     scale, shift = affine
+    if scale.dim() == 4:
+        return affine
     if channels_last:
         return scale.unsqueeze(1).unsqueeze(1), shift.unsqueeze(1).unsqueeze(1)
     return scale.unsqueeze(2).unsqueeze(3), shift.unsqueeze(2).unsqueeze(3)
@@ -141,24 +143,24 @@ def _upsample(x: Tensor) -> Tensor:
 
 def _differences(x: Tensor, dim: int) -> Tensor:
     """x[i] - x[i-1] along `dim` for i = 0 .. size, with zeros around x: one entry more than x has."""
-    return _pad(x, dim, 0, 1) - _pad(x, dim, 1, 0)
+    return pad(x, dim, 0, 1) - pad(x, dim, 1, 0)
 
 
-def _winograd_input(even: Tensor, odd: Tensor, dim: int) -> list[Tensor]:
+def winograd_input(even: Tensor, odd: Tensor, dim: int) -> list[Tensor]:
     """The four input tiles of F(2, 3) along `dim` from even and odd entries of a zero-padded signal."""
     size = even.shape[dim]
-    before = _pad(odd.narrow(dim, 0, size - 1), dim, 1, 0)
-    after = _pad(even.narrow(dim, 1, size - 1), dim, 0, 1)
+    before = pad(odd.narrow(dim, 0, size - 1), dim, 1, 0)
+    after = pad(even.narrow(dim, 1, size - 1), dim, 0, 1)
     return [before - odd, even + odd, odd - even, even - after]
 
 
-def _winograd_output(products: list[Tensor]) -> tuple[Tensor, Tensor]:
+def winograd_output(products: list[Tensor]) -> tuple[Tensor, Tensor]:
     """The even and the odd outputs of F(2, 3)."""
     middle = products[1] + products[2], products[1] - products[2]
     return products[0] + middle[0], middle[1] - products[3]
 
 
-def _pad(x: Tensor, dim: int, before: int, after: int) -> Tensor:
+def pad(x: Tensor, dim: int, before: int, after: int) -> Tensor:
     """Zeros around `dim` (1 or 2) of [N, h, w, C]."""
     return F.pad(x, (0, 0, before, after) if dim == 2 else (0, 0, 0, 0, before, after))
 

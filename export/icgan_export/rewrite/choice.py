@@ -10,6 +10,10 @@ and is folded in float64 (`fold.py`), so that float32 loses nothing. What each g
     early_shortcut      the 1x1 shortcut before the upsampling: a quarter of its pixels
     output_norm         the last batch norm goes into the last block's weights
     attention_product   theta, phi and g as one 1x1 convolution, gamma inside o
+    attention_parts     attention on large pictures for a part of the queries at a time, whose scores stay in
+                        a cache
+    output_transposed   the last convolution, to three channels, as a transposed one of stride 1, which a
+                        runtime may multiply for all taps at once
     block forms         how a block computes conv2(relu(norm(conv1(upsample(x))))):
 
         plain           as written: 36 multiply-adds for each input pixel and channel pair in conv1
@@ -17,6 +21,8 @@ and is folded in float64 (`fold.py`), so that float32 loses nothing. What each g
         phases          upsample + 3x3 as one 2x2 convolution to 4C channels and an interleave: 16
         products        upsample + 3x3 as nine matrix products on the picture and its differences: 9,
                         conv2 as sixteen on quarter pictures (Winograd F(2x2, 3x3)): 16 instead of 36
+        shifts      the same products with differences of columns after them: no row is multiplied that a
+                    picture has not, and a third of the operators less
         matrices    the same products, and the sums around them as products with constant matrices: 36 to 75
                     operators where products has 160
 """
@@ -31,7 +37,7 @@ from typing import Any, Literal
 from icgan_export.errors import ExportError
 from icgan_training.networks.config import ModelConfig
 
-BlockForm = Literal["plain", "transposed", "phases", "products", "matrices"]
+BlockForm = Literal["plain", "transposed", "phases", "products", "matrices", "shifts"]
 Target = Literal["onnxruntime", "openvino", "tensorrt", "litert", "mnn", "ncnn", "coreml", "executorch"]
 
 # Block input widths from which the matrix products beat a convolution, measured on a 2-core AVX-512 machine
@@ -41,6 +47,8 @@ PRODUCTS_FROM_WIDTH = 256
 # with 64 px ch 16 and 128 px ch 8 (docs/edge.md). Other sides take the transposed convolution.
 CLOSE_FROM_WIDTH = 128
 CLOSE_FORMS: dict[int, BlockForm] = {4: "matrices", 16: "products"}
+# For these targets "shifts" takes the place of both; the others were not faster with it, or not measured.
+SHIFTS: tuple[Target, ...] = ("onnxruntime",)
 # OpenVINO starts an operator less quickly than ONNX Runtime: up to this side the sums pay as products, too.
 MATRICES_UP_TO = {"openvino": 8}
 
@@ -54,6 +62,8 @@ class Rewrites:
     early_shortcut: bool = True
     output_norm: bool = True
     attention_product: bool = True
+    attention_parts: bool = False
+    output_transposed: bool = False
 
     @classmethod
     def none(cls, config: ModelConfig) -> Rewrites:
@@ -67,7 +77,12 @@ class Rewrites:
         if target in ("tensorrt", "ncnn", "coreml"):
             return cls(_uniform("transposed", config))
         sides = [side // 2 for side in config.block_resolutions]
-        return cls(tuple(_form(*each, target) for each in zip(config.generator_widths, sides, strict=False)))
+        forms = [_form(*each, target) for each in zip(config.generator_widths, sides, strict=False)]
+        fewer = target in SHIFTS
+        blocks: tuple[BlockForm, ...] = tuple(
+            "shifts" if fewer and form != "transposed" else form for form in forms
+        )
+        return cls(blocks, attention_parts=fewer, output_transposed=fewer)
 
     def without(self, names: Sequence[str]) -> Rewrites:
         """The same with some rewrites switched off by name; "blocks" leaves every block as published."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +40,12 @@ class ConditionProduct(nn.Module):
     The rows of a noise piece are zero for every block but its own; they are a seventh of the matrix at most.
     """
 
-    def __init__(self, config: ModelConfig, weights: Weights, norms: list[FoldedNorm]) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, norms: list[FoldedNorm], over_pictures: Sequence[bool]
+    ) -> None:
+        """over_pictures: of each block, whether its affines are [N, 1, 1, C] and not [N, C]."""
         super().__init__()
+        self.over_pictures = over_pictures
         self.source = ConditionSource(config, weights)
         widths = [len(norm.scale) for norm in norms for _ in range(2)]
         self.widths = [widths[start : start + 4] for start in range(0, len(widths), 4)]  # of each block
@@ -64,8 +70,10 @@ class ConditionProduct(nn.Module):
             self.product(torch.cat(inputs, 1)), [sum(widths) for widths in self.widths], dim=1
         )
         affines: list[Affine] = []
-        for block, widths in zip(blocks, self.widths, strict=True):
-            scale1, shift1, scale2, shift2 = torch.split(block, widths, dim=1)
+        for block, widths, over_pictures in zip(blocks, self.widths, self.over_pictures, strict=True):
+            if over_pictures:  # once, where four vectors would be given these axes one by one
+                block = block.unsqueeze(1).unsqueeze(1)
+            scale1, shift1, scale2, shift2 = torch.split(block, widths, dim=-1)
             affines += [(scale1, shift1), (scale2, shift2)]
         return affines
 

@@ -39,6 +39,17 @@ def transposed(weight: Tensor) -> nn.ConvTranspose2d:
     return layer
 
 
+def scattered(weight: Tensor, bias: Tensor, padding: int = 0) -> nn.ConvTranspose2d:
+    """`conv` as a transposed convolution of stride 1: one product for all taps, added up afterwards.
+
+    For few output channels, of which a convolution fills a vector only in part.
+    """
+    out_channels, in_channels, size, _ = weight.shape
+    layer = nn.ConvTranspose2d(in_channels, out_channels, size, 1, size - 1 - padding, device="meta")
+    layer.weight, layer.bias = constant(weight.transpose(0, 1).flip(2, 3).contiguous()), constant(bias)
+    return layer
+
+
 def constant(tensor: Tensor) -> nn.Parameter:
     """A copy that no gradient flows to."""
     return nn.Parameter(tensor.detach().clone(), requires_grad=False)

@@ -104,6 +104,21 @@ def difference_kernels(kernel: Tensor) -> dict[str, Tensor]:
     }
 
 
+def row_kernels(kernel: Tensor) -> list[Tensor]:
+    """The same nine matrices in three groups [I, 3 O]: for x, and for its differences along a column.
+
+    Each group acts on the sum along a row, on the differences to the left and on those to the right, side by
+    side, so that one axis can be summed before the products and the other after them.
+    """
+    held = difference_kernels(kernel)
+    width = len(kernel)
+    rows, both = torch.split(held["rows"], width, dim=1), torch.split(held["both"], 2 * width, dim=1)
+    return [
+        torch.cat([held["sum"], held["columns"]], dim=1),
+        *(torch.cat([row, pair], dim=1) for row, pair in zip(rows, both, strict=True)),
+    ]
+
+
 def winograd_kernels(kernel: Tensor) -> Tensor:
     """[O, I, 3, 3] -> [16, I, O], the kernel in the domain of Winograd's F(2x2, 3x3) (Lavin & Gray 2016)."""
     basis = kernel.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])

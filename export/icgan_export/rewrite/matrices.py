@@ -108,6 +108,15 @@ def difference_taps(side: int) -> Tensor:
     return torch.stack([same, same - before, before.t() - same])[:, :, None]
 
 
+def column_sums(side: int) -> Tensor:
+    """[2 r, 3 r]: even, then odd entries of conv1's result from, at each entry, the product of the signal and
+    those of what `difference_taps` gives."""
+    same, before = _same_and_before(side)
+    none = torch.zeros_like(same)
+    even, odd = [same, same - before, none], [same, none, before.t() - same]
+    return torch.stack([torch.stack(kinds, dim=2) for kinds in (even, odd)]).reshape(2 * side, 3 * side)
+
+
 def winograd_taps(side: int) -> Tensor:
     """[4, r, 2, r]: the input tiles of F(2, 3) from the even and the odd entries of a zero-padded signal."""
     same, before = _same_and_before(side)

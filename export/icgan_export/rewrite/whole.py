@@ -12,7 +12,7 @@ from icgan_export.rewrite.attention import Attention, ProductAttention
 from icgan_export.rewrite.blocks import ConvBlock, ProductBlock
 from icgan_export.rewrite.choice import Rewrites
 from icgan_export.rewrite.conditions import ConditionProduct, SeparateConditions
-from icgan_export.rewrite.constant_layers import conv, linear
+from icgan_export.rewrite.constant_layers import conv, linear, scattered
 from icgan_export.rewrite.fold import (
     BlockTensors,
     Weights,
@@ -21,10 +21,11 @@ from icgan_export.rewrite.fold import (
     fold_statistics,
 )
 from icgan_export.rewrite.matrices import MatrixBlock
+from icgan_export.rewrite.shifts import ShiftBlock
 from icgan_training.networks.config import ModelConfig
 from icgan_training.networks.generator import Generator
 
-CHANNELS_LAST = ("products", "matrices")  # forms that take [N, h, w, C]
+CHANNELS_LAST = ("products", "matrices", "shifts")  # forms that take [N, h, w, C]
 
 
 def rewrite(generator: Generator, rewrites: Rewrites) -> RewrittenGenerator:
@@ -47,12 +48,17 @@ class RewrittenGenerator(nn.Module):
         if len(rewrites.blocks) != count:
             raise ValueError(f"rewrites.blocks has {len(rewrites.blocks)} forms for {count} blocks")
         self.config = config
+        self.conditions: nn.Module
         norms = []
         for block in range(count):
             norms.append(fold_statistics(weights, block, "bn1", None))
             norms.append(fold_statistics(weights, block, "bn2", weights[f"blocks.{block}.0.conv1.bias"]))
-        conditions = ConditionProduct if rewrites.condition_product else SeparateConditions
-        self.conditions = conditions(config, weights, norms)
+        if rewrites.condition_product:
+            self.conditions = ConditionProduct(
+                config, weights, norms, [form == "shifts" for form in rewrites.blocks]
+            )
+        else:
+            self.conditions = SeparateConditions(config, weights, norms)
         self.input = InputMap(weights, channels_last=rewrites.blocks[0] in CHANNELS_LAST)
         attended = {config.block_resolutions.index(side) for side in config.attention}
         output_in_block = rewrites.output_norm and count - 1 not in attended
@@ -66,17 +72,23 @@ class RewrittenGenerator(nn.Module):
                 self.blocks.append(ProductBlock(tensors))
             elif form == "matrices":
                 self.blocks.append(MatrixBlock(tensors, config.block_resolutions[block] // 2))
+            elif form == "shifts":
+                self.blocks.append(ShiftBlock(tensors, config.block_resolutions[block] // 2))
             else:
                 self.blocks.append(ConvBlock(tensors, form, rewrites.early_shortcut))
         attention = ProductAttention if rewrites.attention_product else Attention
         self.attention = nn.ModuleDict(
-            {str(block): attention(weights, f"blocks.{block}.1") for block in sorted(attended)}
+            {
+                str(block): attention(weights, f"blocks.{block}.1", rewrites.attention_parts)
+                for block in sorted(attended)
+            }
         )
         self.output_norm = not output_in_block
         if self.output_norm:
             self.register_buffer("output_scale", output_scale[:, None, None])
             self.register_buffer("output_shift", output_shift[:, None, None])
-        self.output = conv(weights["output_layer.2.weight"], weights["output_layer.2.bias"], padding=1)
+        to_colours = scattered if rewrites.output_transposed else conv
+        self.output = to_colours(weights["output_layer.2.weight"], weights["output_layer.2.bias"], padding=1)
         if config.output_map:
             self.register_buffer("output_map", weights["output_map"])
 
@@ -85,7 +97,7 @@ class RewrittenGenerator(nn.Module):
         x = self.input(noise[:, : self.config.noise_chunk])
         channels_last = self.input.channels_last
         for index, block in enumerate(self.blocks):
-            wanted = isinstance(block, ProductBlock | MatrixBlock)
+            wanted = isinstance(block, ProductBlock | MatrixBlock | ShiftBlock)
             x = block(_lay_out(x, channels_last, wanted), affines[2 * index], affines[2 * index + 1])
             channels_last = wanted
             if str(index) in self.attention:

@@ -25,9 +25,11 @@ STORAGE_BUFFERS = 8  # that WebGPU promises a shader
 
 @pytest.fixture(scope="module")
 def deepest() -> onnx.GraphProto:
-    """The graph with the most blocks, labels, attention and two forms of block."""
+    """The graph with the most blocks, labels, attention and three forms of block."""
     generator = lively_generator(ModelConfig(256, 2, (16,), embedding_dim=24, class_count=5))
-    return generator_graph(generator, Rewrites(("products",) * 3 + ("transposed",) * 3), {}).graph
+    return generator_graph(
+        generator, Rewrites(("products", *("shifts",) * 3, *("transposed",) * 2)), {}
+    ).graph
 
 
 def test_no_operator_reads_and_writes_more_tensors_than_a_webgpu_shader_binds(deepest) -> None:

@@ -172,3 +172,21 @@ def test_a_transposed_convolution_in_phases_gives_the_same_sums() -> None:
     phases = transposed_in_phases(model)
     assert "ConvTranspose" not in {node.op_type for node in phases.graph.node}
     np.testing.assert_allclose(run(phases, feeds), run(model, feeds), rtol=0, atol=1e-5)
+
+
+def test_a_transposed_convolution_of_stride_one_becomes_the_convolution_it_is() -> None:
+    rng = np.random.default_rng(0)
+    held = {"w": rng.normal(size=(5, 3, 3, 3)), "b": rng.normal(size=3)}
+    node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], "out", pads=[1, 1, 1, 1])
+    graph = helper.make_graph(
+        [node],
+        "out",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 5, 4, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 4, 6])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in held.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    feeds = {"x": rng.normal(size=(2, 5, 4, 6)).astype(np.float32)}
+    convolution = transposed_in_phases(model)
+    assert [node.op_type for node in convolution.graph.node] == ["Conv"]
+    np.testing.assert_allclose(run(convolution, feeds), run(model, feeds), rtol=0, atol=1e-5)

@@ -23,8 +23,8 @@ CONFIGS = {
     "unconditional": ModelConfig(32, 4, (8,), embedding_dim=None, class_count=1),
     "flat noise": ModelConfig(32, 4, embedding_dim=24, hierarchical=False),
 }
-SWITCHES = ("condition_product", "early_shortcut", "output_norm", "attention_product")
-FORMS: tuple[BlockForm, ...] = ("plain", "transposed", "phases", "products", "matrices")
+SWITCHES = ("condition_product", "early_shortcut", "output_norm", "attention_product", "output_transposed")
+FORMS: tuple[BlockForm, ...] = ("plain", "transposed", "phases", "products", "matrices", "shifts")
 
 
 def pictures_before_tanh(model: nn.Module, output: nn.Module, config: ModelConfig) -> Tensor:
@@ -71,6 +71,13 @@ def test_each_switch_alone_changes_nothing(switch: str) -> None:
     assert difference(lively_generator(config).double(), rewrites) < EXACT
 
 
+def test_attention_in_parts_is_the_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icgan_export.rewrite.attention.LARGEST_SCORES", 1000)  # 32 px have 262,144 scores
+    config = CONFIGS["class and instance"]
+    rewrites = dataclasses.replace(Rewrites.none(config), attention_parts=True)
+    assert difference(lively_generator(config).double(), rewrites) < EXACT
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_each_block_form_alone_changes_nothing(form: BlockForm) -> None:
     config = CONFIGS["instance"]
@@ -112,6 +119,9 @@ def test_every_rewrite_does_less_arithmetic() -> None:
         saved = before - multiply_adds(generator, rewrites)
         if form == "matrices":  # its sums are products, too, and counted; those of "products" are not
             assert sum(pairs) < saved < 50 * sum(pairs)
+            continue
+        if form == "shifts":  # as are its sums along the rows of small pictures
+            assert 30 * sum(pairs) < saved < 50 * sum(pairs)
             continue
         kept = {"transposed": 16 + 36 + 1, "phases": 16 + 36 + 1, "products": 9 + 16 + 1}[form]
         promised = (36 + 36 + 4 - kept) * sum(pairs)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icgan_export.rewrite.blocks import Phases, _winograd_input, _winograd_output, interleave
+from icgan_export.rewrite.blocks import Phases, interleave, winograd_input, winograd_output
 from icgan_export.rewrite.constant_layers import constant, conv
 from icgan_export.rewrite.fold import winograd_kernels
 from icgan_export.rewrite.stylegan2.choice import StyleForm
@@ -122,13 +122,13 @@ class ProductBlock(nn.Module):
 
     def conv1(self, phases: Phases) -> Phases:
         """The 3x3 convolution on quarters [N, h, w, O], to quarters."""
-        by_row = [_winograd_input(phases[0][q], phases[1][q], 1) for q in (0, 1)]
+        by_row = [winograd_input(phases[0][q], phases[1][q], 1) for q in (0, 1)]
         products = []
         for i in range(4):
-            for j, tile in enumerate(_winograd_input(by_row[0][i], by_row[1][i], 2)):
+            for j, tile in enumerate(winograd_input(by_row[0][i], by_row[1][i], 2)):
                 products.append(tile @ self.get_buffer(f"kernel1_{4 * i + j}"))
-        columns = [_winograd_output(products[4 * i : 4 * i + 4]) for i in range(4)]
-        outputs = [_winograd_output([column[q] for column in columns]) for q in (0, 1)]
+        columns = [winograd_output(products[4 * i : 4 * i + 4]) for i in range(4)]
+        outputs = [winograd_output([column[q] for column in columns]) for q in (0, 1)]
         return [[outputs[q][p] for q in (0, 1)] for p in (0, 1)]
 
 
