@@ -161,6 +161,8 @@ PLACE = {
                 "url": None,
                 "seconds": 10,
                 "against": "onnxruntime",
+                "target": None,
+                "edge": None,
                 "batches": "1,8",
                 "rounds": 20,
                 "threads": 0,
