@@ -49,6 +49,7 @@ CLOSE_FROM_WIDTH = 128
 CLOSE_FORMS: dict[int, BlockForm] = {4: "matrices", 16: "products"}
 # For these targets "shifts" takes the place of both; the others were not faster with it, or not measured.
 SHIFTS: tuple[Target, ...] = ("onnxruntime",)
+IN_PARTS: tuple[Target, ...] = ("onnxruntime", "openvino")  # those that attention in parts makes faster
 # OpenVINO starts an operator less quickly than ONNX Runtime: up to this side the sums pay as products, too.
 MATRICES_UP_TO = {"openvino": 8}
 
@@ -82,7 +83,7 @@ class Rewrites:
         blocks: tuple[BlockForm, ...] = tuple(
             "shifts" if fewer and form != "transposed" else form for form in forms
         )
-        return cls(blocks, attention_parts=fewer, output_transposed=fewer)
+        return cls(blocks, attention_parts=target in IN_PARTS, output_transposed=fewer)
 
     def without(self, names: Sequence[str]) -> Rewrites:
         """The same with some rewrites switched off by name; "blocks" leaves every block as published."""

@@ -19,7 +19,8 @@ def test_wide_blocks_become_products_and_narrow_ones_transposed_convolutions() -
     shifts = Rewrites(("shifts", "shifts", "shifts"), attention_parts=True, output_transposed=True)
     assert Rewrites.best(widths) == shifts
     assert Rewrites.best(widths) == Rewrites.best(widths, "onnxruntime")
-    assert Rewrites.best(widths, "openvino") == Rewrites(("matrices", "matrices", "products"))
+    matrices = Rewrites(("matrices", "matrices", "products"), attention_parts=True)
+    assert Rewrites.best(widths, "openvino") == matrices
     assert Rewrites.best(widths, "litert") == Rewrites(("products", "products", "transposed"))
     assert Rewrites.best(widths, "mnn") == Rewrites(("products", "products", "phases"))
     for target in ("tensorrt", "ncnn"):
