@@ -238,10 +238,12 @@ class Server:
     def _clear_up(self) -> None:
         """End the Python processes that a server leaves which goes while it loads, and read its last words.
 
-        They would wait for it for ever, and hold its log open.
+        They would wait for it for ever, and hold its log open: where that has ended nobody is left, and the
+        server's number may have become that of somebody else's processes.
         """
-        with contextlib.suppress(ProcessLookupError):  # the usual case: nobody is left
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._reader.is_alive():
+            with contextlib.suppress(ProcessLookupError):  # the usual case: the last lines are still read
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._reader.join()
 
     def _drain(self) -> None:

@@ -353,6 +353,15 @@ def test_a_stop_unloads_the_ensembles_first_and_leaves_nothing(start, notes):
         pass  # killed, and about to go
 
 
+def test_a_second_stop_kills_nobody_who_has_the_number_of_the_server_by_then(start, monkeypatch):
+    server = start()
+    server.stop()
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, _: killed.append(group))
+    server.stop()
+    assert killed == []
+
+
 def test_a_server_that_does_not_end_is_killed_after_a_while(start, monkeypatch):
     monkeypatch.setattr(serve, "GRACE_S", 0.1)
     server = start("deaf", exit_timeout_s=0)
