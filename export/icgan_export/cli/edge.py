@@ -46,6 +46,7 @@ def add_parser(commands: Commands[Parser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the folder; 1 where a target was left out."""
+    from icgan_export.edge.target import TARGETS
     from icgan_export.edge.write import MANIFEST_NAME, write_edge
 
     out: Path = options.out
@@ -53,9 +54,7 @@ def run(options: argparse.Namespace) -> int:
         raise ExportError(f"--out {out} exists and is no folder of edge files: choose another place")
     targets = listed(options.target)
     if not targets:
-        raise ExportError(
-            "--target names no runtime: choose from coreml, executorch, litert, mnn, ncnn, openvino, ort, web"
-        )
+        raise ExportError(f"--target names no runtime: choose from {', '.join(TARGETS)}")
     missing = write_edge(options.bundle, out, targets, options.weights, Steps(), listed(options.precision))
     say(f"wrote {out}" + (f" without {', '.join(missing)}" if missing else ""))
     for name, reason in missing.items():

@@ -22,7 +22,7 @@ and is folded in float64 (`fold.py`), so that float32 loses nothing. What each g
         products        upsample + 3x3 as nine matrix products on the picture and its differences: 9,
                         conv2 as sixteen on quarter pictures (Winograd F(2x2, 3x3)): 16 instead of 36
         shifts      the same products with differences of columns after them: no row is multiplied that a
-                    picture has not, and a third of the operators less
+                    picture has not, and fewer operators
         matrices    the same products, and the sums around them as products with constant matrices: 36 to 75
                     operators where products has 160
 """

@@ -1,4 +1,4 @@
-"""A residual block as matrix products, with half the operators of `blocks.ProductBlock`.
+"""A residual block as matrix products, with fewer operators than `blocks.ProductBlock`.
 
 `ProductBlock` takes differences along both axes before it multiplies, and so multiplies a row and a column
 more than a picture has. Here differences of rows are taken before the products and those of columns after
