@@ -35,13 +35,15 @@ def export_onnx(
     outputs: Sequence[str],
     metadata: Mapping[str, str],
     step: Step = say_nothing,
+    free: Mapping[int, str] = {},
 ) -> onnx.ModelProto:
     """Trace `module(*inputs)` and return a model that passed the checker and strict shape inference.
 
-    `inputs` maps graph input names to example tensors whose first axis is the batch, of TRACED_BATCH rows.
+    `inputs` maps graph input names to example tensors whose first axis is the batch, of TRACED_BATCH rows;
+    `free` names further axes of them that may have any size.
     `step` gets the number of operators before and after constants are folded and dead code is dropped.
     """
-    batch = torch.export.Dim(BATCH_AXIS, min=1)
+    axes = {axis: torch.export.Dim(name, min=1) for axis, name in {0: BATCH_AXIS, **free}.items()}
     with _quiet(), _no_collection(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
@@ -50,7 +52,7 @@ def export_onnx(
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=tuple(axes for _ in inputs),
             verbose=False,
             optimize=False,  # below, to count what it leaves
         )

@@ -43,9 +43,9 @@ class Seen:
 
     def at(self, mirrored: bool, view: View) -> F32:
         """The unit feature [m] of the part `view`."""
-        rows = _part(self._grid, view.top, view.removed_y)
-        columns = _part(self._grid, view.left, view.removed_x)
-        feature: F32 = unit((rows @ self._clean[mirrored] @ columns.T)[_inside(self._grid)][None])[0]
+        rows = seen_part(self._grid, view.top, view.removed_y)
+        columns = seen_part(self._grid, view.left, view.removed_x)
+        feature: F32 = unit((rows @ self._clean[mirrored] @ columns.T)[in_band(self._grid)][None])[0]
         return feature
 
     def rough(self, direction: F32, sides: Sequence[tuple[float, float]]) -> F32:
@@ -53,10 +53,10 @@ class Seen:
 
         All are divided by the length that the whole's feature has, where each has a length of its own.
         """
-        grid, inside = self._grid, _inside(self._grid)
+        grid, inside = self._grid, in_band(self._grid)
         wanted = np.zeros(inside.shape, np.float32)
         wanted[inside] = direction
-        parts = np.stack([_part(grid, first, removed) for removed, first in sides])  # [S, c, g]
+        parts = np.stack([seen_part(grid, first, removed) for removed, first in sides])  # [S, c, g]
         found = []
         for clean in self._clean:
             length = np.linalg.norm((parts[0] @ clean @ parts[0].T)[inside])
@@ -70,14 +70,14 @@ class Seen:
 def _read(brightness: F32) -> F32:
     """The band of a grid [g, g] over its local strength, without what is the picture's own."""
     grid = len(brightness)
-    cosines, radius = _cosines(grid, 0.0, GRID), _radius(grid)
-    weight = ((radius >= LOW - 4) & (radius < HIGH + 2)) * radius
+    cosines = cell_cosines(grid, 0.0, GRID)
+    weight = band_weight(grid)
     band: F32 = (cosines.T @ ((cosines @ brightness @ cosines.T) * weight) @ cosines).astype(np.float32)
     strength = np.sqrt(_local_mean(band**2) + 1e-3)
     flat = band / (strength + FLOOR * strength.mean())
     rest = brightness - _local_mean(brightness)
     rest /= np.sqrt((rest**2).mean() + 1)
-    weights = _reader()
+    weights = reader_weights()
     x = np.maximum(_convolve(np.stack([flat, rest]), weights, "a"), 0)
     x += np.maximum(_convolve(x, weights, "b"), 0)
     x += np.maximum(_convolve(x, weights, "c", dilation=2), 0)
@@ -104,18 +104,19 @@ def _convolve(x: F32, weights: dict[str, F32], layer: str, dilation: int = 1) ->
 
 
 @cache
-def _reader() -> dict[str, F32]:
+def reader_weights() -> dict[str, F32]:
+    """Kernels and biases of the four convolutions a to d."""
     data = (resources.files("icgan_runtime") / "origin" / READER).read_bytes()
     return dict(read_npz(data, READER))
 
 
-def _part(grid: int, first: float, removed: float) -> F32:
+def seen_part(grid: int, first: float, removed: float) -> F32:
     """The cosines of the band, [c, g], that g pixels see from row or column `first` of 64 on."""
-    return _cosines(grid, first, GRID - removed)[: HIGH * grid // GRID]
+    return cell_cosines(grid, first, GRID - removed)[: HIGH * grid // GRID]
 
 
 @cache
-def _cosines(grid: int, start: float, extent: float) -> F32:
+def cell_cosines(grid: int, start: float, extent: float) -> F32:
     """[g, g]: cosines of g cells, seen by g pixels that cover `extent` of 64 from `start` on."""
     index = np.arange(grid)
     places = (start + (index + 0.5) * extent / grid) * (grid / GRID)
@@ -125,16 +126,24 @@ def _cosines(grid: int, start: float, extent: float) -> F32:
 
 
 @cache
-def _radius(grid: int) -> F32:
+def cell_radius(grid: int) -> F32:
+    """Frequencies [g, g] of the coefficients, in half periods across the picture."""
     index = np.arange(grid) * (GRID / grid)
     radius: F32 = np.hypot(index[:, None], index[None]).astype(np.float32)
     return radius
 
 
+def band_weight(grid: int) -> F32:
+    """What the coefficients [g, g] of the brightness are multiplied by: the band, a little wider."""
+    radius = cell_radius(grid)
+    weight: F32 = (((radius >= LOW - 4) & (radius < HIGH + 2)) * radius).astype(np.float32)
+    return weight
+
+
 @cache
-def _inside(grid: int) -> NDArray[np.bool_]:
+def in_band(grid: int) -> NDArray[np.bool_]:
     """Which of the lowest coefficients [c, c] are in the band."""
     count = HIGH * grid // GRID
-    radius = _radius(grid)[:count, :count]
+    radius = cell_radius(grid)[:count, :count]
     inside: NDArray[np.bool_] = (radius >= LOW) & (radius < HIGH)
     return inside

@@ -107,13 +107,18 @@ class MarkFeature:
         if images.shape[-1] != self.side:
             images = F.interpolate(images, size=self.side, mode="bicubic", antialias=True)
         grey = torch.einsum("nchw,c->nhw", images, torch.tensor(LUMA))
+        found: Tensor = (self.cosines @ self.clean(grey) @ self.cosines.T)[:, self.inside]
+        return found
+
+    def clean(self, grey: Tensor) -> Tensor:
+        """Brightness [N, g, g] -> its band over its local strength, without what is the picture's own."""
         band = self.cosines.T @ ((self.cosines @ grey @ self.cosines.T) * self.weight) @ self.cosines
         strength = (local_mean(band.square()) + 1e-3).sqrt()
         flat = band / (strength + FLOOR * strength.mean((1, 2), keepdim=True))
         rest = grey - local_mean(grey)
         rest = rest / (rest.square().mean((1, 2), keepdim=True) + 1).sqrt()
-        found: Tensor = (self.cosines @ self.reader(flat, rest) @ self.cosines.T)[:, self.inside]
-        return found
+        clean: Tensor = self.reader(flat, rest)
+        return clean
 
     def pattern(self, directions: Tensor) -> Tensor:
         """What pictures would have to be added for features in these directions, [N, m] -> [N, g, g]."""
