@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the tests of the examples use beyond Python: Node packages, ONNX Runtime's headers and, as root on Debian,
-# chromium, nginx, cmake and a compiler. What cannot be had is named here, and its tests are skipped with the reason.
+# chromium, nginx, cmake and a compiler; Kotlin's compiler where Java is. What cannot be had is named here, and its tests are skipped with the reason.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -22,6 +22,12 @@ fi
 examples/cpp/headers.sh || missing "no headers of ONNX Runtime"
 if command -v npm > /dev/null; then
   make --no-print-directory examples/node_modules/.stamp || missing "npm ci failed"
+  if ! command -v java > /dev/null; then
+    missing "no Java runtime for Kotlin"
+  elif ! command -v kotlinc > /dev/null && [ ! -d examples/kotlin/compiler ]; then # 90 MB, JetBrains' own package
+    npm install --silent --no-save --ignore-scripts --prefix examples/kotlin/compiler kotlin-compiler@2.4.20 > /dev/null \
+      || { missing "npm cannot install kotlin-compiler"; rm -rf examples/kotlin/compiler; }
+  fi
 else
   missing "npm not installed"
 fi
