@@ -88,7 +88,7 @@ PEERS = (
     _rewriter("ort_format", "converter to the ORT format", "onnxruntime"),
     _rewriter("opset_21", "onnx's version_converter to opset 21", "onnx"),
     _rewriter("symbolic_shapes", "symbolic_shape_infer", "onnxruntime"),
-    _rewriter("quant_pre_process", "quant_pre_process", "onnxruntime"),
+    _rewriter("quant_pre_process", "quant_pre_process, auto_merge", "onnxruntime"),
     _rewriter("quantize_dynamic", "quantize_dynamic", "onnxruntime", loses=True),
     _rewriter("quantize_static", "quantize_static", "onnxruntime", loses=True),
     _rewriter("float16_of_onnxruntime", "onnxruntime.transformers.float16", "onnxruntime", loses=True),

@@ -101,7 +101,7 @@ def symbolic_shapes(source: Path, out: Path, feeds: Arrays) -> None:
 def quant_pre_process(source: Path, out: Path, feeds: Arrays) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quant_pre_process(str(source), str(out))
+    quant_pre_process(str(source), str(out), auto_merge=True)  # else it stops at the sum behind a Resize
 
 
 def quantize_dynamic(source: Path, out: Path, feeds: Arrays) -> None:

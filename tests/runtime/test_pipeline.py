@@ -322,6 +322,27 @@ def test_a_label_outside_the_classes_is_refused(labelled, label):
 
 
 @pytest.mark.parametrize(
+    "laid_out",
+    [
+        lambda array: array.astype(array.dtype.newbyteorder(">")),
+        np.asfortranarray,
+        lambda array: array[..., ::-1].copy()[..., ::-1],
+        lambda array: np.repeat(array, 2, -1)[..., ::2],
+    ],
+    ids=["big-endian", "column by column", "backwards", "with gaps"],
+)
+def test_an_array_gives_the_same_pictures_however_it_lies_in_memory(pipe, laid_out):
+    """ONNX Runtime reads big-endian numbers as others, without a word."""
+    embedding = pipe.embed([PHOTO])
+    given = laid_out(embedding)
+    assert np.array_equal(given, embedding)
+    expected = pipe.generate_from(embedding, n=2).images
+    np.testing.assert_array_equal(pipe.generate_from(given, n=2).images, expected)
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    np.testing.assert_array_equal(pipe.embed([laid_out(picture)]), pipe.embed([picture]))
+
+
+@pytest.mark.parametrize(
     "embedding",
     [
         np.zeros((1, 12), np.float32),

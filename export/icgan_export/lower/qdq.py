@@ -19,6 +19,9 @@ LARGEST_INT8 = 127.0
 SMALLEST_RANGE = 1e-12  # a channel of zeros needs a scale, too
 # Axis of the output channels in the constant second input.
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1, "Gemm": -1}
+# They pass on values as they are. Behind an int8 tensor ONNX Runtime gives their results a pair of its own,
+# unless they have one, and refuses it itself from opset 21 on (1.31, where it prefers uint8 to int8).
+MOVERS = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
 
 
 def quantisable(model: onnx.ModelProto) -> list[str]:
@@ -34,18 +37,21 @@ def quantisable(model: onnx.ModelProto) -> list[str]:
 def quantise(model: onnx.ModelProto, nodes: Collection[str], ranges: Mapping[str, float]) -> onnx.ModelProto:
     """A copy of `model` with `nodes` in INT8; `ranges` gives the largest magnitude of every activation.
 
-    A convolution's result is quantised, too: only then does ONNX Runtime run it in integers.
+    A convolution's result is quantised, too: only then does ONNX Runtime run it in integers. What only moves
+    int8 values is followed by the same pair once more, which changes no value.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     quantiser = _Quantiser(copy.graph, ranges)
     renamed: dict[str, str] = {}
+    moved: dict[str, str] = {}  # not for products, which have scales of their own
     public = {output.name for output in copy.graph.output}
     for node in copy.graph.node:
         for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
+            name = renamed.get(name, name)
+            node.input[index] = name if node.name in nodes else moved.get(name, name)
+        result = node.output[0]
         if node.name in nodes:
-            result = node.output[0]
             node.input[0] = quantiser.activation(node.input[0])
             node.input[1] = quantiser.weights(node)
             quantiser.body.append(node)
@@ -53,6 +59,8 @@ def quantise(model: onnx.ModelProto, nodes: Collection[str], ranges: Mapping[str
                 renamed[result] = quantiser.activation(result)
         else:
             quantiser.body.append(node)
+            if node.op_type in MOVERS and result not in public and quantiser.is_restored(node.input[0]):
+                moved[result] = quantiser.moved(node.input[0], result)
     del copy.graph.node[:]
     copy.graph.node.extend(quantiser.body)
     return clean(copy, rename=False)
@@ -66,10 +74,11 @@ class _Quantiser:
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.body: list[onnx.NodeProto] = []
         self.done: dict[str, str] = {}  # activation -> its quantised and restored copy
+        self.scales: dict[str, tuple[str, str]] = {}  # of restored copies: names of scale and zero
 
     def activation(self, name: str) -> str:
         """The name of an activation behind its pair, which is made the first time."""
-        if name in self.done.values():  # it has just come out of a convolution
+        if self.is_restored(name):  # it has just come out of a convolution
             return name
         if name not in self.done:
             scale = np.array(max(self.ranges[name], SMALLEST_RANGE) / LARGEST_INT8, np.float32)
@@ -77,12 +86,25 @@ class _Quantiser:
                 self._constant(f"{name}.scale", scale),
                 self._constant(f"{name}.zero", np.array(0, np.int8)),
             )
-            restored = self.done[name] = f"{name}.int8"
-            self.body += [
-                helper.make_node("QuantizeLinear", [name, *scales], [f"{name}.quantised"]),
-                helper.make_node("DequantizeLinear", [f"{name}.quantised", *scales], [restored]),
-            ]
+            self.done[name] = self._pair(name, scales, f"{name}.int8")
         return self.done[name]
+
+    def is_restored(self, name: str) -> bool:
+        """Whether an activation comes out of a pair."""
+        return name in self.scales
+
+    def moved(self, source: str, result: str) -> str:
+        """The name of `result`, values of the restored `source` in other places, behind a pair like its."""
+        return self._pair(result, self.scales[source], f"{result}.moved")
+
+    def _pair(self, name: str, scales: tuple[str, str], restored: str) -> str:
+        quantised = f"{restored}.quantised"
+        self.body += [
+            helper.make_node("QuantizeLinear", [name, *scales], [quantised]),
+            helper.make_node("DequantizeLinear", [quantised, *scales], [restored]),
+        ]
+        self.scales[restored] = scales
+        return restored
 
     def weights(self, node: onnx.NodeProto) -> str:
         """The name of a node's constant, stored as int8 with a scale per output channel, restored."""

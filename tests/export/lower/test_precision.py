@@ -190,3 +190,11 @@ def test_a_transposed_convolution_of_stride_one_becomes_the_convolution_it_is() 
     convolution = transposed_in_phases(model)
     assert [node.op_type for node in convolution.graph.node] == ["Conv"]
     np.testing.assert_allclose(run(convolution, feeds), run(model, feeds), rtol=0, atol=1e-5)
+
+
+def test_an_int8_graph_draws_the_same_when_it_is_converted_to_opset_21(
+    generator: onnx.ModelProto, feeds: Feeds
+) -> None:
+    lowered = qdq.quantise(generator, qdq.quantisable(generator), activation_ranges(generator, feeds))
+    converted = onnx.version_converter.convert_version(lowered, 21)
+    np.testing.assert_array_equal(pictures(converted, feeds), pictures(lowered, feeds))
