@@ -159,18 +159,6 @@ def openvino(source: Path, out: Path, feeds: Arrays) -> Run:
     }
 
 
-def plugin_openvino(source: Path, out: Path, feeds: Arrays) -> Run:
-    import onnxruntime_ep_openvino as plugin
-
-    return _of_plugin(plugin, source)
-
-
-def plugin_webgpu(source: Path, out: Path, feeds: Arrays) -> Run:
-    import onnxruntime_ep_webgpu as plugin
-
-    return _of_plugin(plugin, source)
-
-
 def onnx_reference(source: Path, out: Path, feeds: Arrays) -> Run:
     from onnx.reference import ReferenceEvaluator
 
@@ -181,12 +169,12 @@ def onnx_reference(source: Path, out: Path, feeds: Arrays) -> Run:
 def opencv(source: Path, out: Path, feeds: Arrays) -> Run:
     import cv2
 
-    net, (output,) = cv2.dnn.readNetFromONNX(str(source)), _outputs(source)[:1]
+    net, names = cv2.dnn.readNetFromONNX(str(source)), _outputs(source)
 
     def run(given: Arrays) -> Arrays:
         for name, array in given.items():
             net.setInput(array, name)
-        return {output: np.array(net.forward(output))}
+        return {name: np.array(found) for name, found in zip(names, net.forward(names), strict=True)}
 
     return run
 
@@ -259,30 +247,6 @@ def tvm(source: Path, out: Path, feeds: Arrays) -> Run:
     return run
 
 
-def litert_by_onnx2tf(source: Path, out: Path, feeds: Arrays) -> Run:
-    from ai_edge_litert.interpreter import Interpreter
-
-    copy = out.with_name("graph.onnx")  # it writes over the file it is given
-    copy.write_bytes(source.read_bytes())
-    place = out.with_name("saved")
-    shapes = [f"{name}:{','.join(map(str, array.shape))}" for name, array in feeds.items()]
-    command = [str(Path(sys.executable).with_name("onnx2tf")), "-i", str(copy), "-o", str(place), "-n"]
-    _command([*command, "-b", str(_rows(feeds)), "-kat", *feeds, "-ois", *shapes])
-    interpreter = Interpreter(str(place / "graph_float32.tflite"), num_threads=1)
-    interpreter.allocate_tensors()
-    details, names = interpreter.get_input_details(), _outputs(source)
-
-    def run(given: Arrays) -> Arrays:
-        for detail in details:
-            (array,) = [a for name, a in given.items() if name in detail["name"]]
-            interpreter.set_tensor(detail["index"], array)
-        interpreter.invoke()
-        found = interpreter.get_output_details()
-        return {name: interpreter.get_tensor(each["index"]) for name, each in zip(names, found, strict=True)}
-
-    return run
-
-
 def mnn(source: Path, out: Path, feeds: Arrays) -> Run:
     import MNN.expr as expr
     import MNN.nn as nn
@@ -351,28 +315,14 @@ REWRITERS: dict[str, Callable[[Path, Path, Arrays], None]] = {
     "float16_of_onnxconverter": float16_of_onnxconverter,
 }  # fmt: skip
 RUNTIMES: dict[str, Callable[[Path, Path, Arrays], Run]] = {
-    "openvino": openvino, "plugin_openvino": plugin_openvino, "plugin_webgpu": plugin_webgpu,
-    "onnx_reference": onnx_reference, "opencv": opencv, "tract": tract, "tinygrad": tinygrad,
-    "iree": iree, "tvm": tvm, "litert_by_onnx2tf": litert_by_onnx2tf, "mnn": mnn, "ncnn": ncnn,
+    "openvino": openvino, "onnx_reference": onnx_reference, "opencv": opencv, "tract": tract,
+    "tinygrad": tinygrad, "iree": iree, "tvm": tvm, "mnn": mnn, "ncnn": ncnn,
 }  # fmt: skip
 
 
 def _of_session(session: Any) -> Run:
     names = [output.name for output in session.get_outputs()]
     return lambda given: dict(zip(names, session.run(names, given), strict=True))
-
-
-def _of_plugin(plugin: Any, source: Path) -> Run:
-    """A session on what a provider of its own package offers, with nothing left to the processor's own."""
-    ort.register_execution_provider_library("plugin", plugin.get_library_path())
-    wanted = plugin.get_ep_names()
-    devices = [device for device in ort.get_ep_devices() if device.ep_name in wanted]
-    if not devices:
-        raise RuntimeError("no device here")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_provider_for_devices(devices[:1], {})
-    return _of_session(ort.InferenceSession(source, options))
 
 
 def _outputs(source: Path) -> list[str]:
