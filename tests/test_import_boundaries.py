@@ -39,6 +39,7 @@ WINGS = {
         "marks",
         "backends",
         "search",
+        "steer",
         "origin",
         "client",
         "synthesize",
@@ -74,6 +75,8 @@ ONE_FILE = {
     "ray": "cluster.py",
     "oras": "registry.py",
     "psycopg": "bundle/shared_log.py",
+    "cmaes": "steer/evolution.py",
+    "tokenizers": "steer/words.py",
 }
 FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
 

@@ -15,6 +15,8 @@ from icgan_runtime.errors import IcganError
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import Neighbours, Request, Result
 from icgan_runtime.route import Route
+from icgan_runtime.steer.scorers import onnx_scorer, text_scorer
+from icgan_runtime.steer.steered import Steered
 
 __all__ = [
     "AsyncPipeline",
@@ -25,7 +27,10 @@ __all__ = [
     "Request",
     "Result",
     "Route",
+    "Steered",
     "__version__",
+    "onnx_scorer",
+    "text_scorer",
 ]
 
 __version__ = "0.1.0"

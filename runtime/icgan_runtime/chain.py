@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from icgan_runtime.errors import NumericsError, RequestError
 from icgan_runtime.marks.claim import Source
 from icgan_runtime.request import Neighbours, Request, Result
 from icgan_runtime.route import LOG, Route, agreed
-from icgan_runtime.rows import Rows
+from icgan_runtime.rows import Latents, Rows
 from icgan_runtime.search.base import Search
 from icgan_runtime.search.choose import choose_search
 from icgan_runtime.search.living import load_search
@@ -59,6 +59,10 @@ class Chain(Protocol):
     def route(self) -> Route:
         """What runs it, and why."""
 
+    @property
+    def source(self) -> Source:
+        """What is known here of what draws the pictures."""
+
     def embed(self, pictures: Sequence[images.Picture]) -> F32:
         """Embeddings [N, D]."""
 
@@ -79,6 +83,9 @@ class Chain(Protocol):
 
         With them the label [N] that each was drawn with, where the model has labels.
         """
+
+    def draw_latents(self, latents: Latents) -> U8:
+        """Images [N, R, R, 3] of noise and embeddings as they are given."""
 
     def with_bank(self, bank: Bank) -> Chain:
         """The same chain over other instances, borrowing this one's sessions."""
@@ -248,15 +255,18 @@ class LocalChain:
 
     def draw(self, embedding: F32, ids: I64, rows: Rows) -> U8:
         """Images [N, R, R, 3], row by row: query embeddings [N, D] with their neighbours' ids [N, k]."""
-        feeds: dict[str, NDArray[Any]] = {
-            "noise": rows.noise(self.model),
-            "embedding": rows.conditioning(embedding, ids, self.bank),
-        }
-        if self.model.classes:
-            feeds["label"] = rows.labels(ids, self.bank)
-        if self.model.truncation == "mean-w":
-            feeds["truncation"] = rows.truncation
-        generated: U8 = self.generator.run(feeds)["image"]
+        noise, followed = rows.noise(self.model), rows.conditioning(embedding, ids, self.bank)
+        label = rows.labels(ids, self.bank) if self.model.classes else None
+        return self._run(Latents(noise, followed, label, rows.truncation))
+
+    def draw_latents(self, latents: Latents) -> U8:
+        drawn = [self._run(latents.part(some)) for some in self._batches(len(latents.noise))]
+        whole = np.concatenate(drawn)
+        refuse_black_images(self.generator.name, whole)
+        return whole
+
+    def _run(self, latents: Latents) -> U8:
+        generated: U8 = self.generator.run(latents.feeds(self.model))["image"]
         return generated
 
     def _batches(self, count: int) -> list[slice]:

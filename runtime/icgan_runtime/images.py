@@ -109,6 +109,16 @@ def encode(image: U8, kind: str = "PNG", xmp: bytes | None = None) -> bytes:
     return stream.getvalue()
 
 
+def encode_frames(frames: U8, frame_ms: int, xmp: bytes | None = None) -> bytes:
+    """Pictures [n, H, W, 3] as an animated, lossless WEBP file that runs for ever, with XMP if given."""
+    stream = io.BytesIO()
+    options: dict[str, Any] = {"duration": frame_ms, "loop": 0, "lossless": True}
+    options |= {} if xmp is None else {"xmp": xmp}
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    first.save(stream, "WEBP", save_all=True, append_images=others, **options)
+    return stream.getvalue()
+
+
 def resize(image: U8, side: int) -> U8:
     """A picture [H, W, 3] at [side, side, 3]."""
     return resize_sides(image, side, side)

@@ -18,8 +18,13 @@ from icgan_runtime.chain import MAX_BATCH, Chain, LocalChain
 from icgan_runtime.client.connection import ConnectionOptions
 from icgan_runtime.errors import BackendError, MissingExtraError, RequestError
 from icgan_runtime.images import Picture
-from icgan_runtime.request import Neighbours, Result, embedding_rows, make_request, pages
+from icgan_runtime.request import Neighbours, Result, embedding_rows, make_request, pages, whole
 from icgan_runtime.route import LOG, Route
+from icgan_runtime.steer.guide import Effort, Progress, guide, invert, quiet
+from icgan_runtime.steer.interpolate import interpolate
+from icgan_runtime.steer.rank import rank
+from icgan_runtime.steer.scorers import Scorer, as_scorer
+from icgan_runtime.steer.steered import Steered
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -223,6 +228,108 @@ class Pipeline:
         The new pipeline borrows this one's sessions, so close it first.
         """
         return Pipeline(self.chain.with_bank(bank if isinstance(bank, Bank) else Bank.read(bank)))
+
+    def rank(
+        self,
+        picture: Picture | F32,
+        scorer: Scorer | str | Path,
+        *,
+        n: int = 4,
+        of: int = 64,
+        seed: int = 0,
+        truncation: float | None = 1.0,
+        condition: str = "query",
+        label: int | None = None,
+    ) -> Steered:
+        """The n best of `of` images of a seed by their scores, best first; the rest is as in `generate`.
+
+        `scorer` is a function of images uint8 [N, R, R, 3] that gives N numbers, higher for better, the path
+        of an ONNX file, or what `onnx_scorer` and `text_scorer` give (docs/steering.md).
+        """
+        request = make_request(n, seed, truncation, condition, label, self.model.classes)
+        row = one_row(self._followed(picture), self.model.embedding_dim)
+        return rank(self.chain, row, as_scorer(scorer), request, whole("of", of))
+
+    def interpolate(
+        self,
+        start: Picture | F32,
+        end: Picture | F32 | None = None,
+        *,
+        frames: int = 24,
+        seed: int = 0,
+        end_seed: int | None = None,
+        truncation: float | None = 1.0,
+        label: int | None = None,
+    ) -> Steered:
+        """Images on the way from one picture and seed to another picture, another seed, or both.
+
+        `start` and `end` are pictures or embeddings [D]; without `end` it is `start` again, without
+        `end_seed` it is `seed`. The first and the last image are those that `generate` draws of them.
+        """
+        request = make_request(frames, seed, truncation, "query", label, self.model.classes)
+        last = make_request(1, seed if end_seed is None else end_seed, 1, "query", None, 0).seed
+        if end is None and last == request.seed:
+            raise RequestError("end", "missing; give another picture, or another end_seed")
+        rows = self._followed([start] if end is None else [start, end])
+        return interpolate(self.chain, rows, (request.seed, last), request)
+
+    def guide(
+        self,
+        pictures: Picture | Sequence[Picture | F32] | F32,
+        scorer: Scorer | str | Path,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        iterations: int = 100,
+        population: int = 16,
+        truncation: float | None = 1.0,
+        label: int | None = None,
+        progress: Progress = quiet,
+    ) -> Steered:
+        """n images that `scorer` likes: each the best of a search of `iterations` × `population` images.
+
+        What is searched is the noise and, of several pictures or embeddings [M, D], their mixture, within
+        what seeds draw. The same seed finds the same on the same machine. `progress` is called with the
+        iterations done and the best score so far. Needs `pip install 'icgan[steer]'`.
+        """
+        request = make_request(n, seed, truncation, "query", label, self.model.classes)
+        effort = Effort(whole("iterations", iterations), whole("population", population))
+        return guide(self.chain, self._followed(pictures), as_scorer(scorer), request, effort, progress)
+
+    def invert(
+        self,
+        picture: Picture,
+        *,
+        among: Picture | Sequence[Picture | F32] | F32 | None = None,
+        n: int = 1,
+        seed: int = 0,
+        iterations: int = 200,
+        population: int = 16,
+        truncation: float | None = 1.0,
+        label: int | None = None,
+        progress: Progress = quiet,
+    ) -> Steered:
+        """Noise and mixture of instances that draw what is most like `picture`, searched for as by `guide`.
+
+        The instances are the picture itself and those `among` other pictures or embeddings [M, D]. Scores are
+        at most 0, that of the picture itself.
+        """
+        request = make_request(n, seed, truncation, "query", label, self.model.classes)
+        effort = Effort(whole("iterations", iterations), whole("population", population))
+        rows = self.embed(check_picture(picture))
+        if among is not None:
+            rows = np.concatenate([rows, self._followed(among)])
+        return invert(self.chain, picture, rows, request, effort, progress)
+
+    def _followed(self, given: Picture | Sequence[Picture | F32] | F32) -> F32:
+        """Pictures and embeddings as embeddings [M, D]."""
+        if isinstance(given, (list, tuple)):
+            if not given:
+                raise RequestError("pictures", "none given")
+            return np.concatenate([self._followed(each) for each in given])
+        if isinstance(given, np.ndarray) and given.dtype != np.uint8:
+            return embedding_rows(given, self.model.embedding_dim)
+        return self.embed(check_picture(given))
 
     def close(self) -> None:
         """Release graphs or connections; nothing in a forked process, whose parent may still use them."""

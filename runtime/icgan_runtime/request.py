@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image
 from icgan_runtime import images, sheets
 from icgan_runtime.errors import RequestError
 from icgan_runtime.latents import MAX_SEED, UNTRUNCATED
-from icgan_runtime.marks.claim import EMBEDDING, SINGLE, VERSION, Claim, Sheet, Source, embedding_hash
+from icgan_runtime.marks.claim import EMBEDDING, VERSION, Claim, Sheet, Source, embedding_hash
 from icgan_runtime.marks.mark import Mark
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL, Rows, check_embedding
 
@@ -135,18 +134,13 @@ class Result:
         they say of the query, "none", "hash" or "whole"; an embedding can reveal the picture it is of.
         """
 
-        def marked(claim: Claim | None) -> Mark | None:
-            return Mark(claim, sign_key) if mark else None
+        first = self.request.first
 
-        target, first = Path(path), self.request.first
-        if target.suffix and not target.is_dir() and not str(path).endswith(("/", os.sep)):
-            claim = self.claim(first, len(self.images), sheets.layout(len(self.images)), embedding)
-            sheets.write_picture(target, self.sheet(), "path", marked(claim))
-            return [target]
-        paths = [target / f"{first + j:05}.png" for j in range(len(self.images))]
-        for j, (file, image) in enumerate(zip(paths, self.images, strict=True)):
-            sheets.write_picture(file, image, "path", marked(self.claim(first + j, 1, SINGLE, embedding)))
-        return paths
+        def marked(some: range, sheet: Sheet) -> Mark | None:
+            return Mark(self.claim(first + some[0], len(some), sheet, embedding), sign_key) if mark else None
+
+        numbers = range(first, first + len(self.images))
+        return sheets.write_pictures(path, self.images, numbers, marked)
 
     def encode(
         self,
@@ -203,15 +197,15 @@ def make_request(
     first: object = 0,
 ) -> Request:
     """Check a caller's arguments. Raises RequestError naming the first that is out of range."""
-    whole_n = _integer("n", n)
+    whole_n = whole("n", n)
     if not 1 <= whole_n <= MAX_SAMPLES:
         raise RequestError("n", f"{whole_n}, expected 1..{MAX_SAMPLES} images")
-    whole_seed = _integer("seed", seed)
+    whole_seed = whole("seed", seed)
     if not 0 <= whole_seed <= MAX_SEED:
         raise RequestError("seed", f"{whole_seed}, expected 0..2^63-1")
     if condition not in CONDITIONS:
         raise RequestError("condition", f"{condition!r}, expected one of {', '.join(CONDITIONS)}")
-    whole_first = _integer("first", first)
+    whole_first = whole("first", first)
     if not 0 <= whole_first <= MAX_SEED - MAX_SAMPLES:
         raise RequestError("first", f"{whole_first}, expected 0..2^63-{MAX_SAMPLES + 1}")
     return Request(
@@ -226,7 +220,7 @@ def make_request(
 
 def pages(n: object, batch: object) -> Iterator[range]:
     """The samples 0 .. n − 1 in runs of `batch`, for answers that are too many to hold at once."""
-    whole_n, whole_batch = _integer("n", n), _integer("batch", batch)
+    whole_n, whole_batch = whole("n", n), whole("batch", batch)
     if whole_n < 1:
         raise RequestError("n", f"{whole_n}, expected at least 1 image")
     if not 1 <= whole_batch <= MAX_SAMPLES:
@@ -254,10 +248,10 @@ def check_label(label: object, classes: int) -> int:
         return OWN_LABEL
     if classes == 0:
         raise RequestError("label", f"{label!r}, but this model has no labels; leave it out")
-    whole = _integer("label", label)
-    if not 0 <= whole < classes:
-        raise RequestError("label", f"{whole}, expected 0..{classes - 1}")
-    return whole
+    number = whole("label", label)
+    if not 0 <= number < classes:
+        raise RequestError("label", f"{number}, expected 0..{classes - 1}")
+    return number
 
 
 def embedding_rows(embedding: Any, width: int) -> NDArray[np.float32]:
@@ -272,7 +266,8 @@ def embedding_rows(embedding: Any, width: int) -> NDArray[np.float32]:
     return rows
 
 
-def _integer(field: str, value: object) -> int:
+def whole(field: str, value: object) -> int:
+    """`value` as an integer; RequestError for what is none."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError

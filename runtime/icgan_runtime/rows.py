@@ -168,6 +168,30 @@ class Rows:
         return ranks
 
 
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """What the generator itself takes, an entry per image: for images whose noise no seed gives."""
+
+    noise: F32  # [N, dim_z]
+    embedding: F32  # [N, D], unit rows
+    label: I64 | None  # [N], 0 .. classes − 1; None for a model without labels
+    truncation: F32  # [N], which models read whose noise is not bounded by it
+
+    def part(self, some: slice) -> Latents:
+        """Some of the rows."""
+        label = None if self.label is None else self.label[some]
+        return Latents(self.noise[some], self.embedding[some], label, self.truncation[some])
+
+    def feeds(self, model: Model) -> dict[str, NDArray[Any]]:
+        """The inputs of the generator's graph."""
+        feeds: dict[str, NDArray[Any]] = {"noise": self.noise, "embedding": self.embedding}
+        if self.label is not None:
+            feeds["label"] = self.label
+        if model.truncation == "mean-w":
+            feeds["truncation"] = self.truncation
+        return feeds
+
+
 def check_embedding(embedding: F32) -> None:
     """Raise RequestError unless [N, D] holds unit rows (so no NaN, no infinity)."""
     with np.errstate(over="ignore"):  # infinity is refused too

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from icgan_runtime import files, images
 from icgan_runtime.errors import RequestError
 from icgan_runtime.images import U8
-from icgan_runtime.marks.claim import Sheet
+from icgan_runtime.marks.claim import SINGLE, Sheet
 from icgan_runtime.marks.mark import Mark
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -53,6 +55,36 @@ def layout(count: int, columns: int | None = None, left: int = 0, strips: int = 
     """Where the images of a sheet lie, as its claim says it; `left`: width of the picture beside them."""
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     return Sheet(columns, _GAP, left + _MARGIN if left else 0, strips, caption)
+
+
+def write_pictures(
+    path: str | Path, pictures: U8, numbers: Sequence[int], marked: Callable[[range, Sheet], Mark | None]
+) -> list[Path]:
+    """Pictures [n, R, R, 3] as the one file or the folder that `path` names; returns the files written.
+
+    A name ending in .png, .jpg, .jpeg or .webp is one file: the picture itself, or the sheet of several. Any
+    other is a folder, made if need be, of a PNG file per picture, named by its number: 00000.png. `marked`
+    gives the mark of a file, from which pictures are in it, and how they lie. Raises RequestError.
+    """
+    target = Path(path)
+    if target.suffix and not target.is_dir() and not str(path).endswith(("/", os.sep)):
+        mark = marked(range(len(pictures)), layout(len(pictures)))
+        write_picture(target, grid(pictures), "path", mark)
+        return [target]
+    paths = [target / f"{number:05}.png" for number in numbers]
+    for j, (file, picture) in enumerate(zip(paths, pictures, strict=True)):
+        write_picture(file, picture, "path", marked(range(j, j + 1), SINGLE))
+    return paths
+
+
+def write_animation(path: Path, frames: U8, frame_ms: int, field: str, mark: Mark | None = None) -> None:
+    """Pictures [n, R, R, 3] as an animated WebP file, whole or not at all. RequestError of `field`."""
+    if file_format(path, field) != "WEBP":
+        raise RequestError(field, f"{path}, expected a name ending in .webp: other formats hold no film")
+    if not 1 <= frame_ms <= 60_000:
+        raise RequestError("frame_ms", f"{frame_ms}, expected 1..60000 milliseconds")
+    data = images.encode_frames(frames, frame_ms) if mark is None else mark.encode_frames(frames, frame_ms)
+    files.write_whole(path, data, field)
 
 
 def write_picture(path: Path, pixels: U8, field: str, mark: Mark | None = None) -> bytes:

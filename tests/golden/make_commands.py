@@ -16,6 +16,10 @@ from icgan_runtime.cli import build_parser
 COMMANDS = (
     "",
     "generate",
+    "rank",
+    "interpolate",
+    "guide",
+    "invert",
     "synthesize",
     "embed",
     "search",

@@ -22,6 +22,7 @@ from icgan_runtime.cli import (
     search,
     serve,
     signer,
+    steer,
     synthesize,
     tune,
 )
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (
         generate,
+        steer,
         synthesize,
         embed,
         search,

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from icgan_runtime import files, images
 from icgan_runtime.bundle import arrays
 from icgan_runtime.errors import BundleError, RequestError
-from icgan_runtime.images import U8
+from icgan_runtime.images import U8, Picture
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import Result, embedding_rows
+
+F32 = NDArray[np.float32]
 
 EMBEDDINGS = ".npy"
 _GREY = 232  # of the square that stands for a picture that is not there
@@ -45,20 +48,35 @@ def followed(options: argparse.Namespace, pictures: list[str]) -> list[Followed]
     return found
 
 
+def query(pipe: Pipeline, each: Followed) -> Picture | F32:
+    """What is followed: a picture's path, or an embedding [D]."""
+    if each.instance is not None:
+        embedding: F32 = np.array(pipe.bank.embeddings[_bank_row(pipe, each.instance)])
+        return embedding
+    if each.row is not None:
+        return _embedding(pipe, each)
+    return each.name
+
+
 def generate(pipe: Pipeline, each: Followed, settings: dict[str, Any]) -> tuple[U8, Result]:
     """What stands on the left of the sheet [R, R, 3], and the images."""
     side = pipe.model.resolution
     if each.instance is not None:
         return _of_instance(pipe, each.instance, settings)
     if each.row is not None:
-        rows = embedding_rows(_rows(each.name.removesuffix(f" row {each.row}")), pipe.model.embedding_dim)
-        return _blank(side), pipe.generate_from(rows[each.row], **settings)
+        return _blank(side), pipe.generate_from(_embedding(pipe, each), **settings)
     shown = images.load(each.name, side)  # refused here, a picture is named
     return shown, pipe.generate(each.name, **settings)
 
 
-def _of_instance(pipe: Pipeline, number: int, settings: dict[str, Any]) -> tuple[U8, Result]:
-    side = pipe.model.resolution
+def _embedding(pipe: Pipeline, each: Followed) -> F32:
+    rows = embedding_rows(_rows(each.name.removesuffix(f" row {each.row}")), pipe.model.embedding_dim)
+    row: F32 = rows[each.row]
+    return row
+
+
+def _bank_row(pipe: Pipeline, number: int) -> int:
+    """Where an instance is stored. RequestError for one that is not, and over a server."""
     if pipe.chain.bank is None:
         raise RequestError("instance", "the instances stay on the server: name the bundle instead of --url")
     bank = pipe.bank
@@ -68,6 +86,12 @@ def _of_instance(pipe: Pipeline, number: int, settings: dict[str, Any]) -> tuple
             "instance",
             f"{number} is not stored; `icgan search` prints ids, which lie in {bank.ids[0]}..{bank.ids[-1]}",
         )
+    return row
+
+
+def _of_instance(pipe: Pipeline, number: int, settings: dict[str, Any]) -> tuple[U8, Result]:
+    side, row = pipe.model.resolution, _bank_row(pipe, number)
+    bank = pipe.bank
     shown = _blank(side) if bank.thumbnails is None else images.resize_sides(bank.thumbnails[row], side, side)
     return shown, pipe.generate_from(np.array(bank.embeddings[row]), **settings)
 

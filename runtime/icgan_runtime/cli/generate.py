@@ -11,19 +11,14 @@ import numpy as np
 from icgan_runtime import captions, sheets
 from icgan_runtime.cli import shared
 from icgan_runtime.cli.follow import EMBEDDINGS, Followed, followed, generate
+from icgan_runtime.cli.marking import add_marks, kind_of, say_written
 from icgan_runtime.console import Parser
 from icgan_runtime.errors import RequestError
-from icgan_runtime.marks.claim import EMBEDDING, SINGLE, Claim
-from icgan_runtime.marks.mark import Mark, find_signer
+from icgan_runtime.marks.claim import SINGLE, Claim
+from icgan_runtime.marks.mark import Mark
 from icgan_runtime.origin import ledger
 from icgan_runtime.request import Result
 from icgan_runtime.rows import CONDITIONS
-
-MARKS = {
-    "signed": "marked as generated and signed",
-    "unsigned": "marked as generated, unsigned",
-    "none": "not marked as generated",
-}
 
 
 def add_parser(commands: shared.Commands[Parser]) -> None:
@@ -85,31 +80,7 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         help="sheet to write, as .png, .jpg or .webp; or a folder (without suffix, or with / at its end), "
         "for one PNG file per image (default: %(default)s)",
     )
-    _add_marks(command)
-
-
-def _add_marks(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("marks of origin (docs/origin.md)")
-    group.add_argument(
-        "--sign-key",
-        type=Path,
-        metavar="FILE",
-        help="PEM file with a private key and its certificates: the sheet carries a signed C2PA manifest "
-        "(default: that of ICGAN_SIGN_KEY; without one, unsigned metadata)",
-    )
-    group.add_argument(
-        "--no-mark",
-        action="store_true",
-        help="write a file that does not say it is generated; in the EU its provider may owe a mark",
-    )
-    group.add_argument(
-        "--embedding",
-        choices=EMBEDDING,
-        default="none",
-        help="what the mark says of the picture that was followed; its whole embedding can reveal it, and "
-        "needs no --picture to prove (default: %(default)s)",
-    )
-    group.add_argument(
+    add_marks(command).add_argument(
         "--ledger", type=Path, metavar="FILE", help="append a line to this log of what was generated"
     )
 
@@ -122,8 +93,7 @@ def run(options: argparse.Namespace) -> int:
     folders = _folders(options.out, wanted)
     if folders is None:
         sheets.file_format(out, "out")  # refused before the work is done
-    # and a key that cannot sign, too
-    signer = None if options.no_mark else find_signer(options.sign_key)
+    kind = kind_of(options)
     settings = {name: getattr(options, name) for name in ("n", "seed", "truncation", "condition", "label")}
     rows, report = [], []
     with shared.open_pipeline(options) as pipe:
@@ -148,8 +118,7 @@ def run(options: argparse.Namespace) -> int:
         mark = None if options.no_mark else Mark(claim, options.sign_key)
         written = sheets.write_picture(out, sheets.grid(np.stack(rows), columns=1), "out", mark)
         _log(options, claim, written)
-    kind = "none" if options.no_mark else "unsigned" if signer is None else "signed"
-    shared.say_text(options, f"wrote {out}, {MARKS[kind]}")
+    say_written(options, out, kind)
     data = {"out": str(out), "seed": options.seed, "n": options.n, "mark": kind, "pictures": report}
     shared.say_result(options, route, data)
     return 0

@@ -139,6 +139,8 @@ def _say(options: argparse.Namespace, verdict: Verdict) -> None:
     if verdict.seed is not None:
         where = "" if verdict.instance is None else f", instance {verdict.instance}"
         shared.say_text(options, f"{verdict.verdict}: seed {verdict.seed}, sample {verdict.sample}{where}")
+    elif verdict.how == "claimed noise":
+        shared.say_text(options, f"{verdict.verdict}: drawn from the noise in its claim")
     else:
         shared.say_text(options, f"{verdict.verdict}: {verdict.tried} candidates tried")
     if verdict.verdict == PROVED:

@@ -117,7 +117,13 @@ def infer_options(
         if name in regions:
             output.set_shared_memory(regions[name].name, regions[name].size)
         outputs.append(output)
-    return {"model_name": call.model, "inputs": inputs, "outputs": outputs, "timeout": int(timeout_s * 1e6)}
+    return {
+        "model_name": call.model,
+        "model_version": call.version,
+        "inputs": inputs,
+        "outputs": outputs,
+        "timeout": int(timeout_s * 1e6),
+    }
 
 
 def read_arrays(result: Any, call: Call, regions: Mapping[str, Region]) -> Arrays:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ from icgan_runtime.errors import (
 from icgan_runtime.marks.claim import Source
 from icgan_runtime.refusals import from_wire
 from icgan_runtime.request import Neighbours, Request, Result
-from icgan_runtime.rows import OWN_LABEL, REPEATS, Rows
+from icgan_runtime.rows import OWN_LABEL, REPEATS, Latents, Rows
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -39,6 +39,7 @@ Arrays = dict[str, NDArray[Any]]
 T = TypeVar("T")
 
 ENSEMBLE = "icgan"
+GENERATOR = "icgan_generator"  # the stage behind all ensembles, asked where no seed gives the noise
 # Every input is mandatory on the wire; this is what a call says that generates nothing.
 _PLAIN = Request(n=1, seed=0, truncation=1.0, condition="query", label=0)
 NEIGHBOURS = ("NEIGHBOUR_IDS", "NEIGHBOUR_SCORES", "NEIGHBOUR_LABELS")
@@ -53,6 +54,7 @@ class Call:
     model: str
     inputs: Arrays
     outputs: tuple[str, ...]
+    version: str = ""  # of the model; "": the newest that is served
 
 
 Conversation = Generator[Call, Arrays, T]
@@ -70,6 +72,7 @@ class ServedModel:
     repeats: bool = False  # whether an empty IMAGE shows what the row before it does
     prepare: str = "client"  # who decodes, crops and reduces picture files
     says: tuple[str, ...] = ()  # those of MORE that it answers
+    generator: str = ""  # the version of that stage with which the ensembles draw
 
     @classmethod
     def of_config(cls, url: str, config: Mapping[str, Any], prepare: str = "client") -> ServedModel:
@@ -91,6 +94,7 @@ class ServedModel:
             REPEATS in config["parameters"],
             prepare,
             tuple(name for name in MORE if name in outputs),
+            _version(config, GENERATOR),
         )
 
     def embed(self, pictures: Sequence[images.Picture]) -> Conversation[F32]:
@@ -174,6 +178,22 @@ class ServedModel:
         refuse_black_images(self.url, whole)
         return whole, np.concatenate(labels) if labels else None
 
+    def draw_latents(self, latents: Latents) -> Conversation[U8]:
+        """As `Chain.draw_latents`, by the stage itself: the ensembles take seeds, and check what they take.
+
+        So this side has checked what it sends.
+        """
+        drawn = []
+        for page in self._batches(len(latents.noise)):
+            feeds = latents.part(slice(page.start, page.stop)).feeds(self.model)
+            # one number per row is a row of one number on the wire
+            inputs = {name: each if each.ndim > 1 else each[:, None] for name, each in feeds.items()}
+            answer = yield Call(GENERATOR, inputs, ("image",), self.generator)
+            drawn.append(answer["image"])
+        whole = np.concatenate(drawn)
+        refuse_black_images(self.url, whole)
+        return whole
+
     def _generation(
         self, name: str, source: Arrays, request: Request, rows: range, first: bool = False
     ) -> Call:
@@ -188,8 +208,12 @@ class ServedModel:
         refuse_black_images(self.url, generated)
         near = self._neighbours(answers[0], 0, self.neighbours)
         changed = near.bank_state if near.bank_state and not near.bank_state.startswith("0-") else None
-        source = Source(self.model.name, self.model.version, self.model.identity, state=changed)
-        return Result(generated, near, embedding, request, source)
+        return Result(generated, near, embedding, request, replace(self.source, state=changed))
+
+    @property
+    def source(self) -> Source:
+        """What draws, as far as a server says it."""
+        return Source(self.model.name, self.model.version, self.model.identity)
 
     def _neighbours(self, answer: Arrays, row: int, k: int) -> Neighbours:
         """What an answer says of the k nearest to one of its rows."""
@@ -238,6 +262,13 @@ class ServedModel:
 
     def _batches(self, count: int) -> list[range]:
         return [range(start, min(start + self.max_batch, count)) for start in range(0, count, self.max_batch)]
+
+
+def _version(config: Mapping[str, Any], stage: str) -> str:
+    """The version of a stage that an ensemble's configuration names; "" where it names none."""
+    steps = config.get("ensemble_scheduling", {}).get("step", [])
+    found = [int(step.get("model_version", -1)) for step in steps if step.get("model_name") == stage]
+    return str(found[0]) if found and found[0] > 0 else ""
 
 
 def _ensemble(source: Arrays) -> str:

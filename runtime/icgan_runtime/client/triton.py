@@ -24,9 +24,10 @@ from icgan_runtime.client.exchange import Exchange, Pause, Step, Steps, seconds_
 from icgan_runtime.client.library import ends_trust, open_client
 from icgan_runtime.client.protocol import Arrays, Call, Conversation, ServedModel
 from icgan_runtime.errors import RequestError
+from icgan_runtime.marks.claim import Source
 from icgan_runtime.request import Neighbours, Request, Result
 from icgan_runtime.route import Route
-from icgan_runtime.rows import Rows
+from icgan_runtime.rows import Latents, Rows
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -102,6 +103,10 @@ class TritonChain:
     def neighbours(self) -> int:
         return self._exchange.service.neighbours
 
+    @property
+    def source(self) -> Source:
+        return self._exchange.service.source
+
     def embed(self, pictures: Sequence[images.Picture]) -> F32:
         return self._hold(self._exchange.service.embed(pictures))
 
@@ -119,6 +124,9 @@ class TritonChain:
 
     def generate_rows(self, embedding: F32, rows: Rows) -> tuple[U8, I64 | None]:
         return self._hold(self._exchange.service.generate_rows(embedding, rows))
+
+    def draw_latents(self, latents: Latents) -> U8:
+        return self._hold(self._exchange.service.draw_latents(latents))
 
     def with_bank(self, bank: Bank) -> TritonChain:
         raise RequestError("bank", "a server's instances are changed on the server: docs/serving.md")

@@ -52,8 +52,16 @@ SINGLE = Sheet(columns=1, gap=0, left=0)
 
 
 @dataclass(frozen=True)
+class Latent:
+    """What an image was drawn from that no seed gives: it was searched for, or lies on a path."""
+
+    noise: tuple[float, ...]  # [dim_z], each exactly a float32
+    weights: tuple[float, ...]  # of the queries, in their order, whose mixture was followed
+
+
+@dataclass(frozen=True)
 class Claim:
-    """The origin of the pictures in one file: samples first .. first + n − 1 of a seed."""
+    """The origin of the pictures in one file: samples first .. first + n − 1 of a seed, if no others."""
 
     version: int
     source: Source
@@ -66,6 +74,10 @@ class Claim:
     sheet: Sheet
     embedding_sha256: str | None  # of the query's embedding as float32, little-endian
     embedding: tuple[float, ...] | None
+    # where they are not consecutive: [n], the best of many
+    samples: tuple[int, ...] | None = field(default=None, metadata={LATER: True})
+    # [n], instead of seed and samples; the seed is that of the search then
+    latents: tuple[Latent, ...] | None = field(default=None, metadata={LATER: True})
 
     def to_text(self) -> str:
         """The claim as JSON, on one line."""
@@ -97,9 +109,23 @@ def read_claim(text: str) -> Claim:
     truncated = claim.truncation is None or 0 < claim.truncation <= 1
     unit = claim.embedding is None or all(abs(value) <= 1.01 for value in claim.embedding)
     known = claim.condition in CONDITIONS
-    if not (truncated and unit and known and all(low <= value <= high for value, low, high in bounds)):
+    sound = truncated and unit and known and _are_possible(claim)
+    if not (sound and all(low <= value <= high for value, low, high in bounds)):
         raise RequestError("claim", "holds a value that no picture was drawn with")
     return claim
+
+
+def _are_possible(claim: Claim) -> bool:
+    """Whether there is a sample, or a latent, for each picture, within its bounds."""
+    samples, latents = claim.samples, claim.latents
+    if samples is not None and (len(samples) != claim.n or not 0 <= min(samples) <= max(samples) < 2**63):
+        return False
+    if latents is None:
+        return True
+    noise = all(abs(value) <= 100 for latent in latents for value in latent.noise)
+    weights = all(0 <= value <= 1.01 for latent in latents for value in latent.weights)
+    shapes = {(len(latent.noise), len(latent.weights)) for latent in latents}
+    return len(latents) == claim.n and len(shapes) == 1 and noise and weights
 
 
 def embedding_hash(embedding: np.ndarray[Any, np.dtype[np.float32]]) -> str:

@@ -75,6 +75,13 @@ class Mark:
             return images.encode(image, kind, xmp_packet(self.claim))
         return signer.sign(images.encode(image, kind), kind, self.claim)
 
+    def encode_frames(self, frames: U8, frame_ms: int) -> bytes:
+        """Pictures [n, H, W, 3] as a marked file: animated WEBP."""
+        signer = find_signer(self.sign_key)
+        if signer is None:
+            return images.encode_frames(frames, frame_ms, xmp_packet(self.claim))
+        return signer.sign(images.encode_frames(frames, frame_ms), "WEBP", self.claim)
+
 
 def find_signer(key: str | Path | None = None) -> Signs | None:
     """The signer of a PEM file, or else behind ICGAN_SIGN_SOCKET, or of ICGAN_SIGN_KEY's file; None without.

@@ -11,7 +11,6 @@ Nothing in the file is believed.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,9 +22,10 @@ from numpy.typing import NDArray
 from icgan_runtime import images
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.errors import RequestError
-from icgan_runtime.marks.claim import Claim, embedding_hash
+from icgan_runtime.marks.claim import Claim
 from icgan_runtime.marks.mark import Marks
 from icgan_runtime.origin import chance, recover
+from icgan_runtime.origin.claimed import latents_of, pairs_of, settings_of, source_notes
 from icgan_runtime.origin.likeness import (
     COARSE,
     FINE,
@@ -40,7 +40,6 @@ from icgan_runtime.origin.likeness import (
     views,
 )
 from icgan_runtime.origin.sheets import cut
-from icgan_runtime.rows import OWN_LABEL
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -141,14 +140,12 @@ def prove(
         width = queries.embeddings.shape[1]
         raise RequestError("embedding", f"{width} wide, this bundle's are {chain.model.embedding_dim}")
     if claim is not None:
-        notes += source_notes(claim, chain, queries)
+        notes += source_notes(claim, chain, queries.embeddings)
         found = check_claim(picture, claim, chain, queries)
         if found is not None:
-            return _with(found, notes, marks)
-        notes.append(
-            f"the claim is false for what was given: seed {claim.seed}, sample {claim.first} does not draw "
-            "this picture"
-        )
+            return _with(found, [*notes, *found.notes], marks)
+        what = f"seed {claim.seed}, sample {claim.first}" if claim.latents is None else "the noise it names"
+        notes.append(f"the claim is false for what was given: {what} does not draw this picture")
         if claim.n * claim.sheet.strips > 1:
             notes.append("it claims to be a sheet: if it is, cut one image out")
     height, width = picture.shape[:2]
@@ -164,43 +161,27 @@ def _with(verdict: Verdict, notes: list[str], marks: Marks) -> Verdict:
     return replace(verdict, notes=tuple(notes), marks=marks.to_json())
 
 
-def source_notes(claim: Claim, chain: LocalChain, queries: Queries) -> list[str]:
-    """What a claim says of its source that does not fit this bundle."""
-    here, notes = chain.source, []
-    if claim.source.identity != here.identity:
-        notes.append(f"it claims another model: {claim.source.name} {claim.source.version}")
-    elif claim.source.generator not in (None, here.generator):
-        notes.append("it claims another generator file of this model (another precision, or other weights)")
-    other = claim.source.bank not in (None, here.bank) or claim.source.state != here.state
-    if claim.condition != "query" and other:
-        state = claim.source.state or "as exported"
-        notes.append(f"it claims another bank of instances, or another state of this one: {state}")
-    hashes = {embedding_hash(row) for row in queries.embeddings}
-    if claim.embedding_sha256 not in (None, *hashes):
-        notes.append("the hash of its embedding is not that of what was given (another encoder or backend?)")
-    return notes
-
-
 def check_claim(picture: U8, claim: Claim, chain: LocalChain, queries: Queries) -> Verdict | None:
     """The verdict if what is claimed draws the picture, for any of the query embeddings; else None."""
-    settings = recover.Candidates(
-        range(claim.seed, claim.seed + 1),
-        range(claim.first, claim.first + claim.n),
-        math.inf if claim.truncation is None else claim.truncation,
-        claim.condition,
-        OWN_LABEL if claim.label is None or not chain.model.classes else claim.label,
-    )
+    settings = settings_of(claim, chain)
     cells = cut(picture, claim, chain.model.resolution)
     if cells is None:
         return None
-    strips = claim.sheet.strips
+    if claim.latents is not None:
+        return _check_latents(cells[0], claim, chain, queries.embeddings)
+    strips, pairs = claim.sheet.strips, pairs_of(claim, settings)
     if len(queries.embeddings) % strips:
         raise RequestError("picture", f"this sheet follows {strips} pictures: give as many, in their order")
     for start in _likeliest(cells[0][:1], chain, queries.embeddings[::strips], settings):
         drawings: list[Drawing] = []
         for strip in range(strips):
             embedding = queries.embeddings[start * strips + strip]
-            drawings += _compare(cells[strip], chain, embedding, settings)
+
+            def again(some: slice, embedding: F32 = embedding) -> U8:
+                seeds, samples = (each[some] for each in pairs)
+                return recover.draw(chain, embedding, settings, seeds, samples)
+
+            drawings += _compare(cells[strip], chain, embedding, settings, again)
             if judge(drawings) == NOT:
                 break
         verdict = judge(drawings)
@@ -223,25 +204,46 @@ def _likeliest(cell: U8, chain: LocalChain, embeddings: F32, settings: recover.C
     return [int(row) for row in np.argsort(-likeness, kind="stable")[: recover.KEPT]]
 
 
-def _compare(cells: U8, chain: LocalChain, embedding: F32, settings: recover.Candidates) -> list[Drawing]:
+def _check_latents(cells: U8, claim: Claim, chain: LocalChain, embeddings: F32) -> Verdict | None:
+    """As `check_claim`, of images [n, R, R, 3] whose noise the file names, for no seed gives it."""
+    latents = latents_of(claim, chain, embeddings)
+    if latents is None or latents.noise.shape[1] != chain.model.dim_z:
+        return None
+    drawings = _compare(
+        cells,
+        chain,
+        latents.embedding[0],
+        settings_of(claim, chain),
+        lambda some: chain.draw_latents(latents.part(some)),
+    )
+    verdict = judge(drawings)
+    notes = ("drawn from the noise that the file names, which no seed gives",)
+    found = Verdict(verdict, "claimed noise", tried=1, drawings=tuple(drawings), notes=notes)
+    return None if verdict == NOT else found
+
+
+def _compare(
+    cells: U8,
+    chain: LocalChain,
+    embedding: F32,
+    settings: recover.Candidates,
+    again: Callable[[slice], U8],
+) -> list[Drawing]:
     """Cells of a file [n, R, R, 3] beside the drawings of their claim, up to the first that is not alike.
 
-    A claim may speak of thousands, and lie.
+    A claim may speak of thousands, and lie. `again` draws some of them, `settings` those of strangers.
     """
-    seeds, samples = settings.pairs()
     judge_one: Judge | None = None
     drawings: list[Drawing] = []
     for first in range(0, len(cells), chain.max_batch):
         some = slice(first, first + chain.max_batch)
-        for cell, again in zip(
-            cells[some], recover.draw(chain, embedding, settings, seeds[some], samples[some]), strict=True
-        ):
-            difference = int(np.abs(cell.astype(np.int16) - again.astype(np.int16)).max())
+        for cell, drawn in zip(cells[some], again(some), strict=True):
+            difference = int(np.abs(cell.astype(np.int16) - drawn.astype(np.int16)).max())
             if difference <= TOLERANCE:
-                drawings.append(Drawing(cell, again, difference, 1.0, 0.0))
+                drawings.append(Drawing(cell, drawn, difference, 1.0, 0.0))
                 continue
             judge_one = judge_one or Judge(chain, embedding, settings)
-            drawings.append(judge_one.best(cell, again, tried=1))
+            drawings.append(judge_one.best(cell, drawn, tried=1))
             if drawings[-1].chance > FALSE_MATCH:
                 return drawings
     return drawings

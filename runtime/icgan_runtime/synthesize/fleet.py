@@ -15,9 +15,10 @@ from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.chain import Chain
 from icgan_runtime.errors import BindingError, DeadlineError, RequestError, UnavailableError
+from icgan_runtime.marks.claim import Source
 from icgan_runtime.request import Neighbours, Request, Result
 from icgan_runtime.route import LOG, Route
-from icgan_runtime.rows import Rows
+from icgan_runtime.rows import Latents, Rows
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -89,6 +90,13 @@ class Fleet:
 
     def generate_rows(self, embedding: F32, rows: Rows) -> tuple[U8, I64 | None]:
         return self._ask(lambda chain: chain.generate_rows(embedding, rows))
+
+    @property
+    def source(self) -> Source:
+        return self._chains[0].source
+
+    def draw_latents(self, latents: Latents) -> U8:
+        return self._ask(lambda chain: chain.draw_latents(latents))
 
     def with_bank(self, bank: Bank) -> Any:
         raise RequestError("bank", "a server's instances are changed on the server: docs/serving.md")
