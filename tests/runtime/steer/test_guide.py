@@ -13,7 +13,7 @@ from icgan_runtime.origin.prove import NOT, PROVED, Queries, Verdict, prove
 from icgan_runtime.origin.recover import Candidates
 from icgan_runtime.steer.space import longest
 from tests.picture_files import PHOTO
-from tests.runtime.steer.conftest import redness
+from tests.runtime.steer.conftest import redness, unlike
 
 OTHER = np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8)
 THIRD = np.random.default_rng(2).integers(0, 256, (8, 8, 3), np.uint8)
@@ -110,6 +110,7 @@ def test_what_was_found_is_proved_by_the_noise_in_its_file(local, tmp_path):
 
 def test_a_false_claim_of_noise_is_called_false(local, tmp_path, monkeypatch):
     monkeypatch.setattr("icgan_runtime.origin.prove.find", lambda *_: Verdict(NOT, "search"))
+    monkeypatch.setattr("icgan_runtime.origin.prove.Judge.best", unlike)
     found = local.guide(PHOTO, redness, iterations=3, population=4)
     other = local.guide(PHOTO, redness, seed=1, iterations=3, population=4)
     (file,) = found.save(tmp_path / "one.png")

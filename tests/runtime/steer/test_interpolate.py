@@ -12,6 +12,7 @@ from icgan_runtime.marks.mark import read_marks
 from icgan_runtime.origin.prove import PROVED, Queries, check_claim, prove
 from icgan_runtime.origin.recover import Candidates
 from tests.picture_files import PHOTO
+from tests.runtime.steer.conftest import unlike
 
 OTHER = np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8)
 NOTHING = Candidates(range(1), range(1), 1.0)
@@ -64,7 +65,8 @@ def test_a_film_shows_every_image_and_proves_its_first(local, tmp_path):
     assert (verdict.verdict, verdict.how, verdict.seed) == (PROVED, "claimed noise", None)
 
 
-def test_a_sheet_of_the_path_is_proved_by_the_pictures_in_their_order_alone(local, tmp_path):
+def test_a_sheet_of_the_path_is_proved_by_the_pictures_in_their_order_alone(local, tmp_path, monkeypatch):
+    monkeypatch.setattr("icgan_runtime.origin.prove.Judge.best", unlike)
     (file,) = local.interpolate(PHOTO, OTHER, frames=5).save(tmp_path / "path.png")
     data = file.read_bytes()
     claim = read_marks(data).claim
