@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -44,6 +48,55 @@ def test_a_stopped_run_continues_bit_for_bit(make_prepared, tmp_path) -> None:
     assert load_discriminator(whole).config == TINY.model
     last = json.loads((whole / "log.jsonl").read_text().splitlines()[-1])
     assert last["images"] == 48
+
+
+TWICE = """
+import dataclasses, sys
+from pathlib import Path
+import torch
+from icgan_training.data.dataset import PreparedDataset
+from icgan_training.distributed import join, leave, wait
+from icgan_training.fit.loop import fit
+from icgan_training.networks.presets import preset
+
+torch.set_num_threads(1)
+tiny, cpu = preset("tiny-stylegan2"), torch.device("cpu")
+processes = join(cpu)
+for run, stops in (("whole", [32]), ("parts", [16, 32])):
+    for images in stops:
+        train = dataclasses.replace(tiny.train, total_images=images, precision="bfloat16")
+        data = PreparedDataset.open(Path(sys.argv[1]))
+        assert fit(tiny.model, train, data, Path(sys.argv[2]) / run, device=cpu, processes=processes)
+        wait(processes)  # as a command that is given again does, for the files of the one before
+leave()
+"""
+
+
+def test_two_processes_in_bfloat16_continue_bit_for_bit(make_prepared, tmp_path) -> None:
+    data = make_prepared(count=24)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    group |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWICE, data, tmp_path],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), **group},
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    left, right = (
+        load_file(list_checkpoints(tmp_path / run / "checkpoints")[-1]) for run in ("whole", "parts")
+    )
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    assert left["path.mean"] > 0
+    assert all(value.isfinite().all() for value in left.values() if value.is_floating_point())
 
 
 def trainer(**changes: Any) -> StyleGAN2Trainer:

@@ -163,7 +163,7 @@ class StyleGAN2Trainer(Pair):
         (gradient,) = torch.autograd.grad((image * weights).sum(), ws, create_graph=True)
         lengths = gradient.square().sum(2).mean(1).sqrt()
         with torch.no_grad():
-            self.path.mean.lerp_(lengths.mean(), PATH_DECAY)
+            self.path.mean.lerp_(average(lengths.mean(), self.processes), PATH_DECAY)
         penalty: Tensor = (lengths - self.path.mean).square().mean()
         return penalty * (self.train.path_weight * self.train.path_interval)
 
