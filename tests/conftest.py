@@ -65,8 +65,9 @@ class Outcome:
         self.lost |= error is not None
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        assert self.config.cache is not None
-        self.config.cache.set(PASSED, [name for name, passed in self.passed.items() if passed])
+        cache = getattr(self.config, "cache", None)  # none with `-p no:cacheprovider`
+        if cache is not None:
+            cache.set(PASSED, [name for name, passed in self.passed.items() if passed])
         if self.lost:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 

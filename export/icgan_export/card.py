@@ -14,6 +14,8 @@ def model_card(manifest: Manifest, report: Report, grid: str) -> str:
     """Markdown."""
     model, bank = manifest.model, manifest.bank
     classes = f"{model.classes} classes" if model.classes else "No classes"
+    towards_mean = model.truncation == "mean-w"
+    truncation = "pulls towards the mean w (psi of StyleGAN)" if towards_mean else "bounds the noise"
     graphs = "\n".join(
         f"| {entry.role} | {entry.precision} | `{entry.file}` | {_mebibytes(manifest, entry.file)} |"
         for entry in manifest.graphs
@@ -22,7 +24,7 @@ def model_card(manifest: Manifest, report: Report, grid: str) -> str:
 
 An instance-conditioned GAN (IC-GAN, Casanova et al. 2021) that draws {model.resolution} x {model.resolution}
 pictures like a picture it is shown. {classes}; noise of {model.dim_z} numbers; embeddings of
-{model.embedding_dim} numbers by {model.encoder.name}. Version {model.version}.
+{model.embedding_dim} numbers by {model.encoder.name}. Truncation {truncation}. Version {model.version}.
 
 ![pictures on the left, samples drawn from them on the right]({grid})
 

@@ -2,19 +2,10 @@
 //   node browser.mjs '{"dist": FOLDER, "query": "?...", "picture": FILE, "second": FILE, "broken": FILE, "save": FILE}'
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";
-import { AXE, freshBrowser, painted, redrawn, serve, set, settled, TILES } from "./page.mjs";
+import { AXE, bytes, freshBrowser, painted, redrawn, serve, set, settled, TILES } from "./page.mjs";
 
 const told = JSON.parse(process.argv[2]);
 const seen = { errors: [], states: {} };
-
-/** The RGB bytes of canvases, in base64. */
-const bytes = (page, selector) =>
-  page.$$eval(selector, (canvases) =>
-    canvases.map((canvas) => {
-      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-      return btoa(Array.from(data.filter((_, i) => i % 4 !== 3), (byte) => String.fromCharCode(byte)).join(""));
-    }),
-  );
 
 /** Does something and keeps the pictures and neighbours that follow. */
 async function state(page, name, act) {

@@ -45,6 +45,15 @@ export async function freshBrowser(executablePath, { gpu = NO_GPU, ...options } 
 /** Pictures that have been drawn. */
 export const TILES = "#grid button:not([disabled]) canvas";
 
+/** The RGB bytes of canvases, in base64. */
+export const bytes = (page, selector = TILES) =>
+  page.$$eval(selector, (canvases) =>
+    canvases.map((canvas) => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      return btoa(Array.from(data.filter((_, i) => i % 4 !== 3), (byte) => String.fromCharCode(byte)).join(""));
+    }),
+  );
+
 /** Waits until the pictures asked for are all drawn. */
 export const settled = (page) =>
   page.waitForFunction(() => / pictures in /.test(document.querySelector("#status").textContent), null, { timeout: 120_000, polling: 10 });

@@ -48,7 +48,7 @@ def assert_claim_is_proved(sheet: Path, bundle: Path) -> None:
     assert (len(verdict.drawings), verdict.notes) == (8, ())
 
 
-@pytest.mark.parametrize("name", ["tiny_bundle", "labelled_bundle"])
+@pytest.mark.parametrize("name", ["tiny_bundle", "labelled_bundle", "stylegan2_bundle"])
 def test_the_node_example_draws_pythons_pictures(name, node_packages, request, tmp_path):
     bundle = request.getfixturevalue(name)
     printed = node(EXAMPLES / "node/generate.mjs", bundle, ROW, SEED, tmp_path / "sheet.png")
@@ -126,7 +126,7 @@ def cpp_program(onnxruntime_headers, onnxruntime_library, tmp_path_factory) -> P
     return folder / "generate"
 
 
-@pytest.mark.parametrize("name", ["tiny_bundle", "labelled_bundle"])
+@pytest.mark.parametrize("name", ["tiny_bundle", "labelled_bundle", "stylegan2_bundle"])
 def test_the_cpp_example_draws_pythons_pictures(name, cpp_program, request, tmp_path):
     bundle = request.getfixturevalue(name)
     subprocess.run([cpp_program, bundle, str(ROW), str(SEED), tmp_path / "sheet.png"], check=True)

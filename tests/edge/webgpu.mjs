@@ -1,6 +1,6 @@
 // Visits the built page on a software WebGPU adapter and prints what it saw as JSON; test_webgpu.py judges it.
 //   node webgpu.mjs '{"dist": FOLDER, "chromium": FILE, "picture": FILE}'
-import { freshBrowser, painted, redrawn, serve, settled, SOFTWARE_GPU, TILES } from "./page.mjs";
+import { bytes, freshBrowser, painted, redrawn, serve, settled, SOFTWARE_GPU } from "./page.mjs";
 
 const told = JSON.parse(process.argv[2]);
 const server = await serve(told.dist);
@@ -17,15 +17,6 @@ async function visit(query) {
   said.told = await page.isVisible("#fallback");
   return { page, said };
 }
-
-/** The RGB bytes of canvases, in base64. */
-const bytes = (page) =>
-  page.$$eval(TILES, (canvases) =>
-    canvases.map((canvas) => {
-      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-      return btoa(Array.from(data.filter((_, i) => i % 4 !== 3), (byte) => String.fromCharCode(byte)).join(""));
-    }),
-  );
 
 /** Bytes of GPU memory held after loading and drawing once, and after the release, three times over. */
 const memory = (page) =>

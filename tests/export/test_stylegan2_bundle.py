@@ -52,6 +52,7 @@ def test_the_bundle_says_what_truncation_means_and_verifies(stylegan2_bundle: Pa
     assert written["schema_version"] == 2
     assert written["model"]["truncation"] == "mean-w"
     assert written["provenance"]["backbone"] == "stylegan2"
+    assert "Truncation pulls towards the mean w" in (stylegan2_bundle / "README.md").read_text()
     assert main(["verify", str(stylegan2_bundle)]) == 0
     assert icgan(["info", "--verify", str(stylegan2_bundle)]) == 0
 

@@ -25,3 +25,11 @@ def labelled_bundle(tmp_path_factory) -> Path:
 def bare_bundle(tmp_path_factory) -> Path:
     """A bundle with three classes whose bank holds no thumbnails; read only."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "bare", classes=3, thumbnails=False)
+
+
+@pytest.fixture(scope="session")
+def stylegan2_bundle(tmp_path_factory) -> Path:
+    """A bundle on the StyleGAN2 backbone, whose truncation is psi; read only."""
+    from tests.models.stylegan2_bundle import make_stylegan2_bundle
+
+    return make_stylegan2_bundle(tmp_path_factory.mktemp("bundles") / "stylegan2")

@@ -216,11 +216,7 @@ def reference_samples(
         }
         for role in ("encoder", "generator")
     }
-    side = model.preprocessing.size
-    cell = side // GRID
-    picture = rng.integers(0, 256, (rows, side, side, 3), dtype=np.uint8)
-    cells = picture.astype(np.float32).reshape(rows, GRID, cell, GRID, cell, 3).mean(axis=(2, 4))
-    embedding = _unit((cells.reshape(rows, -1) - np.float32(100.5)) @ weights["encoder"]["weight"])
+    picture, embedding = embedded(model, weights["encoder"]["weight"], rng, rows)
     products = embedding @ bank.T
     ids = np.argsort(-products, axis=1, kind="stable")[:, :NEIGHBOURS]
     images = rows - 1  # fewer images than pictures, as the format allows
@@ -240,6 +236,15 @@ def reference_samples(
         "image": np.ascontiguousarray(image),
     }
     return found | {"label": label} if model.classes else found
+
+
+def embedded(model: Model, weight: F32, rng: np.random.Generator, rows: int) -> tuple[NDArray[np.uint8], F32]:
+    """Pictures [rows, S, S, 3], and the embeddings that the tiny encoder gives them."""
+    side = model.preprocessing.size
+    cell = side // GRID
+    picture = rng.integers(0, 256, (rows, side, side, 3), dtype=np.uint8)
+    cells = picture.astype(np.float32).reshape(rows, GRID, cell, GRID, cell, 3).mean(axis=(2, 4))
+    return picture, _unit((cells.reshape(rows, -1) - np.float32(100.5)) @ weight)
 
 
 def _graph(model: Model, role: str, nodes: list[onnx.NodeProto], weights: Tensors) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ from tests.models import bundles
 from tests.triton.wire import PROTOCOLS, Wire
 
 tiny_bundle, labelled_bundle = bundles.tiny_bundle, bundles.labelled_bundle
+stylegan2_bundle = bundles.stylegan2_bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +71,12 @@ def server(start, tiny_bundle) -> Server:
 def labelled_server(start, labelled_bundle) -> Server:
     """The class-conditional bundle, served. Tests must leave it as it is."""
     return start(labelled_bundle)
+
+
+@pytest.fixture(scope="session")
+def stylegan2_server(start, stylegan2_bundle) -> Server:
+    """The StyleGAN2 bundle, served. Tests must leave it as it is."""
+    return start(stylegan2_bundle)
 
 
 @pytest.fixture(params=PROTOCOLS)

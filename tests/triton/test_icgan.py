@@ -70,6 +70,14 @@ def test_untruncated_noise_is_infinity_on_the_wire(wire, pipe):
     np.testing.assert_array_equal(answer["GENERATED"], pipe.generate(PHOTO, truncation=None).images)
 
 
+@pytest.mark.parametrize("truncation", [0.7, None])
+def test_a_stylegan2_model_takes_psi_from_the_request(truncation, stylegan2_server, stylegan2_bundle):
+    pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
+    with Pipeline.load(stylegan2_bundle) as local, Pipeline.connect(stylegan2_server.grpc_url) as remote:
+        here, there = (pipe.generate(PHOTO, n=4, seed=9, truncation=truncation) for pipe in (local, remote))
+    np.testing.assert_array_equal(there.images, here.images)
+
+
 def test_pixels_give_the_same_pictures_as_the_file_they_came_from(wire):
     pixels = np.asarray(Image.open(io.BytesIO(PHOTO)).convert("RGB"))
     from_pixels = wire.ask("icgan_from_pixels", {"PIXELS": pixels[None], **rows(1)})

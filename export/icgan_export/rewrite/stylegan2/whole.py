@@ -13,7 +13,7 @@ from icgan_export.rewrite.stylegan2.blocks import ConvLayer, ProductBlock
 from icgan_export.rewrite.stylegan2.choice import StyleForm, StyleRewrites
 from icgan_export.rewrite.stylegan2.fold import LayerTensors, activated, colour_style, filter_phases
 from icgan_training.networks.stylegan2.generator import StyleGAN2Generator
-from icgan_training.networks.stylegan2.layers import LEAK, ToRGB, filter_kernel, normalised
+from icgan_training.networks.stylegan2.layers import EPS, LEAK, ToRGB, filter_kernel
 from icgan_training.networks.stylegan2.mapping import LatentMapping
 
 
@@ -142,6 +142,15 @@ class SeparateStyles(nn.Module):
         return tuple(product(w) for product in self.products)
 
 
+def of_length_one(x: Tensor) -> Tensor:
+    """What the mapping normalises, over sqrt(C), which is in the weights: rows [N, C], all but those near 0.
+
+    By their sum, for the exporter drops what is added to the mean, 1e-8, as if it were 0
+    (findings/exporter_drops_1e-8.sh), and noise of zeros would give NaN.
+    """
+    return x * torch.rsqrt(x.square().sum(1, keepdim=True) + EPS * x.shape[1])
+
+
 class FoldedMapping(nn.Module):
     """noise and conditions -> w, scales and gains inside the weights."""
 
@@ -154,8 +163,11 @@ class FoldedMapping(nn.Module):
             weight, bias = mapping.embed.scaled()
             self.table = nn.Embedding(weight.shape[1], weight.shape[0], device="meta")
             self.table.weight = constant((weight + bias[:, None]).t().contiguous())
-        layers = [mapping.get_submodule(f"fc{index}") for index in range(mapping.layers)]
-        self.layers = nn.ModuleList(linear(*activated(layer)) for layer in layers)  # type: ignore[arg-type]
+        layers = [activated(mapping.get_submodule(f"fc{n}")) for n in range(mapping.layers)]  # type: ignore[arg-type]
+        weight, bias = layers[0]
+        rest = weight.shape[1] - dim_z
+        layers[0] = weight * torch.tensor([dim_z] * dim_z + [rest] * rest).to(weight).sqrt(), bias
+        self.layers = nn.ModuleList(linear(*layer) for layer in layers)
 
     def forward(self, noise: Tensor, embedding: Tensor | None, label: Tensor | None) -> Tensor:
         parts: list[Tensor] = []
@@ -165,9 +177,9 @@ class FoldedMapping(nn.Module):
         if self.instance is not None:
             assert embedding is not None
             parts.append(self.instance(embedding))
-        x = normalised(noise[:, : self.dim_z])
+        x = of_length_one(noise[:, : self.dim_z])
         if parts:
-            x = torch.cat([x, normalised(torch.cat(parts, 1) if len(parts) > 1 else parts[0])], dim=1)
+            x = torch.cat([x, of_length_one(torch.cat(parts, 1) if len(parts) > 1 else parts[0])], dim=1)
         for layer in self.layers:
             x = F.leaky_relu(layer(x), LEAK)
         return x

@@ -91,6 +91,16 @@ def test_truncation_beyond_one_is_none_and_the_batch_is_any(
     assert np.abs(found[1:2] - alone).max() < 1e-5
 
 
+def test_noise_of_zeros_draws_a_picture_in_the_graph_too(generator: StyleGAN2Generator) -> None:
+    """The web page shows stored instances without noise."""
+    graph = generator_graph(generator, no_rewrites(CONFIG), {}, "float32").SerializeToString()
+    noise, embedding, label = torch.zeros(2, 16), torch.eye(24)[:2], torch.tensor([1, 3])
+    with OrtSession(graph, "g") as session:
+        feeds = {"noise": noise.numpy(), "embedding": embedding.numpy(), "label": label.numpy()}
+        found = session.run(feeds)["image"]
+    assert np.abs(found - generator(noise, embedding, label).numpy()).max() < 1e-4
+
+
 def test_best_and_no_rewrites_draw_what_the_published_vector_says() -> None:
     if not SHARED.is_dir():
         pytest.skip("the published networks' vectors are not at hand")
