@@ -29,7 +29,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from benchmarks.compatibility_peers import compare_speed, onnxruntime_cpu
+from benchmarks.compatibility_peers import compare_speed, exact_integers, onnxruntime_cpu
 from benchmarks.generator import psnr
 from benchmarks.report import about, page, progress, show, table, write
 from icgan_export.check.samples import Samples
@@ -145,7 +145,9 @@ def graphs_of(bundle: Bundle, wanted: Sequence[str] = ()) -> list[Graph]:
 
 def answers(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """What ONNX Runtime says to a graph."""
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        model.SerializeToString(), exact_integers(), providers=["CPUExecutionProvider"]
+    )
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
