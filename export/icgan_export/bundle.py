@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -16,7 +18,9 @@ from icgan_export.check.samples import Samples, make_samples, query_count
 from icgan_export.check.verify import Report, verify
 from icgan_export.errors import ExportError, ParityError
 from icgan_export.graphs import GraphFiles, write_graphs
+from icgan_export.lower.graphs import encoder_graph
 from icgan_export.lower.onnx_export import Step
+from icgan_export.lower.trial import embeddings
 from icgan_export.rewrite.choice import Target
 from icgan_export.source.instances import Instances, choose_instances
 from icgan_export.source.runs import EVALUATION_NAME, Run, read_run
@@ -65,7 +69,17 @@ def write_bundle(run_path: Path, out: Path, options: BundleOptions, step: Step) 
     run = read_run(run_path)
     if not run.metrics and (run_path / EVALUATION_NAME).exists():
         step(f"{EVALUATION_NAME} is not of these weights: left out")
-    instances = choose_instances(run, options.bank, options.instances, query_count(run.model.resolution))
+
+    @cache
+    def encoder() -> onnx.ModelProto:  # when it is needed first: what is wrong with the bank is said before
+        step("tracing the encoder")
+        return encoder_graph(run.encoder, run.model.preprocessing.size, {}, step=step)
+
+    def embed(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:  # as `icgan bank` does, sooner than torch
+        return embeddings(encoder(), pictures)
+
+    queries = query_count(run.model.resolution)
+    instances = choose_instances(run, options.bank, options.instances, queries, embed)
     rows = decode(encode(instances.embeddings, check_coding(options.embeddings)))  # what readers will see
     instances = replace(instances, embeddings=rows)
     neighbours = min(options.neighbours, len(instances.ids))
@@ -76,7 +90,8 @@ def write_bundle(run_path: Path, out: Path, options: BundleOptions, step: Step) 
         (folder / BANK_FOLDER).mkdir()
         bank.write(folder / BANK_FOLDER)
         samples.write(folder)
-        graphs = write_graphs(run, instances, bank, samples, options.precisions, options.target, folder, step)
+        precisions, target = options.precisions, options.target
+        graphs = write_graphs(run, encoder(), instances, bank, samples, precisions, target, folder, step)
         manifest = make_manifest(run, instances, bank, graphs)
         manifest.write(folder)
         step("comparing with torch")

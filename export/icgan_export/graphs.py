@@ -14,7 +14,7 @@ from icgan_export.check.verify import compare_encoder
 from icgan_export.errors import ExportError
 from icgan_export.lower import onnx_export
 from icgan_export.lower.arithmetic import cost
-from icgan_export.lower.graphs import encoder_graph, generator_graph
+from icgan_export.lower.graphs import generator_graph
 from icgan_export.lower.index import fits_graph, lookup_graph
 from icgan_export.lower.onnx_export import Step
 from icgan_export.lower.precision import Lowered, activation_ranges
@@ -81,6 +81,7 @@ class GraphFiles:
 
 def write_graphs(
     run: Run,
+    encoder: onnx.ModelProto,
     instances: Instances,
     bank: Bank,
     samples: Samples,
@@ -89,14 +90,12 @@ def write_graphs(
     folder: Path,
     step: Step,
 ) -> GraphFiles:
-    """Lookup, encoder and generator in float32, then both networks at the precisions that can be had."""
+    """Lookup, `encoder` and generator in float32, then both networks at the precisions that can be had."""
     files = GraphFiles(folder, run.model, samples.ids.shape[1], step)
     if fits_graph(bank.embeddings):
         files.add("lookup", "fp32", lookup_graph(bank.embeddings, bank.ids, files.neighbours, {}))
     else:
         step(f"no lookup.onnx: {len(bank)} instances are more than one ONNX file holds; faiss finds them")
-    step("tracing the encoder")
-    encoder = encoder_graph(run.encoder, run.model.preprocessing.size, {}, step=step)
     files.add("encoder", "fp32", encoder)
     step("tracing the generator")
     rewrites, truncated = best_rewrites(run.generator.config, target), run.model.truncation == "mean-w"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from icgan_training.data.neighbours import kmeans_instances
 from icgan_training.data.sources import open_source
 from icgan_training.errors import DataError
 
+Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 INSTANCES_FOLDER = "instances"  # pictures that a run directory may carry in place of its data set
 
 
@@ -41,8 +42,13 @@ class Instances:
     drawn: bool = False  # the pictures, fewer than instances, are the model's own: there are no others
 
 
-def choose_instances(run: Run, folder: Path | None, count: int, queries: int) -> Instances:
-    """At most `count` instances for the bank: k-means over `folder`, the run's data set, or its pictures."""
+def choose_instances(
+    run: Run, folder: Path | None, count: int, queries: int, embed: Embed | None = None
+) -> Instances:
+    """At most `count` instances for the bank: k-means over `folder`, the run's data set, or its pictures.
+
+    `embed` makes embeddings [N, D] of pictures uint8 [N, S, S, 3] where they have none (None: torch).
+    """
     if folder is None and run.data_path is not None:
         return _from_prepared(run, run.data_path, count, queries)
     if folder is None and (run.path / INSTANCES_FOLDER).is_dir():
@@ -56,7 +62,7 @@ def choose_instances(run: Run, folder: Path | None, count: int, queries: int) ->
         return _from_stored(run, folder, count, queries)
     if (folder / "dataset.json").exists():
         return _from_prepared(run, folder, count, queries)
-    return _from_pictures(run, folder, count, queries)
+    return _from_pictures(run, folder, count, queries, embed or run.embed_instances)
 
 
 def check_prepared(model: Model, data: PreparedDataset, encoder: str) -> None:
@@ -130,7 +136,7 @@ def _from_stored(run: Run, path: Path, count: int, queries: int) -> Instances:
     )
 
 
-def _from_pictures(run: Run, path: Path, count: int, queries: int) -> Instances:
+def _from_pictures(run: Run, path: Path, count: int, queries: int, embed: Embed) -> Instances:
     """Whatever `icgan-train prepare` reads. Pictures that cannot be read are left out, and said to be."""
     found = open_source(path)
     for remark in found.remarks:
@@ -145,7 +151,7 @@ def _from_pictures(run: Run, path: Path, count: int, queries: int) -> Instances:
     if not kept:
         raise ExportError(f"--bank {path}: none of its {len(found)} pictures can be read")
     pictures = np.stack(stack)
-    embeddings = run.embed_instances(pictures)
+    embeddings = embed(pictures)
     chosen = _choose(embeddings, count)
     labels, names = _clusters(run, embeddings[chosen])
     if labels is None and found.labels is not None and found.class_names is not None:
