@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 SERVE_BIN := .venv-serve/bin
+# containers set it; every process that loads torch would compile its sources anew, for ten seconds
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help dist env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-ceiling bench-edge compatibility test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 finetune study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
