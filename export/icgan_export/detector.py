@@ -7,7 +7,6 @@ that promise most; each keeps its share of the rate, so what it says is as cauti
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,14 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icgan_export.lower.onnx_export import TRACED_BATCH, export_onnx, save
-from icgan_runtime import __version__, files
+from icgan_export.lower.onnx_export import TRACED_BATCH, export_onnx
+from icgan_runtime import __version__
 from icgan_runtime.origin.key_feature import in_band, seen_part
 from icgan_runtime.origin.weight_key import FALSE_POSITIVE, GRIDS, SIDES, key_direction, searched
 from icgan_training.fit.mark import LUMA, MarkFeature
 
 LEAST = 1e-37  # chance that float32 still holds
-MODE = 0o600  # of the file: who reads the direction out of it can take the key out of pictures
 TRACED_SIDE = 96
 
 
@@ -99,13 +97,3 @@ def detector_graph(secret: bytes) -> onnx.ModelProto:
     metadata = {"icgan.version": __version__, "icgan.false_positive": f"{FALSE_POSITIVE:g}"}
     free = {1: "H", 2: "W"}
     return export_onnx(KeyDetector(secret), {"image": example}, ("chance", "each"), metadata, free=free)
-
-
-def write_detector(secret: bytes, out: Path) -> int:
-    """One ONNX file that nobody but its owner can read; its bytes."""
-    model = detector_graph(secret)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with files.atomic_file(out) as place:
-        place.touch(MODE)
-        save(model, place)
-    return out.stat().st_size

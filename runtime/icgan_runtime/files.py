@@ -120,11 +120,15 @@ def refuse_folder(path: Path, field: str) -> None:
         raise RequestError(field, f"{path} is a folder; name a file in it")
 
 
-def write_whole(path: Path, data: bytes, field: str) -> None:
-    """Write a whole file or none, its folder if need be. RequestError of `field` where it cannot be."""
+def write_whole(path: Path, data: bytes, field: str, mode: int = 0o666) -> None:
+    """Write a whole file or none, its folder if need be. RequestError of `field` where it cannot be.
+
+    `mode`: who may do what with it, less what the umask takes.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as partial:
+            partial.touch(mode)
             partial.write_bytes(data)
     except OSError as error:
         raise RequestError(field, f"{path} cannot be written ({error.strerror})") from None

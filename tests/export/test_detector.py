@@ -97,3 +97,11 @@ def test_a_key_that_is_too_short_is_refused_before_anything_is_written(tmp_path,
     assert main(["detector", "--key", str(key), "--out", str(tmp_path / "d.onnx")]) == 1
     assert "at least 16" in capsys.readouterr().err
     assert not (tmp_path / "d.onnx").exists()
+
+
+def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_traced(tmp_path, capsys):
+    key = tmp_path / "key.txt"
+    key.write_bytes(SECRET)
+    key.chmod(0o600)
+    assert main(["detector", "--key", str(key), "--out", str(tmp_path)]) == 1
+    assert f"{tmp_path} is a folder" in capsys.readouterr().err

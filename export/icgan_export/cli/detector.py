@@ -6,8 +6,11 @@ import argparse
 from pathlib import Path
 
 from icgan_export.cli.arguments import Commands, add_command
+from icgan_runtime import files
 from icgan_runtime.console import Parser, say
 from icgan_runtime.marks.keys import read_secret
+
+MODE = 0o600  # of the file: who reads the direction out of it can take the key out of pictures
 
 
 def add_parser(commands: Commands[Parser]) -> None:
@@ -30,10 +33,13 @@ def add_parser(commands: Commands[Parser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the graph: `image` uint8 [N, H, W, 3] -> `chance` [1] and `each` [N]."""
     secret = read_secret("key", options.key)
+    files.refuse_folder(options.out, "out")
     # torch, which tracing needs, takes seconds to load: arguments are checked before
-    from icgan_export.detector import write_detector
+    from icgan_export.detector import detector_graph
 
-    size = write_detector(secret, options.out)
-    say(f"wrote {options.out}, {size / 1000:.0f} kB: a chance of 1e-6 or less means that the key is there")
+    data = detector_graph(secret).SerializeToString(deterministic=True)
+    files.write_whole(options.out, data, "out", MODE)
+    size = len(data) / 1000
+    say(f"wrote {options.out}, {size:.0f} kB: a chance of 1e-6 or less means that the key is there")
     say("Whoever reads this file can take the key out of pictures: keep it as you keep the key.")
     return 0
