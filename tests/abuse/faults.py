@@ -293,8 +293,8 @@ def bundle_case(work: Path) -> Case:
     from tests.tiny_model import tiny_config, write_run
 
     run = write_run(work / "bundle-run", tiny_config())
-    remember(bundle, "read_run", "choose_instances", "make_samples", "verify")
-    remember(graphs, "encoder_graph", "generator_graph", "lookup_graph")
+    remember(bundle, "read_run", "encoder_graph", "choose_instances", "make_samples", "verify")
+    remember(graphs, "generator_graph", "lookup_graph")
 
     def command(folder: Path) -> int:
         return main(["bundle", str(run), "--out", str(folder / "out"), "--neighbours", "4"])
