@@ -117,7 +117,11 @@ def test_the_wheel_serves_with_the_models_it_brings(installed, bundle, alone, tm
             assert json.loads(line)["grpc"] == f"grpc://127.0.0.1:{ports.grpc}"
         finally:
             server.send_signal(signal.SIGINT)
-            server.communicate(timeout=60)
+            try:
+                server.communicate(timeout=60)
+            except subprocess.TimeoutExpired:  # leaving the block would wait for ever
+                server.terminate()
+                raise
     assert server.returncode == 0
 
 
