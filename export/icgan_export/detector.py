@@ -55,17 +55,19 @@ class _Places(nn.Module):
         rows = self.parts @ clean[:, :, None]  # [N, 2, S, c, g]
         columns = self.parts.permute(2, 0, 1).reshape(self.grid, sides * block)  # [g, S · c]
         found = (rows @ columns).reshape(-1, 2, sides, block, sides, block) * self.inside
-        unit = found / found.square().sum((3, 5), keepdim=True).sqrt().clamp(min=1e-6)
-        mean = unit.mean(0, keepdim=True)
-        return self._least(unit).amin((1, 2, 3)), self._least(mean).amin((1, 2, 3))
+        unit = _unit(found)
+        return self._least(unit), self._least(_unit(unit.mean(0, keepdim=True)))
 
-    def _least(self, feature: Tensor) -> Tensor:
-        """[N, 2, S, c, S, c] -> chance over share, [N, 2, S, S]."""
-        length = feature.square().sum((3, 5)).sqrt().clamp(min=1e-6)
-        cosine = ((feature * self.direction).sum((3, 5)) / length).clamp(1e-9, 1.0)
+    def _least(self, unit: Tensor) -> Tensor:
+        """Unit features [N, 2, S, c, S, c] -> the least chance over share of all places, [N]."""
+        cosine = (unit * self.direction).sum((3, 5)).clamp(1e-9, 1.0)
         beyond = cosine * math.sqrt(2 * math.pi * (self.dimensions - 1))
         cap = (1 - cosine.square()) ** ((self.dimensions - 1) / 2) * beyond.reciprocal().clamp(max=0.5)
-        return torch.where(cosine > 1e-9, cap, torch.ones_like(cap)) / self.shares
+        return (torch.where(cosine > 1e-9, cap, torch.ones_like(cap)) / self.shares).amin((1, 2, 3))
+
+
+def _unit(feature: Tensor) -> Tensor:
+    return feature / feature.square().sum((3, 5), keepdim=True).sqrt().clamp(min=1e-6)
 
 
 class KeyDetector(nn.Module):

@@ -107,8 +107,6 @@ class Result:
 
     def sheet(self, columns: int | None = None) -> NDArray[np.uint8]:
         """The images side by side on white, uint8 [H, W, 3]: as square as can be, or in rows of `columns`."""
-        if columns is not None and columns < 1:
-            raise RequestError("columns", f"{columns}, expected at least 1")
         return sheets.grid(self.images, columns)
 
     def pil(self) -> list[Image.Image]:

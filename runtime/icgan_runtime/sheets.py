@@ -21,7 +21,9 @@ _MARGIN = 6  # pixels between an instance and its samples
 
 
 def grid(pictures: U8, columns: int | None = None, gap: int = _GAP) -> U8:
-    """Pictures [n, R, R, 3] side by side on white, as square as `columns` allows by default."""
+    """Pictures [n, R, R, 3] side by side on white, as square as can be, or in rows of `columns`."""
+    if columns is not None and columns < 1:
+        raise RequestError("columns", f"{columns}, expected at least 1")
     count, height, width, _ = pictures.shape
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     rows = -(-count // columns)
@@ -34,8 +36,6 @@ def grid(pictures: U8, columns: int | None = None, gap: int = _GAP) -> U8:
 
 def beside(instance: U8, samples: U8, columns: int) -> U8:
     """The instance [R, R, 3] on the left, its samples [n, R, R, 3] beside it in rows of `columns`."""
-    if columns < 1:
-        raise RequestError("columns", f"{columns}, expected at least 1")
     sheet = grid(samples, columns)
     left = np.full((sheet.shape[0], instance.shape[1] + _MARGIN, 3), 255, np.uint8)
     left[: instance.shape[0], : instance.shape[1]] = instance
@@ -57,6 +57,11 @@ def layout(count: int, columns: int | None = None, left: int = 0, strips: int = 
     return Sheet(columns, _GAP, left + _MARGIN if left else 0, strips, caption)
 
 
+def names_folder(path: str | Path) -> bool:
+    """Whether a name is that of a folder: one that is there, or ends in a slash, or has no suffix."""
+    return not Path(path).suffix or Path(path).is_dir() or str(path).endswith(("/", os.sep))
+
+
 def write_pictures(
     path: str | Path, pictures: U8, numbers: Sequence[int], marked: Callable[[range, Sheet], Mark | None]
 ) -> list[Path]:
@@ -67,7 +72,7 @@ def write_pictures(
     gives the mark of a file, from which pictures are in it, and how they lie. Raises RequestError.
     """
     target = Path(path)
-    if target.suffix and not target.is_dir() and not str(path).endswith(("/", os.sep)):
+    if not names_folder(path):
         mark = marked(range(len(pictures)), layout(len(pictures)))
         write_picture(target, grid(pictures), "path", mark)
         return [target]

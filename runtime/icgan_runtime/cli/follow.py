@@ -34,6 +34,18 @@ class Followed:
     instance: int | None = None
 
 
+def add_instance(command: argparse.ArgumentParser) -> None:
+    """The option --instance."""
+    command.add_argument(
+        "--instance",
+        type=int,
+        action="append",
+        default=[],
+        metavar="ID",
+        help="follow this stored instance, by an id that `icgan search` prints; repeatable, not with --url",
+    )
+
+
 def followed(options: argparse.Namespace, pictures: list[str]) -> list[Followed]:
     """Everything that the command line asks for, in its order. Raises RequestError for a damaged file."""
     found: list[Followed] = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from icgan_runtime import captions, sheets
 from icgan_runtime.cli import shared
-from icgan_runtime.cli.follow import EMBEDDINGS, Followed, followed, generate
+from icgan_runtime.cli.follow import EMBEDDINGS, Followed, add_instance, followed, generate
 from icgan_runtime.cli.marking import add_marks, kind_of, say_written
 from icgan_runtime.console import Parser
 from icgan_runtime.errors import RequestError
@@ -30,27 +30,11 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         "icgan generate bundles/demo photo.jpg -n 16 --truncation 0.7 --out grid.png",
     )
     shared.add_pipeline(command, f"; or a {EMBEDDINGS} of `icgan embed`, each row of which is followed")
-    command.add_argument(
-        "--instance",
-        type=int,
-        action="append",
-        default=[],
-        metavar="ID",
-        help="follow this stored instance, by an id that `icgan search` prints; repeatable, not with --url",
-    )
+    add_instance(command)
     command.add_argument(
         "-n", type=int, default=8, help="images to generate for each picture (default: %(default)s)"
     )
-    command.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="same seed, same images (default: %(default)s)"
-    )
-    command.add_argument(
-        "--truncation",
-        type=shared.truncation,
-        default=1.0,
-        metavar="T",
-        help="noise within ±2T, T in (0, 1]: less is more typical and less varied; or none (default: 1)",
-    )
+    shared.add_noise(command)
     command.add_argument(
         "--condition",
         choices=CONDITIONS,
@@ -141,7 +125,7 @@ def _log(options: argparse.Namespace, claim: Claim | None, file: bytes) -> None:
 def _folders(name: str, wanted: list[Followed]) -> dict[Followed, Path] | None:
     """Where each picture's images go if --out is a folder: into it, or each picture's into one below it."""
     out = Path(name)
-    if out.suffix and not name.endswith("/") and not out.is_dir():
+    if not sheets.names_folder(name):
         return None
     if len(wanted) == 1:
         return {wanted[0]: out}

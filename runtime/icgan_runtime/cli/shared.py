@@ -197,6 +197,20 @@ def nearest_json(picture: str, found: Neighbours) -> dict[str, Any]:
     return {"picture": picture, "neighbours": rows, **limit, **state}
 
 
+def add_noise(command: Parser) -> None:
+    """The options --seed and --truncation."""
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="same seed, same images (default: %(default)s)"
+    )
+    command.add_argument(
+        "--truncation",
+        type=truncation,
+        default=1.0,
+        metavar="T",
+        help="noise within ±2T, T in (0, 1]: less is more typical and less varied; or none (default: 1)",
+    )
+
+
 def truncation(text: str) -> float | None:
     """A number, or none; the type of `--truncation`."""
     try:

@@ -12,7 +12,7 @@ import numpy as np
 
 from icgan_runtime import sheets
 from icgan_runtime.cli import shared
-from icgan_runtime.cli.follow import EMBEDDINGS, followed, query
+from icgan_runtime.cli.follow import EMBEDDINGS, add_instance, followed, query
 from icgan_runtime.cli.marking import add_marks, kind_of, say_written
 from icgan_runtime.console import Parser, tell
 from icgan_runtime.errors import RequestError
@@ -128,7 +128,7 @@ def _run(options: argparse.Namespace, find: Find) -> int:
     """Look for images and write them."""
     out = Path(options.out)
     is_film = options.frames is not None and out.suffix.lower() == ".webp"
-    if out.suffix and not out.is_dir() and not options.out.endswith("/"):
+    if not sheets.names_folder(options.out):
         sheets.file_format(out, "out")  # refused before the work is done
     kind = kind_of(options)
     with shared.open_pipeline(options) as pipe:
@@ -170,24 +170,8 @@ def _add(
     command = shared.add_command(commands, name, run, example)
     command.set_defaults(frames=None)
     shared.add_pipeline(command, MORE)
-    command.add_argument(
-        "--instance",
-        type=int,
-        action="append",
-        default=[],
-        metavar="ID",
-        help="a stored instance, by an id that `icgan search` prints; repeatable, not with --url",
-    )
-    command.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="same seed, same images (default: %(default)s)"
-    )
-    command.add_argument(
-        "--truncation",
-        type=shared.truncation,
-        default=1.0,
-        metavar="T",
-        help="noise within ±2T, T in (0, 1]; or none (default: 1)",
-    )
+    add_instance(command)
+    shared.add_noise(command)
     command.add_argument("--label", type=int, metavar="N", help="class, for models with labels")
     file, words = out
     command.add_argument("--out", default=file, metavar="FILE", help=f"{words} (default: %(default)s)")

@@ -70,14 +70,14 @@ class Seen:
 def _read(brightness: F32) -> F32:
     """The band of a grid [g, g] over its local strength, without what is the picture's own."""
     grid = len(brightness)
-    cosines = cell_cosines(grid, 0.0, GRID)
-    weight = band_weight(grid)
+    cosines, radius = _cosines(grid, 0.0, GRID), _radius(grid)
+    weight = ((radius >= LOW - 4) & (radius < HIGH + 2)) * radius
     band: F32 = (cosines.T @ ((cosines @ brightness @ cosines.T) * weight) @ cosines).astype(np.float32)
     strength = np.sqrt(_local_mean(band**2) + 1e-3)
     flat = band / (strength + FLOOR * strength.mean())
     rest = brightness - _local_mean(brightness)
     rest /= np.sqrt((rest**2).mean() + 1)
-    weights = reader_weights()
+    weights = _reader()
     x = np.maximum(_convolve(np.stack([flat, rest]), weights, "a"), 0)
     x += np.maximum(_convolve(x, weights, "b"), 0)
     x += np.maximum(_convolve(x, weights, "c", dilation=2), 0)
@@ -104,19 +104,18 @@ def _convolve(x: F32, weights: dict[str, F32], layer: str, dilation: int = 1) ->
 
 
 @cache
-def reader_weights() -> dict[str, F32]:
-    """Kernels and biases of the four convolutions a to d."""
+def _reader() -> dict[str, F32]:
     data = (resources.files("icgan_runtime") / "origin" / READER).read_bytes()
     return dict(read_npz(data, READER))
 
 
 def seen_part(grid: int, first: float, removed: float) -> F32:
     """The cosines of the band, [c, g], that g pixels see from row or column `first` of 64 on."""
-    return cell_cosines(grid, first, GRID - removed)[: HIGH * grid // GRID]
+    return _cosines(grid, first, GRID - removed)[: HIGH * grid // GRID]
 
 
 @cache
-def cell_cosines(grid: int, start: float, extent: float) -> F32:
+def _cosines(grid: int, start: float, extent: float) -> F32:
     """[g, g]: cosines of g cells, seen by g pixels that cover `extent` of 64 from `start` on."""
     index = np.arange(grid)
     places = (start + (index + 0.5) * extent / grid) * (grid / GRID)
@@ -126,24 +125,16 @@ def cell_cosines(grid: int, start: float, extent: float) -> F32:
 
 
 @cache
-def cell_radius(grid: int) -> F32:
-    """Frequencies [g, g] of the coefficients, in half periods across the picture."""
+def _radius(grid: int) -> F32:
     index = np.arange(grid) * (GRID / grid)
     radius: F32 = np.hypot(index[:, None], index[None]).astype(np.float32)
     return radius
-
-
-def band_weight(grid: int) -> F32:
-    """What the coefficients [g, g] of the brightness are multiplied by: the band, a little wider."""
-    radius = cell_radius(grid)
-    weight: F32 = (((radius >= LOW - 4) & (radius < HIGH + 2)) * radius).astype(np.float32)
-    return weight
 
 
 @cache
 def in_band(grid: int) -> NDArray[np.bool_]:
     """Which of the lowest coefficients [c, c] are in the band."""
     count = HIGH * grid // GRID
-    radius = cell_radius(grid)[:count, :count]
+    radius = _radius(grid)[:count, :count]
     inside: NDArray[np.bool_] = (radius >= LOW) & (radius < HIGH)
     return inside

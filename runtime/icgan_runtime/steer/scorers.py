@@ -33,7 +33,7 @@ U8 = NDArray[np.uint8]
 
 Scorer: TypeAlias = Callable[[U8], ArrayLike]
 
-MAX_BYTES = 2 << 30  # of an ONNX file or a tokenizer
+MAX_BYTES = 2 << 30  # of an ONNX file
 BATCH = 16  # pictures of one run
 HALF = ((0.5,) * 3, (0.5,) * 3)  # mean and std that make [-1, 1] of a byte
 # What CLIP's published encoders take.

@@ -59,8 +59,6 @@ class Steered:
 
     def sheet(self, columns: int | None = None) -> U8:
         """The images side by side on white, as `Result.sheet`."""
-        if columns is not None and columns < 1:
-            raise RequestError("columns", f"{columns}, expected at least 1")
         return sheets.grid(self.images, columns)
 
     def pil(self) -> list[Image.Image]:
