@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from icgan_training.networks.stylegan2 import layers
 from icgan_training.networks.stylegan2.config import StyleGAN2Config
 from icgan_training.networks.stylegan2.discriminator import StyleGAN2Discriminator
 from icgan_training.networks.stylegan2.generator import StyleGAN2Generator
@@ -51,7 +52,12 @@ def test_latents_of_class_and_instance(golden: dict[str, Tensor], generator: Sty
     assert far(generator.latents(golden["z"], golden["feats"], golden["label"]), golden["w"]) < 2e-6
 
 
-def test_pictures_with_every_truncation(golden: dict[str, Tensor], generator: StyleGAN2Generator) -> None:
+@pytest.mark.parametrize("in_parts", [True, False])
+def test_pictures_with_every_truncation(
+    golden: dict[str, Tensor], generator: StyleGAN2Generator, in_parts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way the processor has sums added up."""
+    monkeypatch.setattr(layers, "IN_PARTS", in_parts)
     given = golden["z"], golden["feats"], golden["label"]
     assert far(generator(*given), golden["image"]) < 1e-5
     assert far(generator(*given, psi=0.7), golden["image_psi0.7"]) < 1e-5
@@ -61,6 +67,17 @@ def test_pictures_with_every_truncation(golden: dict[str, Tensor], generator: St
     pulled = truncated(ws, generator.mapping.w_avg, 0.5, cutoff=4)
     assert far(generator.synthesis(pulled), golden["image_psi0.5_cut4"]) < 1e-5
     assert far(generator.synthesis(ws, noise=False), golden["image_nonoise"]) < 1e-5
+
+
+def test_few_rows_or_many_in_training_or_not_make_the_same_pictures(
+    golden: dict[str, Tensor], generator: StyleGAN2Generator
+) -> None:
+    given = golden["z"], golden["feats"], golden["label"]
+    copies = 1 + layers.FEW_ROWS // len(golden["z"])
+    many = generator(*(value.repeat(copies, *[1] * (value.dim() - 1)) for value in given))
+    assert far(many, golden["image"].repeat(copies, 1, 1, 1)) < 5e-5
+    assert far(generator.train()(*given), golden["image"]) < 5e-5
+    generator.eval()
 
 
 def test_the_frozen_pictures_reach_the_clamp(
@@ -82,7 +99,8 @@ def test_judgements(golden: dict[str, Tensor]) -> None:
 
 
 def test_the_published_vector(generator: StyleGAN2Generator) -> None:
-    """Its pictures reach ±13 and lie 1.1e-5 from float64: that much of the difference is the vector's own."""
+    """Its pictures reach ±13 and lie up to 0.95e-5 from exact ones of the same w, so that few rounding errors
+    of ours are left room for."""
     if not SHARED.is_dir():
         pytest.skip("the published networks' vectors are not at hand")
     said = json.loads((SHARED / "config.json").read_text())
@@ -95,12 +113,12 @@ def test_the_published_vector(generator: StyleGAN2Generator) -> None:
     with torch.no_grad():
         ws = made.latents(inputs["z"], inputs["feats"])[:, None].expand(-1, 10, -1)
         mean = made.mapping.w_avg
-        assert far(ws, wanted["w"]) < 5e-6
+        assert far(ws, wanted["w"]) < 2e-6
         assert far(truncated(ws, mean, 0.7), wanted["w_psi0.7"]) < 2e-6
-        assert far(made.synthesis(ws), wanted["image"]) < 2e-5
-        assert far(made.synthesis(truncated(ws, mean, 0.7)), wanted["image_psi0.7"]) < 2e-5
-        assert far(made.synthesis(truncated(ws, mean, 0.5, 4)), wanted["image_psi0.5_cut4"]) < 2e-5
-        assert far(made.synthesis(ws, noise=False), wanted["image_nonoise"]) < 2e-5
+        assert far(made.synthesis(ws), wanted["image"]) < 1e-5
+        assert far(made.synthesis(truncated(ws, mean, 0.7)), wanted["image_psi0.7"]) < 1e-5
+        assert far(made.synthesis(truncated(ws, mean, 0.5, 4)), wanted["image_psi0.5_cut4"]) < 1e-5
+        assert far(made.synthesis(ws, noise=False), wanted["image_nonoise"]) < 1e-5
         halved = made.synthesis(ws, half=True)
         rounding = far(wanted["image_fp16path"], wanted["image"])
         assert rounding / 4 < far(halved, wanted["image"]) < 2 * rounding
