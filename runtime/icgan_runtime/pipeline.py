@@ -23,7 +23,7 @@ from icgan_runtime.route import LOG, Route
 from icgan_runtime.steer.guide import Effort, Progress, guide, invert, quiet
 from icgan_runtime.steer.interpolate import interpolate
 from icgan_runtime.steer.rank import rank
-from icgan_runtime.steer.scorers import Scorer, as_scorer
+from icgan_runtime.steer.scorers import Features, Scorer, as_features, as_scorer
 from icgan_runtime.steer.steered import Steered
 
 F32 = NDArray[np.float32]
@@ -301,6 +301,7 @@ class Pipeline:
         picture: Picture,
         *,
         among: Picture | Sequence[Picture | F32] | F32 | None = None,
+        features: Features | str | Path | None = None,
         n: int = 1,
         seed: int = 0,
         iterations: int = 200,
@@ -312,14 +313,16 @@ class Pipeline:
         """Noise and mixture of instances that draw what is most like `picture`, searched for as by `guide`.
 
         The instances are the picture itself and those `among` other pictures or embeddings [M, D]. Scores are
-        at most 0, that of the picture itself.
+        at most 0, that of the picture itself. `features`, a function of images or an ONNX file of one, is
+        what sees the likeness (a squared distance), such as LPIPS by `icgan-export lpips`.
         """
         request = make_request(n, seed, truncation, "query", label, self.model.classes)
         effort = Effort(whole("iterations", iterations), whole("population", population))
         rows = self.embed(check_picture(picture))
         if among is not None:
             rows = np.concatenate([rows, self._followed(among)])
-        return invert(self.chain, picture, rows, request, effort, progress)
+        seen = None if features is None else as_features(features)
+        return invert(self.chain, picture, rows, request, effort, progress, seen)
 
     def _followed(self, given: Picture | Sequence[Picture | F32] | F32) -> F32:
         """Pictures and embeddings as embeddings [M, D]."""

@@ -7,14 +7,14 @@ import gc
 import os
 from collections.abc import Sequence
 
-from icgan_export.cli import bundle, detector, edge, engine, onnx, sign, triton, verify
+from icgan_export.cli import bundle, detector, edge, engine, lpips, onnx, sign, triton, verify
 from icgan_export.errors import ExportError
 from icgan_runtime import __version__
 from icgan_runtime.console import Parser, tell
 from icgan_runtime.errors import REFUSED_BY_THE_MACHINE, IcganError, MissingExtraError
 from icgan_training.errors import LIBRARIES, TrainingError
 
-COMMANDS = (bundle, onnx, engine, edge, verify, sign, detector, triton)  # in the order of the help
+COMMANDS = (bundle, onnx, engine, edge, verify, sign, detector, lpips, triton)  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

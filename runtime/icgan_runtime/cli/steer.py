@@ -18,7 +18,7 @@ from icgan_runtime.console import Parser, tell
 from icgan_runtime.errors import RequestError
 from icgan_runtime.images import Picture
 from icgan_runtime.pipeline import F32, Pipeline
-from icgan_runtime.steer.scorers import Scorer, onnx_scorer, text_scorer
+from icgan_runtime.steer.scorers import Scorer, as_features, onnx_scorer, text_scorer
 from icgan_runtime.steer.steered import Steered
 
 WORDS = ("image_encoder", "text_encoder", "tokenizer")
@@ -75,6 +75,12 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         ("inverted.png", BEST),
     )
     _add_effort(inverse, 200)
+    inverse.add_argument(
+        "--features",
+        metavar="FILE",
+        help="ONNX file that sees how alike images are: an image in, numbers out; "
+        "LPIPS: icgan-export lpips (default: colours, scale by scale, and the encoder)",
+    )
 
 
 def rank_pictures(options: argparse.Namespace) -> int:
@@ -115,11 +121,15 @@ def guide_pictures(options: argparse.Namespace) -> int:
 def invert_picture(options: argparse.Namespace) -> int:
     """The noise of which the image is most like a picture, and its mixture with further PICTUREs."""
 
+    seen = None if options.features is None else as_features(options.features, options.threads)
+
     def find(options: argparse.Namespace, pipe: Pipeline, queries: list[Picture | F32]) -> Steered:
         picture, *among = queries
         if isinstance(picture, np.ndarray):
             raise RequestError("picture", "an embedding, expected a picture file to compare with")
-        return pipe.invert(picture, among=among or None, **_effort(options), **_settings(options))
+        return pipe.invert(
+            picture, among=among or None, features=seen, **_effort(options), **_settings(options)
+        )
 
     return _run(options, find)
 

@@ -14,7 +14,7 @@ from icgan_runtime.errors import MissingExtraError, RequestError
 from icgan_runtime.images import Picture
 from icgan_runtime.request import Request
 from icgan_runtime.steer.likeness import likeness
-from icgan_runtime.steer.scorers import Scorer, scored
+from icgan_runtime.steer.scorers import Features, Scorer, scored
 from icgan_runtime.steer.space import Space
 from icgan_runtime.steer.steered import Steered
 
@@ -104,13 +104,37 @@ def invert(
     request: Request,
     effort: Effort,
     progress: Progress = quiet,
+    features: Features | None = None,
 ) -> Steered:
-    """As `guide`, for what is most like `picture`; the scores are `likeness`, at most 0."""
-    shown = images.load(picture, chain.model.resolution)
-    seen = chain.embed([picture])[0]
+    """As `guide`, for what is most like `picture`; scores are at most 0.
 
-    def alike(drawn: U8) -> F64:
-        total: F64 = likeness(shown, drawn) + chain.embed(list(drawn)) @ seen - 1
-        return total
+    Alike is what has a small squared distance of `features`, otherwise a high `likeness` and embedding.
+    """
+    shown = images.load(picture, chain.model.resolution)
+    if features is None:
+        seen = chain.embed([picture])[0]
+
+        def alike(drawn: U8) -> F64:
+            total: F64 = likeness(shown, drawn) + chain.embed(list(drawn)) @ seen - 1
+            return total
+
+    else:
+        wanted = _rows(features, shown[None])
+
+        def alike(drawn: U8) -> F64:
+            total: F64 = -np.square(_rows(features, drawn) - wanted).sum(axis=1)
+            return total
 
     return guide(chain, embeddings, alike, request, effort, progress)
+
+
+def _rows(features: Features, pictures: U8) -> F64:
+    """What the network sees, [N, F]. RequestError for anything else."""
+    try:
+        rows = np.asarray(features(pictures)).astype(np.float64)
+    except (TypeError, ValueError):
+        rows = np.array(np.nan)
+    if rows.ndim != 2 or len(rows) != len(pictures):
+        found = f"{rows.dtype}{list(rows.shape)}"
+        raise RequestError("features", f"gave {found} for {len(pictures)} images, expected [N, F] numbers")
+    return rows

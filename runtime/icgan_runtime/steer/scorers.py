@@ -1,7 +1,8 @@
 """What pictures are steered by: a function, an ONNX file, or words with a pair of encoders like CLIP's.
 
 A scorer is any function of images uint8 [N, H, W, 3] that gives one number for each, higher for better.
-`onnx_scorer` and `text_scorer` make one of files; pictures reach them as the graph's input says:
+`onnx_scorer` and `text_scorer` make one of files, and `as_features` what compares two pictures; pictures
+reach them as the graph's input says:
 
     uint8 [N, H, W, 3]     the pixels
     float32 [N, 3, H, W]   (pixel / 255 − mean) / std, channel by channel; `mean` and `std` of the graph's
@@ -32,6 +33,7 @@ F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 
 Scorer: TypeAlias = Callable[[U8], ArrayLike]
+Features: TypeAlias = Callable[[U8], ArrayLike]  # images uint8 [N, H, W, 3] -> numbers [N, F]
 
 MAX_BYTES = 2 << 30  # of an ONNX file
 BATCH = 16  # pictures of one run
@@ -79,6 +81,25 @@ def onnx_scorer(path: str | Path, threads: int = 0) -> Scorer:
     return lambda pictures: graph.run(pictures).reshape(-1)
 
 
+def as_features(features: Features | str | Path, threads: int = 0) -> Features:
+    """A function as it is, the path of an ONNX file as what it computes: float32 [N, F] of one image input.
+
+    Raises RequestError otherwise, MissingExtraError without onnxruntime.
+    """
+    if not isinstance(features, (str, Path)):
+        if not callable(features):
+            what = type(features).__name__
+            raise RequestError(
+                "features", f"{what}, expected a function of images, or the path of an ONNX file"
+            )
+        return features
+    graph = ImageGraph.open(features, HALF, threads, "features", "features")
+    if len(graph.output.shape) != 2:
+        found = _described(graph.output)
+        raise RequestError("features", f"{features}: gives {found}, expected float32[N, F]")
+    return graph.run
+
+
 def text_scorer(
     text: str, images: str | Path, texts: str | Path, tokenizer: str | Path, threads: int = 0
 ) -> Scorer:
@@ -115,6 +136,7 @@ class ImageGraph:
     output: TensorSpec
     mean: F32  # [3]
     std: F32  # [3]
+    field: str  # what errors call it
 
     @classmethod
     def open(
@@ -123,9 +145,10 @@ class ImageGraph:
         normal: tuple[tuple[float, ...], tuple[float, ...]],
         threads: int,
         output: str | None = None,
+        field: str = "scorer",
     ) -> ImageGraph:
-        """Read a graph, and check that an image is all it takes. Raises RequestError."""
-        session = _open(path, threads)
+        """Read a graph, and check that an image is all it takes. Raises RequestError of `field`."""
+        session = _open(path, threads, field)
         inputs = session.inputs
         last = [spec.shape[-1] for spec in inputs]
         fits = len(inputs) == 1 and len(inputs[0].shape) == 4
@@ -134,17 +157,17 @@ class ImageGraph:
         if not as_pixels and not as_floats:
             found = " and ".join(map(_described, inputs))
             raise RequestError(
-                "scorer", f"{path}: takes {found}, expected one of uint8[N, H, W, 3] and float32[N, 3, H, W]"
+                field, f"{path}: takes {found}, expected one of uint8[N, H, W, 3] and float32[N, 3, H, W]"
             )
         if isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] != 1:
             raise RequestError(
-                "scorer", f"{path}: takes {_described(inputs[0])}, expected any number of images, or one"
+                field, f"{path}: takes {_described(inputs[0])}, expected any number of images, or one"
             )
         mean, std = (
-            _numbers(path, session.metadata, name, default)
+            _numbers(path, session.metadata, name, default, field)
             for name, default in zip(("mean", "std"), normal, strict=True)
         )
-        return cls(session, inputs[0], _output(path, session, output), mean, std)
+        return cls(session, inputs[0], _output(path, session, output, field), mean, std, field)
 
     def run(self, pictures: U8) -> F32:
         """The output for pictures [N, H, W, 3], row by row."""
@@ -164,11 +187,13 @@ class ImageGraph:
         try:
             answer: F32 = self.session.run({self.input.name: feed})[self.output.name]
         except BackendError as error:  # of a size that the graph does not name
-            raise RequestError("scorer", f"does not take images of {pictures.shape[1:3]}: {error}") from None
+            raise RequestError(
+                self.field, f"does not take images of {pictures.shape[1:3]}: {error}"
+            ) from None
         return answer
 
 
-def _open(path: str | Path, threads: int) -> OrtSession:
+def _open(path: str | Path, threads: int, field: str = "scorer") -> OrtSession:
     try:
         from icgan_runtime.backends.ort import OrtSession
     except ImportError:
@@ -177,17 +202,17 @@ def _open(path: str | Path, threads: int) -> OrtSession:
         data = files.read_bounded(Path(path), MAX_BYTES, str(path))
         return OrtSession(data, Path(path).name, threads=threads)
     except BundleError as error:
-        raise RequestError("scorer", str(error)) from None
+        raise RequestError(field, str(error)) from None
 
 
-def _output(path: str | Path, session: OrtSession, name: str | None) -> TensorSpec:
+def _output(path: str | Path, session: OrtSession, name: str | None, field: str = "scorer") -> TensorSpec:
     """The output that is meant: the only one, or the one of that name."""
     named = [spec for spec in session.outputs if spec.name == name]
     found = named or list(session.outputs)
     if len(found) != 1 or found[0].dtype != "float32":
         given = " and ".join(map(_described, session.outputs))
         also = f", or one called {name}" if name else ""
-        raise RequestError("scorer", f"{path}: gives {given}, expected one output of float32{also}")
+        raise RequestError(field, f"{path}: gives {given}, expected one output of float32{also}")
     return found[0]
 
 
@@ -218,7 +243,9 @@ def _text_embedding(text: str, path: str | Path, tokenizer: str | Path, threads:
     return unit
 
 
-def _numbers(path: str | Path, metadata: dict[str, str], name: str, default: tuple[float, ...]) -> F32:
+def _numbers(
+    path: str | Path, metadata: dict[str, str], name: str, default: tuple[float, ...], field: str
+) -> F32:
     """Three numbers of a graph's metadata."""
     if name not in metadata:
         return np.array(default, np.float32)
@@ -227,7 +254,7 @@ def _numbers(path: str | Path, metadata: dict[str, str], name: str, default: tup
     except ValueError:
         found = np.array([], np.float32)
     if found.shape != (3,) or not np.isfinite(found).all() or (name == "std" and not (found > 0).all()):
-        raise RequestError("scorer", f"{path}: its {name} is {metadata[name]!r}, expected three numbers")
+        raise RequestError(field, f"{path}: its {name} is {metadata[name]!r}, expected three numbers")
     return found
 
 

@@ -35,6 +35,17 @@ def redness_of_pixels(path: Path, width: int = 1) -> Path:
     return _save(path, nodes, [image], [score], constants)
 
 
+def means_of_pixels(path: Path) -> Path:
+    """uint8 [N, H, W, 3] -> features [N, 3]: the mean of each channel in grey levels."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["features"], keepdims=0),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 3])
+    return _save(path, nodes, [image], [features], {"axes": np.array([1, 2])})
+
+
 def mean_of_floats(path: Path, side: int | str = 4, name: str = "score", metadata=(), batch="N") -> Path:
     """float32 [N, 3, side, side] -> [N, 3]: the mean of each channel as the graph sees it."""
     nodes = [helper.make_node("ReduceMean", ["pixels", "axes"], [name], keepdims=0)]

@@ -13,6 +13,7 @@ from icgan_runtime.origin.prove import NOT, PROVED, Queries, Verdict, prove
 from icgan_runtime.origin.recover import Candidates
 from icgan_runtime.steer.space import longest
 from tests.picture_files import PHOTO
+from tests.runtime.steer import graphs
 from tests.runtime.steer.conftest import redness, unlike
 
 OTHER = np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8)
@@ -89,6 +90,30 @@ def test_a_picture_that_the_model_drew_is_found_again(local):
 
     assert distance(found.images)[0] < distance(draws).min()
     assert found.scores[0] <= 0
+
+
+def test_a_network_of_the_users_sees_how_alike_images_are(local, tmp_path):
+    file = graphs.means_of_pixels(tmp_path / "means.onnx")
+    found = local.invert(THIRD, features=file, iterations=60, population=8)
+    draws = local.generate(THIRD, n=480).images
+
+    def distance(images):
+        return np.square(images.mean((1, 2)) - THIRD.mean((0, 1))).sum(axis=1)
+
+    assert distance(found.images)[0] < distance(draws).min()
+    np.testing.assert_allclose(found.scores, -distance(found.images), rtol=1e-4)
+
+
+def test_features_that_do_not_fit_are_refused(local, tmp_path):
+    for features, message in (
+        (7, "features: int, expected a function of images, or the path of an ONNX file"),
+        (tmp_path / "none.onnx", "features: "),
+        (graphs.mean_of_floats(tmp_path / "side.onnx", batch=2), "features: .*expected any number of images"),
+        (lambda images: images[0], "features: gave .* for 1 images, expected \\[N, F\\] numbers"),
+        (lambda images: "red", "features: gave .* for 1 images"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            local.invert(THIRD, features=features, iterations=1)
 
 
 def test_what_was_found_is_proved_by_the_noise_in_its_file(local, tmp_path):
