@@ -24,6 +24,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ from icgan_runtime import AsyncPipeline, Pipeline, images, latents, load
 from icgan_runtime.chain import LocalChain
 from icgan_runtime.client.protocol import Call
 from icgan_runtime.client.triton import TritonChain
+from icgan_runtime.cpus import usable_cpus
 from icgan_runtime.server.environment import Environment, find_environment
-from icgan_runtime.server.options import RepositoryOptions
+from icgan_runtime.server.options import for_cores
 from icgan_runtime.server.process import Server, ServerOptions, free_ports
 from icgan_runtime.server.repository import write_repository
 
@@ -59,7 +61,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=10, help="of each load scenario (default 10)")
     parser.add_argument("--search", default="faiss")
-    parser.add_argument("--generators", type=int, default=1, help="as of icgan serve")
+    parser.add_argument("--generators", type=int, help="as of icgan serve")
     parser.add_argument("--perf-analyzer", type=Path, help="NVIDIA's client, to check ours against")
     parser.add_argument("--out", type=Path, help="folder of the report")
     options = parser.parse_args()
@@ -68,7 +70,9 @@ def main() -> None:
     environment = find_environment()
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
-        asked = RepositoryOptions(search=options.search, generators=options.generators)
+        asked = replace(for_cores(usable_cpus()), search=options.search)
+        if options.generators:
+            asked = replace(asked, generators=options.generators)
         write_repository(options.bundle, repository, asked, progress)
         with Server(repository, environment, ServerOptions(free_ports())) as server:
             server.wait_until_ready()

@@ -90,7 +90,7 @@ def to_input(picture: Image.Image, size: int) -> U8:
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
+    square = picture if width == height else picture.crop((left, top, left + side, top + side))
     pixels = np.array(square.resize((size, size), Image.Resampling.BILINEAR))
     profile = picture.info.get("icc_profile")
     return to_srgb(pixels, profile) if isinstance(profile, bytes) else pixels

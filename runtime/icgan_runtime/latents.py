@@ -101,10 +101,12 @@ def _ratio(x: F64, above: tuple[float, ...], below: tuple[float, ...]) -> F64:
     """Quotient of two polynomials in x by Horner's rule, coefficients from the constant up."""
     top, bottom = np.full_like(x, above[-1]), np.full_like(x, below[-1])
     for a, b in zip(above[-2::-1], below[-2::-1], strict=True):
-        top = top * x + a
-        bottom = bottom * x + b
-    quotient: F64 = top / bottom
-    return quotient
+        top *= x
+        top += a
+        bottom *= x
+        bottom += b
+    top /= bottom
+    return top
 
 
 # Coefficients of AS 241, PPND16: |p − 0.5| ≤ 0.425, then the near tail, then the far tail.

@@ -2,7 +2,7 @@
 
 SingleStream: one image, then the next. MultiStream: eight samples a request. Server: Poisson arrivals that
 do not wait for each other, timed from when they were due. Offline: as much as goes through. Every request
-carries the picture, so that each stage of the server works for it.
+carries the picture, reduced and each time moved another way, so that each stage of the server works for it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
+import numpy as np
+
+from icgan_runtime import images
 from icgan_runtime.async_pipeline import AsyncPipeline
 from icgan_runtime.errors import IcganError, RequestError
 
@@ -56,9 +60,10 @@ async def _measure(
     connection: Mapping[str, Any],
 ) -> dict[str, Any]:
     async with AsyncPipeline.connect(url, retries=0, **connection) as pipe:
+        pictures = _moved(images.load(picture, pipe.model.preprocessing.size))
 
         async def ask(n: int) -> object:
-            return await pipe.generate(picture, n=n)
+            return await pipe.generate(next(pictures), n=n)
 
         progress(f"route: {pipe.route}")
         await ask(1)  # the first request of a server is not like the others
@@ -80,6 +85,12 @@ async def _measure(
             "seconds": seconds,
             "scenarios": rows,
         }
+
+
+def _moved(picture: images.U8) -> Iterator[images.U8]:
+    """Pictures [S, S, 3] of which none is another: a server computes a picture once that several wait for."""
+    side = len(picture)
+    return (np.roll(picture, (number // side, number % side), (0, 1)) for number in count())
 
 
 async def saturate(ask: Ask, seconds: float, n: int, clients: int = OFFLINE_CLIENTS) -> dict[str, float]:

@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from icgan_runtime import load
+from icgan_runtime import images, load
 from icgan_runtime.cli import main
 from icgan_runtime.errors import RequestError, UnavailableError
 
@@ -97,10 +98,12 @@ def test_a_server_is_measured_under_the_four_scenarios(tiny_bundle):
 
 def test_what_is_measured_is_asked_for_as_the_scenarios_say(monkeypatch):
     asked: list[int] = []
+    pictures: set[bytes] = set()
     connected: list[object] = []
+    reduced = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
 
     class Pipe:
-        model = SimpleNamespace(name="m")
+        model = SimpleNamespace(name="m", preprocessing=SimpleNamespace(size=4))
         route = SimpleNamespace(to_json=lambda: {"backend": "triton"})
 
         async def __aenter__(self):
@@ -110,7 +113,8 @@ def test_what_is_measured_is_asked_for_as_the_scenarios_say(monkeypatch):
             connected.append("closed")
 
         async def generate(self, picture, n):
-            assert picture == b"picture"
+            assert sorted(picture.reshape(-1, 3).tolist()) == sorted(reduced.reshape(-1, 3).tolist())
+            pictures.add(picture.tobytes())
             asked.append(n)
 
     class Client:
@@ -133,9 +137,10 @@ def test_what_is_measured_is_asked_for_as_the_scenarios_say(monkeypatch):
     monkeypatch.setattr(load, "AsyncPipeline", Client)
     monkeypatch.setattr(load, "saturate", saturate)
     monkeypatch.setattr(load, "poisson", poisson)
-    report = load.measure("grpc://here:1", b"picture")
+    report = load.measure("grpc://here:1", images.encode(reduced))
     assert connected == [("grpc://here:1", 0), "closed"]
     assert asked == [1, 1, 8, 8, 1], "the first is not measured"
+    assert len(pictures) == len(asked), "a server would compute one picture once for all that wait"
     assert runs == [
         ("saturate", 10, 1, 1),
         ("saturate", 10, 8, 1),

@@ -73,7 +73,7 @@ class Error(Exception):
 
 
 def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module of the stage `name`, loaded anew; what others of before wait for is over."""
+    """The module of the stage `name`, or of a file, loaded anew; what others of before wait for is over."""
     Behind.open.set()
     Family.observed, Family.counted, Family.alive = [], [], WeakSet()
     Behind.open = threading.Event()
@@ -91,8 +91,8 @@ def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         TRITONSERVER_MEMORY_CPU=0,
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
-    path = ROOT / "triton_models" / name / "1" / "model.py"
-    spec = importlib.util.spec_from_file_location(name, path)
+    path = ROOT / "triton_models" / (name if name.endswith(".py") else f"{name}/1/model.py")
+    spec = importlib.util.spec_from_file_location("stage", path)
     assert spec is not None
     assert spec.loader is not None
     stage = importlib.util.module_from_spec(spec)

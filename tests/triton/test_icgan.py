@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
+import re
 import urllib.request
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icgan_runtime import Pipeline
+from icgan_runtime import AsyncPipeline, Pipeline
 from icgan_runtime.marks.mark import read_marks
 from icgan_runtime.origin import recover
 from icgan_runtime.origin.prove import PROVED, Queries, prove
@@ -100,6 +102,28 @@ def test_many_images_of_one_picture_run_the_encoder_once(wire):
     assert after["icgan_encoder"] - before["icgan_encoder"] == 1
     assert after["icgan_condition"] - before["icgan_condition"] == 1, "searched once"
     assert after["icgan_generator"] - before["icgan_generator"] == 16
+
+
+def test_a_picture_that_several_clients_show_at_once_is_embedded_once(server, pipe):
+    def shared() -> int:
+        metrics = urllib.request.urlopen(server.metrics_url).read().decode()
+        (found,) = re.findall(
+            r'^icgan_shared_rows_total{.*model="icgan_encoder".*} (\d+)$', metrics, re.MULTILINE
+        )
+        return int(found)
+
+    async def embed() -> list[np.ndarray]:
+        async with AsyncPipeline.connect(server.grpc_url) as remote:
+            return await asyncio.gather(*(remote.embed(PHOTO) for _ in range(32)))
+
+    rows, before = statistics(server)["icgan_encoder"], shared()
+    for _ in range(20):  # until some of them have waited together
+        for embedding in asyncio.run(embed()):
+            np.testing.assert_allclose(embedding, pipe.embed(PHOTO), atol=1e-6)
+        if shared() > before:
+            break
+    asked = statistics(server)["icgan_encoder"] - rows
+    assert 0 < asked - (shared() - before) < asked, "runs of the encoder"
 
 
 def test_an_empty_row_shows_the_picture_of_the_row_before(wire):

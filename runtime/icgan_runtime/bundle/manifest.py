@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from icgan_runtime import files
@@ -93,12 +94,12 @@ class Model:
     # and the generator takes t, by which it pulls its latent w towards the mean w (psi of StyleGAN).
     truncation: str = field(default="noise", metadata={LATER: True})
 
-    @property
+    @cached_property
     def encoder_id(self) -> str:
         """SHA-256 of encoder and preprocessing: the name of the embedding space."""
         return digest({"encoder": to_json(self.encoder), "preprocessing": to_json(self.preprocessing)})
 
-    @property
+    @cached_property  # every result says it
     def identity(self) -> str:
         """SHA-256 of this whole section."""
         return digest(to_json(self))

@@ -46,9 +46,17 @@ class Search:
 
         Raises RequestError for a k that this bank does not have, or rows that are not of length 1.
         """
+        check_embedding(embedding)  # nothing is near NaN: engines find less than k, or search for ever
+        return self.find(embedding, k)
+
+    def find(self, embedding: F32, k: int) -> tuple[I64, F32]:
+        """The same of rows that were checked."""
         if not 1 <= k <= min(MAX_NEIGHBOURS, len(self.bank)):
             raise RequestError("k", f"{k}, expected 1..{min(MAX_NEIGHBOURS, len(self.bank))} for this bank")
-        check_embedding(embedding)  # nothing is near NaN: engines find less than k, or search for ever
+        if len(embedding) == 1:
+            (candidates,) = self.propose(embedding, k)
+            ids, scores = self._best(embedding[0], candidates, k)
+            return ids[None], scores[None]
         # the rows of one picture stand side by side, and are searched for once
         new = np.ones(len(embedding), np.bool_)
         new[1:] = (embedding[1:] != embedding[:-1]).any(axis=1)
@@ -56,18 +64,23 @@ class Search:
         ids = np.empty((len(different), k), np.int64)
         scores = np.empty((len(different), k), np.float32)
         for row, candidates in enumerate(self.propose(different, k)):
-            candidates = np.sort(candidates)
-            parts = np.split(candidates, range(_RESCORED_AT_ONCE, len(candidates), _RESCORED_AT_ONCE))
-            exact = np.concatenate(
-                [exact_scores(different[row], self.bank.embeddings[part]) for part in parts]
-            )
-            # stable: ties stay in the order of rows, thus of ids
-            best = np.argsort(-exact, kind="stable")[:k]
-            ids[row], scores[row] = self.bank.ids[candidates[best]], exact[best]
+            ids[row], scores[row] = self._best(different[row], candidates, k)
         if len(different) == len(embedding):
             return ids, scores
         which = np.cumsum(new) - 1
         return ids[which], scores[which]
+
+    def _best(self, embedding: F32, candidates: I64, k: int) -> tuple[I64, F32]:
+        """ids and scores [k] of the best for [D] among some row numbers."""
+        candidates = np.sort(candidates)
+        if len(candidates) <= _RESCORED_AT_ONCE:
+            exact = exact_scores(embedding, self.bank.embeddings[candidates])
+        else:
+            parts = np.split(candidates, range(_RESCORED_AT_ONCE, len(candidates), _RESCORED_AT_ONCE))
+            exact = np.concatenate([exact_scores(embedding, self.bank.embeddings[part]) for part in parts])
+        # stable: ties stay in the order of rows, thus of ids
+        best = np.argsort(-exact, kind="stable")[:k]
+        return self.bank.ids[candidates[best]], exact[best]
 
 
 def exact_scores(embedding: F32, rows: F32) -> F32:

@@ -233,8 +233,12 @@ def _graph(served: ServedModel, role: str, cpu: bool = False) -> tc.ModelConfig:
 def _on_cpu(served: ServedModel, role: str, common: dict[str, Any], inputs: Tensors) -> tc.ModelConfig:
     options = served.options
     count = options.generators if role == "generator" else 1
-    parameters = {"intra_op_thread_count": tc.Parameter("1")} if count > 1 else {}
     backend = "onnxruntime"
+    parameters = {}
+    if count > 1 and options.generator_threads:
+        parameters["intra_op_thread_count"] = tc.Parameter(str(options.generator_threads))
+    if role == "encoder":  # several clients may show one picture; that they want one image is rare
+        parameters["equal_rows_once"] = tc.Parameter("true")
     if runs_staged(options, role):  # model.py beside the graph
         backend = "python"
         parameters["library"] = tc.Parameter(options.cpu_backend)

@@ -7,7 +7,7 @@ that of the graphs on the CPU.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from icgan_runtime.bundle.logs import is_address
 from icgan_runtime.bundle.manifest import PRECISIONS
@@ -17,6 +17,7 @@ from icgan_runtime.errors import RequestError
 # One decoder for each core is as fast as the cores are; each may hold a large photo and more in memory.
 MOST_DECODERS = 32
 CORES_PER_CONDITION, MOST_CONDITIONS = 4, 8  # processes of icgan_condition, which share the bank's pages
+GENERATORS = 2  # on a CPU: one draws while the other waits for its threads, or for the next request
 SEARCHES = ("faiss", "faiss-ivf", "faiss-gpu", "graph")
 BUNDLE = "bundle"  # follow the changes in the bundle's own folder
 CPU_BACKENDS = ("onnxruntime", "openvino", "openvino-bf16")
@@ -30,7 +31,8 @@ class RepositoryOptions:
     precision: str | None = None  # of what a GPU runs; None is the plans' own, or the highest of the graphs
     cpu_precision: str | None = None  # of what a CPU runs; None is the highest of the graphs
     cpu_backend: str = "onnxruntime"  # one of CPU_BACKENDS: what runs encoder and generator on a CPU
-    generators: int = 1  # more than one: each on one thread, for throughput rather than latency
+    generators: int = 1  # side by side on a CPU
+    generator_threads: int = 1  # of each of several; 0: one for each core
     decoders: int = 1  # threads that decode pictures, and as many that make files of them
     condition_processes: int = 1  # that search the bank and make the noise
     engine_cache: str = ""  # folder, as the server sees it, for the engines that a GPU without plans builds
@@ -67,6 +69,7 @@ class RepositoryOptions:
             ("generators", 1),
             ("decoders", 1),
             ("condition_processes", 1),
+            ("generator_threads", 0),
             ("cache_mb", 0),
             ("max_queue", 1),
             ("queue_delay_us", 0),
@@ -130,10 +133,10 @@ def _add_processes(parser: argparse._ActionsContainer, *, gpu: bool) -> None:
     parser.add_argument(
         "--generators",
         type=int,
-        default=1,
+        default=1 if gpu else None,
         metavar="N",
         help=f"{'on a CPU, ' if gpu else ''}run N generators side by side, on one thread each: more images "
-        "per second, each later (default: 1, on all cores)",
+        f"per second, each later (default: {'1' if gpu else '2, or 1 of OpenVINO'}, on all cores)",
     )
     if gpu:
         parser.add_argument(
@@ -200,6 +203,8 @@ def for_cores(cores: int) -> RepositoryOptions:
     return RepositoryOptions(
         decoders=max(1, min(cores, MOST_DECODERS)),
         condition_processes=max(1, min(cores // CORES_PER_CONDITION, MOST_CONDITIONS)),
+        generators=min(cores, GENERATORS),
+        generator_threads=0 if cores > 1 else 1,
     )
 
 
@@ -208,7 +213,11 @@ def from_options(options: argparse.Namespace) -> RepositoryOptions:
     cores = getattr(options, "cores", None)  # of another machine
     given = {name: getattr(options, name) for name in declared(options)}
     suited = for_cores(usable_cpus() if cores is None else cores)
-    for name in ("decoders", "condition_processes"):
+    if given["cpu_backend"] != CPU_BACKENDS[0]:  # a second one takes from the first (docs/reports/log.md)
+        suited = replace(suited, generators=1, generator_threads=1)
+    if given["generators"] is None:
+        given["generator_threads"] = suited.generator_threads
+    for name in ("decoders", "condition_processes", "generators"):
         if given.get(name) is None:
             given[name] = getattr(suited, name)
     # a server on a CPU: nothing else is copied for a GPU that will not come

@@ -141,7 +141,7 @@ PLACE = {
                 "search": "faiss",
                 "cpu_precision": None,
                 "cpu_backend": "onnxruntime",
-                "generators": 1,
+                "generators": None,
                 "decoders": None,
                 "condition_processes": None,
                 "cache_mb": 0,

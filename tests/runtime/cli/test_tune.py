@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from icgan_runtime.cli.tune import duration
-from icgan_runtime.server.options import RepositoryOptions
+from icgan_runtime.server.options import for_cores
 from icgan_runtime.server.repository import read_options
 from icgan_runtime.tune.measure import Point
 from icgan_runtime.tune.search import Found
@@ -17,12 +17,12 @@ from icgan_runtime.tune.search import Found
 
 @pytest.fixture
 def searched(monkeypatch):
-    """What the search is asked, which finds that two generators are better."""
+    """What the search is asked, which finds that three generators are better."""
     asked = SimpleNamespace(goal=None, exact=None)
 
     async def tune(space, defaults, goal, stage, progress):
         asked.goal = goal
-        best = dataclasses.replace(defaults, generators=2)
+        best = dataclasses.replace(defaults, generators=3)
         points = [
             Point(options, 2, 8, 1.0, (0.02,) * count) for options, count in ((defaults, 10), (best, 14))
         ]
@@ -41,10 +41,10 @@ def test_the_best_settings_become_a_repository(icgan, searched, tiny_bundle, tmp
     assert status == 0
     assert "generators: 1.40 times the best so far" in progress
     assert (searched.goal.p99_s, searched.goal.minutes) == (0.05, 3)
-    assert read_options(out).generators == 2
+    assert read_options(out).generators == 3
     assert "not tried: something" in printed
     assert printed.splitlines()[-2:] == [
-        f"wrote {out} with --generators 2, 1.40 times the images/s of the defaults",
+        f"wrote {out} with --generators 3, 1.40 times the images/s of the defaults",
         f"  icgan serve {out}",
     ]
 
@@ -53,7 +53,7 @@ def test_the_report_as_json(icgan, searched, tiny_bundle, tmp_path):
     out = tmp_path / "model_repository"
     _, printed, _ = icgan("tune", tiny_bundle, "--p99", "50ms", "--out", out, "--json")
     report = json.loads(printed)
-    assert report["best"] == "--generators 2"
+    assert report["best"] == "--generators 3"
     assert report["times_the_defaults"] == 1.4
     assert report["final"]["best"]["images_per_second"] == 8 * 14
     assert report["repository"] == str(out)
@@ -93,4 +93,4 @@ def test_the_defaults_are_those_of_icgan_serve(icgan, searched, tiny_bundle, tmp
     monkeypatch.setattr("icgan_runtime.cli.tune.usable_cpus", lambda: 5)
     out = tmp_path / "model_repository"
     icgan("tune", tiny_bundle, "--p99", "50ms", "--out", out)
-    assert read_options(out) == RepositoryOptions(decoders=5, generators=2)
+    assert read_options(out) == dataclasses.replace(for_cores(5), generators=3)

@@ -101,7 +101,9 @@ def test_several_generators_share_the_cores():
     generator = cpu_configurations(served(generators=2))["icgan_generator"]
     assert [group.count for group in generator.instance_group] == [2]
     assert generator.parameters["intra_op_thread_count"].string_value == "1"
-    assert "intra_op_thread_count" not in cpu_configurations(served())["icgan_generator"].parameters
+    for options in ({}, {"generators": 2, "generator_threads": 0}):
+        generator = cpu_configurations(served(**options))["icgan_generator"]
+        assert "intra_op_thread_count" not in generator.parameters, "all cores"
 
 
 def test_one_process_decodes_in_as_many_threads_as_are_asked_for():

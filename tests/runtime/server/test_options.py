@@ -55,6 +55,16 @@ def test_one_process_searches_for_each_four_cores_of_the_server(monkeypatch):
         assert read("--condition-processes", "3", gpu=gpu).condition_processes == 3
 
 
+def test_a_server_on_several_cores_has_two_generators_unless_told_otherwise(monkeypatch):
+    monkeypatch.setattr(options, "usable_cpus", lambda: 6)
+    found = read(gpu=False)
+    assert (found.generators, found.generator_threads) == (2, 0), "on all cores each"
+    found = read("--generators", "2", gpu=False)
+    assert (found.generators, found.generator_threads) == (2, 1), "on one thread each"
+    assert read("--backend", "openvino", gpu=False).generators == 1
+    assert read("--cores", "16", gpu=True).generators == 1
+
+
 def test_without_a_gpu_the_precision_is_that_of_what_runs():
     alone = RepositoryOptions(precision="int8", cpu_precision="int8", changes="bundle")
     assert read("--precision", "int8", gpu=False) == alone

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from icgan_runtime.bundle.opened import Bundle
@@ -25,7 +27,7 @@ def test_the_graphs_of_a_bundle_are_tried_with_every_library_that_is_here(tiny_b
         "openvino",
         "openvino-bf16",
     ]
-    assert [setting["generators"] for setting in space.axes["generators"]] == [2, 4]
+    assert [setting["generators"] for setting in space.axes["generators"]] == [1, 2, 4]
     assert [setting["max_batch"] for setting in space.axes["batch"]] == [16, 32, 64], "a request has 16 rows"
     assert space.left_out == ()
 
@@ -67,4 +69,7 @@ def test_settings_are_shown_as_the_flags_of_icgan_serve():
         decoders=2, precision="int8", cpu_precision="int8", cpu_backend="openvino", queue_delay_us=1000
     )
     assert show(tuned, defaults) == "--precision int8 --backend openvino --queue-delay-us 1000"
+    alone = RepositoryOptions(decoders=2, generators=2)
+    together = dataclasses.replace(alone, generator_threads=0)
+    assert show(alone, together) == "--generators 2", "of which each has a thread"
     assert show(defaults, defaults) == "defaults"

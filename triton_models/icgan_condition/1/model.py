@@ -146,7 +146,8 @@ class TritonPythonModel:
         if packed is None:
             rows = self.requests.rows(request, self.model.classes)
             new = np.ones(len(embedding), np.bool_)
-            new[1:] = (embedding[1:] != embedding[:-1]).any(axis=1)
+            if len(embedding) > 1:
+                new[1:] = (embedding[1:] != embedding[:-1]).any(axis=1)
             embedding, picture = embedding[new], np.cumsum(new) - 1
         else:
             rows, picture = Rows.unpack(packed[:, 0].tolist(), bool(self.model.classes))
@@ -177,9 +178,12 @@ class TritonPythonModel:
             found = [each.found for each in asked if each.found is not None]
             ids, scores = (_join(list(arrays)) for arrays in zip(*found, strict=True))
         else:
-            ids, scores = self.search(embedding, self.k)
-        counted = np.repeat([each.counted for each in asked], [len(each.embedding) for each in asked])
-        self.metrics.observe(scores[counted, 0])
+            ids, scores = self.search.find(embedding, self.k)
+        nearest = scores[:, 0]
+        if not all(each.counted for each in asked):
+            users = [each.counted for each in asked]
+            nearest = nearest[np.repeat(users, [len(each.embedding) for each in asked])]
+        self.metrics.observe(nearest)
         first = np.cumsum([0, *(len(each.embedding) for each in asked)])
         picture = _join([each.picture + start for each, start in zip(asked, first[:-1], strict=True)])
         shown = ids  # of each picture, not of each row that shows it

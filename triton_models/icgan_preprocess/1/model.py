@@ -160,7 +160,8 @@ class Decoders:
     def prepare(self, picture: Picture) -> Future[Prepared]:
         """The picture as the encoder sees it, now or later; RequestError for one that cannot be decoded."""
         if self.is_prepared(picture):
-            return _done(lambda: images.load(picture, self.size))
+            # pixels of this size are what `load` would give
+            return _done(lambda: images.load(picture, self.size) if isinstance(picture, bytes) else picture)
         if not isinstance(picture, bytes):
             return self.workers.submit(
                 min(1, max(SMALLEST, picture.nbytes / (16 * LARGE))), lambda: images.load(picture, self.size)
