@@ -10,6 +10,7 @@
 #include <iterator>
 #include <numeric>
 #include <optional>
+#include <regex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -76,7 +77,10 @@ std::vector<float> embed(Ort::Env& env, const std::string& bundle, const std::st
 #ifdef ICGAN_JPEG
   Ort::Session encoder(env, (bundle + "/encoder.onnx").c_str(), Ort::SessionOptions{nullptr});
   const auto size = encoder.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape()[1];
-  auto pixels = icgan::encoder_input(icgan::read_jpeg(photo), size);
+  std::ifstream file(bundle + "/manifest.json");
+  const std::string manifest{std::istreambuf_iterator<char>(file), {}};
+  const bool squeeze = std::regex_search(manifest, std::regex(R"("crop"\s*:\s*"squeeze")"));
+  auto pixels = icgan::encoder_input(icgan::read_jpeg(photo), size, squeeze);
   const std::int64_t shape[] = {1, size, size, 3};
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   const auto image = Ort::Value::CreateTensor(memory, pixels.data(), pixels.size(), shape, 4);

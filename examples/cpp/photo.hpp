@@ -126,11 +126,12 @@ inline std::vector<Window> windows(std::size_t from, std::size_t to) {
   return all;
 }
 
-// The middle square of a photo as RGB [size, size, 3].
-inline std::vector<std::uint8_t> encoder_input(const Photo& photo, std::size_t size) {
+// The middle square of a photo, or all of it squeezed to one, as RGB [size, size, 3].
+inline std::vector<std::uint8_t> encoder_input(const Photo& photo, std::size_t size, bool squeeze) {
   const std::size_t side = std::min(photo.width, photo.height);
-  const std::size_t left = (photo.width - side) / 2, top = (photo.height - side) / 2;
-  const std::vector<Window> taps = windows(side, size);
+  const std::size_t width = squeeze ? photo.width : side, height = squeeze ? photo.height : side;
+  const std::size_t left = (photo.width - width) / 2, top = (photo.height - height) / 2;
+  const std::vector<Window> across = windows(width, size), down = windows(height, size);
   const auto blend = [](const std::uint8_t* from, std::size_t stride, const Window& window, std::uint8_t* to) {
     for (int channel = 0; channel < 3; ++channel) {
       std::int64_t sum = std::int64_t{1} << (kBits - 1);
@@ -140,13 +141,13 @@ inline std::vector<std::uint8_t> encoder_input(const Photo& photo, std::size_t s
       to[channel] = static_cast<std::uint8_t>(std::clamp<std::int64_t>(sum >> kBits, 0, 255));
     }
   };
-  std::vector<std::uint8_t> narrow(side * size * 3), square(size * size * 3);
-  for (std::size_t y = 0; y < side; ++y) {
+  std::vector<std::uint8_t> narrow(height * size * 3), square(size * size * 3);
+  for (std::size_t y = 0; y < height; ++y) {
     const std::uint8_t* line = &photo.rgb[((top + y) * photo.width + left) * 3];
-    for (std::size_t x = 0; x < size; ++x) blend(line, 3, taps[x], &narrow[(y * size + x) * 3]);
+    for (std::size_t x = 0; x < size; ++x) blend(line, 3, across[x], &narrow[(y * size + x) * 3]);
   }
   for (std::size_t y = 0; y < size; ++y) {
-    for (std::size_t x = 0; x < size; ++x) blend(&narrow[x * 3], size * 3, taps[y], &square[(y * size + x) * 3]);
+    for (std::size_t x = 0; x < size; ++x) blend(&narrow[x * 3], size * 3, down[y], &square[(y * size + x) * 3]);
   }
   return square;
 }

@@ -5,7 +5,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import ort from "onnxruntime-node";
 import { claim, marked } from "../web/mark.js";
-import { centreSquare, toInput } from "../web/picture.js";
+import { area, toInput } from "../web/picture.js";
 import { Pipeline } from "../web/pipeline.js";
 import { encodePng } from "./png.mjs";
 
@@ -38,7 +38,8 @@ async function read(file) {
   const { default: sharp } = await import("sharp");
   const upright = await sharp(file).rotate().flatten({ background: "white" }).toColourspace("srgb").png().toBuffer();
   const { width, height } = await sharp(upright).metadata();
-  const { side, left, top } = centreSquare(width, height);
-  const square = sharp(upright).extract({ left, top, width: side, height: side }).ensureAlpha();
-  return toInput(new Uint8Array(await square.raw().toBuffer()), side, pipeline.model.preprocessing.size);
+  const { size, crop } = pipeline.model.preprocessing;
+  const seen = area(width, height, crop);
+  const cut = sharp(upright).extract(seen).ensureAlpha();
+  return toInput(new Uint8Array(await cut.raw().toBuffer()), seen.width, size, seen.height);
 }

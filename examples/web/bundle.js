@@ -25,6 +25,10 @@ export class Bundle {
     if (!["noise", "mean-w"].includes(manifest.model.truncation ?? "noise")) {
       throw new BundleError(`manifest.json: truncation ${manifest.model.truncation} is not known here`);
     }
+    const { crop } = manifest.model.preprocessing;
+    if (!["centre-short-side", "squeeze"].includes(crop)) {
+      throw new BundleError(`manifest.json: crop ${crop} is not known here`);
+    }
     const encoderId = await sha256(canonicalJson(pick(manifest.model, ["encoder", "preprocessing"])));
     for (const part of [manifest.bank, ...manifest.graphs]) {
       if (part.encoder_id !== encoderId) {

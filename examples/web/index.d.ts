@@ -13,7 +13,7 @@ export interface Model {
   readonly embedding_dim: number;
   readonly classes: number;
   readonly class_names?: readonly string[] | null;
-  readonly preprocessing: { readonly size: number };
+  readonly preprocessing: { readonly size: number; readonly crop: "centre-short-side" | "squeeze" };
   readonly truncation?: "noise" | "mean-w";
 }
 
@@ -102,10 +102,15 @@ export function noise(seed: bigint, sample: number, truncation: number | null, w
 export function drawRank(seed: bigint, sample: number, k: number): number;
 
 /** Browsers: a picture file -> the encoder's input [S, S, 3], upright, on white, in sRGB. */
-export function decode(file: Blob, size: number): Promise<Uint8Array>;
+export function decode(file: Blob, size: number, crop?: string): Promise<Uint8Array>;
 
-/** Pixels of a square picture, RGBA and opaque -> the encoder's input [S, S, 3]. */
-export function toInput(rgba: Uint8ClampedArray | Uint8Array, side: number, size: number): Uint8Array;
+/** Pixels of what `area` cuts out, RGBA and opaque, of a square without `height` -> the encoder's input [S, S, 3]. */
+export function toInput(rgba: Uint8ClampedArray | Uint8Array, width: number, size: number, height?: number): Uint8Array;
+
+/** What of a picture the encoder sees: all of it for the crop "squeeze", else its middle square. */
+export function area(
+  width: number, height: number, crop: string,
+): { width: number; height: number; left: number; top: number };
 
 /** The middle square of a picture. */
 export function centreSquare(width: number, height: number): { side: number; left: number; top: number };

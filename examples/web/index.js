@@ -2,5 +2,5 @@
 export { Bundle, BundleError, parseNpy } from "./bundle.js";
 export { decode } from "./decode.js"; // browsers only: their decoder and canvas
 export { drawRank, noise } from "./noise.js";
-export { centreSquare, toInput } from "./picture.js";
+export { area, centreSquare, toInput } from "./picture.js";
 export { mix, Pipeline } from "./pipeline.js";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
-import { BundleError, centreSquare, drawRank, mix, noise, parseNpy, Pipeline, toInput } from "./index.js";
+import { area, BundleError, centreSquare, drawRank, mix, noise, parseNpy, Pipeline, toInput } from "./index.js";
 
 test("the same seed is the same noise, whatever the width, and within its bound", () => {
   const long = noise(7n, 3, 0.5, 64);
@@ -17,6 +17,17 @@ test("a picture of one colour stays it, and its middle square is in the middle",
   assert.deepEqual([side, left, top], [20, 5, 0]);
   const rgba = new Uint8Array(20 * 20 * 4).fill(200);
   assert.deepEqual(toInput(rgba, 20, 8), new Uint8Array(8 * 8 * 3).fill(200));
+});
+
+test("a squeezed picture is all of it: left half and right half stay halves", () => {
+  assert.deepEqual(area(30, 20, "squeeze"), { width: 30, height: 20, left: 0, top: 0 });
+  assert.deepEqual(area(30, 20, "centre-short-side"), { width: 20, height: 20, left: 5, top: 0 });
+  const rgba = Uint8Array.from({ length: 32 * 8 * 4 }, (_, at) => (at % 128 < 64 ? 0 : 255));
+  const found = toInput(rgba, 32, 8, 8);
+  for (let row = 0; row < 8; row++) {
+    assert.deepEqual([...found.slice(row * 24, row * 24 + 9)], Array(9).fill(0));
+    assert.deepEqual([...found.slice(row * 24 + 15, row * 24 + 24)], Array(9).fill(255));
+  }
 });
 
 test("a mixture has unit length and lies between", () => {

@@ -1,25 +1,37 @@
-// Pixels -> the encoder's input: centre square, then the antialiased bilinear reduction the model was trained
+// Pixels -> the encoder's input: centre square, or all of it squeezed, then the antialiased bilinear reduction the model was trained
 // with. Canvas scaling differs between browsers; this one gives the bytes that Pillow's BILINEAR gives.
 
 const BITS = 22; // of the fixed-point weights
 
 /**
- * @param {Uint8ClampedArray | Uint8Array} rgba of a square picture, opaque
- * @param {number} side its side in pixels
+ * @param {Uint8ClampedArray | Uint8Array} rgba of what `area` cuts out, opaque
+ * @param {number} width in pixels
  * @param {number} size S, the side the encoder takes
+ * @param {number} height in pixels, that of a square if left out
  * @returns {Uint8Array} RGB [S, S, 3]
  */
-export function toInput(rgba, side, size) {
-  const taps = windows(side, size);
-  const narrow = new Uint8Array(side * size * 3); // [side, S, 3]: reduced in x, still full height
-  for (let y = 0; y < side; y++) {
-    for (let x = 0; x < size; x++) blend(rgba, (y * side) * 4, 4, taps[x], narrow, (y * size + x) * 3);
+export function toInput(rgba, width, size, height = width) {
+  const across = windows(width, size);
+  const down = height === width ? across : windows(height, size);
+  const narrow = new Uint8Array(height * size * 3); // [height, S, 3]: reduced in x, still full height
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < size; x++) blend(rgba, (y * width) * 4, 4, across[x], narrow, (y * size + x) * 3);
   }
   const small = new Uint8Array(size * size * 3);
   for (let y = 0; y < size; y++) {
-    for (let x = 0; x < size; x++) blend(narrow, x * 3, size * 3, taps[y], small, (y * size + x) * 3);
+    for (let x = 0; x < size; x++) blend(narrow, x * 3, size * 3, down[y], small, (y * size + x) * 3);
   }
   return small;
+}
+
+/**
+ * What of a picture the encoder sees. @param {number} width @param {number} height
+ * @param {string} crop "squeeze": all of it; else the middle square
+ */
+export function area(width, height, crop) {
+  if (crop === "squeeze") return { width, height, left: 0, top: 0 };
+  const { side, left, top } = centreSquare(width, height);
+  return { width: side, height: side, left, top };
 }
 
 /** The middle square of a picture. @param {number} width @param {number} height */

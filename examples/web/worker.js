@@ -55,8 +55,8 @@ const methods = {
 
   /** A picture file -> its embedding, and the encoder's input to show. */
   async embed({ file }) {
-    const size = pipeline.model.preprocessing.size;
-    const picture = await decode(file, size);
+    const { size, crop } = pipeline.model.preprocessing;
+    const picture = await decode(file, size, crop);
     return { embedding: await pipeline.embed(picture), picture };
   },
 

@@ -35,6 +35,7 @@ class Beside:
     width: int
     file: str | None = None
     sha256: str | None = None
+    squeeze: bool = False  # to the square, instead of the middle of a photo
 
     def written(self, file: str, sha256: str) -> Beside:
         """The same with its graph in a file."""
@@ -90,8 +91,9 @@ def _source_of_embeddings(encoder: Beside) -> list[str]:
     return [
         *head,
         f"From `{encoder.file}` (SHA-256 {encoder.sha256}), the encoder that the generator was trained with:"
-        f" {origin}. It takes `image`, uint8 [N, {encoder.size}, {encoder.size}, 3]: the middle square of a"
-        f" photo, reduced to {encoder.size} pixels by an antialiased bilinear filter, RGB, the way up it was"
+        f" {origin}. It takes `image`, uint8 [N, {encoder.size}, {encoder.size}, 3]: "
+        f"{'all of a photo, squeezed' if encoder.squeeze else 'the middle square of a photo, reduced'}"
+        f" to {encoder.size} pixels by an antialiased bilinear filter, RGB, the way up it was"
         f" taken. It gives `embedding`, float32 [N, {encoder.width}], rows of length 1. An embedding can be"
         " kept, and mixed with others: make the sum's length 1 again.",
         "",
@@ -107,6 +109,8 @@ def programs(model: onnx.ModelProto, file: str, encoder: Beside | None) -> list[
     kept = {
         "embedding": "embedding" in sides,
         "photo": photo,
+        "centre": photo and encoder is not None and not encoder.squeeze,
+        "squeezed": photo and encoder is not None and encoder.squeeze,
         "drawn": "embedding" in sides and not photo,
         "label": "label" in sides,
         "bytes": dtype == "uint8",
@@ -116,6 +120,8 @@ def programs(model: onnx.ModelProto, file: str, encoder: Beside | None) -> list[
         "FILE": file,
         "ENCODER": encoder.file or "" if encoder else "",
         "SIZE": str(encoder.size) if encoder else "0",
+        "FIT": "fill" if encoder and encoder.squeeze else "cover",
+        "SQUARE": "All of a photo" if encoder and encoder.squeeze else "The middle square of a photo",
         "DIM_Z": str(sides["noise"]),
         "WIDTH": str(sides.get("embedding", 1)),
         "SIDE": str(side),

@@ -29,8 +29,9 @@ from icgan_export.source.runs import model_name, model_version, read_run
 from icgan_runtime import files, latents
 from icgan_runtime.backends.ort import OrtSession
 from icgan_runtime.files import sha256_of_file
+from icgan_runtime.identity import SQUEEZE
 from icgan_runtime.verify import psnr, to_bytes
-from icgan_training.fit.run import open_encoder, read_config
+from icgan_training.fit.run import crop_of, open_encoder, read_config
 from icgan_training.networks.backbones import AnyConfig, AnyGenerator
 from icgan_training.networks.checkpoint import load_generator
 from icgan_training.networks.encoder import Encoder
@@ -107,7 +108,9 @@ def _encoder(
     if wanted:
         encoder, sha256 = open_encoder(run, config)
         name = encoder.config.architecture
-    return encoder, Beside(name, sha256, shape.resolution, shape.embedding_dim)
+    return encoder, Beside(
+        name, sha256, shape.resolution, shape.embedding_dim, squeeze=crop_of(config) == SQUEEZE
+    )
 
 
 def _write_encoder(encoder: Encoder, size: int, metadata: dict[str, str], out: Path, step: Step) -> None:

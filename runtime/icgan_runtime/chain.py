@@ -167,10 +167,8 @@ class LocalChain:
         return min(self.manifest.bank.neighbours, len(self.bank))
 
     def embed(self, pictures: Sequence[images.Picture]) -> F32:
-        size = self.model.preprocessing.size
-
         def run(rows: slice) -> F32:
-            batch = np.stack([images.load(picture, size) for picture in pictures[rows]])
+            batch = np.stack([images.for_encoder(each, self.model.preprocessing) for each in pictures[rows]])
             embedding: F32 = self.encoder.run({"image": batch})["embedding"]
             return embedding
 

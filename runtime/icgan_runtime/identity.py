@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# How a picture becomes square before an encoder: its middle, or all of it, squeezed.
+CENTRE, SQUEEZE = CROPS = ("centre-short-side", "squeeze")
+
 
 @dataclass(frozen=True)
 class FileEntry:

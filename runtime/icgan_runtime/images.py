@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,15 @@ from PIL import Image, PngImagePlugin
 
 from icgan_runtime import files
 from icgan_runtime.errors import BundleError, DecodeError
+from icgan_runtime.identity import CENTRE, CROPS, SQUEEZE
 from icgan_runtime.reader import decode as reader
 from icgan_runtime.reader.colour import to_srgb
 from icgan_runtime.reader.decode import MAX_ENCODED_BYTES, MAX_PIXELS
 from icgan_runtime.reader.formats import FORMATS, SUFFIXES, sniff
 
 __all__ = [
-    "FORMATS", "MAX_ENCODED_BYTES", "MAX_PIXELS", "SUFFIXES", "U8", "Picture", "decode", "encode",
-    "from_text", "load", "read", "sniff", "to_input",
+    "CENTRE", "CROPS", "FORMATS", "MAX_ENCODED_BYTES", "MAX_PIXELS", "SQUEEZE", "SUFFIXES", "U8", "Picture",
+    "decode", "encode", "for_encoder", "from_text", "load", "read", "sniff", "to_input",
 ]  # fmt: skip
 
 U8 = NDArray[np.uint8]
@@ -31,17 +32,35 @@ _STANDARD = bytes.maketrans(b"-_", b"+/")
 Picture: TypeAlias = str | Path | bytes | Image.Image | U8
 
 
-def load(picture: Picture, size: int) -> U8:
-    """Any accepted picture as the encoder's input, uint8 [size, size, 3]. Raises DecodeError only."""
+class Prepared(Protocol):
+    """How pictures become an encoder's input: `preprocessing` of a manifest."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def crop(self) -> str: ...
+
+
+def for_encoder(picture: Picture, preprocessing: Prepared) -> U8:
+    """Any accepted picture as a bundle's encoder takes it, uint8 [S, S, 3]. Raises DecodeError only."""
+    return load(picture, preprocessing.size, preprocessing.crop)
+
+
+def load(picture: Picture, size: int, crop: str = CENTRE) -> U8:
+    """Any accepted picture as the encoder's input, uint8 [size, size, 3]. Raises DecodeError only.
+
+    crop: one of CROPS.
+    """
     if isinstance(picture, np.ndarray):
-        return to_input(_from_array(picture), size)
+        return to_input(_from_array(picture), size, crop)
     if isinstance(picture, Image.Image):
-        return to_input(reader.opened_to_rgb(picture), size)
+        return to_input(reader.opened_to_rgb(picture), size, crop)
     if isinstance(picture, bytes):
-        return decode(picture, size)
+        return decode(picture, size, crop)
     data = read(picture)
     try:
-        return decode(data, size)
+        return decode(data, size, crop)
     except DecodeError as error:  # among several pictures, which one?
         raise DecodeError(f"{picture}: {error.problem}") from None
 
@@ -54,13 +73,13 @@ def read(path: str | Path) -> bytes:
         raise DecodeError(str(error)) from None
 
 
-def decode(data: bytes, size: int) -> U8:
+def decode(data: bytes, size: int, crop: str = CENTRE) -> U8:
     """An encoded picture as the encoder's input, uint8 [size, size, 3]. Raises DecodeError only.
 
     Upright by its EXIF orientation, first frame, transparency on white, 16-bit grey by its high byte, in
     sRGB by its ICC profile.
     """
-    return to_input(reader.to_rgb(data), size)
+    return to_input(reader.to_rgb(data), size, crop)
 
 
 def pixels(data: bytes) -> U8:
@@ -85,12 +104,13 @@ def from_text(text: bytes) -> bytes | None:
         return None
 
 
-def to_input(picture: Image.Image, size: int) -> U8:
-    """Centre-crop an RGB picture to its short side, resize it, and follow its colour profile."""
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    square = picture if width == height else picture.crop((left, top, left + side, top + side))
+def to_input(picture: Image.Image, size: int, crop: str = CENTRE) -> U8:
+    """The middle of an RGB picture, or all of it, resized to a square that follows its colour profile."""
+    square, (width, height) = picture, picture.size
+    if crop == CENTRE and width != height:
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        square = picture.crop((left, top, left + side, top + side))
     pixels = np.array(square.resize((size, size), Image.Resampling.BILINEAR))
     profile = picture.info.get("icc_profile")
     return to_srgb(pixels, profile) if isinstance(profile, bytes) else pixels

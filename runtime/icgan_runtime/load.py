@@ -60,7 +60,7 @@ async def _measure(
     connection: Mapping[str, Any],
 ) -> dict[str, Any]:
     async with AsyncPipeline.connect(url, retries=0, **connection) as pipe:
-        pictures = _moved(images.load(picture, pipe.model.preprocessing.size))
+        pictures = _moved(images.for_encoder(picture, pipe.model.preprocessing))
 
         async def ask(n: int) -> object:
             return await pipe.generate(next(pictures), n=n)

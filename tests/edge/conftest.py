@@ -13,6 +13,7 @@ import pytest
 from tests.models import bundles
 
 tiny_bundle, labelled_bundle, bare_bundle = bundles.tiny_bundle, bundles.labelled_bundle, bundles.bare_bundle
+squeezed_bundle = bundles.squeezed_bundle
 stylegan2_bundle = bundles.stylegan2_bundle
 
 ROOT = Path(__file__).parents[2]

@@ -165,6 +165,13 @@ def test_the_cpp_example_gives_a_photo_the_class_of_its_nearest_instance(
     assert_pictures_of_a_photo_are_pythons(cpp_program, labelled_bundle, photo, tmp_path / "sheet.png")
 
 
+def test_the_cpp_example_squeezes_a_photo_where_the_model_was_trained_on_such(
+    squeezed_bundle, cpp_program, jpeg_headers, tmp_path
+):
+    photo = EXAMPLES / "photos/pears.jpg"
+    assert_pictures_of_a_photo_are_pythons(cpp_program, squeezed_bundle, photo, tmp_path / "sheet.png")
+
+
 @pytest.mark.parametrize("cut", [0, 40, -200])
 def test_the_cpp_example_names_a_photo_that_it_cannot_read(
     cut, tiny_bundle, cpp_program, jpeg_headers, tmp_path

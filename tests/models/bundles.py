@@ -22,6 +22,12 @@ def labelled_bundle(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def squeezed_bundle(tmp_path_factory) -> Path:
+    """A bundle whose encoder sees all of a photo, squeezed to the square; read only."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "squeezed", crop="squeeze")
+
+
+@pytest.fixture(scope="session")
 def bare_bundle(tmp_path_factory) -> Path:
     """A bundle with three classes whose bank holds no thumbnails; read only."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "bare", classes=3, thumbnails=False)

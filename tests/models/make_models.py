@@ -35,7 +35,7 @@ from icgan_runtime.bundle.manifest import (
     onnx_metadata,
 )
 from icgan_runtime.bundle.strict_json import to_json
-from icgan_runtime.identity import EncoderIdentity
+from icgan_runtime.identity import CENTRE, EncoderIdentity
 
 OPSET = 18
 GRID = 4  # cells per side that the tiny encoder averages
@@ -46,7 +46,7 @@ F32 = NDArray[np.float32]
 Tensors = dict[str, NDArray[Any]]
 
 
-def tiny_model(classes: int = 0, encoder: str = "tiny", side: int = SIDE) -> Model:
+def tiny_model(classes: int = 0, encoder: str = "tiny", side: int = SIDE, crop: str = CENTRE) -> Model:
     return Model(
         name="tiny",
         version="1",
@@ -56,16 +56,21 @@ def tiny_model(classes: int = 0, encoder: str = "tiny", side: int = SIDE) -> Mod
         classes=classes,
         class_names=tuple(f"class {i}" for i in range(classes)) or None,
         encoder=EncoderIdentity(encoder, hashlib.sha256(encoder.encode()).hexdigest(), side, WIDTH),
-        preprocessing=Preprocessing(side),
+        preprocessing=Preprocessing(side, crop=crop),
         licence=Licence("CC0-1.0"),
     )
 
 
 def make_bundle(
-    root: Path, classes: int = 0, encoder: str = "tiny", seed: int = 0, thumbnails: bool = True
+    root: Path,
+    classes: int = 0,
+    encoder: str = "tiny",
+    seed: int = 0,
+    thumbnails: bool = True,
+    crop: str = CENTRE,
 ) -> Path:
     """Write a complete bundle and return its folder. A model without classes has a bank with names."""
-    model = tiny_model(classes, encoder)
+    model = tiny_model(classes, encoder, crop=crop)
     rng = np.random.default_rng(seed)
     (root / "bank").mkdir(parents=True)
     encoder_weight = rng.normal(size=(GRID * GRID * 3, WIDTH)).astype(np.float32)

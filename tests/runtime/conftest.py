@@ -12,6 +12,7 @@ from tests.models import bundles
 from tests.models.make_models import make_bundle
 
 tiny_bundle, labelled_bundle = bundles.tiny_bundle, bundles.labelled_bundle
+squeezed_bundle = bundles.squeezed_bundle
 bare_bundle = bundles.bare_bundle
 
 

@@ -39,6 +39,13 @@ def test_path_bytes_picture_and_array_are_the_same_input(photo, tmp_path):
         np.testing.assert_array_equal(images.load(picture, SIZE), wanted)
 
 
+def test_a_squeezed_picture_is_all_of_it(photo):
+    wanted = np.asarray(photo.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    assert photo.width != photo.height
+    for picture in (encoded(photo, "PNG"), photo, np.asarray(photo)):
+        np.testing.assert_array_equal(images.load(picture, SIZE, images.SQUEEZE), wanted)
+
+
 def test_a_file_that_is_no_picture_is_named(tmp_path):
     path = tmp_path / "letter.jpg"
     path.write_text("Dear all")

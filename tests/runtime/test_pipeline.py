@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from icgan_runtime import Bank, Pipeline
 from icgan_runtime.backends.canned import CannedSession
@@ -35,6 +36,15 @@ def pipe(tiny_bundle):
 def labelled(labelled_bundle):
     with Pipeline.load(labelled_bundle, threads=1) as pipe:
         yield pipe
+
+
+def test_a_photo_is_squeezed_for_a_model_that_was_trained_on_squeezed_pictures(squeezed_bundle):
+    with Image.open(PHOTO) as opened:
+        photo = opened.convert("RGB").crop((0, 0, 300, 120))
+    with Pipeline.load(squeezed_bundle, threads=1) as pipe:
+        side = pipe.model.preprocessing.size
+        square = np.asarray(photo.resize((side, side), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(pipe.embed(photo), pipe.embed(square))
 
 
 def test_generated_pictures_come_with_their_origin(pipe):

@@ -57,6 +57,7 @@ def test_a_snapshot_becomes_a_run(tmp_path: Path, networks, capsys: pytest.Captu
     assert config["name"] == "icgan_stylegan2_coco_res16"
     assert config["provenance"]["data"] == "COCO128"
     assert config["licence"]["weights"] == "CC-BY-NC-4.0"
+    assert config["data"] == {"crop": "squeeze"}  # as COCO's pictures were
 
 
 def test_a_folder_of_a_state_dict_and_settings_is_taken(tmp_path: Path, networks) -> None:

@@ -24,11 +24,12 @@ from tests.triton.test_icgan import png
 reader_load = images.load
 
 
-def load(monkeypatch: pytest.MonkeyPatch, kept: int = 0, room: int = 64) -> Any:
+def load(monkeypatch: pytest.MonkeyPatch, kept: int = 0, room: int = 64, **more: str) -> Any:
     """The stage, for pictures of 4 × 4, with one decoder."""
     monkeypatch.setattr(os, "nice", lambda increment: 0)
     model = load_stage("icgan_preprocess", monkeypatch).TritonPythonModel()
-    settings = {"classes": 0, "kept_pictures": kept, "decoders": 1, "max_rows": 8, "max_queue": room}
+    settings = {"classes": 0, "kept_pictures": kept, "decoders": 1, "max_rows": 8, "max_queue": room, **more}
+
     parameters = {name: {"string_value": str(value)} for name, value in settings.items()}
     config = {"output": [{"name": "image", "dims": [4, 4, 3]}], "parameters": parameters}
     model.initialize({"model_config": json.dumps(config)})
@@ -49,9 +50,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Which files are decoded from here on."""
     decoded: list[bytes] = []
 
-    def load(file: bytes, size: int) -> images.U8:
+    def load(file: bytes, size: int, crop: str) -> images.U8:
         decoded.append(file)
-        return reader_load(file, size)
+        return reader_load(file, size, crop)
 
     monkeypatch.setattr(images, "load", load)
     return decoded
@@ -59,6 +60,17 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 def files(*pictures: bytes) -> np.ndarray:
     return np.array(pictures, dtype=object)[:, None]
+
+
+def test_a_picture_is_squeezed_where_the_bundle_says_so(monkeypatch):
+    photo = Image.new("RGB", (16, 8), "black")
+    photo.paste("white", (12, 0, 16, 8))
+    stream = io.BytesIO()
+    photo.save(stream, "PNG")
+    for crop, bright in (("squeeze", True), ("centre-short-side", False)):
+        stage = load(monkeypatch, crop=crop)
+        (answer,) = stage.execute([Request({"IMAGE": files(stream.getvalue()), **scalars(1)})])
+        assert (answer.found["image"][0, 0, 3, 0] > 200) == bright
 
 
 def test_odd_exif_fills_no_log(monkeypatch):
@@ -136,7 +148,7 @@ def test_a_picture_that_cannot_be_decoded_fails_for_each_who_sent_it(monkeypatch
 
 def test_photos_are_sent_away_when_many_wait_and_prepared_pictures_still_taken(monkeypatch):
     may_go_on = threading.Event()
-    monkeypatch.setattr(images, "load", lambda file, size: may_go_on.wait(60) and reader_load(file, size))
+    monkeypatch.setattr(images, "load", lambda file, *how: may_go_on.wait(60) and reader_load(file, *how))
     model = load(monkeypatch)
     shed = model.requests.shed
 

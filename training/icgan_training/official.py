@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from icgan_runtime.files import atomic_directory, sha256_of_file
+from icgan_runtime.identity import SQUEEZE
 from icgan_training.errors import ConfigError, WeightsError
 from icgan_training.networks.backbones import AnyDiscriminator, AnyGenerator
 from icgan_training.networks.checkpoint import assign_strictly, save_weights, unallocated
@@ -102,7 +104,7 @@ class Experiment:
         return self.folder / f"D{self.suffix}.pth"
 
 
-def convert(folder: Path, out: Path, *, encoder: Path | None = None) -> Experiment:
+def convert(folder: Path, out: Path, *, encoder: Path | None = None, squeezed: bool = False) -> Experiment:
     """Write a run directory from a published experiment folder, and an encoder (a file of ours or torch's).
 
     Raises WeightsError for a file that is missing, damaged, unsafe or does not fit, before `out` exists.
@@ -116,7 +118,7 @@ def convert(folder: Path, out: Path, *, encoder: Path | None = None) -> Experime
         files.append(experiment.discriminator_file)
         discriminator = load_network(Discriminator, experiment.discriminator_file, experiment.config)
     described = _describe(experiment, files)
-    write_run(out, generator, discriminator, encoder, experiment.encoder, described)
+    write_run(out, generator, discriminator, encoder, experiment.encoder, described, squeezed)
     return experiment
 
 
@@ -133,11 +135,13 @@ def write_run(
     encoder: Path | None,
     trained_with: str,
     described: Mapping[str, Any],
+    squeezed: bool,
 ) -> None:
     """A run directory of published networks, whole or not at all.
 
     encoder: a file of ours or torch's; trained_with: whose ResNet-50 it should be. described: `name`, `model`
-    and `provenance` of config.json. Raises WeightsError.
+    and `provenance` of config.json. squeezed: whether its pictures were squeezed to the square; those of
+    COCO-Stuff were. Raises WeightsError.
     """
     check_free(out)
     try:
@@ -154,6 +158,9 @@ def write_run(
                 "licence": {"weights": LICENCE, "notice": NOTICE},
                 "provenance": described["provenance"],
             }
+            names = f"{described['name']} {described['provenance']['data']}".lower()
+            if squeezed or re.search("(?<![a-z])coco(?![a-z])", names):
+                config["data"] = {"crop": SQUEEZE}
             save_weights(generator, partial / "generator.safetensors")
             if discriminator is not None:
                 save_weights(discriminator, partial / "discriminator.safetensors")

@@ -48,7 +48,9 @@ class Snapshot:
     data: str | None  # what the file calls its training set
 
 
-def convert_stylegan2(file: Path, out: Path, *, encoder: Path | None = None) -> Snapshot:
+def convert_stylegan2(
+    file: Path, out: Path, *, encoder: Path | None = None, squeezed: bool = False
+) -> Snapshot:
     """Write a run directory from published weights that `find_stylegan2` found; see `official.convert`."""
     snapshot = read_stylegan2(file)
     config = snapshot.generator.config
@@ -61,7 +63,7 @@ def convert_stylegan2(file: Path, out: Path, *, encoder: Path | None = None) -> 
             "files": {file.name: sha256_of_file(file)},
         },
     }
-    write_run(out, snapshot.generator, snapshot.discriminator, encoder, ENCODER, described)
+    write_run(out, snapshot.generator, snapshot.discriminator, encoder, ENCODER, described, squeezed)
     return snapshot
 
 

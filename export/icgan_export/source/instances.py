@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from icgan_export.source.runs import Run
 from icgan_export.source.stored import read_stored
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.console import tell
+from icgan_runtime.identity import SQUEEZE
 from icgan_runtime.names import Names
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.data.labels import check_classes, cluster_labels
@@ -80,6 +81,12 @@ def check_prepared(model: Model, data: PreparedDataset, encoder: str) -> None:
         raise ExportError(
             f"{data.path} holds {data.meta.resolution} px pictures, the model {model.resolution} px"
         )
+    if data.meta.crop != model.preprocessing.crop:
+        fix = "with" if model.preprocessing.crop == SQUEEZE else "without"
+        raise ExportError(
+            f"{data.path} has pictures made square by {data.meta.crop}, the model was trained on"
+            f" {model.preprocessing.crop}: prepare it again {fix} --squeeze"
+        )
     check_classes(data, model.class_names)
 
 
@@ -138,7 +145,7 @@ def _from_stored(run: Run, path: Path, count: int, queries: int) -> Instances:
 
 def _from_pictures(run: Run, path: Path, count: int, queries: int, embed: Embed) -> Instances:
     """Whatever `icgan-train prepare` reads. Pictures that cannot be read are left out, and said to be."""
-    found = open_source(path)
+    found = replace(open_source(path), crop=run.model.preprocessing.crop)
     for remark in found.remarks:
         tell(remark)
     kept, stack = [], []

@@ -20,7 +20,7 @@ from icgan_runtime.bundle.manifest import Model, Preprocessing
 from icgan_runtime.files import sha256_of_file
 from icgan_runtime.identity import EncoderIdentity
 from icgan_runtime.verify import to_bytes
-from icgan_training.fit.run import find_data, open_encoder, read_config
+from icgan_training.fit.run import crop_of, find_data, open_encoder, read_config
 from icgan_training.integrity import inside
 from icgan_training.networks.backbones import AnyConfig, AnyGenerator, backbone_of
 from icgan_training.networks.checkpoint import load_generator
@@ -123,7 +123,7 @@ def _model(path: Path, config: dict[str, Any], shape: AnyConfig, encoder: Encode
         classes=classes,
         class_names=tuple(names) if names is not None and len(names) == classes else None,
         encoder=encoder,
-        preprocessing=Preprocessing(shape.resolution),
+        preprocessing=Preprocessing(shape.resolution, crop=crop_of(config)),
         licence=licence_of_weights(config),
         truncation="mean-w" if backbone_of(shape) == "stylegan2" else "noise",
     )

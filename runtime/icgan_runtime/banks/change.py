@@ -244,7 +244,7 @@ def _named(living: Living, names: Sequence[str]) -> list[int]:
 
 
 def _of_file(pipe: Pipeline, path: Path, side: int) -> Found:
-    picture = images.load(path, pipe.model.preprocessing.size)
+    picture = images.for_encoder(path, pipe.model.preprocessing)
     thumbnails = images.resize_sides(picture, side, side)[None] if side else None
     names = Names.of([path.name])
     return Found(np.zeros(1, np.int64), pipe.embed([picture]), None, None, names, thumbnails)

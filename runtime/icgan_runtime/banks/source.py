@@ -98,7 +98,7 @@ def _of_pictures(pipe: Pipeline, source: sources.Pictures, side: int) -> Found:
     embeddings: list[F32] = []
     thumbnails: list[U8] = []
     left_out: list[str] = []
-    size = pipe.model.preprocessing.size
+    how = pipe.model.preprocessing
     all_names: list[str] = []
     with Progress("embed", "pictures", len(source)) as progress:
         for start in range(0, len(source), _AT_ONCE):
@@ -107,7 +107,7 @@ def _of_pictures(pipe: Pipeline, source: sources.Pictures, side: int) -> Found:
             for row, name in zip(rows, source.names(rows), strict=True):
                 all_names.append(name)
                 try:
-                    batch.append(images.load(source.folder / name, size))
+                    batch.append(images.for_encoder(source.folder / name, how))
                     kept.append(row)
                 except DecodeError as error:
                     left_out.append(error.problem)

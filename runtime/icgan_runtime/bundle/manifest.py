@@ -27,7 +27,7 @@ from pathlib import Path
 from icgan_runtime import files
 from icgan_runtime.bundle.strict_json import LATER, Json, digest, parse, to_json
 from icgan_runtime.errors import BindingError, BundleError
-from icgan_runtime.identity import EncoderIdentity, FileEntry
+from icgan_runtime.identity import CENTRE, CROPS, EncoderIdentity, FileEntry
 
 FORMAT = "icgan-bundle"
 SCHEMA_VERSIONS = (1, 2)  # that this runtime reads; the first knows one meaning of truncation
@@ -63,7 +63,7 @@ class Preprocessing:
     size: int
     orientation: str = "exif"
     alpha: str = "white"
-    crop: str = "centre-short-side"
+    crop: str = CENTRE
     resize: str = "pillow-bilinear"
     colour: str = "rgb"
 
@@ -363,7 +363,7 @@ def _validate_model(model: Model) -> None:
         _one_of(
             f"model.preprocessing.{item.name}",
             getattr(model.preprocessing, item.name),
-            (getattr(known, item.name),),
+            CROPS if item.name == "crop" else (getattr(known, item.name),),
         )
 
 

@@ -77,7 +77,7 @@ def generate(pipe: Pipeline, each: Followed, settings: dict[str, Any]) -> tuple[
         return _of_instance(pipe, each.instance, settings)
     if each.row is not None:
         return _blank(side), pipe.generate_from(_embedding(pipe, each), **settings)
-    shown = images.load(each.name, side)  # refused here, a picture is named
+    shown = images.load(each.name, side, pipe.model.preprocessing.crop)  # refused here, a picture is named
     return shown, pipe.generate(each.name, **settings)
 
 

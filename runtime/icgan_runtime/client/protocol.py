@@ -242,7 +242,7 @@ class ServedModel:
             if self.prepare == "client" and len(file) > size * size * 3:
                 file = None
         if file is None:
-            pixels = images.load(picture, size)
+            pixels = images.for_encoder(picture, self.model.preprocessing)
             if count == 1 or not self.repeats:
                 return {"PIXELS": np.repeat(pixels[None], count, axis=0)}
             file = images.encode(pixels, "BMP")  # as they are, for nothing is to be decoded
@@ -254,8 +254,8 @@ class ServedModel:
         if self.prepare == "server" and all(isinstance(each, (str, Path, bytes)) for each in pictures):
             files = [each if isinstance(each, bytes) else images.read(each) for each in pictures]  # type: ignore[arg-type]
             return {"IMAGE": np.array(files, dtype=object)[:, None]}
-        size = self.model.preprocessing.size
-        return {"PIXELS": np.stack([images.load(picture, size) for picture in pictures])}
+        how = self.model.preprocessing
+        return {"PIXELS": np.stack([images.for_encoder(picture, how) for picture in pictures])}
 
     def _scalars(self, request: Request, samples: range) -> Arrays:
         return _scalars(request.rows(samples, self.model.classes))

@@ -154,6 +154,7 @@ def _preprocess(served: ServedModel) -> tc.ModelConfig:
     parameters = {
         "classes": tc.Parameter(str(served.model.classes)),
         "decoders": tc.Parameter(str(served.options.decoders)),
+        "crop": tc.Parameter(served.model.preprocessing.crop),
         "kept_pictures": tc.Parameter(str(served.options.cache_mb and KEPT_PICTURES)),
     }
     return _python(

@@ -110,7 +110,7 @@ def invert(
 
     Alike is what has a small squared distance of `features`, otherwise a high `likeness` and embedding.
     """
-    shown = images.load(picture, chain.model.resolution)
+    shown = images.load(picture, chain.model.resolution, chain.model.preprocessing.crop)
     if features is None:
         seen = chain.embed([picture])[0]
 

@@ -106,14 +106,14 @@ class Pictures:
 
     def read(self, rows: range, chain: Chain) -> Instances:
         names = self.names(rows)
-        size = chain.model.preprocessing.size
+        how = chain.model.preprocessing
         kept: list[int] = []
         skipped: list[tuple[str, str]] = []
         embeddings: list[F32] = []
         pixels: list[images.Picture] = []
         for i, name in enumerate(names):
             try:
-                pixels.append(images.load(self.folder / name, size))
+                pixels.append(images.for_encoder(self.folder / name, how))
                 kept.append(i)
             except DecodeError as error:
                 skipped.append((name, error.problem))

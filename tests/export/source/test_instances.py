@@ -87,6 +87,22 @@ def test_a_bank_takes_the_pictures_that_prepare_takes_and_names_those_it_cannot_
     assert choose_instances(read_run(run), tmp_path / "list.csv", 100, 1).class_names == ("warm",)
 
 
+def test_a_bank_is_squeezed_as_the_models_pictures_were(run, tmp_path):
+    path = shutil.copytree(run, tmp_path / "squeezed")
+    config = json.loads((path / "config.json").read_text())
+    config.setdefault("data", {})["crop"] = "squeeze"
+    (path / "config.json").write_text(json.dumps(config))
+    read = read_run(path)
+    assert read.model.preprocessing.crop == "squeeze"
+    (tmp_path / "wide").mkdir()
+    side, wide = read.model.resolution, np.zeros((20, 40, 3), np.uint8)
+    wide[:, 30:] = 255
+    Image.fromarray(wide).save(tmp_path / "wide" / "0.png")
+    found = choose_instances(read, tmp_path / "wide", 1, 1)
+    assert found.pictures[0, 0, side - 1, 0] == 255
+    assert found.pictures[0, 0, side // 2, 0] == 0
+
+
 def test_a_bank_is_read_from_a_container_like_the_files_in_it(run, tmp_path):
     files = sorted((run / "instances" / "warm").iterdir())
     with tarfile.open(tmp_path / "warm.tar", "w") as shard:

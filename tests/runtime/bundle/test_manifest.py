@@ -86,6 +86,7 @@ def test_the_graph_of_highest_precision_is_the_default(tiny_bundle):
         (["model", "name"], "\x1b[2J", "expected printable text"),
         (["model", "encoder", "sha256"], "00", "not a lower-case hex SHA-256"),
         (["model", "preprocessing", "resize"], "lanczos", "'lanczos', this runtime knows"),
+        (["model", "preprocessing", "crop"], "none", "'none', this runtime knows .*squeeze"),
         (["graphs", 0, "role"], "discriminator", "role is 'discriminator'"),
         (["graphs", 0, "precision"], "fp8", "precision is 'fp8'"),
         (["graphs", 0, "opset"], 9, "opset is 9"),
@@ -262,6 +263,7 @@ def test_the_encoder_id_depends_on_encoder_and_preprocessing_only():
     assert renamed.encoder_id == model.encoder_id
     assert renamed.identity != model.identity
     assert tiny_model(side=16).encoder_id != model.encoder_id
+    assert tiny_model(crop="squeeze").encoder_id != model.encoder_id
     assert tiny_model(encoder="other").encoder_id != model.encoder_id
 
 

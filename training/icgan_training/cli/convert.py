@@ -31,6 +31,12 @@ def add_parser(commands: Subparsers) -> None:
         metavar="FILE",
         help="its encoder: a file of ours, or the torch ResNet-50 file (default: none, and no bundle then)",
     )
+    parser.add_argument(
+        "--squeeze",
+        action="store_true",
+        help="the weights were trained on pictures squeezed to the square, not cropped, as those that are "
+        "called coco were (default: by their name)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,10 +47,12 @@ def run(args: argparse.Namespace) -> None:
     check_free(args.out)
     config: AnyConfig
     if (snapshot := find_stylegan2(args.folder)) is not None:
-        config = convert_stylegan2(snapshot, args.out, encoder=args.encoder).generator.config
+        config = convert_stylegan2(
+            snapshot, args.out, encoder=args.encoder, squeezed=args.squeeze
+        ).generator.config
         encoder = ENCODER
     else:
-        experiment = convert(args.folder, args.out, encoder=args.encoder)
+        experiment = convert(args.folder, args.out, encoder=args.encoder, squeezed=args.squeeze)
         config, encoder = experiment.config, experiment.encoder
     say(
         f"{args.out}: {config.resolution} px, {config.conditioning}, weights under {LICENCE} (non-commercial)"

@@ -13,6 +13,7 @@ from icgan_training.errors import DataError
 
 if TYPE_CHECKING:
     from icgan_runtime.cluster import Place
+    from icgan_training.data.selection import Selection
     from icgan_training.distributed import Processes
 
 
@@ -37,6 +38,16 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DATA", help="folder to write")
     parser.add_argument("--resolution", type=int, metavar="PIXELS", help="side of the prepared pictures")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="take --resolution, --neighbours and --squeeze from a preset of fit, where they are not given",
+    )
+    parser.add_argument(
+        "--squeeze",
+        action="store_true",
+        help="make pictures square by squeezing them, as COCO-Stuff was published (default: their middle)",
+    )
     parser.add_argument(
         "--encoder",
         help="efficientnet-lite0 or resnet50, fetched once; a weights file (ours, or a torch ResNet-50); or "
@@ -76,6 +87,7 @@ def add_parser(commands: Subparsers) -> None:
         help="above this many pictures neighbours are approximate (default: 200k)",
     )
     parser.set_defaults(parser=parser)
+    add_selection(parser)
     parser.add_argument("--no-labels", action="store_true", help="ignore sub-folder names and label columns")
     parser.add_argument(
         "--ray",
@@ -98,18 +110,69 @@ def add_parser(commands: Subparsers) -> None:
     )
 
 
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("pictures by COCO's annotations")
+    group.add_argument(
+        "--annotations",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="annotations of the pictures; those with --objects objects are taken (default: all pictures)",
+    )
+    group.add_argument("--objects", default="3-8", metavar="LEAST-MOST", help="(default: %(default)s)")
+    group.add_argument(
+        "--object-share",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="of the picture, that an object's box must exceed to count (default: %(default)s)",
+    )
+    group.add_argument(
+        "--uncounted",
+        default="other",
+        metavar="CATEGORY",
+        help="whose objects do not count (default: %(default)s)",
+    )
+    group.add_argument(
+        "--part", metavar="first:N", help="the first N pictures taken, or rest:N, those after (default: all)"
+    )
+    group.add_argument(
+        "--class-sets",
+        choices=["seen", "unseen"],
+        help="only pictures whose set of categories a picture of --trained-on shows, or none (default: all)",
+    )
+    group.add_argument(
+        "--trained-on", type=Path, nargs="+", metavar="JSON", help="annotations of the training pictures"
+    )
+
+
 def run(args: argparse.Namespace) -> None:
+    from icgan_runtime.identity import CENTRE, SQUEEZE
     from icgan_training.data.dataset import PreparedDataset
     from icgan_training.data.prepare import prepare
     from icgan_training.distributed import join, leave, local_device
+    from icgan_training.networks.presets import preset as find_preset
 
+    selection = selected(args)
+    usual, squeeze = 50, args.squeeze
+    if args.preset is not None:
+        if args.add_to is not None:
+            args.parser.error("--add-to takes its set's settings: leave --preset out")
+        preset = find_preset(args.preset)
+        args.resolution = args.resolution or preset.model.resolution
+        usual, squeeze = preset.neighbours or usual, squeeze or preset.squeeze
     base = None if args.add_to is None else PreparedDataset.open(args.add_to)
     if base is not None and (args.resolution, args.encoder, args.input_size) != (None, None, None):
         args.parser.error(
             "--add-to takes --resolution, --encoder and --input-size from its set: leave them out"
         )
+    if base is not None and (squeeze or selection is not None):
+        args.parser.error(
+            "--add-to takes how pictures become square from its set, and all of SOURCE: leave"
+            " --squeeze and --annotations out"
+        )
     if base is None and (args.resolution is None or args.encoder is None):
-        args.parser.error("--resolution and --encoder are needed, or --add-to")
+        args.parser.error("--resolution (or --preset) and --encoder are needed, or --add-to")
     processes = join(local_device())
     place = None if args.ray is None else ray_place(args, processes)
     if base is not None and processes.first:
@@ -121,9 +184,11 @@ def run(args: argparse.Namespace) -> None:
         encoder=args.encoder if base is None else str(base.encoder_path),
         weights=args.weights,
         input_size=args.input_size,
-        neighbours=args.neighbours or (50 if base is None else base.meta.neighbours),
+        neighbours=args.neighbours or (usual if base is None else base.meta.neighbours),
         exact_up_to=args.exact_up_to,
         use_labels=not args.no_labels,
+        crop=(SQUEEZE if squeeze else CENTRE) if base is None else base.meta.crop,
+        selection=selection,
         processes=processes,
         base=base,
         place=place,
@@ -131,6 +196,35 @@ def run(args: argparse.Namespace) -> None:
     leave()
     if processes.first:
         say(f"{args.out} is ready")
+
+
+def selected(args: argparse.Namespace) -> Selection | None:
+    """What the options on annotations ask for; None without any. DataError for what cannot be."""
+    from icgan_training.data.selection import Selection
+
+    if args.annotations is None:
+        given = [name for name in ("part", "class_sets", "trained_on") if getattr(args, name) is not None]
+        if given:
+            args.parser.error(f"--{given[0].replace('_', '-')} goes with --annotations")
+        return None
+    least, dash, most = args.objects.partition("-")
+    if not (dash and least.isdigit() and most.isdigit()):
+        raise DataError(f"--objects is {args.objects}, it must be LEAST-MOST, as 3-8")
+    part = None
+    if args.part is not None:
+        which, _, length = args.part.partition(":")
+        if not length.isdigit():
+            raise DataError(f"--part is {args.part}, it must be first:N or rest:N, as first:1024")
+        part = which, int(length)
+    return Selection(
+        tuple(args.annotations),
+        (int(least), int(most)),
+        args.object_share,
+        args.uncounted,
+        part,
+        args.class_sets,
+        tuple(args.trained_on or ()),
+    )
 
 
 def ray_place(args: argparse.Namespace, processes: Processes) -> Place:

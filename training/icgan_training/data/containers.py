@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_runtime.identity import CENTRE
 from icgan_runtime.images import sniff
 
 LOOKED_AT = 32
@@ -40,7 +41,7 @@ class Container(Protocol):
     def called(self, row: int) -> str:
         """The file that a picture was, "" where the container does not say."""
 
-    def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
+    def read(self, row: int, resolution: int, crop: str = CENTRE) -> NDArray[np.uint8]:
         """One picture [R, R, 3]; `DataError` for one that cannot be decoded."""
 
     def identity(self) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime.files import sha256_of_file
-from icgan_runtime.identity import EncoderIdentity, FileEntry
+from icgan_runtime.identity import CENTRE, CROPS, EncoderIdentity, FileEntry
 from icgan_runtime.names import ENDS, TEXT, Names
 from icgan_training.errors import DataError
 from icgan_training.integrity import inside, read_json
@@ -47,10 +47,15 @@ class DatasetMeta:
     encoder: EncoderIdentity
     unreadable: int = 0  # pictures of the source that could not be decoded
     files: dict[str, FileEntry] | None = None  # all the others; None: prepared before they were hashed
+    crop: str = CENTRE  # one of CROPS: how pictures became square
+    selection: dict[str, Any] | None = None  # by which pictures of the source were taken; None: all
 
     def to_json(self) -> str:
         """The text of `dataset.json`; `from_json` reads it back to an equal value."""
         fields = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        for name, usual in (("crop", CENTRE), ("selection", None)):
+            if fields[name] == usual:  # so that sets without them are what they were
+                del fields[name]
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -68,6 +73,8 @@ class DatasetMeta:
             isinstance(names, list) and all(isinstance(name, str) for name in names)
         ):
             raise ValueError("class_names is not a list of names")
+        if fields.get("crop", CENTRE) not in CROPS:
+            raise ValueError(f"crop is {fields['crop']!r}, this program knows {' and '.join(CROPS)}")
         return cls(**fields, encoder=encoder, files=files)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime.errors import MissingExtraError
+from icgan_runtime.identity import CENTRE
 from icgan_training.data.containers import Blocks
 from icgan_training.data.transforms import square
 from icgan_training.errors import DataError
@@ -62,10 +63,10 @@ class Hdf5:
         """Nothing: rows have no names."""
         return ""
 
-    def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
+    def read(self, row: int, resolution: int, crop: str = CENTRE) -> NDArray[np.uint8]:
         """One picture [R, R, 3]."""
         block, place = divmod(row, self.block)
-        return square(self.blocks[block][place].transpose(1, 2, 0), resolution)
+        return square(self.blocks[block][place].transpose(1, 2, 0), resolution, crop)
 
     def identity(self) -> Iterator[bytes]:
         """Name and shape."""

@@ -37,6 +37,10 @@ def check_labels(base: PreparedDataset, source: Source) -> None:
 
 def check_same_encoder(base: PreparedDataset, settings: PrepareSettings) -> None:
     """Raise `DataError` where the new embeddings would not be of the set's own space."""
+    if settings.crop != base.meta.crop:
+        raise DataError(
+            f"--add-to {base.path} has pictures made square by {base.meta.crop}: so must these be"
+        )
     if settings.encoder_sha256 != base.meta.encoder.sha256 or settings.resolution != base.meta.resolution:
         own, wanted = base.meta.encoder.sha256[:12], settings.encoder_sha256[:12]
         raise DataError(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from icgan_runtime.console import tell
 from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.files import sha256_of_file
-from icgan_runtime.identity import EncoderIdentity
+from icgan_runtime.identity import CENTRE, EncoderIdentity
 from icgan_runtime.names import ENDS, TEXT
 from icgan_training.data.advice import likeness, warnings
 from icgan_training.data.dataset import (
@@ -42,6 +42,7 @@ from icgan_training.data.join import (
 )
 from icgan_training.data.neighbours import EXACT_UP_TO, check_count, neighbour_statistics
 from icgan_training.data.npy_rows import Rows
+from icgan_training.data.selection import Selection, select
 from icgan_training.data.sharded import find_neighbours
 from icgan_training.data.shards import (
     PrepareSettings,
@@ -80,6 +81,8 @@ def prepare(
     neighbours: int = 50,
     exact_up_to: int = EXACT_UP_TO,
     use_labels: bool = True,
+    crop: str = CENTRE,
+    selection: Selection | None = None,
     processes: Processes = ALONE,
     base: PreparedDataset | None = None,
     place: "Place | None" = None,
@@ -91,6 +94,7 @@ def prepare(
     encoder: a name `fetch` knows, an encoder file of ours, a torch ResNet-50 state dict, or timm:NAME.
     weights: the file of a timm:NAME.
     input_size: the side pictures are enlarged to before the encoder; None keeps what its file says.
+    crop: one of CROPS. selection: which pictures of the source are taken; None: all.
     place: where on Ray the shards are made; None: here.
     processes: under torchrun each takes its share of the shards; the first one does the rest.
     Raises `DataError` when the pictures cannot make a data set; a partial folder stays for the next try.
@@ -101,7 +105,9 @@ def prepare(
         raise DataError(f"--resolution is {resolution}, it must be at least 8")
     if input_size is not None and input_size < 32:
         raise DataError(f"--input-size is {input_size}, it must be at least 32: encoders halve it five times")
-    source = open_source(source_path, use_labels=use_labels)
+    source = dataclasses.replace(open_source(source_path, use_labels=use_labels), crop=crop)
+    if selection is not None:
+        source = select(source, selection)
     if processes.first:
         for remark in source.remarks:
             tell(remark)
@@ -128,6 +134,7 @@ def prepare(
         resolution=resolution,
         encoder_sha256=sha256_of_file(partial / ENCODER),
         embedding_dim=network.config.embedding_dim,
+        crop=crop,
     )
     if base is not None:
         check_same_encoder(base, settings)
@@ -142,7 +149,7 @@ def prepare(
         fill_on_ray(source, settings, partial, place)
     wait(processes)
     if processes.first:
-        finish(source, network.config, settings, partial, neighbours, exact_up_to, base)
+        finish(source, network.config, settings, partial, neighbours, exact_up_to, base, selection)
         publish(partial, finished, out)
         advise(PreparedDataset.open(out))
 
@@ -181,7 +188,7 @@ def begin_or_continue(partial: Path, settings: PrepareSettings) -> None:
     file = partial / "settings.json"
     wanted = dataclasses.asdict(settings)
     if file.exists():
-        begun = json.loads(file.read_text())
+        begun = {"crop": CENTRE} | json.loads(file.read_text())  # an older version knew no other
         changed = [
             f"{key} was {begun.get(key)}, is {wanted[key]}" for key in wanted if begun.get(key) != wanted[key]
         ]
@@ -204,6 +211,7 @@ def finish(
     k: int,
     exact_up_to: int,
     base: PreparedDataset | None = None,
+    selection: Selection | None = None,
 ) -> None:
     """Close the holes, find neighbourhoods, write `dataset.json`; can be repeated after a kill."""
     unreadable = tell_unreadable(source, settings, partial)
@@ -246,6 +254,8 @@ def finish(
         ),
         unreadable=len(unreadable) + (0 if base is None else base.meta.unreadable),
         files=describe_files(folder),
+        crop=settings.crop,
+        selection=selection.describe() if selection is not None else base.meta.selection if base else None,
     )
     write_atomically(folder / "dataset.json", meta.to_json())
 

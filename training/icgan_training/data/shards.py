@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from icgan_runtime.cpus import usable_cpus
 from icgan_runtime.files import atomic_file
+from icgan_runtime.identity import CENTRE
 from icgan_training.data.dataset import UNIT_TOLERANCE, chunks
 from icgan_training.data.npy_rows import Rows
 from icgan_training.data.sources import Source
@@ -43,6 +44,7 @@ class PrepareSettings:
     resolution: int
     encoder_sha256: str
     embedding_dim: int
+    crop: str = CENTRE
 
 
 def array_shapes(settings: PrepareSettings) -> dict[str, tuple[str, tuple[int, ...]]]:

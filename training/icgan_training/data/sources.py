@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from icgan_runtime.identity import CENTRE
 from icgan_runtime.images import SUFFIXES
 from icgan_runtime.names import Names, below_common_folder
 from icgan_training.data.containers import Container
@@ -59,6 +60,7 @@ class Source:
     array: NDArray[np.uint8] | None = None  # [N, H, W, 3]
     container: Container | None = None
     remarks: Sequence[str] = ()  # what whoever prepares it should know, a line each
+    crop: str = CENTRE  # how its pictures become square
 
     def __len__(self) -> int:
         if self.container is not None:
@@ -85,12 +87,12 @@ class Source:
     def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
         """One picture [R, R, 3]; raises `DataError` naming a file that cannot be decoded."""
         if self.container is not None:
-            return self.container.read(row, resolution)
+            return self.container.read(row, resolution, self.crop)
         if self.array is not None:
-            return square(self.array[row], resolution)
+            return square(self.array[row], resolution, self.crop)
         if self.store is not None:
-            return decode_picture(self.store.read(self.files[row]), self.name(row), resolution)
-        return read_picture(self.root / self.files[row], resolution)
+            return decode_picture(self.store.read(self.files[row]), self.name(row), resolution, self.crop)
+        return read_picture(self.root / self.files[row], resolution, self.crop)
 
     def part(self, rows: slice) -> "Source | None":
         """Some pictures alone, small enough to be sent, without labels; None where the file is the list."""

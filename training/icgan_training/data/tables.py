@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime.errors import MissingExtraError
+from icgan_runtime.identity import CENTRE
 from icgan_training.data.containers import LOOKED_AT, RECOMPRESSED, Blocks, look_recompressed
 from icgan_training.data.transforms import decode_picture, one_line, read_picture
 from icgan_training.errors import DataError
@@ -66,14 +67,14 @@ class Table:
         """The path beside the picture, if there is one."""
         return self._entry(row)[1] or ""
 
-    def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
+    def read(self, row: int, resolution: int, crop: str = CENTRE) -> NDArray[np.uint8]:
         """One picture [R, R, 3]; raises `DataError` naming its row."""
         data, path = self._entry(row)
         if data:
-            return decode_picture(data, self.name(row), resolution)
+            return decode_picture(data, self.name(row), resolution, crop)
         if path is None:
             raise DataError(f"{self.name(row)}: neither bytes nor a path")
-        return read_picture(self.origin.parent / path, resolution)
+        return read_picture(self.origin.parent / path, resolution, crop)
 
     def identity(self) -> Iterator[bytes]:
         """Names of files, numbers of rows, and their order."""

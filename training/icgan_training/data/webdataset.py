@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icgan_runtime.files import PIECE
+from icgan_runtime.identity import CENTRE
 from icgan_runtime.images import SUFFIXES
 from icgan_training.data.containers import LOOKED_AT, RECOMPRESSED, look_recompressed
 from icgan_training.data.remote import RemoteFile
@@ -60,9 +61,9 @@ class Shards:
                 member = archive.next()
         return member.name if member else ""
 
-    def read(self, row: int, resolution: int) -> NDArray[np.uint8]:
+    def read(self, row: int, resolution: int, crop: str = CENTRE) -> NDArray[np.uint8]:
         """One picture [R, R, 3]; raises `DataError` naming its member."""
-        return decode_picture(self._bytes(row), self.name(row), resolution)
+        return decode_picture(self._bytes(row), self.name(row), resolution, crop)
 
     def identity(self) -> Iterator[bytes]:
         """Names of shards and places in them."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from icgan_runtime.files import atomic_file, sha256_of_file
+from icgan_runtime.identity import CENTRE, CROPS
 from icgan_training.data.dataset import PreparedDataset
 from icgan_training.errors import ConfigError
 from icgan_training.integrity import inside, read_json
@@ -201,8 +202,17 @@ def describe(model: AnyConfig, train: TrainConfig, data: PreparedDataset) -> dic
             "class_names": data.meta.class_names,
             "source": data.meta.source,
             "licence": data.meta.licence,
+            **({} if data.meta.crop == CENTRE else {"crop": data.meta.crop}),
         },
     }
+
+
+def crop_of(config: Mapping[str, Any]) -> str:
+    """How pictures are to become square before a run's encoder: one of CROPS. Raises ConfigError."""
+    crop: str = config.get("data", {}).get("crop", CENTRE)
+    if crop not in CROPS:
+        raise ConfigError(f"data.crop of {CONFIG} is {crop!r}; choose from {', '.join(CROPS)}")
+    return crop
 
 
 def publish(run_dir: Path, generator: AnyGenerator, discriminator: AnyDiscriminator) -> None:

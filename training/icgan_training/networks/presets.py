@@ -25,6 +25,7 @@ class Preset:
     train: TrainConfig
     neighbours: int = 0  # k of the neighbourhoods; 0 for models without an instance
     encoder: str | None = None  # whose embeddings condition the published model
+    squeeze: bool = False  # its pictures were squeezed to the square, not cropped
     score: str = ""  # the paper's FID, where it is known; our own runs: docs/reports/results.md
 
 
@@ -38,11 +39,12 @@ class _Published:
     neighbours: int
     diffaugment: tuple[str, ...] = ()
     classifier: str = "classification"  # whose embeddings a model with classes takes
+    squeeze: bool = False
 
 
 _IMAGENET = _Published("ImageNet", 1_281_167, 1000, 50)
 _IMAGENET_LT = _Published("ImageNet-LT", 115_846, 1000, 5, ("translation",), "classifier-balancing")
-_COCO = _Published("COCO-Stuff", 75_777, 1, 5, ("translation",))
+_COCO = _Published("COCO-Stuff", 75_777, 1, 5, ("translation",), squeeze=True)
 _EPOCHS = 3_000  # the published cap
 
 
@@ -84,7 +86,8 @@ def _published(
     if takes_instance:
         encoder = data.classifier if takes_label else "SwAV"
     summary = f"{data.title}, {resolution} px, {model.conditioning}"
-    return Preset(name, summary, model, train, data.neighbours if takes_instance else 0, encoder, score)
+    neighbours = data.neighbours if takes_instance else 0
+    return Preset(name, summary, model, train, neighbours, encoder, data.squeeze, score)
 
 
 def _cifar10(name: str, *, instance: bool, class_count: int | None, clusters: bool = False) -> Preset:
@@ -170,7 +173,8 @@ def _stylegan2(name: str, resolution: int, *, instance: bool, lr: float, gamma: 
     )
     model = StyleGAN2Config(resolution, embedding_dim=2048 if instance else None)
     summary = f"COCO-Stuff, {resolution} px, {model.conditioning}, StyleGAN2"
-    return Preset(name, summary, model, train, 5 if instance else 0, "SwAV" if instance else None)
+    encoder = "SwAV" if instance else None
+    return Preset(name, summary, model, train, 5 if instance else 0, encoder, _COCO.squeeze)
 
 
 _CIFAR10_STYLEGAN2 = Preset(

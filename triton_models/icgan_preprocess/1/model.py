@@ -55,7 +55,9 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         outputs = {tensor["name"]: tensor["dims"] for tensor in config["output"]}
         self.size = int(outputs["image"][0])
-        parameters = {name: int(each["string_value"]) for name, each in config["parameters"].items()}
+        texts = {name: each["string_value"] for name, each in config["parameters"].items()}
+        crop = texts.pop("crop", images.CENTRE)
+        parameters = {name: int(text) for name, text in texts.items()}
         self.classes, self.max_rows = parameters["classes"], parameters["max_rows"]
         decoders, room = parameters["decoders"], parameters["max_queue"]
         self.requests = Requests(pb_utils)
@@ -69,7 +71,7 @@ class TritonPythonModel:
         Image.core.set_blocks_max(KEPT_BLOCKS * decoders)  # type: ignore[attr-defined]
         # far fewer than elsewhere: each is alone with its decoder, however many wait
         workers = Workers(decoders, decoders * room * LARGE_SHARE, NICENESS)
-        self.decoders = Decoders(self.size, workers, parameters["kept_pictures"])
+        self.decoders = Decoders(self.size, crop, workers, parameters["kept_pictures"])
         self.probed = 0
         probe = self.requests.probe(
             args.get("model_repository", ""), "icgan_encoder", "embedding", self._probe_picture
@@ -145,8 +147,8 @@ class Work(NamedTuple):
 class Decoders:
     """Prepares pictures, each once at a time, and keeps the last `count` by the hash of their files."""
 
-    def __init__(self, size: int, workers: Workers, count: int) -> None:
-        self.size, self.workers, self.count = size, workers, count
+    def __init__(self, size: int, crop: str, workers: Workers, count: int) -> None:
+        self.size, self.crop, self.workers, self.count = size, crop, workers, count
         self.under_way: dict[bytes, Future[Prepared]] = {}
         self.kept: OrderedDict[bytes, Future[Prepared]] = OrderedDict()
         self.lock = threading.Lock()
@@ -161,10 +163,13 @@ class Decoders:
         """The picture as the encoder sees it, now or later; RequestError for one that cannot be decoded."""
         if self.is_prepared(picture):
             # pixels of this size are what `load` would give
-            return _done(lambda: images.load(picture, self.size) if isinstance(picture, bytes) else picture)
+            if not isinstance(picture, bytes):
+                return _done(lambda: picture)
+            return _done(lambda: images.load(picture, self.size, self.crop))
         if not isinstance(picture, bytes):
             return self.workers.submit(
-                min(1, max(SMALLEST, picture.nbytes / (16 * LARGE))), lambda: images.load(picture, self.size)
+                min(1, max(SMALLEST, picture.nbytes / (16 * LARGE))),
+                lambda: images.load(picture, self.size, self.crop),
             )
         key = hashlib.blake2b(picture, digest_size=32).digest() if self.count else picture
         with self.lock:
@@ -180,7 +185,7 @@ class Decoders:
     def _load(self, key: bytes, picture: bytes) -> Prepared:
         prepared = None
         try:
-            prepared = images.load(picture, self.size)
+            prepared = images.load(picture, self.size, self.crop)
         finally:  # before anybody has the answer: what comes next finds the picture kept
             with self.lock:
                 future = self.under_way.pop(key)
