@@ -11,8 +11,14 @@ const SHOWN = 18; // thumbnails at a time
 const $ = (/** @type {string} */ selector) => /** @type {any} */ (document.querySelector(selector));
 const slots = { from: $('[data-slot="from"]'), to: $('[data-slot="to"]') };
 
-/** @type {{ from: Instance | null, to: Instance | null, share: number, seed: bigint, truncation: number, condition: string, n: number }} */
-const wish = { from: null, to: null, share: 0.5, seed: 0n, truncation: 0.7, condition: "query", n: 16 };
+/** @typedef {{ parents: any[] | null, generation: number }} Round whose children are drawn: of nobody in the first */
+
+/** @type {{ from: Instance | null, to: Instance | null, share: number, seed: bigint, truncation: number, condition: string, n: number } & Round} */
+const wish = { from: null, to: null, share: 0.5, seed: 0n, truncation: 0.7, condition: "query", n: 16, parents: null, generation: 0 };
+/** @type {Round[]} the rounds before this one */
+const rounds = [];
+/** @type {WeakMap<Element, any>} of a tile: the latent that its picture was drawn from */
+const latents = new WeakMap();
 /** @type {any} */
 let model;
 /** @type {any} what draws, as claims name it */
@@ -93,16 +99,54 @@ function layTiles() {
   grid.style.setProperty("--columns", String(Math.min(Math.ceil(Math.sqrt(wish.n)), 6)));
   while (grid.children.length > wish.n) grid.lastElementChild.remove();
   while (grid.children.length < wish.n) {
-    const tile = document.createElement("button");
-    tile.type = "button";
-    tile.disabled = true;
-    tile.setAttribute("aria-label", `Generated picture ${grid.children.length + 1}`);
+    const number = grid.children.length + 1;
+    const tile = Object.assign(document.createElement("button"), { type: "button", disabled: true });
+    tile.setAttribute("aria-label", `Generated picture ${number}`);
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = model.resolution;
     tile.append(canvas);
     tile.addEventListener("click", () => openViewer(tile));
-    grid.append(tile);
+    const pick = Object.assign(document.createElement("button"), { type: "button", className: "pick", textContent: "♥" });
+    pick.setAttribute("aria-label", `Pick picture ${number}`);
+    pick.addEventListener("click", () => setPicked(pick, pick.getAttribute("aria-pressed") !== "true"));
+    const place = document.createElement("div");
+    place.append(tile, pick);
+    grid.append(place);
   }
+  showRound();
+}
+
+/** The tiles, each beside the button that picks it. */
+const tiles = () => [...$("#grid").children].map((place) => /** @type {HTMLElement} */ (place.firstElementChild));
+const picked = () => tiles().filter((tile) => tile.nextElementSibling?.getAttribute("aria-pressed") === "true");
+
+function setPicked(/** @type {Element} */ pick, /** @type {boolean} */ on) {
+  pick.setAttribute("aria-pressed", String(on));
+  showRound();
+}
+
+/** What can be done with what is picked. */
+function showRound() {
+  const count = picked().length;
+  $("#more").disabled = count === 0;
+  $("#more").textContent = count > 1 ? `More like these ${count}` : "More like this";
+  $("#back").hidden = rounds.length === 0;
+  $("#round").textContent = wish.generation
+    ? `Round ${wish.generation}: what you picked, and its children.`
+    : "Pick pictures with ♥, and get more of their kind.";
+}
+
+/** Another round; nothing stays picked, but what was picked is drawn first. */
+function setRound(/** @type {Round} */ round) {
+  Object.assign(wish, round);
+  for (const tile of tiles()) tile.nextElementSibling?.setAttribute("aria-pressed", "false");
+  showRound();
+}
+
+/** Something else is followed: rounds begin anew. */
+function endRounds() {
+  rounds.length = 0;
+  setRound({ parents: null, generation: 0 });
 }
 
 /** Say so where nothing stored is like the picture. */
@@ -155,7 +199,7 @@ function showProblem(/** @type {string} */ text) {
 async function generate() {
   if (!wish.from) return;
   layTiles();
-  const tiles = [...$("#grid").children];
+  const places = tiles();
   const { from, to, ...request } = wish;
   const began = performance.now();
   $("#status").textContent = "Drawing…";
@@ -163,16 +207,17 @@ async function generate() {
   const result = await ask(
     "generate",
     { ...request, from: from.embedding, to: to?.embedding },
-    ({ neighbours, outside, start, images }) => {
+    ({ neighbours, outside, start, images, latents: drawnFrom }) => {
       if (neighbours) {
         showOutside(neighbours[0].score, outside);
         return showNeighbours(neighbours);
       }
       for (let at = 0; at * pixels < images.length; at++) {
-        const tile = tiles[start + at];
-        origins.set(tile, to ? null : { ...request, request, source, first: start + at, n: 1 });
-        paint(tile.firstElementChild, images.subarray(at * pixels, (at + 1) * pixels), model.resolution);
-        tile.disabled = false;
+        const tile = places[start + at];
+        latents.set(tile, drawnFrom[at]);
+        origins.set(tile, to || request.parents ? null : { ...request, request, source, first: start + at, n: 1 });
+        paint(/** @type {any} */ (tile.firstElementChild), images.subarray(at * pixels, (at + 1) * pixels), model.resolution);
+        /** @type {any} */ (tile).disabled = false;
       }
       performance.mark("first-picture");
     },
@@ -193,6 +238,7 @@ function changed() {
 function setInstance(/** @type {"from" | "to"} */ slot, /** @type {Instance | null} */ instance, paintSlot = (/** @type {any} */ _) => {}) {
   showProblem("");
   wish[slot] = instance;
+  endRounds();
   const place = slots[slot];
   place.classList.toggle("empty", !instance);
   place.querySelector(".name").textContent = instance?.name ?? "nothing yet";
@@ -258,22 +304,22 @@ function download(/** @type {HTMLCanvasElement} */ canvas, /** @type {string} */
 }
 
 function downloadSheet() {
-  const tiles = [...$("#grid").querySelectorAll("canvas")];
+  const drawn = [...$("#grid").querySelectorAll("canvas")];
   const side = model.resolution;
-  const columns = Math.ceil(Math.sqrt(tiles.length));
+  const columns = Math.ceil(Math.sqrt(drawn.length));
   const sheet = document.createElement("canvas");
   sheet.width = columns * (side + 2) - 2;
-  sheet.height = Math.ceil(tiles.length / columns) * (side + 2) - 2;
+  sheet.height = Math.ceil(drawn.length / columns) * (side + 2) - 2;
   const context = /** @type {CanvasRenderingContext2D} */ (sheet.getContext("2d"));
   context.fillStyle = "white";
   context.fillRect(0, 0, sheet.width, sheet.height);
-  tiles.forEach((tile, index) => context.drawImage(tile, (index % columns) * (side + 2), Math.floor(index / columns) * (side + 2)));
-  download(sheet, `icgan-seed-${wish.seed}.png`, sheetClaim(tiles, { columns, gap: 2, left: 0 }));
+  drawn.forEach((tile, index) => context.drawImage(tile, (index % columns) * (side + 2), Math.floor(index / columns) * (side + 2)));
+  download(sheet, `icgan-seed-${wish.seed}.png`, sheetClaim(drawn, { columns, gap: 2, left: 0 }));
 }
 
 /** What a sheet claims; nothing while a part of it still shows what was asked for before. */
-function sheetClaim(/** @type {HTMLElement[]} */ tiles, /** @type {any} */ sheet) {
-  const drawn = tiles.map((tile) => origins.get(/** @type {Element} */ (tile.parentElement)));
+function sheetClaim(/** @type {HTMLElement[]} */ canvases, /** @type {any} */ sheet) {
+  const drawn = canvases.map((canvas) => origins.get(/** @type {Element} */ (canvas.parentElement)));
   const whole = drawn.every((origin) => origin && origin.request === drawn[0].request);
   return whole ? claim({ ...drawn[0], n: drawn.length }, sheet) : null;
 }
@@ -310,9 +356,15 @@ function connectControls() {
     $("#seed-slider").value = String(seed);
   };
   on("#truncation", (control) => (wish.truncation = Number(control.value)));
-  on("#share", (control) => (wish.share = Number(control.value)));
+  on("#share", (control) => {
+    wish.share = Number(control.value);
+    endRounds();
+  });
   on("#count", (control) => (wish.n = Number(control.value)));
-  on("#condition", (control) => (wish.condition = control.value));
+  on("#condition", (control) => {
+    wish.condition = control.value;
+    endRounds();
+  });
   on("#seed-slider", (control) => setSeed(BigInt(control.value)));
   $("#seed").addEventListener("input", () => {
     const text = $("#seed").value;
@@ -325,6 +377,15 @@ function connectControls() {
   });
   $("#dice").addEventListener("click", () => {
     setSeed(BigInt(Math.floor(Math.random() * 1000)));
+    changed();
+  });
+  $("#more").addEventListener("click", () => {
+    rounds.push({ parents: wish.parents, generation: wish.generation });
+    setRound({ parents: picked().map((tile) => latents.get(tile)), generation: wish.generation + 1 });
+    changed();
+  });
+  $("#back").addEventListener("click", () => {
+    setRound(/** @type {Round} */ (rounds.pop()));
     changed();
   });
   $("#others").addEventListener("click", () => layThumbnails(Math.floor(Math.random() * bank.count)));

@@ -50,6 +50,24 @@ export interface Request {
   label?: number | null;
 }
 
+/** What the generator draws a picture from. */
+export interface Latent {
+  /** [dim_z] */
+  noise: Float32Array;
+  /** [D], of unit length */
+  embedding: Float32Array;
+  /** Of models with classes; otherwise anything. */
+  label: number;
+}
+
+export interface Drawn {
+  start: number;
+  /** uint8 [m, R, R, 3], from picture `start` on */
+  images: Uint8Array;
+  /** What each was drawn from. */
+  latents: Latent[];
+}
+
 export interface Neighbour {
   row: number;
   id: number;
@@ -87,13 +105,21 @@ export class Pipeline {
     embedding: Float32Array,
     request: Request,
     batch?: number,
-  ): AsyncGenerator<{ start: number; images: Uint8Array }, void, void>;
+  ): AsyncGenerator<Drawn, void, void>;
+  /** Pictures of latents, such as `breed` makes; `truncation` towards the mean w, where the model knows that. */
+  draw(latents: Latent[], truncation?: number | null, batch?: number): AsyncGenerator<Drawn, void, void>;
   /** What the model makes of stored instances without noise: [R, R, 3] each. */
   portraits(rows: number[]): Promise<Uint8Array[]>;
 }
 
 /** An embedding between two, of unit length; `share` of `to`, 0 .. 1. */
 export function mix(from: Float32Array, to: Float32Array, share: number): Float32Array;
+
+/** The next generation [n] of pictures that were picked: themselves, then children with something new; by the seed. */
+export function breed(
+  parents: Latent[],
+  settings: { n: number; seed: bigint; generation: number; truncation: number | null },
+): Latent[];
 
 /** Noise of one sample, the same in every language (docs/noise.md). */
 export function noise(seed: bigint, sample: number, truncation: number | null, width: number): Float32Array;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
-import { area, BundleError, centreSquare, drawRank, mix, noise, parseNpy, Pipeline, toInput } from "./index.js";
+import { area, breed, BundleError, centreSquare, drawRank, mix, noise, parseNpy, Pipeline, toInput } from "./index.js";
 
 test("the same seed is the same noise, whatever the width, and within its bound", () => {
   const long = noise(7n, 3, 0.5, 64);
@@ -41,6 +41,29 @@ test("what is no .npy file and no bundle is refused by name", async () => {
   await assert.rejects(Pipeline.load({}, read), BundleError);
 });
 
+test("children are normal and bounded, take after their parents, and are the same for the same seed", () => {
+  const parents = [0, 1, 2].map((sample) => {
+    const embedding = Float32Array.from([0, 1, 2], (axis) => Number(axis === sample));
+    return { noise: noise(1n, sample, null, 400), embedding, label: sample };
+  });
+  const settings = { n: 40, seed: 5n, generation: 1, truncation: null };
+  const family = breed(parents, settings);
+  assert.deepEqual(family.slice(0, 3), parents);
+  assert.deepEqual(breed(parents, settings), family);
+  assert.notDeepEqual(breed(parents, { ...settings, seed: 6n })[3], family[3]);
+  assert.notDeepEqual(breed(parents, { ...settings, generation: 2 })[3], family[3]);
+  const numbers = family.slice(3).flatMap(({ noise }) => [...noise]);
+  const square = numbers.reduce((sum, value) => sum + value * value, 0) / numbers.length;
+  assert.ok(Math.abs(square - 1) < 0.1, `variance ${square}`);
+  const likeness = (a, b) => a.noise.reduce((sum, value, at) => sum + value * b.noise[at], 0) / 400;
+  assert.ok(family.slice(3).every((child) => Math.max(...parents.map((parent) => likeness(child, parent))) > 0.3));
+  assert.ok(family.every(({ embedding }) => Math.abs(Math.hypot(...embedding) - 1) < 1e-5));
+  const near = breed([{ ...parents[0], noise: noise(1n, 0, 0.5, 400) }], { ...settings, truncation: 0.5 });
+  assert.ok(near.every((child) => child.noise.every((value) => Math.abs(value) <= 1)));
+  assert.equal(breed(parents, { ...settings, n: 2 }).length, 2);
+  assert.throws(() => breed([], settings), /parents: none/);
+});
+
 const folder = process.env.BUNDLE;
 test("a bundle draws the same pictures for the same seed, and finds an instance itself", { skip: !folder }, async () => {
   const { default: ort } = await import("onnxruntime-node");
@@ -48,14 +71,22 @@ test("a bundle draws the same pictures for the same seed, and finds an instance 
   const embedding = pipeline.stored(0);
   assert.equal(pipeline.search(embedding)[0].row, 0);
   const drawn = [];
+  const latents = [];
   for (const batch of [2, 3]) {
     const pictures = [];
     const request = { n: 3, seed: 1n, truncation: 0.7, condition: "query" };
-    for await (const { images } of pipeline.generate(embedding, request, batch)) pictures.push(...images);
+    for await (const each of pipeline.generate(embedding, request, batch)) {
+      pictures.push(...each.images);
+      if (batch === 2) latents.push(...each.latents);
+    }
     drawn.push(pictures);
   }
   const side = pipeline.model.resolution;
   assert.equal(drawn[0].length, 3 * side * side * 3);
   assert.ok(drawn[0].every((level, at) => Math.abs(level - drawn[1][at]) <= 1));
+  const again = [];
+  for await (const { images } of pipeline.draw(latents)) again.push(...images);
+  assert.ok(again.every((level, at) => Math.abs(level - drawn[0][at]) <= 1));
+  await assert.rejects(pipeline.draw([{ ...latents[0], noise: new Float32Array(1) }]).next(), /latent 0: noise of 1 numbers/);
   await pipeline.release();
 });

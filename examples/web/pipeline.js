@@ -2,6 +2,7 @@
 // icgan_runtime's pipeline. Browsers pass onnxruntime-web, Node passes onnxruntime-node.
 import { Bundle, sha256 } from "./bundle.js";
 import { drawRank, noise } from "./noise.js";
+import { dot } from "./vectors.js";
 
 /**
  * @typedef {object} Request
@@ -12,6 +13,8 @@ import { drawRank, noise } from "./noise.js";
  *   stored instance, or one of the k nearest drawn by the seed
  * @property {number | null} [label] for models with classes; null: the instance's own
  */
+
+/** @typedef {import("./breed.js").Latent} Latent */
 
 const CONDITIONS = ["query", "nearest", "sample"];
 
@@ -140,7 +143,8 @@ export class Pipeline {
    * @param {Float32Array} embedding
    * @param {Request} request
    * @param {number} batch pictures per run of the graph
-   * @yields {{ start: number, images: Uint8Array }} [m, R, R, 3], from picture `start` on
+   * @yields {{ start: number, images: Uint8Array, latents: Latent[] }} [m, R, R, 3], from picture `start` on, and
+   *   what each was drawn from
    */
   async *generate(embedding, { n, seed, truncation, condition, label = null }, batch = 8) {
     this.#check(embedding, { n, seed, truncation, condition, label });
@@ -148,17 +152,46 @@ export class Pipeline {
       throw new RangeError("the instances of this bundle have no labels: say which class to draw with `label`");
     }
     const near = this.search(embedding);
+    const bound = this.towardsMean ? null : truncation; // else the generator takes it
+    const latent = (/** @type {number} */ j) => {
+      const instance = near[condition === "sample" ? drawRank(seed, j, near.length) : 0];
+      return {
+        noise: noise(seed, j, bound, this.model.dim_z),
+        embedding: condition === "query" ? embedding : this.stored(instance.row),
+        label: label ?? instance.label ?? 0,
+      };
+    };
+    yield* this.#inBatches(n, latent, truncation, batch);
+  }
+
+  /**
+   * Pictures of latents, such as `breed` makes, in batches as they are done.
+   * @param {Latent[]} latents
+   * @param {number | null} truncation towards the mean w, where that is what the model knows
+   * @param {number} batch pictures per run of the graph
+   * @yields {{ start: number, images: Uint8Array, latents: Latent[] }} as `generate` does
+   */
+  async *draw(latents, truncation = null, batch = 8) {
+    const { dim_z, embedding_dim, classes } = this.model;
+    latents.forEach(({ noise, embedding, label }, row) => {
+      if (noise.length !== dim_z) throw new RangeError(`latent ${row}: noise of ${noise.length} numbers, expected ${dim_z}`);
+      if (!noise.every(Number.isFinite)) throw new RangeError(`latent ${row}: its noise is not finite`);
+      this.#check(embedding, { n: 1, seed: 0n, truncation, condition: "query", label: classes ? label : null });
+    });
+    yield* this.#inBatches(latents.length, (j) => latents[j], truncation, batch);
+  }
+
+  /** @param {number} n @param {(j: number) => Latent} latent @param {number | null} truncation @param {number} batch */
+  async *#inBatches(n, latent, truncation, batch) {
     for (let start = 0; start < n; start += batch) {
-      const samples = Array.from({ length: Math.min(batch, n - start) }, (_, index) => start + index);
-      const instances = samples.map((j) => near[condition === "sample" ? drawRank(seed, j, near.length) : 0]);
-      const bound = this.towardsMean ? null : truncation; // else the generator takes it
+      const latents = Array.from({ length: Math.min(batch, n - start) }, (_, index) => latent(start + index));
       const images = await this.#draw(
-        samples.map((j) => noise(seed, j, bound, this.model.dim_z)),
-        instances.map(({ row }) => (condition === "query" ? embedding : this.stored(row))),
-        instances.map((instance) => label ?? instance.label ?? 0),
+        latents.map((each) => each.noise),
+        latents.map((each) => each.embedding),
+        latents.map((each) => each.label),
         truncation ?? 1,
       );
-      yield { start, images };
+      yield { start, images, latents };
     }
   }
 
@@ -221,21 +254,4 @@ export class Pipeline {
     rows.forEach((row, index) => data.set(row, index * width));
     return new this.ort.Tensor("float32", data, [rows.length, width]);
   }
-}
-
-/**
- * An embedding between two, of unit length.
- * @param {Float32Array} from @param {Float32Array} to @param {number} share of `to`, 0 .. 1
- */
-export function mix(from, to, share) {
-  const between = from.map((value, index) => value * (1 - share) + to[index] * share);
-  const length = Math.sqrt(dot(between, between));
-  return between.map((value) => value / length);
-}
-
-/** In double precision. @param {Float32Array} a @param {Float32Array} b */
-function dot(a, b) {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
-  return sum;
 }

@@ -1,7 +1,9 @@
 // The models, off the page's thread. The page sends { id, method, argument }; answers are { id, result } or
 // { id, error }, with { id, partial } in between where a method has something to show early.
-import { mix, Pipeline } from "./pipeline.js";
+import { breed } from "./breed.js";
+import { Pipeline } from "./pipeline.js";
 import { decode } from "./decode.js";
+import { mix } from "./vectors.js";
 
 /** @type {Pipeline} */
 let pipeline;
@@ -67,13 +69,17 @@ const methods = {
     return { embedding: pipeline.stored(row).slice(), id: Number(ids[row]), label, name: pipeline.nameOf(row) };
   },
 
-  /** Pictures for one embedding, or for a mixture of two, sent in batches. */
-  async generate({ from, to, share, ...request }, /** @type {(value: any) => void} */ partial, /** @type {number} */ id) {
+  /** Pictures for one embedding, for a mixture of two, or of the generation after `parents`, sent in batches. */
+  async generate({ from, to, share, parents, generation, ...request }, /** @type {(value: any) => void} */ partial, /** @type {number} */ id) {
     const embedding = to ? mix(from, to, share) : from;
     const started = performance.now();
-    const neighbours = pipeline.search(embedding);
+    const neighbours = pipeline.search(parents ? parents[0].embedding : embedding);
     partial({ neighbours, outside: pipeline.isOutside(neighbours) ? pipeline.bundle.outsideBelow : null });
-    for await (const images of pipeline.generate(embedding, request, 4)) {
+    const truncation = pipeline.towardsMean ? null : request.truncation;
+    const drawn = parents
+      ? pipeline.draw(breed(parents, { ...request, generation, truncation }), request.truncation, 4)
+      : pipeline.generate(embedding, request, 4);
+    for await (const images of drawn) {
       if (id !== newest) return { stopped: true };
       partial(images);
       await new Promise((resume) => setTimeout(resume)); // let newer requests in

@@ -114,11 +114,27 @@ try {
   await download.saveAs(told.save);
   // one picture of those that a stored picture gave, which Python can draw, too
   await state(page, "stored", () => page.click("#thumbnails button:nth-child(5)"));
-  await page.click("#grid button:nth-child(3)");
+  await page.click("#grid div:nth-child(3) button");
   const single = page.waitForEvent("download");
   await page.click("#save-one");
   await (await single).saveAs(told.single);
   await page.click("#close");
+
+  // rounds: two pictures are picked, the second by keyboard, and the round after it; then back, and anew
+  seen.more = [await page.textContent("#more"), await page.isDisabled("#more")];
+  await page.click("#grid div:nth-child(3) .pick");
+  await page.focus("#grid div:nth-child(6) .pick");
+  await page.keyboard.press("Space");
+  seen.more.push(await page.textContent("#more"));
+  await state(page, "second round", () => page.click("#more"));
+  seen.round = await page.textContent("#round");
+  await page.click("#grid div:nth-child(9) .pick");
+  await state(page, "third round", () => page.click("#more"));
+  await state(page, "back once", () => page.click("#back"));
+  await state(page, "other seed", () => set(page, "#seed-slider", "6"));
+  await state(page, "same seed", () => set(page, "#seed-slider", "5"));
+  await state(page, "back twice", () => page.click("#back"));
+  seen.back = await page.isVisible("#back");
 
   await page.emulateMedia({ colorScheme: "dark" });
   seen.violations.dark = await audit(page);

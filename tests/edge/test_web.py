@@ -172,6 +172,28 @@ def test_a_downloaded_sheet_claims_all_its_pictures(visit):
     assert (marks.claim.sheet.columns, marks.claim.sheet.gap) == (4, 2)
 
 
+def test_pictures_that_are_picked_get_children_and_every_round_can_be_gone_back_to(visit):
+    assert visit["more"] == ["More like this", True, "More like these 2"]
+    assert visit["round"].startswith("Round 1")
+    first, second, third = (drawn(visit, name) for name in ("stored", "second round", "third round"))
+    assert np.abs(second[:2] - first[[2, 5]]).max() <= 1
+    assert np.abs(third[0] - second[8]).max() <= 1
+    for family, parents in ((second, second[:2]), (third, third[:1])):
+        children = family[len(parents) :]
+        assert len(np.unique(family.reshape(16, -1), axis=0)) == 16
+        assert nearest(children, parents) < nearest(first[6:], parents)
+    assert np.abs(drawn(visit, "back once") - second).max() <= 1
+    assert (drawn(visit, "other seed")[2:] != second[2:]).any()
+    assert np.abs(drawn(visit, "same seed") - second).max() <= 1
+    assert np.abs(drawn(visit, "back twice") - first).max() <= 1
+    assert not visit["back"]
+
+
+def nearest(images: np.ndarray, parents: np.ndarray) -> float:
+    """Mean difference of images to the parent that is most like them."""
+    return np.abs(images[:, None] - parents).mean((2, 3, 4)).min(axis=1).mean()
+
+
 def test_loading_and_drawing_are_announced(visit):
     assert any(re.fullmatch(r"Loading [\d.]+ of [\d.]+ MB", line) for line in visit["heard"])
     assert "Preparing the models…" in visit["heard"]
@@ -196,7 +218,9 @@ def test_the_keyboard_reaches_every_control_in_reading_order(visit):
         "Number of pictures",
         "save",
         "Generated picture 1",
+        "Pick picture 1",
         "Generated picture 16",
+        "Pick picture 16",
     ):
         assert control in stops, f"{control} is not met, or too early: {visit['stops']}"
     assert len(list(stops)) == 5  # the neighbours
