@@ -7,7 +7,6 @@ written for GPUs, does not export with a batch of any size.
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ class PlainStyleGAN2(nn.Module):
 
     def __init__(self, generator: StyleGAN2Generator) -> None:
         super().__init__()
-        self.generator = copy.deepcopy(generator).train()  # its products whole, not in parts
+        self.generator = generator
         self.register_buffer("filter", filter_kernel(1.0).float())
 
     def forward(self, noise: Tensor, embedding: Tensor | None = None, label: Tensor | None = None) -> Tensor:

@@ -68,7 +68,8 @@ PHASE_TAPS = np.array([[3, 1], [2, 0]])
 def transposed_in_phases(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with every upsampling ConvTranspose as four 2x2 convolutions and an interleave.
 
-    One of stride 1 becomes the convolution that it is. The same sums under the same names. For BF16, in which
+    Of a 4x4 kernel and padding 1, to twice the side, or (StyleGAN2) of 3x3 and none, to one pixel more. One
+    of stride 1 becomes the convolution that it is. The same sums under the same names. For BF16, in which
     TensorRT-RTX builds no transposed convolution.
     """
     copy = with_shapes(model)
@@ -83,7 +84,9 @@ def transposed_in_phases(model: onnx.ModelProto) -> onnx.ModelProto:
             body.append(node)
             continue
         kernel = numpy_helper.to_array(constants[node.input[1]])  # [I, O, k, k]
-        if _doubles(node):
+        if _doubles(node) and kernel.shape[2] == 3:
+            body += _odd_phases(graph, node, kernel, shapes[node.input[0]][2:])
+        elif _doubles(node):
             body += _phases(graph, node, kernel, shapes[node.input[0]][2:])
         else:
             body.append(_convolution(graph, node, kernel))
@@ -119,6 +122,34 @@ def _phases(
         helper.make_node("DepthToSpace", [f"{name}.cut"], [node.output[0]], f"{name}.interleave", blocksize=2)
     )
     return nodes
+
+
+def _odd_phases(
+    graph: onnx.GraphProto, node: onnx.NodeProto, kernel: NDArray[np.float32], sides: list[int]
+) -> list[onnx.NodeProto]:
+    """One 2x2 convolution to 4 O channels, interleaved, and without the last row and column.
+
+    Tap k adds x[i] to output 2 i + k: output 2 i has taps 2 and 0 of x[i - 1] and x[i], 2 i + 1 tap 1.
+    """
+    name = node.name
+
+    def constant(suffix: str, value: NDArray[Any]) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, f"{name}.{suffix}"))
+        return f"{name}.{suffix}"
+
+    spread = np.zeros((2, 2, 3), np.float32)  # phase, which of the two pixels, tap
+    spread[0, 0, 2] = spread[0, 1, 0] = spread[1, 1, 1] = 1
+    phases = np.einsum("ioyx,pay,qbx->pqoiab", kernel, spread, spread)  # [2, 2, O, I, 2, 2]
+    weight = constant("weight", np.ascontiguousarray(phases.reshape(-1, *phases.shape[3:])))
+    starts = constant("starts", np.zeros(2, np.int64))
+    ends = constant("ends", 2 * np.array(sides, np.int64) + 1)
+    bounds = [starts, ends, constant("axes", np.array([2, 3], np.int64))]
+    wide, whole = f"{name}.phases", f"{name}.whole"
+    return [
+        helper.make_node("Conv", [node.input[0], weight], [wide], name, pads=[1, 1, 1, 1]),
+        helper.make_node("DepthToSpace", [wide], [whole], f"{name}.interleave", blocksize=2),
+        helper.make_node("Slice", [whole, *bounds], [node.output[0]], f"{name}.cut"),
+    ]
 
 
 def _convolution(graph: onnx.GraphProto, node: onnx.NodeProto, kernel: NDArray[np.float32]) -> onnx.NodeProto:

@@ -107,22 +107,29 @@ class _Quantiser:
         return restored
 
     def weights(self, node: onnx.NodeProto) -> str:
-        """The name of a node's constant, stored as int8 with a scale per output channel, restored."""
+        """The name of a node's constant, stored as int8 with a scale per output channel, restored.
+
+        A stack of matrices has one scale: ONNX Runtime's product of integers refuses more for it.
+        """
         values = numpy_helper.to_array(self.constants[node.input[1]]).astype(np.float64)
         axis = OUTPUT_AXIS[node.op_type] % values.ndim
         if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
             axis = 0
-        others = tuple(i for i in range(values.ndim) if i != axis)
+        stacked = node.op_type == "MatMul" and values.ndim > 2
+        others = tuple(i for i in range(values.ndim) if i != axis or stacked)
         scale = np.maximum(np.abs(values).max(others), SMALLEST_RANGE) / LARGEST_INT8
-        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+        shape = [-1 if i == axis and not stacked else 1 for i in range(values.ndim)]
         levels = np.rint(values / scale.reshape(shape)).astype(np.int8)
         name = f"{node.name}.weight"
         inputs = [
             self._constant(f"{name}.int8", levels),
             self._constant(f"{name}.scale", scale.astype(np.float32)),
-            self._constant(f"{name}.zero", np.zeros(len(scale), np.int8)),
+            self._constant(f"{name}.zero", np.zeros(scale.shape, np.int8)),
         ]
-        self.body.append(helper.make_node("DequantizeLinear", inputs, [name], axis=axis))
+        restore = helper.make_node("DequantizeLinear", inputs, [name])
+        if not stacked:
+            restore.attribute.append(helper.make_attribute("axis", axis))
+        self.body.append(restore)
         return name
 
     def _constant(self, name: str, value: NDArray[np.generic]) -> str:

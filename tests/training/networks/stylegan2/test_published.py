@@ -80,6 +80,17 @@ def test_few_rows_or_many_in_training_or_not_make_the_same_pictures(
     generator.eval()
 
 
+def test_a_traced_graph_is_for_any_number_of_rows(
+    golden: dict[str, Tensor], generator: StyleGAN2Generator
+) -> None:
+    given = golden["z"], golden["feats"], golden["label"]
+    rows = {0: torch.export.Dim("rows", max=1024)}
+    traced = torch.export.export(generator, given, dynamic_shapes=(rows, rows, rows), strict=False).module()
+    copies = 1 + layers.FEW_ROWS // len(golden["z"])
+    many = traced(*(value.repeat(copies, *[1] * (value.dim() - 1)) for value in given))
+    assert far(many, golden["image"].repeat(copies, 1, 1, 1)) < 5e-5
+
+
 def test_the_frozen_pictures_reach_the_clamp(
     golden: dict[str, Tensor], generator: StyleGAN2Generator
 ) -> None:

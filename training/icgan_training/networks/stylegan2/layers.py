@@ -173,7 +173,12 @@ def demodulation(weight: Tensor, style: Tensor) -> Tensor:
 
 
 def as_published(module: nn.Module, x: Tensor) -> bool:
-    """Whether sums over x [N, ...] are to come as near as can be to the published ones."""
+    """Whether sums over x [N, ...] are to come as near as can be to the published ones.
+
+    Never in a graph that is traced, which is for any N.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return False
     return not module.training and len(x) <= FEW_ROWS and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
