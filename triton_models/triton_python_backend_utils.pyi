@@ -16,6 +16,7 @@ class InferenceRequest:
         model_name: str,
         requested_output_names: Sequence[str],
         inputs: Sequence[Tensor],
+        request_id: str = ...,
         model_version: int = ...,
         preferred_memory: PreferredMemory = ...,
     ) -> None: ...

@@ -5,8 +5,11 @@ A request is a `Request` of arrays by input name; an answer has `found`, arrays 
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
+import shutil
 import sys
+import tempfile
 import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,6 +18,9 @@ from weakref import WeakSet
 import pytest
 
 from tests.triton.conftest import ROOT
+
+_SCRATCH = tempfile.mkdtemp(prefix="icgan-stages-")
+atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
 
 
 class Metric:
@@ -54,6 +60,13 @@ class Request(dict[str, Any]):
         return self.wanted
 
 
+class Tensor(tuple[str, Any]):
+    """As pb_utils.Tensor: its name and array."""
+
+    def as_numpy(self) -> Any:
+        return self[1]
+
+
 class Behind:
     """As pb_utils.InferenceRequest for a stage that asks another model: answered while `open` is set."""
 
@@ -81,9 +94,9 @@ def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     utils = SimpleNamespace(
         MetricFamily=Family,
         get_input_tensor_by_name=lambda request, name: (
-            SimpleNamespace(as_numpy=lambda: request[name]) if name in request else None
+            Tensor((name, request[name])) if name in request else None
         ),
-        Tensor=lambda name, array: (name, array),
+        Tensor=lambda name, array: Tensor((name, array)),
         InferenceResponse=lambda tensors=(), error=None: SimpleNamespace(found=dict(tensors), error=error),
         TritonError=Error,
         InferenceRequest=Behind,
@@ -91,6 +104,9 @@ def load_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         TRITONSERVER_MEMORY_CPU=0,
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
+    # what several stages of a server share lies in its folder, which is not that of other tests
+    if not tempfile.gettempdir().startswith(_SCRATCH):
+        monkeypatch.setattr(tempfile, "tempdir", tempfile.mkdtemp(dir=_SCRATCH))
     path = ROOT / "triton_models" / (name if name.endswith(".py") else f"{name}/1/model.py")
     spec = importlib.util.spec_from_file_location("stage", path)
     assert spec is not None

@@ -57,6 +57,9 @@ class Call:
     version: str = ""  # of the model; "": the newest that is served
 
 
+# Of one picture in several rows: so much is sent again sooner than a file is made of it and read there.
+REPEATED_BYTES = 128 << 10
+
 Conversation = Generator[Call, Arrays, T]
 
 
@@ -243,7 +246,7 @@ class ServedModel:
                 file = None
         if file is None:
             pixels = images.for_encoder(picture, self.model.preprocessing)
-            if count == 1 or not self.repeats:
+            if count == 1 or not self.repeats or count * pixels.nbytes <= REPEATED_BYTES:
                 return {"PIXELS": np.repeat(pixels[None], count, axis=0)}
             file = images.encode(pixels, "BMP")  # as they are, for nothing is to be decoded
         rows = [file, *([b"" if self.repeats else file] * (count - 1))]

@@ -81,9 +81,12 @@ class Marks:
 
 def marks_of(model: str, version: str, processes: int) -> Marks:
     """For a stage that the server runs in so many processes: several share theirs."""
-    if processes == 1:
-        return Marks()
-    return Marks(Path(tempfile.gettempdir(), f"icgan-gate-{os.getppid()}-{model}-{version}"))
+    return Marks() if processes == 1 else shared_marks(f"{model}-{version}")
+
+
+def shared_marks(name: str) -> Marks:
+    """Those that all processes of this server know by `name`."""
+    return Marks(Path(tempfile.gettempdir(), f"icgan-gate-{os.getppid()}-{name}"))
 
 
 class Gate:

@@ -218,6 +218,7 @@ def version_sources(bundle: Bundle, served: ServedModel) -> dict[str, Sources]:
     about = {MANIFEST_NAME: manifest.to_bytes()}
     bank = {name: bundle.path(name) for name in manifest.files if name.startswith(f"{FOLDER}/")}
     found: dict[str, Sources] = {
+        "icgan_admit": _code("icgan_admit"),
         "icgan_preprocess": _code("icgan_preprocess"),
         "icgan_condition": {
             **_code("icgan_condition"),

@@ -105,11 +105,16 @@ class Requests:
             self._shed[model].increment(count)
 
     def probe(
-        self, folder: str, model: str, output: str, inputs: Callable[[], Mapping[str, NDArray[Any]]]
+        self,
+        folder: str,
+        model: str,
+        output: str,
+        inputs: Callable[[], Mapping[str, NDArray[Any]]],
+        request_id: str = "",
     ) -> Callable[[], None]:
         """A function that asks `model` for `output`, and returns when that was answered (gate.py).
 
-        `folder` is that of the asking model, as the server names it.
+        `folder` is that of the asking model, as the server names it; `request_id` is for the asked one.
         """
         memory = self._utils.PreferredMemory(self._utils.TRITONSERVER_MEMORY_CPU, 0)
 
@@ -118,6 +123,7 @@ class Requests:
                 self._utils.InferenceRequest(
                     model_name=model,
                     model_version=_current_version(Path(folder).parent, model),
+                    request_id=request_id,
                     requested_output_names=[output],
                     inputs=[self._utils.Tensor(name, array) for name, array in inputs().items()],
                     preferred_memory=memory,

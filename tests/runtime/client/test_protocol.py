@@ -13,6 +13,7 @@ from PIL import Image
 
 from icgan_runtime import images
 from icgan_runtime.bundle.strict_json import to_json
+from icgan_runtime.client import protocol
 from icgan_runtime.client.protocol import MORE, NEIGHBOURS, Call, ServedModel, back_off, error_of
 from icgan_runtime.errors import (
     DeadlineError,
@@ -114,9 +115,12 @@ def photo() -> bytes:
     return stream.getvalue()
 
 
-def test_a_picture_travels_once_to_a_server_that_understands_it():
+def test_a_picture_travels_once_to_a_server_that_understands_it(monkeypatch):
     service = dataclasses.replace(SERVICE, repeats=True)
     file = photo()
+    (call, *_), _ = hold(service.generate(file, request(4)))
+    assert call.inputs["PIXELS"].shape == (4, 8, 8, 3), "as small as that it is not worth a file"
+    monkeypatch.setattr(protocol, "REPEATED_BYTES", 4 * 8 * 8 * 3 - 1)
     (call, *_), _ = hold(service.generate(file, request(4)))
     (first, *others) = call.inputs["IMAGE"][:, 0]
     assert (call.model, others) == ("icgan", [b""] * 3)

@@ -19,7 +19,7 @@ from icgan_runtime.server.repository import add_release, read_releases, set_rele
 from tests.models.make_models import make_bundle
 from tests.triton.conftest import quiet
 
-CHAIN = ("icgan_preprocess", "icgan_encoder", "icgan_condition", "icgan_generator")
+CHAIN = ("icgan_admit", "icgan_preprocess", "icgan_encoder", "icgan_condition", "icgan_generator")
 
 
 @pytest.fixture

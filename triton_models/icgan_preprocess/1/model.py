@@ -24,7 +24,8 @@ from PIL import Image
 from icgan_runtime import images
 from icgan_runtime.errors import RequestError
 from icgan_runtime.rows import Rows
-from icgan_runtime.server.gate import Gate, Workers, weight
+from icgan_runtime.server.gate import Gate, Workers, shared_marks, weight
+from icgan_runtime.server.photos import PROBE_ID, is_plain, load_of, photo_room
 from icgan_runtime.server.stage import Requests, keep_to_the_end
 
 # Pillow warns of every odd value in a stranger's EXIF: thousands of lines of the log for one picture, each of
@@ -36,15 +37,6 @@ NICENESS = 5
 
 # Of 16 MB, which Pillow keeps for the next picture: new memory costs a large photo as much as its decoding.
 KEPT_BLOCKS = 8
-
-# A file of this many bytes or more counts as a large photo, of which few may wait; a smaller one for less.
-LARGE = 256 << 10
-LARGE_SHARE = 1 / 16  # of what may wait elsewhere, for each decoder
-SMALLEST = 1 / 8
-
-# A file of our own client (its pixels, as BMP) takes less time than another thread would to wake up.
-PLAIN = b"BM"
-PLAIN_BYTES = 256 << 10
 
 Picture = bytes | NDArray[np.uint8]
 Prepared = NDArray[np.uint8]
@@ -70,13 +62,13 @@ class TritonPythonModel:
         self.failures = self.family.Metric(labels={})
         Image.core.set_blocks_max(KEPT_BLOCKS * decoders)  # type: ignore[attr-defined]
         # far fewer than elsewhere: each is alone with its decoder, however many wait
-        workers = Workers(decoders, decoders * room * LARGE_SHARE, NICENESS)
+        workers = Workers(decoders, photo_room(decoders, room), NICENESS)
         self.decoders = Decoders(self.size, crop, workers, parameters["kept_pictures"])
         self.probed = 0
         probe = self.requests.probe(
             args.get("model_repository", ""), "icgan_encoder", "embedding", self._probe_picture
         )
-        self.encoder = Gate(room, probe)
+        self.encoder = Gate(room, probe, shared_marks("icgan_encoder"))  # which icgan_admit looks at, too
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         begun = [self._begin(request) for request in requests]
@@ -90,6 +82,8 @@ class TritonPythonModel:
 
     def _begin(self, request: pb_utils.InferenceRequest) -> Any:
         """The answer, or the Work that has begun."""
+        if request.request_id() == PROBE_ID:  # of icgan_admit
+            return self.requests.answer({"image": np.zeros((1, self.size, self.size, 3), np.uint8)})
         files, pixels = (self.requests.tensor(request, name) for name in ("IMAGE", "PIXELS"))
         given = pixels if files is None else files
         if given is None or (files is not None and pixels is not None):
@@ -156,7 +150,7 @@ class Decoders:
     def is_prepared(self, picture: Picture) -> bool:
         """Whether a picture is as our own client sends it, and costs next to nothing."""
         if isinstance(picture, bytes):
-            return picture.startswith(PLAIN) and len(picture) <= PLAIN_BYTES
+            return is_plain(picture)
         return picture.shape[:2] == (self.size, self.size)
 
     def prepare(self, picture: Picture) -> Future[Prepared]:
@@ -167,9 +161,9 @@ class Decoders:
                 return _done(lambda: picture)
             return _done(lambda: images.load(picture, self.size, self.crop))
         if not isinstance(picture, bytes):
+            # pixels are about sixteen times their file
             return self.workers.submit(
-                min(1, max(SMALLEST, picture.nbytes / (16 * LARGE))),
-                lambda: images.load(picture, self.size, self.crop),
+                load_of(picture.nbytes / 16), lambda: images.load(picture, self.size, self.crop)
             )
         key = hashlib.blake2b(picture, digest_size=32).digest() if self.count else picture
         with self.lock:
@@ -178,8 +172,7 @@ class Decoders:
                 return found
             if found := self.under_way.get(key):
                 return found
-            load = max(SMALLEST, min(1, len(picture) / LARGE))
-            self.under_way[key] = self.workers.submit(load, lambda: self._load(key, picture))
+            self.under_way[key] = self.workers.submit(load_of(len(picture)), lambda: self._load(key, picture))
             return self.under_way[key]
 
     def _load(self, key: bytes, picture: bytes) -> Prepared:
