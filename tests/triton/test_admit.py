@@ -20,7 +20,7 @@ from tests.triton.test_icgan import png
 def stage(monkeypatch) -> Iterator[Any]:
     """The stage before one decoder, for which three large photos may wait; probes come back at once."""
     model = load_stage("icgan_admit", monkeypatch).TritonPythonModel()
-    settings = {"size": 4, "classes": 0, "decoders": 1, "max_queue": 48}
+    settings = {"size": 4, "classes": 0, "decoders": 1, "max_queue": 36}
     parameters = {name: {"string_value": str(value)} for name, value in settings.items()}
     model.initialize({"model_config": json.dumps({"parameters": parameters}), "model_repository": "x"})
     yield model
@@ -59,6 +59,15 @@ def test_when_they_are_decoded_photos_come_in_again(stage):
     Behind.open.set()
     stage.decoding.close()  # all have come back
     assert stage.decoding.has_room
+
+
+def test_what_the_stage_behind_has_done_makes_room_though_it_is_still_away(stage):
+    Behind.open.clear()
+    for number in range(4):
+        ask(stage, photo(number))
+    stage.decoding._marks.done(1)  # as icgan_preprocess says, whose marks these are
+    assert ask(stage, photo(4)).error is None
+    assert ask(stage, photo(5)).error is not None
 
 
 def test_a_picture_of_our_own_client_finds_room_whatever_is_being_decoded(stage):

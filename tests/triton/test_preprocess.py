@@ -149,7 +149,7 @@ def test_a_picture_that_cannot_be_decoded_fails_for_each_who_sent_it(monkeypatch
 def test_photos_are_sent_away_when_many_wait_and_prepared_pictures_still_taken(monkeypatch):
     may_go_on = threading.Event()
     monkeypatch.setattr(images, "load", lambda file, *how: may_go_on.wait(60) and reader_load(file, *how))
-    model = load(monkeypatch)
+    model = load(monkeypatch, room=48)
     shed = model.requests.shed
 
     def go_on(stage: str) -> Any:
@@ -157,7 +157,7 @@ def test_photos_are_sent_away_when_many_wait_and_prepared_pictures_still_taken(m
         return shed(stage)
 
     monkeypatch.setattr(model.requests, "shed", go_on)  # the first four are under way until then
-    large = [png(n) + bytes(1 << 20) for n in range(5)]  # room for 64 / 16 = 4
+    large = [png(n) + bytes(1 << 20) for n in range(5)]  # room for 48 / 12 = 4
     pixels = {"PIXELS": np.zeros((1, 4, 4, 3), np.uint8), **scalars(1)}
     requests = [Request({"IMAGE": files(picture), **scalars(1)}) for picture in large]
     answers = model.execute([*requests, Request(pixels)])

@@ -59,6 +59,11 @@ class Marks:
         """The weight that may still wait."""
         return float(self._marks[0] - self._marks[2])
 
+    def done(self, weight: float) -> None:
+        """Count what a model says it has done; what was lost on the way to it only probes find."""
+        with self.held() as marks:
+            marks[2] = min(marks[2] + weight, marks[0])
+
     @contextmanager
     def held(self) -> Iterator[np.ndarray[tuple[int], np.dtype[np.float64]]]:
         """Passed, asked and confirmed, which nobody else reads or changes meanwhile."""

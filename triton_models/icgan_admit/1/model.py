@@ -28,7 +28,8 @@ class TritonPythonModel:
         probe = self.requests.probe(
             args["model_repository"], "icgan_preprocess", "image", self._probe_rows, PROBE_ID
         )
-        self.decoding = Gate(photo_room(parameters["decoders"], self.room), probe)
+        room = photo_room(parameters["decoders"], self.room)
+        self.decoding = Gate(room, probe, shared_marks("icgan_preprocess"))  # which says what it has done
         # counted by icgan_preprocess, which hands over to the encoder
         self.encoding = shared_marks("icgan_encoder")
 

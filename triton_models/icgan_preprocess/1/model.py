@@ -25,7 +25,7 @@ from icgan_runtime import images
 from icgan_runtime.errors import RequestError
 from icgan_runtime.rows import Rows
 from icgan_runtime.server.gate import Gate, Workers, shared_marks, weight
-from icgan_runtime.server.photos import PROBE_ID, is_plain, load_of, photo_room
+from icgan_runtime.server.photos import PROBE_ID, is_plain, load_of, load_of_files, photo_room
 from icgan_runtime.server.stage import Requests, keep_to_the_end
 
 # Pillow warns of every odd value in a stranger's EXIF: thousands of lines of the log for one picture, each of
@@ -64,6 +64,7 @@ class TritonPythonModel:
         # far fewer than elsewhere: each is alone with its decoder, however many wait
         workers = Workers(decoders, photo_room(decoders, room), NICENESS)
         self.decoders = Decoders(self.size, crop, workers, parameters["kept_pictures"])
+        self.admitted = shared_marks("icgan_preprocess")
         self.probed = 0
         probe = self.requests.probe(
             args.get("model_repository", ""), "icgan_encoder", "embedding", self._probe_picture
@@ -73,11 +74,18 @@ class TritonPythonModel:
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         begun = [self._begin(request) for request in requests]
         self.requests.report()
-        return [self._answer(each) if isinstance(each, Work) else each for each in begun]
+        answers = []
+        for request, each in zip(requests, begun, strict=True):
+            answers.append(self._answer(each) if isinstance(each, Work) else each)
+            files = self.requests.tensor(request, "IMAGE")
+            if files is not None and (load := load_of_files(files.ravel().tolist())):
+                self.admitted.done(load)
+        return answers
 
     def finalize(self) -> None:
         self.decoders.workers.close()
         self.encoder.close()
+        self.admitted.close()
         keep_to_the_end(self)
 
     def _begin(self, request: pb_utils.InferenceRequest) -> Any:
