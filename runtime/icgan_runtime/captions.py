@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,9 @@ CELL = 112  # pixels: the least width of a picture with words below it
 LINE = 15  # pixels of height
 _SIZE = 11  # of the letters
 _CUT = "…"
+_PLAIN = str.maketrans(
+    {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "ß": "ss", "æ": "ae", "ø": "o"}
+)
 
 
 def below(pictures: U8 | Sequence[U8], lines: Sequence[Sequence[str]]) -> U8:
@@ -41,10 +45,21 @@ def _strip(lines: Sequence[str], width: int, height: int) -> U8:
     strip = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(strip)
     for number, line in enumerate(lines):
-        shown, whole = " ".join(line.split()), " ".join(line.split())
+        shown = whole = _plain(" ".join(line.split()))
         is_path = "/" in whole and " " not in whole
         while whole and draw.textlength(shown, font=font) > width - 2:
             whole = whole[1:] if is_path else whole[:-1]
             shown = _CUT + whole if is_path else whole + _CUT
         draw.text((1, number * LINE), shown, fill="black", font=font)
     return np.asarray(strip)
+
+
+def _plain(text: str) -> str:
+    """Text in the letters that Pillow's own font has: without accents, and ? for those of other scripts.
+
+    The font would draw every one of them as the same empty box.
+    """
+    parts = unicodedata.normalize("NFKD", text.translate(_PLAIN).replace(_CUT, "..."))
+    return "".join(
+        letter if letter.isascii() else "?" for letter in parts if not unicodedata.combining(letter)
+    )

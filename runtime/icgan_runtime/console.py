@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import time
-from typing import Any, Self, TextIO
+from typing import Any, NoReturn, Self, TextIO
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,6 +20,12 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         usage, example, rest = super().format_help().split("\n\n", 2)
         return f"{example}\n\n{usage}\n\n{rest}"
+
+    def error(self, message: str) -> NoReturn:
+        if message.endswith("required: COMMAND"):  # whoever names none wants to see which there are
+            self.print_help(sys.stderr)
+            self.exit(2, f"\n{self.prog}: say which COMMAND\n")
+        super().error(message)
 
 
 # All but newline and tab; and lone surrogates, which bytes that are no UTF-8 become in file names.

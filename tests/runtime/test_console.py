@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from icgan_runtime.console import Progress, span
+from icgan_runtime.console import Parser, Progress, span
 
 
 class Terminal(io.StringIO):
@@ -45,3 +45,20 @@ def test_a_terminal_keeps_one_line_that_ends_when_the_work_does():
 )
 def test_a_length_of_time_has_its_two_largest_units(seconds, words):
     assert span(seconds) == words
+
+
+def test_a_program_without_a_command_lists_those_that_there_are(capsys):
+    parser = Parser(prog="icgan", description="example: icgan draw it\n\nDraws.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser(
+        "draw", description="example: icgan draw it\n\nDraws it.", help="draw something"
+    ).add_argument("what")
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args([])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "draw something" in said
+    assert said.endswith("icgan: say which COMMAND\n")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["draw"])
+    assert "the following arguments are required: what" in capsys.readouterr().err

@@ -102,11 +102,18 @@ def read_run(path: Path) -> Run:
         generator,
         encoder,
         _model(path, config, generator.config, identity),
-        provenance={key: value for key, value in config.items() if key in ("train", "data", "provenance")}
-        | {"backbone": backbone_of(generator.config)},
+        provenance=_provenance(config) | {"backbone": backbone_of(generator.config)},
         metrics=read_evaluation(path),
         data_path=data if data is not None and (data / "dataset.json").exists() else None,
     )
+
+
+def _provenance(config: dict[str, Any]) -> dict[str, Any]:
+    """What a bundle says of its training. Bundles are handed on: folders of this machine stay out of them."""
+    kept: dict[str, Any] = {name: config[name] for name in ("train", "data", "provenance") if name in config}
+    if isinstance(kept.get("data"), dict):
+        kept["data"] = {name: value for name, value in kept["data"].items() if name != "path"}
+    return kept
 
 
 def _model(path: Path, config: dict[str, Any], shape: AnyConfig, encoder: EncoderIdentity) -> Model:

@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 from contextlib import AbstractContextManager
@@ -94,11 +96,12 @@ def run(options: argparse.Namespace) -> int:
     )
     with _served(options, settings) as server:
         try:
+            program = _program()
             host = LOOPBACK if options.host == "0.0.0.0" else options.host
             for line in (
                 f"serving {options.bundle} until Ctrl-C, metrics at {server.metrics_url}",
-                f"  icgan generate --url grpc://{host}:{options.grpc_port} photo.jpg --out grid.png",
-                f"  icgan generate --url http://{host}:{options.http_port} photo.jpg --out grid.png",
+                f"  {program} generate --url grpc://{host}:{options.grpc_port} photo.jpg --out grid.png",
+                f"  {program} generate --url http://{host}:{options.http_port} photo.jpg --out grid.png",
             ):
                 shared.say_text(options, line)
             addresses = {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url}
@@ -125,6 +128,15 @@ def _served(options: argparse.Namespace, server: ServerOptions) -> AbstractConte
             options.changes = ""  # which nobody signs
     wanted = repository_options.from_options(options)
     return serve_bundle.serve_bundle(options.bundle, server, wanted, options.log, report)
+
+
+def _program() -> str:
+    """What to type for `icgan`: it as it was called. Another environment's may have no client for servers."""
+    called = Path(sys.argv[0])
+    found = shutil.which("icgan")
+    if called.name != "icgan" or (found and called.exists() and os.path.samefile(found, called)):
+        return "icgan"
+    return shlex.quote(str(called))
 
 
 def _collector(options: argparse.Namespace) -> str | None:

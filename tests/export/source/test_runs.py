@@ -59,6 +59,15 @@ def test_the_card_says_scores_and_what_they_are_of_in_words(run, tiny_bundle):
     assert not set('{}[]"_') & set(quality)
 
 
+def test_folders_of_this_machine_stay_out_of_what_is_handed_on(run):
+    config = json.loads((run / "config.json").read_text())
+    config["data"] = {**config.get("data", {}), "name": "mine", "path": "/home/anna/photos of 2026"}
+    (run / "config.json").write_text(json.dumps(config))
+    said = read_run(run).provenance
+    assert said["data"]["name"] == "mine"
+    assert "anna" not in json.dumps(said)
+
+
 def test_instances_are_embedded_as_prepare_does_and_the_reference_as_published(run):
     opened = read_run(run)
     pictures = np.random.default_rng(0).integers(0, 256, (19, 32, 32, 3), dtype=np.uint8)

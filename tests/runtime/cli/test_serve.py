@@ -44,6 +44,19 @@ def served(monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
+def test_what_to_type_is_the_program_that_serves_where_icgan_alone_is_another_or_none(
+    icgan, served, monkeypatch, tmp_path
+):
+    program = tmp_path / "serve env" / "icgan"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setattr("sys.argv", [str(program), "serve", "B"])
+    monkeypatch.setenv("PATH", "")
+    assert f"  '{program}' generate --url grpc://" in icgan("serve", "B")[1]
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert "\n  icgan generate --url grpc://" in icgan("serve", "B")[1]
+
+
 def test_serve_says_how_it_is_asked_and_ends_with_ctrl_c(icgan, served):
     ports = ["--http-port", 1, "--grpc-port", 2, "--metrics-port", 3]
     flags = [

@@ -71,7 +71,9 @@ def test_a_changed_setting_is_refused_until_it_is_to_change_on_purpose(
     command = ["fit", "data", "--preset", "tiny", "--out", "run", "--images", "8", "--set", "neighbours=2"]
     assert cli.main(command) == 0
     run, begun = tmp_path / "run", written(tmp_path / "run")
+    capsys.readouterr()
     assert cli.main(command) == 0, "the same command goes on"
+    assert "run goes on after step 2\n" in capsys.readouterr().err
     for change in (["--set", "ema_decay=0.5"], ["--set", "ema_decay=0.25"]):
         capsys.readouterr()
         assert cli.main([*command, *change]) == 1
@@ -91,6 +93,9 @@ def test_a_changed_setting_is_refused_until_it_is_to_change_on_purpose(
     assert "--set ch: ../run goes on with the model that it has" in capsys.readouterr().err
     assert cli.main(["fit", "--continue", "--out", "nowhere"]) == 1
     assert "nowhere is no run directory" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--continue"])
+    assert "say which, --out RUN" in capsys.readouterr().err
 
 
 def test_a_data_set_recorded_as_it_was_typed_is_found_from_anywhere(make_prepared, tmp_path, monkeypatch):

@@ -166,6 +166,22 @@ def test_interrupting_writes_a_checkpoint_and_the_same_command_goes_on(make_prep
     assert without_times(log(stopped)) == without_times(log(whole))
 
 
+def test_a_second_training_of_a_run_is_refused_while_the_first_goes_on(make_prepared, tmp_path):
+    source, run = PreparedDataset.open(make_prepared()), tmp_path / "run"
+    again = []
+
+    def meanwhile(generator, labels):
+        with pytest.raises(ConfigError, match="is being trained by another process"):
+            fit(TINY.model, TINY.train, source, run, device=CPU)
+        again.append((run / "config.json").read_bytes())
+        return 1.0
+
+    assert fit(TINY.model, TINY.train, source, run, device=CPU, evaluate=meanwhile)
+    assert again
+    assert again[0] == (run / "config.json").read_bytes()
+    assert [record["images"] for record in log(run)] == [16, 32, 48, 64]
+
+
 def test_a_disk_that_fills_up_during_a_checkpoint_costs_nothing_but_the_steps_since_the_last(
     make_prepared, tmp_path
 ):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from icgan_training.errors import ConfigError
-from icgan_training.fit.run import open_encoder, read_config
+from icgan_training.fit.run import alone, open_encoder, read_config
 
 MODELS = Path(__file__).parents[3] / "models"
 
@@ -65,3 +65,11 @@ def test_a_run_without_any_encoder_is_refused(shipped):
     (shipped / "encoder.json").unlink()
     with pytest.raises(ConfigError, match=r"encoder\.safetensors is missing"):
         open_encoder(shipped, read_config(shipped))
+
+
+def test_a_run_that_is_being_trained_is_left_alone_until_that_ends(tmp_path):
+    run = tmp_path / "new" / "run"
+    with alone(run), pytest.raises(ConfigError, match="is being trained by another process"), alone(run):
+        pass
+    with alone(run):
+        assert list(run.iterdir()) == [], "nothing is left behind"

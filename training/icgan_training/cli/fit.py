@@ -162,9 +162,13 @@ def _announce(
 ) -> None:
     """What the person who waits should know before the first step."""
     from icgan_training.data.advice import likeness, warnings
+    from icgan_training.fit.resume import list_checkpoints
     from icgan_training.fit.settings import neighbourhood_note
 
-    if origin is not None:
+    if checkpoints := list_checkpoints(out / "checkpoints"):
+        step = int(checkpoints[-1].stem.removeprefix("step-"))
+        print(f"{out} goes on after step {step}", file=sys.stderr)
+    elif origin is not None:
         print(f"{out} starts from {origin.words(model)}", file=sys.stderr)
     if chosen is not None and (note := neighbourhood_note(chosen, model, train, data)):
         print(note, file=sys.stderr)
@@ -178,8 +182,10 @@ def _check(args: argparse.Namespace) -> None:
     from icgan_training.networks.presets import preset
 
     alone = args.origin is None
-    if args.go_on and (args.out is None or args.preset is not None):
-        args.parser.error("--continue takes the run in --out with its settings, and no --preset")
+    if args.go_on and args.out is None:
+        args.parser.error("--continue goes on with a run: say which, --out RUN")
+    if args.go_on and args.preset is not None:
+        args.parser.error("--continue takes the settings of the run in --out: leave --preset out")
     incomplete = args.data is None or (alone and (args.preset is None or not (args.out or args.dry_run)))
     if incomplete and not args.go_on:
         args.parser.error("DATA, --preset and --out are needed, or DATA and --from")

@@ -46,7 +46,7 @@ from icgan_training.fit.resume import (
     prune,
     save_checkpoint,
 )
-from icgan_training.fit.run import open_run, publish
+from icgan_training.fit.run import alone, open_run, publish
 from icgan_training.fit.sampler import PARTS, Batch, Indices, Part, Sampler
 from icgan_training.fit.start import start
 from icgan_training.fit.step import STATISTICS, Trainer
@@ -85,33 +85,35 @@ def fit(
     checkpoint; the best one is then what is exported and kept as `checkpoints/best.safetensors`. Returns
     whether training is complete: SIGINT or SIGTERM, to any of the processes, makes it write a checkpoint and
     return False. `change`: whether an existing run may go on with other settings of training.
-    Raises ConfigError for settings that do not fit the data or an existing run, CheckpointError when the
-    disk refuses, CollapseError when the losses stop being numbers or the logits run away.
+    Raises ConfigError for settings that do not fit the data or an existing run, or while another process
+    trains it, CheckpointError when the disk refuses, CollapseError when the losses stop being numbers or
+    the logits run away.
     """
     rows_at_once = _rows_at_once(train, processes)
     data = data.nearest(train.neighbours)
-    if processes.first:
-        open_run(run_dir, model, train, data, {} if origin is None else origin.describe(), change)
-    checkpoints = run_dir / "checkpoints"
-    labels = training_labels(
-        model,
-        data,
-        run_dir,
-        source=train.label_source,
-        seed=train.seed,
-        begun=bool(list_checkpoints(checkpoints)),
-        processes=processes,
-    )
-    trainer = make_trainer(model, train, device, processes)
-    position = _resume(trainer, checkpoints)
-    if position.step == 0:
-        start(trainer, data, origin)
-    sampler = _sampler(data, labels, model, train)
-    draw = _drawing(sampler, model, train, processes, rows_at_once, pin=device.type == "cuda")
-    images_per_step = train.batch_size * train.discriminator_steps
-    left = math.ceil(max(0, train.total_images - position.images) / images_per_step)
-    steps = range(position.step + 1, position.step + left + 1)
     with ExitStack() as stack:
+        if processes.first:
+            stack.enter_context(alone(run_dir))
+            open_run(run_dir, model, train, data, {} if origin is None else origin.describe(), change)
+        checkpoints = run_dir / "checkpoints"
+        labels = training_labels(
+            model,
+            data,
+            run_dir,
+            source=train.label_source,
+            seed=train.seed,
+            begun=bool(list_checkpoints(checkpoints)),
+            processes=processes,
+        )
+        trainer = make_trainer(model, train, device, processes)
+        position = _resume(trainer, checkpoints)
+        if position.step == 0:
+            start(trainer, data, origin)
+        sampler = _sampler(data, labels, model, train)
+        draw = _drawing(sampler, model, train, processes, rows_at_once, pin=device.type == "cuda")
+        images_per_step = train.batch_size * train.discriminator_steps
+        left = math.ceil(max(0, train.total_images - position.images) / images_per_step)
+        steps = range(position.step + 1, position.step + left + 1)
         keeper = None
         if processes.first:
             journal = Journal(run_dir, position.step, position.images, train.total_images)

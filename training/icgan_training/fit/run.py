@@ -9,8 +9,10 @@ encoder.safetensors          a copy, or encoder.json, which names one that runs 
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,35 @@ SCHEMA_VERSION = 1
 CONFIG = "config.json"
 ENCODER = "encoder.safetensors"
 SHARED_ENCODER = "encoder.json"
+
+
+@contextmanager
+def alone(run_dir: Path) -> Iterator[None]:
+    """The only training of a run directory, which is made where it is missing.
+
+    Raises ConfigError while another process trains it. The system gives the lock back with the process that
+    holds it, however that ends. On Windows, and on file systems that know no locks, nothing is checked.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(run_dir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{run_dir} is being trained by another process: wait for its end, stop it (Ctrl-C writes a"
+                " checkpoint), or choose another --out"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def open_run(
