@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from icgan_runtime import text_scorer
 from icgan_runtime.marks.mark import read_marks
 from icgan_training.networks.encoder import random_encoder, save_encoder
 from tests.examples.notebooks import run
@@ -104,3 +105,31 @@ def test_the_stored_notebook_has_its_pictures_and_no_place_of_a_machine():
     assert text.count('"image/jpeg"') >= 5
     assert len(text) < 600_000
     assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))
+
+
+def test_words_are_learnt_from_emoji_and_their_names(example, tiny_bundle, tmp_path):
+    """Circles, squares and hearts as Unicode names them, drawn here."""
+    emoji = tmp_path / "emoji"
+    emoji.mkdir()
+    colours = {"red": (220, 30, 30), "blue": (30, 60, 220), "green": (30, 180, 60)}
+    points = {
+        "red": (0x1F534, 0x1F7E5),
+        "blue": (0x1F535, 0x1F7E6, 0x1F499),
+        "green": (0x1F7E2, 0x1F7E9, 0x1F49A),
+    }
+    for colour, rgb in colours.items():
+        for point in points[colour]:
+            Image.new("RGB", (16, 16), rgb).save(emoji / f"{point:x}.png")
+    (emoji / "notes.txt").write_text("no picture")
+    assert example("emoji_scorer.py", emoji, tiny_bundle / "encoder.onnx", "--out", "scorer") == 0
+    scorer = tmp_path / "scorer"
+    files = scorer / "image.onnx", scorer / "text.onnx", scorer / "tokenizer.json"
+    shown = np.stack([np.full((8, 8, 3), rgb, np.uint8) for rgb in colours.values()])
+    for place, colour in enumerate(colours):
+        assert np.argmax(text_scorer(f"{colour} circle", *files)(shown)) == place
+
+
+def test_a_folder_without_emoji_is_refused(example, tiny_bundle, tmp_path, capsys):
+    (tmp_path / "zzz.png").write_bytes(b"")
+    assert example("emoji_scorer.py", tmp_path, tiny_bundle / "encoder.onnx") == 2
+    assert "has no picture whose name is code points, such as 1f34e.webp" in capsys.readouterr().err
