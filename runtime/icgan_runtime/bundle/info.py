@@ -55,7 +55,7 @@ def render(facts: dict[str, Any]) -> str:
         f"  encoder    {encoder['name']}, {encoder['embedding_dim']} wide, weights {encoder['sha256'][:12]}",
         f"  input      {model['preprocessing']['size']} × {model['preprocessing']['size']} RGB, "
         f"{model['preprocessing']['crop']}, {model['preprocessing']['resize']}",
-        f"  bank       {bank['count']} instances of {of}, k = {bank['neighbours']}"
+        f"  bank       {bank['count']} instances: {of}, k = {bank['neighbours']}"
         f"{', labelled' if bank['labelled'] else ''}"
         f"{', ' + str(facts['changes']) + ' changes since (icgan bank list)' if facts['changes'] else ''}",
         f"  identity   {facts['identity'][:16]}, embedding space {facts['encoder_id'][:16]}",
@@ -83,10 +83,10 @@ def render(facts: dict[str, Any]) -> str:
         for engine in facts["engines"]
     ]
     reports: dict[str, Callable[[dict[str, Any], str], list[str]]] = {
-        "provenance": tree,
         "metrics": metrics_lines,
         "parity": parity_lines,
         "bench": tree,
+        "provenance": tree,  # last, for it is long
     }
     for title, lines_of in reports.items():
         shown = {name: value for name, value in facts[title].items() if (title, name) != ("bench", "costs")}

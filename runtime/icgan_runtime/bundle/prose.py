@@ -94,6 +94,8 @@ def tree(value: Mapping[str, Any], indent: str) -> list[str]:
     """Names and values, one a line, what a name holds indented below it."""
     lines = []
     for key, item in value.items():
+        if item == {}:
+            continue
         if isinstance(item, dict):
             lines += [f"{indent}{plain_name(key)}", *tree(item, indent + "  ")]
         elif isinstance(item, list) and any(isinstance(part, dict) for part in item):

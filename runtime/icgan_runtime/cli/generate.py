@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         sheets.file_format(out, "out")  # refused before the work is done
     kind = kind_of(options)
     settings = {name: getattr(options, name) for name in ("n", "seed", "truncation", "condition", "label")}
-    rows, report = [], []
+    rows, report, files = [], [], 0
     with shared.open_pipeline(options) as pipe:
         for each in wanted:
             shown, result = generate(pipe, each, settings)
@@ -89,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
             else:
                 folder = f"{folders[each]}/"
                 paths = result.save(folder, not options.no_mark, options.sign_key, options.embedding)
+                files += len(paths)
                 for j, path in enumerate(paths):
                     _log(options, result.claim(j, 1, SINGLE), path.read_bytes())
             report.append(shared.nearest_json(each.name, result.neighbours))
@@ -102,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
         mark = None if options.no_mark else Mark(claim, options.sign_key)
         written = sheets.write_picture(out, sheets.grid(np.stack(rows), columns=1), "out", mark)
         _log(options, claim, written)
-    say_written(options, out, kind)
+    say_written(options, out, kind, files or None)
     data = {"out": str(out), "seed": options.seed, "n": options.n, "mark": kind, "pictures": report}
     shared.say_result(options, route, data)
     return 0

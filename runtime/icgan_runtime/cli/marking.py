@@ -48,6 +48,7 @@ def kind_of(options: argparse.Namespace) -> str:
     return "unsigned" if find_signer(options.sign_key) is None else "signed"
 
 
-def say_written(options: argparse.Namespace, out: Path, kind: str) -> None:
-    """A line for people."""
-    shared.say_text(options, f"wrote {out}, {MARKS[kind]}")
+def say_written(options: argparse.Namespace, out: Path, kind: str, files: int | None = None) -> None:
+    """A line for people; `files`: how many, where they went into a folder."""
+    how_many = "" if files is None else f": {files} file{'s' if files > 1 else ''}"
+    shared.say_text(options, f"wrote {out}{how_many}, {MARKS[kind]}")

@@ -153,7 +153,7 @@ def _run(options: argparse.Namespace, find: Find) -> int:
     for place, each in enumerate(images if found.scores is not None else []):
         where = f" (sample {each['sample']})" if "sample" in each else ""
         shared.say_text(options, f"{place}: score {each['score']:.4g}{where}")
-    say_written(options, out, kind)
+    say_written(options, out, kind, len(images) if sheets.names_folder(options.out) else None)
     data = {"out": str(out), "seed": options.seed, "n": len(images), "mark": kind, "images": images}
     shared.say_result(options, route, data)
     return 0

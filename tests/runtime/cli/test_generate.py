@@ -40,7 +40,7 @@ def test_generate_writes_single_files_into_a_folder(icgan, tiny_bundle, tmp_path
         expected = pipe.generate(PHOTO, n=2, seed=4).images
     out = tmp_path / "images"
     status, printed, _ = icgan("generate", tiny_bundle, PHOTO, "-n", 2, "--seed", 4, "--out", out)
-    assert (status, printed.splitlines()[-1]) == (0, f"wrote {out}, marked as generated, unsigned")
+    assert (status, printed.splitlines()[-1]) == (0, f"wrote {out}: 2 files, marked as generated, unsigned")
     assert sorted(path.name for path in out.iterdir()) == ["00000.png", "00001.png"]
     icgan("generate", tiny_bundle, PHOTO, other, "-n", 2, "--seed", 4, "--out", out)
     dotted = tmp_path / "v1.png"

@@ -34,7 +34,7 @@ def test_rank_writes_the_best_and_says_which_they_are(icgan, tiny_bundle, tmp_pa
         assert lines[place].endswith(f" (sample {sample})")
         with Image.open(tmp_path / "best" / f"{sample:05}.png") as opened:
             np.testing.assert_array_equal(np.asarray(opened), best.images[place])
-    assert lines[-1] == f"wrote {tmp_path / 'best'}, marked as generated, unsigned"
+    assert lines[-1] == f"wrote {tmp_path / 'best'}: 2 files, marked as generated, unsigned"
     _, printed, _ = icgan(*words, "--out", tmp_path / "best.png", "--json")
     assert [each["sample"] for each in json.loads(printed)["images"]] == best.samples.tolist()
 

@@ -240,7 +240,16 @@ def test_pictures_are_read_whatever_phones_and_cameras_call_them(photo, tmp_path
 
 def test_what_is_not_looked_at_is_counted_and_named(photo, tmp_path):
     write_pictures(tmp_path / "a", photo, 2)
-    for name in ("a/1.jxl", "a/2.JXL", "notes.txt", "a/README", "a/.hidden", "source.json"):
+    for name in (
+        "a/1.jxl",
+        "a/2.JXL",
+        "notes.txt",
+        "a/sidecar",
+        "a/README",
+        "a/LICENSE.txt",
+        "a/.hidden",
+        "source.json",
+    ):
         (tmp_path / name).write_text("{}" if "source" in name else "x")
     (tmp_path / "source.json").write_text('{"name": "mine"}')
     (remark,) = open_source(tmp_path).remarks

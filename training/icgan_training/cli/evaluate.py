@@ -200,11 +200,11 @@ def _sheets(
 
 def _say_evaluation(result: Evaluation) -> None:
     """Scores, what they depend on, and notes, for people."""
-    from icgan_training.score.report import score_lines
+    from icgan_training.score.report import score_lines, setting_lines
 
     for name, value in score_lines(result):
         say(f"{name:<44} {value}")
-    for name, value in result.parameters.items():
+    for name, value in setting_lines(result):
         say(f"  {name}: {value}")
     for note in result.notes:
         say(f"note: {note}")

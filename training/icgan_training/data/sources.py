@@ -226,6 +226,10 @@ def _printable(name: str) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
+# what lies beside pictures and needs no word
+PAPERS = frozenset(("COPYING", "LICENCE", "LICENSE", "NOTICE", "README"))
+
+
 @dataclass
 class _Walk:
     """Pictures below a folder, by relative path, each folder in name order and once."""
@@ -252,7 +256,7 @@ class _Walk:
                     self.visit(Path(entry.path), root, f"{prefix}{entry.name}/")
             elif (ending := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
                 self.files.append(prefix + entry.name)
-            elif prefix + entry.name != "source.json":
+            elif prefix + entry.name != "source.json" and Path(entry.name).stem.upper() not in PAPERS:
                 self.others[ending or "no ending"] += 1
 
     def remarks(self, folder: Path | str) -> list[str]:

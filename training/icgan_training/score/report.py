@@ -67,14 +67,18 @@ def score_lines(evaluation: Evaluation) -> list[tuple[str, str]]:
     return lines
 
 
+def setting_lines(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What was evaluated, and how: (name, value), as people read them."""
+    return [(name.replace("_", " "), _plain(value)) for name, value in evaluation.parameters.items()]
+
+
 def to_html(evaluation: Evaluation, title: str, sheets: Mapping[str, NDArray[np.uint8]]) -> str:
     """The whole page, sample sheets included; each is called one of `SHEETS`."""
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in evaluation.notes)
-    parameters = [(name.replace("_", " "), _plain(value)) for name, value in evaluation.parameters.items()]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{_table(score_lines(evaluation))}{notes}"
-        f"<h2>Settings</h2>{_table(parameters)}"
+        f"<h2>Settings</h2>{_table(setting_lines(evaluation))}"
         f"{''.join(_sheet(name, sheet) for name, sheet in sheets.items())}</html>\n"
     )
 
