@@ -68,7 +68,10 @@ def test_every_configuration_takes_as_many_rows_and_every_stage_knows_its_limits
     for path in paths:
         config = text_format.Parse(path.read_text(), pb.ModelConfig())
         if config.backend == "python":
-            assert int(config.parameters["max_rows"].string_value) == 32, path
+            if config.name == "icgan_admit":  # it counts photos
+                assert config.max_batch_size == 32
+            else:
+                assert int(config.parameters["max_rows"].string_value) == 32, path
             assert int(config.parameters["max_queue"].string_value) == 48, path
         else:
             assert config.max_batch_size == 32, path
