@@ -103,7 +103,7 @@ def test_what_is_measured_is_asked_for_as_the_scenarios_say(monkeypatch):
     reduced = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
 
     class Pipe:
-        model = SimpleNamespace(name="m", preprocessing=SimpleNamespace(size=4))
+        model = SimpleNamespace(name="m", preprocessing=SimpleNamespace(size=4, crop="centre-short-side"))
         route = SimpleNamespace(to_json=lambda: {"backend": "triton"})
 
         async def __aenter__(self):

@@ -223,7 +223,12 @@ def test_pictures_whose_labels_are_other_classes_give_no_fid(tiny_bundle):
     bundle = Bundle.open(tiny_bundle)
     model = replace(bundle.manifest.model, classes=2, class_names=("cat", "dog"))
     labelled = replace(bundle, manifest=replace(bundle.manifest, model=model))
-    meta = SimpleNamespace(encoder=model.encoder, resolution=model.resolution, class_names=["dog", "cat"])
+    meta = SimpleNamespace(
+        encoder=model.encoder,
+        resolution=model.resolution,
+        crop=model.preprocessing.crop,
+        class_names=["dog", "cat"],
+    )
     data = SimpleNamespace(path=Path("data"), meta=meta)
     with pytest.raises(ConfigError, match="label 0 is 'dog' in data and was 'cat' in training"):
         fid_of_each(labelled, data, 4, print)  # type: ignore[arg-type]
@@ -233,7 +238,8 @@ def test_clusters_of_a_run_give_no_fid_for_no_data_set_knows_them(tiny_bundle):
     bundle = Bundle.open(tiny_bundle)
     model = replace(bundle.manifest.model, classes=10)
     of_clusters = replace(bundle.manifest, model=model, provenance={"train": {"label_source": "clusters"}})
-    meta = SimpleNamespace(encoder=model.encoder, resolution=model.resolution, count=8)
+    crop = model.preprocessing.crop
+    meta = SimpleNamespace(encoder=model.encoder, resolution=model.resolution, crop=crop, count=8)
     labelled = SimpleNamespace(path=Path("data"), meta=meta, embeddings=np.zeros((8, 4)), labels=np.zeros(8))
     with pytest.raises(ExportError, match="the generator takes clusters of its run"):
         fid_of_each(replace(bundle, manifest=of_clusters), labelled, 4, print)  # type: ignore[arg-type]
