@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import time
 from collections import Counter
 from pathlib import Path
@@ -24,6 +22,7 @@ import numpy as np
 import onnx
 import torch
 
+from benchmarks.report import machine, table
 from icgan_export.lower.graphs import generator_graph
 from icgan_export.lower.half import TYPES, rounded
 from icgan_export.lower.passes import float_pictures
@@ -131,13 +130,10 @@ def main() -> None:
         "spread": options.spread,
         "nodes": len(kinds),
         "largest activation": float(f"{max(ranges.values()):.4g}"),
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        "machine": machine(),
     }
-    lines = [
-        json.dumps(about), "",
-        "| precision | PSNR, dB | MB | kept in float32 | of them | seconds |", "|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    titles = ["precision", "PSNR, dB", "MB", "kept in float32", "of them", "seconds"]
+    rows: list[list[object]] = []
     for precision in options.precision:
         start = time.monotonic()
         found = lower(graph, precision, ranges, trial)
@@ -149,14 +145,14 @@ def main() -> None:
             for node in found.kept
         )
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        row = (
-            f"| {precision} | {psnr(graph, found.model, config):.1f} | "
-            f"{found.model.ByteSize() / 1e6:.0f} | {len(found.kept)} | {listed or 'none'} | {seconds:.0f} |"
-        )
-        print(row, flush=True)
-        lines.append(row)
+        decibels, size = psnr(graph, found.model, config), found.model.ByteSize() / 1e6
+        kept = [len(found.kept), listed or "none", f"{seconds:.0f}"]
+        rows.append([precision, f"{decibels:.1f}", f"{size:.0f}", *kept])
+        print(*rows[-1], sep=" | ", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"precision-{options.resolution}.md").write_text("\n".join(lines) + "\n")
+    (options.out / f"precision-{options.resolution}.md").write_text(
+        f"{json.dumps(about)}\n\n{table(titles, rows)}"
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import time
 import types
 from dataclasses import replace
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.report import machine, table
 from icgan_training.distributed import ALONE
 from icgan_training.fit.augment import UNIFORMS
 from icgan_training.fit.inputs import Inputs, StepInputs
@@ -208,17 +208,19 @@ def main() -> None:
     lines = [
         f"`python -m benchmarks.train_step_stylegan2 --preset {options.preset} --batch {options.batch}"
         f" --kernels {options.kernels} --rounds {options.rounds}`: processor seconds of a step, medians, one"
-        f" thread, float32, {platform.processor() or platform.machine()}, torch {torch.__version__}."
+        f" thread, float32, {machine()}, torch {torch.__version__}."
         f" The generator's first"
         f" losses are {abs(apart):.1g} apart.",
         "",
-        "| step | straightforward | ours | times |",
-        "|---|---|---|---|",
-        *(f"| {kind} | {plain:.3f} | {ours:.3f} | {plain / ours:.2f} |" for kind, plain, ours in rows),
+        table(
+            ["step", "straightforward", "ours", "times"],
+            [[kind, f"{plain:.3f}", f"{ours:.3f}", f"{plain / ours:.2f}"] for kind, plain, ours in rows],
+        ),
     ]
-    print("\n".join(lines))
+    text = "\n".join(lines)
+    print(text)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"train_step_stylegan2-{options.kernels}.md").write_text("\n".join(lines) + "\n")
+    (options.out / f"train_step_stylegan2-{options.kernels}.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -58,8 +58,9 @@ def seen(files: list[Path], encoder: Path) -> F32:
 def multi_hot(words: list[list[str]], vocabulary: list[str]) -> F32:
     """[N, V]: the share of each word in a text; words that are not known have none."""
     rows = np.zeros((len(words), len(vocabulary)), np.float32)
+    column = {word: number for number, word in enumerate(vocabulary)}
     for row, text in enumerate(words):
-        known = [vocabulary.index(word) for word in text if word in vocabulary]
+        known = [column[word] for word in text if word in column]
         rows[row, known] = 1 / max(len(known), 1)
     return rows
 

@@ -1,5 +1,5 @@
 // The next generation: pictures between those that were picked, each with something new, from latents alone.
-import { noise, philoxWords, uniform } from "./noise.js";
+import { noise, philoxWords, rankOf, uniform } from "./noise.js";
 import { mix } from "./vectors.js";
 
 /**
@@ -28,8 +28,7 @@ export function breed(parents, { n, seed, generation, truncation }) {
     const sample = SAMPLES * BigInt(generation) + BigInt(child);
     const fresh = noise(seed, sample, truncation, width);
     const choices = philoxWords(seed, sample, 2 * width + 3).slice(width); // words that the noise leaves
-    const pick = (/** @type {bigint} */ word) => parents[Number(((word >> 11n) * BigInt(parents.length)) >> 53n)];
-    const [one, other] = [pick(choices[width]), pick(choices[width + 1])];
+    const [one, other] = [choices[width], choices[width + 1]].map((word) => parents[rankOf(word, parents.length)]);
     const mixed = fresh.map((value, index) => {
       const from = choices[index] >> 63n ? one : other;
       return Math.min(Math.max(kept * from.noise[index] + NEW * value, -bound), bound);

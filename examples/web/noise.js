@@ -25,6 +25,11 @@ export function noise(seed, sample, truncation, width) {
  */
 export function drawRank(seed, sample, k) {
   const [word] = philoxBlock(DRAW_BLOCK, [BigInt(seed), BigInt(sample)]);
+  return rankOf(word, k);
+}
+
+/** A word as one of 0 .. k - 1. @param {bigint} word @param {number} k */
+export function rankOf(word, k) {
   return Number(((word >> 11n) * BigInt(k)) >> 53n);
 }
 

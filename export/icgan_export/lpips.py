@@ -23,7 +23,7 @@ class LpipsFeatures(nn.Module):
     def __init__(self, network: Lpips) -> None:
         super().__init__()
         self.network = network
-        roots = [weight.detach().clamp(min=0).sqrt().view(1, -1, 1, 1) for weight in network.weights]
+        roots = [weight.detach().sqrt().view(1, -1, 1, 1) for weight in network.weights]
         self.roots = nn.ParameterList(nn.Parameter(root, requires_grad=False) for root in roots)
 
     def forward(self, image: Tensor) -> Tensor:

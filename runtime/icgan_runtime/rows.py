@@ -7,7 +7,7 @@ and complain alike. Rows are independent: rows of different requests can share a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,32 +117,19 @@ class Rows:
 
     def check(self, classes: int) -> None:
         """Raise RequestError naming the first field with a value out of its range."""
-        if self._are_good(classes):
-            return
-        _check("seed", self.seed, self.seed >= 0, "0..2^63-1")
-        _check("sample", self.sample, self.sample >= 0, "0..2^63-1")
-        in_range = (self.truncation > 0) & ((self.truncation <= 1) | np.isposinf(self.truncation))
-        _check("truncation", self.truncation, in_range, "more than 0 and at most 1, or infinity for none")
-        known = (self.condition >= 0) & (self.condition < len(CONDITIONS))
-        names = ", ".join(f"{number} ({name})" for number, name in enumerate(CONDITIONS))
-        _check("condition", self.condition, known, names)
-        if self.label is not None:
-            in_classes = (self.label >= 0) & (self.label < classes)
-            expected = f"0..{classes - 1}, or {OWN_LABEL} for the instance's own"
-            _check("label", self.label, in_classes | (self.label == OWN_LABEL), expected)
-
-    def _are_good(self, classes: int) -> bool:
-        """Whether nothing is out of its range, by Python's numbers: of a few rows arrays take far longer."""
-        return (
-            min(self.seed.tolist(), default=0) >= 0
-            and min(self.sample.tolist(), default=0) >= 0
-            and all(0 < bound <= 1 or bound == math.inf for bound in self.truncation.tolist())
-            and all(0 <= number < len(CONDITIONS) for number in self.condition.tolist())
-            and (
-                self.label is None
-                or all(0 <= label < classes or label == OWN_LABEL for label in self.label.tolist())
-            )
+        _check("seed", self.seed, lambda seed: seed >= 0, "0..2^63-1")
+        _check("sample", self.sample, lambda sample: sample >= 0, "0..2^63-1")
+        _check(
+            "truncation",
+            self.truncation,
+            lambda bound: 0 < bound <= 1 or bound == math.inf,
+            "more than 0 and at most 1, or infinity for none",
         )
+        names = ", ".join(f"{number} ({name})" for number, name in enumerate(CONDITIONS))
+        _check("condition", self.condition, lambda number: 0 <= number < len(CONDITIONS), names)
+        if self.label is not None:
+            expected = f"0..{classes - 1}, or {OWN_LABEL} for the instance's own"
+            _check("label", self.label, lambda label: 0 <= label < classes or label == OWN_LABEL, expected)
 
     def noise(self, model: Model) -> F32:
         """The generator's noise [N, dim_z], bounded where that is what truncation means to the model."""
@@ -217,9 +204,13 @@ def check_embedding(embedding: F32) -> None:
     """Raise RequestError unless [N, D] holds unit rows (so no NaN, no infinity)."""
     with np.errstate(over="ignore"):  # infinity is refused too
         norms = np.linalg.norm(embedding, axis=1)
-    _check("embedding", norms, np.abs(norms - 1) <= 1e-2, "rows of length 1")
-
-
-def _check(field: str, values: NDArray[Any], good: NDArray[np.bool_], expected: str) -> None:
+    good = np.abs(norms - 1) <= 1e-2
     if not good.all():
-        raise RequestError(field, f"{values[~good][0]}, expected {expected}")
+        raise RequestError("embedding", f"{norms[~good][0]}, expected rows of length 1")
+
+
+def _check(field: str, values: NDArray[Any], is_good: Callable[[Any], bool], expected: str) -> None:
+    """By Python's numbers, one after the other: of a few rows arrays take far longer."""
+    for row, value in enumerate(values.tolist()):
+        if not is_good(value):
+            raise RequestError(field, f"{values[row]}, expected {expected}")

@@ -137,8 +137,9 @@ def invert_picture(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace, find: Find) -> int:
     """Look for images and write them."""
     out = Path(options.out)
+    into_folder = sheets.names_folder(options.out)
     is_film = options.frames is not None and out.suffix.lower() == ".webp"
-    if not sheets.names_folder(options.out):
+    if not into_folder:
         sheets.file_format(out, "out")  # refused before the work is done
     kind = kind_of(options)
     with shared.open_pipeline(options) as pipe:
@@ -153,7 +154,7 @@ def _run(options: argparse.Namespace, find: Find) -> int:
     for place, each in enumerate(images if found.scores is not None else []):
         where = f" (sample {each['sample']})" if "sample" in each else ""
         shared.say_text(options, f"{place}: score {each['score']:.4g}{where}")
-    say_written(options, out, kind, len(images) if sheets.names_folder(options.out) else None)
+    say_written(options, out, kind, len(images) if into_folder else None)
     data = {"out": str(out), "seed": options.seed, "n": len(images), "mark": kind, "images": images}
     shared.say_result(options, route, data)
     return 0

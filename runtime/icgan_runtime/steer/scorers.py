@@ -62,9 +62,7 @@ def as_scorer(scorer: Scorer | str | Path) -> Scorer:
     """A function as it is, the path of an ONNX file as what it computes. Raises RequestError otherwise."""
     if isinstance(scorer, (str, Path)):
         return onnx_scorer(scorer)
-    if not callable(scorer):
-        what = type(scorer).__name__
-        raise RequestError("scorer", f"{what}, expected a function of images, or the path of an ONNX file")
+    _check_function("scorer", scorer)
     return scorer
 
 
@@ -87,11 +85,7 @@ def as_features(features: Features | str | Path, threads: int = 0) -> Features:
     Raises RequestError otherwise, MissingExtraError without onnxruntime.
     """
     if not isinstance(features, (str, Path)):
-        if not callable(features):
-            what = type(features).__name__
-            raise RequestError(
-                "features", f"{what}, expected a function of images, or the path of an ONNX file"
-            )
+        _check_function("features", features)
         return features
     graph = ImageGraph.open(features, HALF, threads, "features", "features")
     if len(graph.output.shape) != 2:
@@ -191,6 +185,12 @@ class ImageGraph:
                 self.field, f"does not take images of {pictures.shape[1:3]}: {error}"
             ) from None
         return answer
+
+
+def _check_function(field: str, given: object) -> None:
+    if not callable(given):
+        what = type(given).__name__
+        raise RequestError(field, f"{what}, expected a function of images, or the path of an ONNX file")
 
 
 def _open(path: str | Path, threads: int, field: str = "scorer") -> OrtSession:
