@@ -43,6 +43,17 @@ def test_neighbours_are_found_across_the_blocks_that_rows_are_read_in(monkeypatc
     np.testing.assert_allclose(in_blocks.radii, whole.radii, atol=1e-6)
 
 
+def test_a_radius_is_the_distance_of_two_rows_however_many_are_compared_at_once(monkeypatch):
+    # a matrix product of another shape, or by another number of threads, rounds otherwise
+    rows = unit_rows(300, dim=1280)
+    whole = nearest_neighbours(rows, 7)
+    for together in (25, 99):
+        monkeypatch.setattr("icgan_training.data.neighbours.ROWS_PER_CALL", together)
+        parts = nearest_neighbours(rows, 7)
+        assert parts.radii.tobytes() == whole.radii.tobytes()
+        assert parts.indices.tobytes() == whole.indices.tobytes()
+
+
 def test_a_row_is_never_its_own_neighbour_but_its_duplicate_is():
     rows = unit_rows(40)
     rows[5:15] = rows[5]  # more duplicates than neighbours asked for

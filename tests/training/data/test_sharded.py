@@ -140,8 +140,8 @@ def test_finding_neighbours_holds_no_copy_of_the_embeddings(tmp_path, monkeypatc
     import tracemalloc
 
     monkeypatch.setattr(sharded, "SAMPLE_BYTES", 1 << 20)
-    for name, value in {"ROWS_PER_CALL": 256, "TOGETHER": 16}.items():
-        monkeypatch.setattr(sharded, name, value)
+    monkeypatch.setattr(sharded, "ROWS_PER_CALL", 256)
+    monkeypatch.setattr(neighbours, "TOGETHER", 16)
     np.save(tmp_path / "rows.npy", unit_rows(30_000, dim=512, centres=unit_rows(300, dim=512, seed=1)))
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     tracemalloc.start()

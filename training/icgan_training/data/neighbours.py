@@ -29,6 +29,11 @@ if faiss.omp_get_max_threads() > usable_cpus():  # it does not see a container's
 EXACT_UP_TO = 200_000  # pictures: up to this many every pair is compared
 CELL_ROUNDS = 6  # of k-means
 ROWS_PER_CALL = 4096
+SPARE = (
+    8  # candidates beyond the k wanted: a matrix product rounds otherwise with other threads or row counts
+)
+TOGETHER = 512  # pictures whose candidates are read at once, fewer where these are more than
+MOST_HELD = 8192
 KMEANS_ITERATIONS = 100
 CANDIDATES_PER_CENTROID = 32
 KMEANS_POINTS_PER_CENTROID = 200
@@ -89,18 +94,65 @@ def nearest_neighbours(embeddings: NDArray[np.float32], k: int) -> Neighbourhood
     with Progress(count, "neighbours", "pictures") as progress:
         for rows in chunks(count, ROWS_PER_CALL):
             own = np.arange(rows.start, rows.stop)
-            scores, indices[rows] = nearest_others(read_rows(embeddings, rows), own, embeddings, k)
-            radii[rows] = np.sqrt(np.maximum(2 - 2 * scores[:, -1], 0))
+            scores, indices[rows] = nearest_others(own, embeddings, k)
+            radii[rows] = radii_of(scores[:, -1])
             progress.advance(rows.stop - rows.start)
     return Neighbourhoods(indices, radii, exact=True)
 
 
+def radii_of(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Euclidean distances of unit rows from their inner products `scores`, of any shape."""
+    return np.sqrt(np.maximum(2 - 2 * scores, 0))
+
+
 def nearest_others(
-    queries: NDArray[np.float32], own: NDArray[np.int64], rows: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Scores and numbers [n, k] of the k of all `rows` nearest to each query, which is row `own` itself."""
-    scores, found = exact_search(queries, rows, k + 1, faiss.METRIC_INNER_PRODUCT)
-    return _without_self(found, scores, own[:, None], k)
+    own: NDArray[np.int64], rows: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Scores and numbers [n, k] of the k of all `rows` nearest to each row in `own`, without itself."""
+    wanted = min(k + 1 + SPARE, len(rows))
+    _, candidates = exact_search(rows_at(rows, own), rows, wanted, faiss.METRIC_INNER_PRODUCT)
+    return best_candidates(rows, own, candidates, k)
+
+
+def best_candidates(
+    rows: NDArray[np.float32], own: NDArray[np.int64], candidates: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Scores and numbers [n, k] of the best candidates of each row in `own`, by its own products with them.
+
+    `candidates` [n, m] holds -1 where there are fewer; the row itself does not count. Of equal scores the
+    smaller number comes first. Pair by pair, a score depends on the two rows alone, not on how many threads
+    or other rows there are. A row with too few candidates is compared with all.
+    """
+    scores = np.empty((len(own), k), np.float32)
+    near = np.empty((len(own), k), np.int32)
+    candidates = np.sort(np.where(candidates == own[:, None], -1, candidates), axis=1)
+    parts = [slice(start, start + TOGETHER) for start in range(0, len(own), TOGETHER)]
+    while parts:
+        part = parts.pop()
+        mine = candidates[part]
+        some = np.unique(mine)
+        if len(some) > MOST_HELD and len(mine) > 1:
+            middle = part.start + len(mine) // 2
+            parts += [slice(part.start, middle), slice(middle, part.start + len(mine))]
+            continue
+        some = some[some >= 0]
+        places = np.where(mine < 0, -1, np.searchsorted(some, mine))
+        exact = scores_at(rows_at(rows, own[part]), read_rows(rows, some), places)
+        best = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+        scores[part] = np.take_along_axis(exact, best, 1)
+        near[part] = np.take_along_axis(mine, best, 1)
+    short = np.flatnonzero((candidates >= 0).sum(axis=1) < k)
+    if len(short):
+        scores[short], near[short] = nearest_others(own[short], rows, k)
+    return scores, near
+
+
+def rows_at(rows: NDArray[np.float32], numbers: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Rows in any order, read in ascending order."""
+    order = np.argsort(numbers, kind="stable")
+    found = np.empty((len(numbers), rows.shape[1]), np.float32)
+    found[order] = read_rows(rows, np.asarray(numbers, np.int64)[order])
+    return found
 
 
 def exact_search(
@@ -215,16 +267,6 @@ def train_cells(sample: NDArray[np.float32], cells: int) -> CellIndex:
 
 def _padded(rows: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     return rows if rows.shape[1] == width else np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
-
-
-def _without_self(
-    found: NDArray[np.int64], scores: NDArray[np.float32], own: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """From k + 1 candidates per row drop the row itself, else the last; scores and indices [n, k]."""
-    keep = found != own
-    everyone_else = keep.all(axis=1)  # duplicates pushed the row out of its own candidates
-    keep[everyone_else, k] = False
-    return scores[keep].reshape(-1, k), found[keep].reshape(-1, k)
 
 
 def neighbour_statistics(

@@ -22,10 +22,12 @@ from icgan_training.data.neighbours import (
     ROWS_PER_CALL,
     CellIndex,
     Neighbourhoods,
+    best_candidates,
     check_count,
     nearest_neighbours,
     nearest_others,
-    scores_at,
+    radii_of,
+    rows_at,
     train_cells,
 )
 from icgan_training.data.npy_rows import Rows
@@ -39,8 +41,6 @@ SAMPLE_BYTES = 1 << 30  # of embeddings that the cells are trained on
 SAMPLE_PER_CELL = 40
 LEAST_PER_CELL = 16
 BLOCK_ROWS = 1 << 18  # pictures that one reading of all merged shards serves, where these are several
-TOGETHER = 512  # pictures whose candidates are read at once, fewer where these are more than
-MOST_HELD = 8192
 PROBES, MOST_PROBES = 32, 512
 REACH, MOST_REACH = 4, 16  # candidates for each neighbour wanted
 RECALL = 0.95  # cells or candidates double until it is reached
@@ -88,10 +88,10 @@ def find_neighbours(
             own = order[block]
             candidates = merged.search(embeddings, own, effort)
             for part in chunks(len(own), ROWS_PER_CALL):
-                near, kth = _rescored(embeddings, own[part], candidates[part], k)
+                scores, near = best_candidates(embeddings, own[part], candidates[part], k)
                 places = np.argsort(own[part])
                 indices.write(own[part][places], near[places])
-                radii.write(own[part][places], np.sqrt(np.maximum(2 - 2 * kth[places], 0)))
+                radii.write(own[part][places], radii_of(scores[places, -1]))
                 progress.advance(len(places))
     shutil.rmtree(work)
     return Neighbourhoods(
@@ -167,7 +167,7 @@ class _Merged:
         found = np.full((len(own), effort.reach), -1, np.int64)
         for index in self.indexes():
             for part in chunks(len(own), ROWS_PER_CALL):
-                scores, rows = index.search(_rows(embeddings, own[part]), effort.reach, effort.probes)
+                scores, rows = index.search(rows_at(embeddings, own[part]), effort.reach, effort.probes)
                 if self._held is not None:
                     found[part] = rows
                     continue
@@ -191,12 +191,10 @@ def _measured(embeddings: NDArray[np.float32], merged: _Merged, k: int) -> Effor
     count = len(embeddings)
     cells = cells_of(*embeddings.shape)[0]
     own = np.linspace(0, count - 1, min(count, MEASURED_ON)).astype(np.int64)
-    scores = nearest_others(read_rows(embeddings, own), own, embeddings, k)[0]
+    scores = nearest_others(own, embeddings, k)[0]
 
     def recall_of(effort: Effort) -> float:
-        near = _rescored(embeddings, own, merged.search(embeddings, own, effort), k)[0]
-        pairs = zip(near, read_rows(embeddings, own), strict=True)
-        found = np.stack([np.einsum("kd,d->k", _rows(embeddings, some), row) for some, row in pairs])
+        found = best_candidates(embeddings, own, merged.search(embeddings, own, effort), k)[0]
         return float((found >= scores - _TIE).mean())  # a copy of a neighbour is as good as that
 
     effort = Effort(min(PROBES, cells), min(REACH * (k + 1), count))
@@ -215,43 +213,3 @@ def _measured(embeddings: NDArray[np.float32], merged: _Merged, k: int) -> Effor
     if recall < RECALL:
         tell(f"warning: {RECALL} was wanted: --exact-up-to {count} compares all pictures, and takes its time")
     return effort
-
-
-def _rescored(
-    embeddings: NDArray[np.float32], own: NDArray[np.int64], candidates: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Of each row's candidates the k best others [n, k] by their true scores, ties by row; k-th scores [n].
-
-    A row with too few candidates is compared with all.
-    """
-    near = np.empty((len(own), k), np.int32)
-    kth = np.empty(len(own), np.float32)
-    candidates = np.sort(np.where(candidates == own[:, None], -1, candidates), axis=1)
-    parts = [slice(start, start + TOGETHER) for start in range(0, len(own), TOGETHER)]
-    while parts:
-        part = parts.pop()
-        mine = candidates[part]
-        some = np.unique(mine)
-        if len(some) > MOST_HELD and len(mine) > 1:
-            middle = part.start + len(mine) // 2
-            parts += [slice(part.start, middle), slice(middle, part.start + len(mine))]
-            continue
-        some = some[some >= 0]
-        places = np.where(mine < 0, -1, np.searchsorted(some, mine))
-        scores = scores_at(_rows(embeddings, own[part]), read_rows(embeddings, some), places)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        near[part] = np.take_along_axis(mine, best, 1)
-        kth[part] = np.take_along_axis(scores, best, 1)[:, -1]
-    short = np.flatnonzero((candidates >= 0).sum(axis=1) < k)
-    if len(short):
-        scores, found = nearest_others(_rows(embeddings, own[short]), own[short], embeddings, k)
-        near[short], kth[short] = found, scores[:, -1]
-    return near, kth
-
-
-def _rows(embeddings: NDArray[np.float32], numbers: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Rows in any order, read in ascending order."""
-    order = np.argsort(numbers, kind="stable")
-    rows = np.empty((len(numbers), embeddings.shape[1]), np.float32)
-    rows[order] = read_rows(embeddings, np.asarray(numbers, np.int64)[order])
-    return rows
