@@ -6,6 +6,7 @@ from icgan_export.lower.graphs import generator_graph
 from icgan_export.rewrite.choice import Rewrites
 from icgan_export.standalone import compare_generator
 from icgan_training.networks.config import ModelConfig
+from icgan_training.networks.generator import Generator
 from tests.tiny_model import lively_generator
 
 
@@ -24,12 +25,21 @@ STORAGE_BUFFERS = 8  # that WebGPU promises a shader
 
 
 @pytest.fixture(scope="module")
-def deepest() -> onnx.GraphProto:
-    """The graph with the most blocks, labels, attention and three forms of block."""
-    generator = lively_generator(ModelConfig(256, 2, (16,), embedding_dim=24, class_count=5))
-    return generator_graph(
-        generator, Rewrites(("products", *("shifts",) * 3, *("transposed",) * 2)), {}
-    ).graph
+def largest() -> tuple[Generator, onnx.ModelProto]:
+    """The network with the most blocks, labels and attention, and its graph with three forms of block."""
+    generator = lively_generator(ModelConfig(512, 1, (16,), embedding_dim=24, class_count=5))
+    rewrites = Rewrites(("products", *("shifts",) * 3, *("transposed",) * 3))
+    return generator, generator_graph(generator, rewrites, {})
+
+
+@pytest.fixture
+def deepest(largest) -> onnx.GraphProto:
+    return largest[1].graph
+
+
+def test_512_pixels_are_exported_as_torch_draws_them(largest) -> None:
+    generator, graph = largest
+    assert compare_generator(generator, graph.SerializeToString()) < 1e-5
 
 
 def test_no_operator_reads_and_writes_more_tensors_than_a_webgpu_shader_binds(deepest) -> None:

@@ -13,7 +13,9 @@ from icgan_training.distributed import ALONE
 from icgan_training.fit.augment import augment
 from icgan_training.fit.inputs import Inputs, StepInputs
 from icgan_training.fit.sampler import Sampler
+from icgan_training.fit.settings import resolve
 from icgan_training.fit.step import Trainer
+from icgan_training.networks.config import ModelConfig
 from icgan_training.networks.presets import preset
 
 TINY = preset("tiny")
@@ -139,3 +141,24 @@ def test_steps_do_what_the_paper_says(sampler, changes):
     assert_equal(trainer.generator.state_dict(), plainly.generator.state_dict())
     assert_equal(trainer.discriminator.state_dict(), plainly.discriminator.state_dict())
     assert_equal(trainer.average.module.state_dict(), plainly.average)
+
+
+def test_a_model_of_512_pixels_takes_a_step(make_prepared):
+    data = PreparedDataset.open(make_prepared(count=8, resolution=512))
+    small = {"resolution": 512, "ch": 1, "batch_size": 2, "accumulation": 1}
+    model, train = resolve(preset("icgan-imagenet-256"), data, small)
+    assert isinstance(model, ModelConfig)
+    trainer = Trainer(model, train, CPU, ALONE)
+    before = copy.deepcopy(trainer.generator.state_dict())
+    sampler = Sampler(
+        data, None, seed=0, dim_z=model.dim_z, neighbourhoods=True, flip_images=True, flip_instances=True,
+        balance=None,
+    )  # fmt: skip
+    real, fake, last = (
+        Inputs.of(sampler.draw(1, name, 0, 2, slice(0, 2)), model, pin=False).to(CPU)
+        for name in ("real", "fake", "generator")
+    )
+    assert trainer.step(StepInputs([[(real, fake)]], [last]), 1).isfinite().all()
+    moved = [name for name, tensor in trainer.generator.named_parameters() if (tensor != before[name]).any()]
+    assert any(name.startswith("blocks.0.") for name in moved)
+    assert any(name.startswith("blocks.6.") for name in moved)

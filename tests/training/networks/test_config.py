@@ -21,7 +21,7 @@ def test_a_config_survives_json():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resolution": 48}, "resolution is 48; choose 32, 64, 128 or 256"),
+        ({"resolution": 48}, "resolution is 48; choose 32, 64, 128, 256 or 512"),
         ({"resolution": "64"}, "resolution is '64'; expected int"),
         ({"ch": 0}, "ch is 0; it must be positive"),
         ({"ch": True}, "ch is True; expected int"),
@@ -64,8 +64,10 @@ def test_missing_settings_are_all_named():
 
 
 def test_the_noise_is_split_as_published():
-    split = {r: (ModelConfig(r, 8).noise_chunk, ModelConfig(r, 8).noise_used) for r in (32, 64, 128, 256)}
-    assert split == {32: (30, 120), 64: (24, 120), 128: (20, 120), 256: (17, 119)}
+    split = {
+        r: (ModelConfig(r, 8).noise_chunk, ModelConfig(r, 8).noise_used) for r in (32, 64, 128, 256, 512)
+    }
+    assert split == {32: (30, 120), 64: (24, 120), 128: (20, 120), 256: (17, 119), 512: (15, 120)}
 
 
 def test_the_conditioning_follows_from_what_the_model_takes():

@@ -19,6 +19,7 @@ SHAPES = [
     Shape(64, ch=2, attention=32, classes=7, embedding=48),
     Shape(128, ch=2, attention=64, classes=7, embedding=None),
     Shape(256, ch=2, attention=64, classes=7, embedding=48),
+    Shape(512, ch=1, attention=64, classes=7, embedding=48),
 ]
 
 

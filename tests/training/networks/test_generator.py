@@ -21,6 +21,7 @@ SHAPES = [
     Shape(64, ch=2, attention=32, classes=7, embedding=48, shared_feat=24),
     Shape(128, ch=2, attention=64, classes=7, embedding=None),
     Shape(256, ch=2, attention=64, embedding=48, shared_feat=24),
+    Shape(512, ch=2, attention=64, embedding=48, shared_feat=24),
 ]
 
 
@@ -105,7 +106,7 @@ def test_the_shared_vectors_agree_for_modules_and_oracle(folder, shape, noise):
 
 @torch.no_grad()
 def test_noise_past_the_used_columns_changes_nothing():
-    shape = SHAPES[-1]  # 256 px uses 119 of its 120 columns
+    shape = SHAPES[-2]  # 256 px uses 119 of its 120 columns
     generator = Generator(config_of(shape)).eval()
     z, feats, _ = inputs_of(shape)
     image = generator(z, feats)

@@ -61,7 +61,8 @@ def resolve(
     if model.resolution != data.meta.resolution:
         raise ConfigError(
             f"preset {preset.name} is {model.resolution} px, {data.path} {data.meta.resolution} px:"
-            f" prepare the pictures with --resolution {model.resolution}, or choose another preset"
+            f" prepare the pictures with --resolution {model.resolution}, choose another"
+            f" preset, or make it the pictures' size with --set resolution={data.meta.resolution}"
         )
     if model.takes_embedding:
         model = dataclasses.replace(model, embedding_dim=data.meta.embedding_dim)

@@ -25,6 +25,7 @@ GENERATOR_MULTIPLIERS = {
     64: (16, 16, 8, 4, 2),
     128: (16, 16, 8, 4, 2, 1),
     256: (16, 16, 8, 8, 4, 2, 1),
+    512: (16, 16, 8, 8, 4, 2, 1, 1),
 }
 # Width of every discriminator block's output, in units of `ch`.
 DISCRIMINATOR_MULTIPLIERS = {
@@ -32,6 +33,8 @@ DISCRIMINATOR_MULTIPLIERS = {
     64: (1, 2, 4, 8, 16),
     128: (1, 2, 4, 8, 16, 16),
     256: (1, 2, 4, 8, 8, 16, 16),
+    # none is published: the generator's turned round, as those of 128 and 256 are
+    512: (1, 1, 2, 4, 8, 8, 16, 16),
 }
 
 
@@ -62,7 +65,7 @@ class ModelConfig:
     Raises `ConfigError` on construction when the fields do not describe a model.
     """
 
-    resolution: int  # side of the square pictures: 32, 64, 128 or 256
+    resolution: int  # side of the square pictures: 32, 64, 128, 256 or 512
     ch: int  # channel unit that the multiplier tables scale
     attention: tuple[int, ...] = ()  # self-attention follows the blocks whose output has one of these sides
     dim_z: int = 120
@@ -74,8 +77,8 @@ class ModelConfig:
     instance_gain: float = 1.0
     embedding_dim: int | None = 2048  # instance embedding; None = the model takes no instance
     class_count: int | None = None  # None = no label; 1 = unconditional baseline, constant label 0
-    generator_multipliers: tuple[int, ...] | None = None  # None = the published table
-    discriminator_multipliers: tuple[int, ...] | None = None  # None = the published table
+    generator_multipliers: tuple[int, ...] | None = None  # None = the table above
+    discriminator_multipliers: tuple[int, ...] | None = None  # None = the table above
     discriminator: DiscriminatorKind = "pixels"  # the published one, or "projected" on pretrained features
     # a learnt constant [3, R, R] added before the output's tanh: where `icgan-train mark` puts its key
     output_map: bool = False
@@ -83,7 +86,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_types(self)
         if self.resolution not in GENERATOR_MULTIPLIERS:
-            raise ConfigError(f"resolution is {self.resolution}; choose 32, 64, 128 or 256")
+            raise ConfigError(f"resolution is {self.resolution}; choose 32, 64, 128, 256 or 512")
         check_positive(self, "ch", "dim_z", "shared_dim", "shared_dim_feat", "embedding_dim", "class_count")
         sides = self.block_resolutions
         for side in self.attention:
