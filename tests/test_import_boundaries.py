@@ -22,11 +22,15 @@ ALLOWED = {  # folder -> which of ours it may import, besides itself
     "triton_models": {"icgan_runtime"},
 }
 NEVER = {"runtime": {"torch", "onnx", "safetensors"}, "triton_models": {"torch", "onnx", "safetensors"}}
-# What training takes of the runtime: its ground, and the one reader of pictures, so that a model is trained
-# on what the runtime will show it. Neither needs more than numpy and Pillow, but for the one file of Ray.
+# What training takes of the runtime: its ground, the one reader of pictures, so that a model is trained on
+# what the runtime will show it, and the prior, so that a model is scored with the instances a bundle draws.
+# None needs more than numpy and Pillow, but for the one file of Ray.
 GROUND = {
     f"icgan_runtime.{name}"
-    for name in ("cluster", "console", "cpus", "errors", "files", "identity", "images", "names", "captions")
+    for name in (
+        *("cluster", "console", "cpus", "errors", "files", "identity", "images", "names", "captions"),
+        "prior",
+    )
 }
 # Wings of a package in their order: each imports the ground of its package and the wings before it. What is
 # not named stands above them all and may import any.
@@ -56,8 +60,8 @@ BESIDE = {
     "icgan_export": {"errors": 0},
     "icgan_runtime": {
         "__init__": 0, "errors": 0, "files": 0, "console": 0, "cpus": 0, "identity": 0, "names": 0,
-        "captions": 0, "cluster": 0, "latents": 0, "refusals": 0, "route": 0, "images": 1, "rows": 2,
-        "sheets": 3, "request": 3, "chain": 5,
+        "captions": 0, "cluster": 0, "latents": 0, "prior": 0, "refusals": 0, "route": 0, "images": 1,
+        "rows": 2, "sheets": 3, "request": 3, "drawn": 3, "chain": 5,
     },
 }  # fmt: skip
 # Files of training that read published pickles through an allow-list of classes, each with tests of its own.

@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { brotliCompressSync, constants } from "node:zlib";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
-const PAGE = ["index.html", "style.css", "icon.svg", "app.webmanifest", "app.js", "worker.js", "pipeline.js", "breed.js", "vectors.js", "bundle.js", "noise.js", "picture.js", "decode.js", "container.js", "colour.js", "mark.js"];
+const PAGE = ["index.html", "style.css", "icon.svg", "app.webmanifest", "app.js", "worker.js", "pipeline.js", "prior.js", "breed.js", "vectors.js", "bundle.js", "noise.js", "picture.js", "decode.js", "container.js", "colour.js", "mark.js"];
 const RUNTIME = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm", "ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"];
 // Plain JavaScript for pages without crypto.subtle: plain http on a name of the local network.
 const HASHES = ["sha2.js", "_md.js", "_u64.js", "utils.js"];

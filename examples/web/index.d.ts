@@ -96,13 +96,18 @@ export class Pipeline {
   release(): Promise<void>;
   /** The embedding [D], of unit length, of a picture uint8 [S, S, 3] that `decode` or `toInput` made. */
   embed(picture: Uint8Array): Promise<Float32Array>;
+  /** The instance that a seed and sample draw from the bundle's prior; its label where the model has any. */
+  instance(seed: bigint | number, sample: bigint | number): Promise<{ embedding: Float32Array; label: number | null }>;
   /** The embedding of a stored instance. */
   stored(row: number): Float32Array;
   /** The k stored instances of largest inner product, best first. */
   search(embedding: Float32Array): Neighbour[];
-  /** Pictures [m, R, R, 3] that follow an embedding, in batches as they are done, from picture `start` on. */
+  /**
+   * Pictures [m, R, R, 3] that follow an embedding, in batches as they are done, from picture `start` on; with null
+   * each follows an instance of its own that the bundle's prior draws.
+   */
   generate(
-    embedding: Float32Array,
+    embedding: Float32Array | null,
     request: Request,
     batch?: number,
   ): AsyncGenerator<Drawn, void, void>;

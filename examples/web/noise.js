@@ -38,12 +38,13 @@ export function rankOf(word, k) {
  * @param {bigint | number} seed
  * @param {bigint | number} sample
  * @param {number} count
+ * @param {bigint} [top] the counter's most significant word; noise has 0
  * @returns {bigint[]}
  */
-export function philoxWords(seed, sample, count) {
+export function philoxWords(seed, sample, count, top = 0n) {
   const key = [BigInt(seed), BigInt(sample)];
   const blocks = Array.from({ length: Math.ceil(count / 4) }, (_, index) =>
-    philoxBlock([BigInt(index + 1), 0n, 0n, 0n], key),
+    philoxBlock([BigInt(index + 1), 0n, 0n, top], key),
   );
   return blocks.flat().slice(0, count);
 }

@@ -2,6 +2,7 @@
 // icgan_runtime's pipeline. Browsers pass onnxruntime-web, Node passes onnxruntime-node.
 import { Bundle, sha256 } from "./bundle.js";
 import { drawRank, noise } from "./noise.js";
+import { Prior } from "./prior.js";
 import { dot } from "./vectors.js";
 
 /**
@@ -91,6 +92,18 @@ export class Pipeline {
     return (await this.encoder.run({ image })).embedding.data;
   }
 
+  /**
+   * The instance that a seed and sample draw from the bundle's prior, and its label where the model has any.
+   * @param {bigint | number} seed @param {bigint | number} sample
+   * @returns {Promise<{ embedding: Float32Array, label: number | null }>}
+   */
+  async instance(seed, sample) {
+    this.prior ??= Prior.read(this.bundle); // when it is needed first
+    const prior = await this.prior;
+    if (!prior) throw new RangeError("this bundle has no prior to draw instances from: give an embedding");
+    return prior.instance(seed, sample);
+  }
+
   /** The embedding of a stored instance. @param {number} row @returns {Float32Array} */
   stored(row) {
     if (!(row in this.bank.ids)) throw new RangeError(`no row ${row} in a bank of ${this.bank.ids.length} instances`);
@@ -139,29 +152,55 @@ export class Pipeline {
   }
 
   /**
-   * Pictures that follow an embedding, in batches as they are done.
-   * @param {Float32Array} embedding
+   * Pictures that follow an embedding, in batches as they are done; or, with null, each an instance of its own
+   * that the bundle's prior draws.
+   * @param {Float32Array | null} embedding
    * @param {Request} request
    * @param {number} batch pictures per run of the graph
    * @yields {{ start: number, images: Uint8Array, latents: Latent[] }} [m, R, R, 3], from picture `start` on, and
    *   what each was drawn from
    */
   async *generate(embedding, { n, seed, truncation, condition, label = null }, batch = 8) {
+    if (embedding === null) {
+      yield* this.#drawn({ n, seed, truncation, condition, label }, batch);
+      return;
+    }
     this.#check(embedding, { n, seed, truncation, condition, label });
     if (this.model.classes && label === null && !this.bank.labels) {
       throw new RangeError("the instances of this bundle have no labels: say which class to draw with `label`");
     }
     const near = this.search(embedding);
-    const bound = this.towardsMean ? null : truncation; // else the generator takes it
-    const latent = (/** @type {number} */ j) => {
-      const instance = near[condition === "sample" ? drawRank(seed, j, near.length) : 0];
-      return {
-        noise: noise(seed, j, bound, this.model.dim_z),
-        embedding: condition === "query" ? embedding : this.stored(instance.row),
-        label: label ?? instance.label ?? 0,
-      };
+    const request = { n, seed, truncation, condition, label };
+    yield* this.#inBatches(n, (j) => this.#latent(embedding, near, j, request), truncation, batch);
+  }
+
+  /** What sample j of a request is drawn from. @param {Float32Array} embedding @param {any[]} near @param {number} j @param {Request} request @returns {Latent} */
+  #latent(embedding, near, j, { seed, truncation, condition, label }) {
+    const instance = near[condition === "sample" ? drawRank(seed, j, near.length) : 0];
+    return {
+      noise: noise(seed, j, this.towardsMean ? null : truncation, this.model.dim_z), // else the generator takes it
+      embedding: condition === "query" ? embedding : this.stored(instance.row),
+      label: label ?? instance.label ?? 0,
     };
-    yield* this.#inBatches(n, latent, truncation, batch);
+  }
+
+  /** As `generate`, of instances that the prior draws. @param {Request} request @param {number} batch */
+  async *#drawn(request, batch) {
+    const { n, seed, truncation, label = null } = request;
+    const latents = new Map();
+    for (let start = 0; start < n; start += batch) {
+      for (let j = start; j < Math.min(start + batch, n); j++) {
+        const drawn = await this.instance(seed, j);
+        this.#check(drawn.embedding, { ...request, label });
+        const own = { ...request, label: label ?? drawn.label };
+        latents.set(j, this.#latent(drawn.embedding, this.search(drawn.embedding), j, own));
+      }
+      const count = Math.min(batch, n - start);
+      for await (const { images, latents: of } of this.#inBatches(count, (j) => latents.get(start + j), truncation, batch)) {
+        yield { start, images, latents: of };
+      }
+      latents.clear();
+    }
   }
 
   /**

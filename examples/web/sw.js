@@ -2,7 +2,7 @@
 // writes the version below, a hash over every file, so a new build replaces the old cache. What fills it is asked of the
 // server, past the browser's own cache: that may still hold files of the last build, which would stay here for good.
 const VERSION = "development";
-const PAGE = ["./", "app.js", "worker.js", "pipeline.js", "breed.js", "vectors.js", "bundle.js", "noise.js", "picture.js", "decode.js", "container.js", "colour.js", "mark.js", "style.css", "icon.svg", "app.webmanifest"];
+const PAGE = ["./", "app.js", "worker.js", "pipeline.js", "prior.js", "breed.js", "vectors.js", "bundle.js", "noise.js", "picture.js", "decode.js", "container.js", "colour.js", "mark.js", "style.css", "icon.svg", "app.webmanifest"];
 
 self.addEventListener("install", (event) => {
   self.skipWaiting();

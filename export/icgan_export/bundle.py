@@ -23,12 +23,15 @@ from icgan_export.lower.onnx_export import Step
 from icgan_export.lower.trial import embeddings
 from icgan_export.rewrite.choice import Target
 from icgan_export.source.instances import Instances, choose_instances
+from icgan_export.source.prior import make_prior, without_pictures
 from icgan_export.source.runs import EVALUATION_NAME, Run, read_run
 from icgan_runtime import files, sheets
 from icgan_runtime.bundle.bank import FOLDER as BANK_FOLDER
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.coded import check_coding, decode, encode
 from icgan_runtime.bundle.manifest import PRECISIONS, BankEntry, Manifest, describe_files
+from icgan_runtime.bundle.prior_files import write_prior
+from icgan_runtime.prior import Prior
 from icgan_runtime.search.novelty import outside_below
 from icgan_runtime.verify import to_bytes
 
@@ -49,6 +52,8 @@ class BundleOptions:
     target: Target = "onnxruntime"
     embeddings: str = "float32"  # how the bank stores them
     names: bool = True  # of the instances' files; False where they must not be passed on
+    prior: int = 0  # centres of the prior that draws instances; 0: none
+    stored: bool = True  # False: group means stand in for instances, and nothing is stored of a picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,11 @@ def write_bundle(run_path: Path, out: Path, options: BundleOptions, step: Step) 
 
     queries = query_count(run.model.resolution)
     instances = choose_instances(run, options.bank, options.instances, queries, embed)
+    prior = make_prior(run, instances, options.prior) if options.prior else None
+    if prior is not None:
+        step(f"{prior}: {sum(prior.counts)} pictures")
+        if not options.stored:
+            instances = without_pictures(run, instances, prior, queries)
     rows = decode(encode(instances.embeddings, check_coding(options.embeddings)))  # what readers will see
     instances = replace(instances, embeddings=rows)
     neighbours = min(options.neighbours, len(instances.ids))
@@ -90,6 +100,8 @@ def write_bundle(run_path: Path, out: Path, options: BundleOptions, step: Step) 
         (folder / BANK_FOLDER).mkdir()
         bank.write(folder / BANK_FOLDER)
         samples.write(folder)
+        if prior is not None:
+            write_prior(prior, run.model, folder)
         precisions, target = options.precisions, options.target
         graphs = write_graphs(run, encoder(), instances, bank, samples, precisions, target, folder, step)
         manifest = make_manifest(run, instances, bank, graphs)
@@ -108,7 +120,7 @@ def write_bundle(run_path: Path, out: Path, options: BundleOptions, step: Step) 
                     graphs.leave_out(failure.precision, str(failure))
             report = report.without(graphs.left_out)
             manifest = make_manifest(run, instances, bank, graphs)
-        write_card(folder, manifest, samples, report)
+        write_card(folder, manifest, samples, report, prior)
         parity = report.to_json() | {"largest_activations": graphs.largest}
         replace(manifest, files=describe_files(folder), parity=parity).write(folder)
     return Written(report, graphs.left_out)
@@ -142,7 +154,10 @@ def make_manifest(run: Run, instances: Instances, bank: Bank, graphs: GraphFiles
         provenance=run.provenance
         | {
             "run": run.path.name if run.path.is_absolute() else str(run.path),
-            "bank": {"class_names": names and list(names), "outside_below": outside_below(bank)},
+            "bank": {
+                "class_names": names and list(names),
+                "outside_below": outside_below(bank) if instances.limit is None else instances.limit,
+            },
         },
         metrics=run.metrics,
         bench={"costs": graphs.costs},
@@ -175,10 +190,12 @@ def make_thumbnails(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]
     return np.stack([np.asarray(picture) for picture in resized])
 
 
-def write_card(folder: Path, manifest: Manifest, samples: Samples, report: Report) -> None:
+def write_card(
+    folder: Path, manifest: Manifest, samples: Samples, report: Report, prior: Prior | None = None
+) -> None:
     """README.md and the picture in it: instances on the left, what torch drew from each on the right."""
     rows = min(GRID_ROWS, len(samples.noise))
     drawn = to_bytes(samples.image[:rows])
     pairs = np.stack([samples.picture[:rows], drawn], axis=1).reshape(-1, *drawn.shape[1:])
     sheets.write_picture(folder / GRID_NAME, sheets.grid(pairs, columns=2), "out")
-    (folder / CARD_NAME).write_text(model_card(manifest, report, GRID_NAME), "utf-8")
+    (folder / CARD_NAME).write_text(model_card(manifest, report, GRID_NAME, prior), "utf-8")

@@ -8,9 +8,10 @@ from typing import Any
 from icgan_export.check.verify import Report
 from icgan_runtime.bundle import prose
 from icgan_runtime.bundle.manifest import Manifest
+from icgan_runtime.prior import Prior
 
 
-def model_card(manifest: Manifest, report: Report, grid: str) -> str:
+def model_card(manifest: Manifest, report: Report, grid: str, prior: Prior | None = None) -> str:
     """Markdown."""
     model, bank = manifest.model, manifest.bank
     classes = f"{model.classes} classes" if model.classes else "No classes"
@@ -42,8 +43,9 @@ Pictures in the bank ({bank.source or "unnamed source"}): {bank.licence or "unst
 |---|---|---|---|
 {graphs}
 
-The bank holds {bank.count} instances. `manifest.json` lists every file with its SHA-256 and binds graphs,
-encoder and bank to each other. `samples.npz` holds pinned inputs and the answers torch gave in float32.
+The bank holds {bank.count} instances.{_said_of(prior)} `manifest.json` lists every file with its SHA-256 and
+binds graphs, encoder and bank to each other. `samples.npz` holds pinned inputs and the answers torch gave in
+float32.
 
 ## Quality
 
@@ -55,6 +57,14 @@ encoder and bank to each other. `samples.npz` holds pinned inputs and the answer
 {report.table()}
 ```
 """
+
+
+def _said_of(prior: Prior | None) -> str:
+    if prior is None:
+        return ""
+    return f""" `prior/` draws others where no picture is given: it holds the means of
+{len(prior)} groups of {prior.least} or more of {prior.counts.sum()} pictures, and how far pictures lie around
+them along {len(prior.axes)} axes that all groups share."""
 
 
 def _quality(metrics: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.chain import MAX_BATCH
 from icgan_runtime.client.connection import ConnectionOptions
+from icgan_runtime.drawn import Drawn
 from icgan_runtime.errors import MissingExtraError
+from icgan_runtime.given import check_picture, is_pictures, one_row, picture_list, refuse_forked
 from icgan_runtime.images import Picture
-from icgan_runtime.pipeline import check_picture, is_pictures, one_row, picture_list, refuse_forked
 from icgan_runtime.request import Neighbours, Result, embedding_rows, make_request, pages
 from icgan_runtime.route import LOG, Route
 
@@ -83,6 +84,7 @@ class AsyncPipeline:
         side = self.model.resolution
         return f"AsyncPipeline({self.model.name}, {side} × {side}, {self.route.url})"
 
+    @overload
     async def generate(
         self,
         picture: Picture,
@@ -93,9 +95,36 @@ class AsyncPipeline:
         condition: str = "query",
         label: int | None = None,
         first: int = 0,
-    ) -> Result:
+    ) -> Result: ...
+
+    @overload
+    async def generate(
+        self,
+        picture: None = None,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        truncation: float | None = 1.0,
+        condition: str = "query",
+        label: int | None = None,
+        first: int = 0,
+    ) -> Drawn: ...
+
+    async def generate(
+        self,
+        picture: Picture | None = None,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        truncation: float | None = 1.0,
+        condition: str = "query",
+        label: int | None = None,
+        first: int = 0,
+    ) -> Result | Drawn:
         """As `Pipeline.generate`."""
         request = make_request(n, seed, truncation, condition, label, self.model.classes, first)
+        if picture is None:
+            return await self._server.hold(self._server.service.generate_drawn(request))
         return await self._server.hold(self._server.service.generate(check_picture(picture), request))
 
     async def generate_from(

@@ -18,12 +18,15 @@ from icgan_runtime.backends.select import Choice, choose_backend, choose_graph, 
 from icgan_runtime.bundle.bank import Bank, embeddings_sha256
 from icgan_runtime.bundle.manifest import GraphEntry, Manifest, Model
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.prior_files import read_prior
 from icgan_runtime.cpus import default_threads
+from icgan_runtime.drawn import Drawn, no_prior
 from icgan_runtime.errors import NumericsError, RequestError
 from icgan_runtime.marks.claim import Source
+from icgan_runtime.prior import Prior
 from icgan_runtime.request import Neighbours, Request, Result
 from icgan_runtime.route import LOG, Route, agreed
-from icgan_runtime.rows import Latents, Rows
+from icgan_runtime.rows import OWN_LABEL, Latents, Rows
 from icgan_runtime.search.base import Search
 from icgan_runtime.search.choose import choose_search
 from icgan_runtime.search.living import load_search
@@ -78,6 +81,9 @@ class Chain(Protocol):
     def generate_from(self, embedding: F32, request: Request) -> Result:
         """Images that follow an embedding [1, D]."""
 
+    def generate_drawn(self, request: Request) -> Drawn:
+        """Images that each follow an instance drawn from the prior; RequestError where there is none."""
+
     def generate_rows(self, embedding: F32, rows: Rows) -> tuple[U8, I64 | None]:
         """Images [N, R, R, 3] that follow the rows of embeddings [N, D], each as its row says.
 
@@ -106,6 +112,7 @@ class LocalChain:
     max_batch: int = MAX_BATCH
     owns_sessions: bool = True
     drawn_by: GraphEntry | None = None  # the generator's; None: the one of the highest precision
+    prior: Prior | None = None  # that instances are drawn from where none is given
 
     @classmethod
     def load(
@@ -149,6 +156,7 @@ class LocalChain:
                 route,
                 min([max_batch, *limits]),
                 drawn_by=entries["generator"],
+                prior=read_prior(bundle),
             )
             opened.pop_all()
             return chain
@@ -211,6 +219,17 @@ class LocalChain:
         refuse_black_images(self.generator.name, generated)
         return Result(generated, self._neighbours(ids[0], scores[0]), embedding[0], request, self.source)
 
+    def draw_instances(self, rows: Rows) -> tuple[F32, Rows]:
+        """An instance's embedding [N, D] for each row, and the rows with their instances' labels."""
+        if self.prior is None:
+            raise no_prior("this bundle")
+        return with_instances(self.prior, rows)
+
+    def generate_drawn(self, request: Request) -> Drawn:
+        embedding, rows = self.draw_instances(request.rows(range(request.n), self.model.classes))
+        generated, labels = self.generate_rows(embedding, rows)
+        return Drawn(generated, embedding, labels, request, self.source)
+
     @cached_property
     def source(self) -> Source:
         """What draws the pictures: hashes of model, generator and bank, and what runs them."""
@@ -269,6 +288,14 @@ class LocalChain:
 
     def _batches(self, count: int) -> list[slice]:
         return [slice(start, min(start + self.max_batch, count)) for start in range(0, count, self.max_batch)]
+
+
+def with_instances(prior: Prior, rows: Rows) -> tuple[F32, Rows]:
+    """The embedding [N, D] that each row draws from a prior, and the rows with the labels drawn with them."""
+    embedding, label = prior.instances(rows.seed, rows.sample)
+    if rows.label is None or label is None:
+        return embedding, rows
+    return embedding, replace(rows, label=np.where(rows.label == OWN_LABEL, label, rows.label))
 
 
 def local_route(

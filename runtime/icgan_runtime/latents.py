@@ -21,6 +21,7 @@ MAX_SEED = (1 << 63) - 1
 UNTRUNCATED = math.inf  # as a number, `truncation=None`
 _BELOW_ONE = 1.0 - 2.0**-53
 _DRAW_COUNTER = 1 << 192  # the most significant counter word is 1: blocks that noise never reaches
+_PRIOR_COUNTER = 2 << 192  # and 2: the blocks that instances are drawn from
 
 
 def noise(seeds: ArrayLike, samples: ArrayLike, truncations: ArrayLike, dim_z: int) -> F32:
@@ -75,6 +76,11 @@ def draw_ranks(seeds: ArrayLike, samples: ArrayLike, k: int) -> I64:
     # integers throughout: 53 bits times k < 2¹¹ fits in 64
     ranks: I64 = (((first >> np.uint64(11)) * np.uint64(k)) >> np.uint64(53)).astype(np.int64)
     return ranks
+
+
+def prior_words(seeds: ArrayLike, samples: ArrayLike, count: int) -> U64:
+    """The words [N, count] from which each row's instance is drawn, where none is given (prior.py)."""
+    return philox_words(seeds, samples, count, _PRIOR_COUNTER)
 
 
 def normal_cdf(x: float) -> float:

@@ -6,17 +6,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeGuard
+from typing import Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.chain import MAX_BATCH, Chain, LocalChain
 from icgan_runtime.client.connection import ConnectionOptions
-from icgan_runtime.errors import BackendError, MissingExtraError, RequestError
+from icgan_runtime.drawn import Drawn
+from icgan_runtime.errors import MissingExtraError, RequestError
+from icgan_runtime.given import check_picture, is_pictures, one_row, picture_list, refuse_forked
 from icgan_runtime.images import Picture
 from icgan_runtime.request import Neighbours, Result, embedding_rows, make_request, pages, whole
 from icgan_runtime.route import LOG, Route
@@ -142,6 +143,7 @@ class Pipeline:
             raise RequestError("bank", "it stays on the server; load the bundle itself to read it")
         return self.chain.bank
 
+    @overload
     def generate(
         self,
         picture: Picture,
@@ -152,8 +154,36 @@ class Pipeline:
         condition: str = "query",
         label: int | None = None,
         first: int = 0,
-    ) -> Result:
+    ) -> Result: ...
+
+    @overload
+    def generate(
+        self,
+        picture: None = None,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        truncation: float | None = 1.0,
+        condition: str = "query",
+        label: int | None = None,
+        first: int = 0,
+    ) -> Drawn: ...
+
+    def generate(
+        self,
+        picture: Picture | None = None,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        truncation: float | None = 1.0,
+        condition: str = "query",
+        label: int | None = None,
+        first: int = 0,
+    ) -> Result | Drawn:
         """n images that follow `picture`. Raises RequestError (DecodeError for the picture).
+
+        Without a picture each image follows an instance of its own, drawn by seed and sample from the
+        bundle's prior (`icgan-export bundle --prior`); RequestError for a bundle without one.
 
         `truncation` in (0, 1] trades variety for quality, None means untruncated. `condition`: "query" the
         picture itself, "nearest" its nearest stored instance, "sample" one of the k nearest, drawn by the
@@ -161,6 +191,8 @@ class Pipeline:
         many images of the seed: n=4, first=4 are the second half of n=8.
         """
         request = make_request(n, seed, truncation, condition, label, self.model.classes, first)
+        if picture is None:
+            return self.chain.generate_drawn(request)
         return self.chain.generate(check_picture(picture), request)
 
     def generate_from(
@@ -346,47 +378,3 @@ class Pipeline:
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def refuse_forked(process: int) -> None:
-    """BackendError in another process than the one that opened a pipeline."""
-    if os.getpid() != process:
-        raise BackendError(
-            f"this pipeline was opened in process {process} and is used in {os.getpid()}, forked from it: "
-            "open one in each worker process (docs/serving.md)"
-        )
-
-
-def check_picture(picture: object) -> Picture:
-    """`picture` if it is of an accepted type, else RequestError."""
-    if isinstance(picture, (str, Path, bytes, Image.Image, np.ndarray)):
-        return picture
-    what = type(picture).__name__
-    raise RequestError(
-        "picture",
-        f"{'an' if what[0] in 'aeiou' else 'a'} {what}, expected a path, bytes, PIL image or uint8 array",
-    )
-
-
-def is_pictures(query: object) -> TypeGuard[Picture | Sequence[Picture]]:
-    """Whether a query is a picture or several rather than embeddings."""
-    first = query[0] if isinstance(query, (list, tuple)) and query else query
-    if isinstance(first, np.ndarray):
-        return bool(first.dtype == np.uint8)
-    return isinstance(first, (str, Path, bytes, Image.Image))
-
-
-def picture_list(pictures: Picture | Sequence[Picture]) -> list[Picture]:
-    """One picture or several as a list, each of an accepted type."""
-    several = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
-    if not several:
-        raise RequestError("pictures", "none given")
-    return [check_picture(picture) for picture in several]
-
-
-def one_row(embedding: F32, width: int) -> F32:
-    """One embedding as [1, D]."""
-    rows = embedding_rows(embedding, width)
-    if len(rows) != 1:
-        raise RequestError("embedding", f"{len(rows)} rows, expected one")
-    return rows

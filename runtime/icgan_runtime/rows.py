@@ -32,6 +32,10 @@ OWN_LABEL = -(1 << 63)
 # Of an ensemble's parameters: there an empty IMAGE shows what the row before it does.
 REPEATS = "empty_image_repeats"
 
+# And there a row whose EMBEDDING is all zeros follows an instance that seed and sample draw from the prior.
+PRIOR = "zero_embedding_draws_instance"
+FOLLOWED = "FOLLOWED"  # the output that says which
+
 # A row on its way from the stage that knows its picture to the one that conditions.
 _RECORD = np.dtype(
     [

@@ -19,6 +19,7 @@ from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import GraphEntry, Manifest
 from icgan_runtime.bundle.onnx_file import describe_onnx
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.prior_files import has_prior, read_prior
 from icgan_runtime.errors import BundleError, IcganError
 from icgan_runtime.search.numpy import numpy_search
 
@@ -65,6 +66,8 @@ def verify_bundle(bundle: Bundle, backend: str = "ort-cpu") -> Iterator[Check]:
         work = _rerun if _runs(bundle, entry, backend) else _not_run
         yield _attempt(f"{entry.file} on samples", work, bundle, entry, backend, samples)
     yield _attempt("bank on samples", _bank, bundle, samples)
+    if has_prior(bundle.manifest):
+        yield _attempt("prior", _prior, bundle)
 
 
 def check_graphs(bundle: Bundle, backend: str, precision: str, roles: Sequence[str]) -> list[Check]:
@@ -184,6 +187,16 @@ def _bank(bundle: Bundle, samples: Samples) -> str:
     k = samples["ids"].shape[1]
     found = numpy_search(Bank.of_bundle(bundle), "verify")(samples["embedding"], k)
     return _neighbours(*found, samples)
+
+
+def _prior(bundle: Bundle) -> str:
+    prior = read_prior(bundle)
+    assert prior is not None
+    rows, _ = prior.instances(0, np.arange(64))
+    alone, _ = prior.instances(0, 63)
+    if not np.abs(alone - rows[63:]).max() <= 1e-6:
+        raise _MissedError("an instance depends on the others that it is drawn with")
+    return f"{len(prior)} centres of {prior.least} pictures or more, {len(prior.axes)} axes"
 
 
 def _neighbours(ids: arrays.Array, scores: arrays.Array, samples: Samples) -> str:

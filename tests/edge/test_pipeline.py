@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.prior_files import read_prior
 from tests.edge.conftest import EXAMPLES, node
 from tests.models.make_models import instance_name
 
@@ -69,6 +72,31 @@ def test_labels_are_named_after_the_bank_not_after_the_pictures_of_the_training(
     said.push(bundle.labelNames);
     """
     assert run(tiny_bundle, program, tmp_path) == [None, ["apple"], ["cat"], None, ["pear"]]
+
+
+def test_instances_are_drawn_as_python_draws_them(labelled_bundle, tiny_bundle, tmp_path):
+    program = """
+    const pipeline = await load();
+    for (const [seed, sample] of [[0n, 0], [3n, 4], [2n ** 63n - 1n, 2]]) {
+      const { embedding, label } = await pipeline.instance(seed, sample);
+      said.push([...embedding, label]);
+    }
+    ort.drawn = new Uint8Array(15).fill(1);
+    const latents = [];
+    for await (const each of pipeline.generate(null, { ...REQUEST, n: 5, seed: 3n }, 3))
+      latents.push(...each.latents);
+    said.push([...latents[4].embedding, latents[4].label]);
+    """
+    *drawn, last = run(labelled_bundle, program, tmp_path)
+    prior = read_prior(Bundle.open(labelled_bundle))
+    rows, labels = prior.instances([0, 3, 2**63 - 1], [0, 4, 2])
+    np.testing.assert_allclose([row[:-1] for row in drawn], rows, atol=1e-6)
+    assert [row[-1] for row in drawn] == labels.tolist()
+    assert last == drawn[1]
+    program = "const pipeline = await load(); await refused(pipeline.instance(0n, 0));"
+    assert run(tiny_bundle, program, tmp_path) == [
+        "this bundle has no prior to draw instances from: give an embedding"
+    ]
 
 
 def test_neighbours_have_the_names_of_their_files_and_a_stranger_is_outside(

@@ -24,6 +24,7 @@ from icgan_runtime import Pipeline
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.info import describe, render
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.prior_files import read_prior
 from icgan_runtime.cli import main as icgan
 from icgan_runtime.search.novelty import outside_below
 
@@ -197,6 +198,28 @@ def test_another_bank_and_fewer_instances_on_request(tiny_run: Path, tmp_path: P
     assert len(chosen.queries) == 3  # the held-out ones
 
 
+def test_a_bundle_with_a_prior_alone_stores_nothing_of_a_picture(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    assert main(["bundle", str(tiny_run), "--out", str(out), "--prior", "2", "--no-instances"]) == 0
+    bundle = Bundle.open(out)
+    bank, pictures = Bank.of_bundle(bundle), choose_instances(read_run(tiny_run), None, 12, 4)
+    prior = read_prior(bundle)
+    assert prior is not None
+    assert prior.least >= 5
+    assert bank.thumbnails is None
+    assert [*bank.names.pick(np.arange(len(bank)))] == [f"mean of {count} pictures" for count in prior.counts]
+    stored = [bank.embeddings, prior.centres, np.load(out / "samples.npz")["embedding"]]
+    for rows in stored:
+        assert (rows @ pictures.embeddings.T).max() < 0.99999
+    assert "  prior      " in render(describe(bundle))
+    assert f"{len(prior)} groups of {prior.least} or more of 12 pictures" in " ".join(
+        (out / "README.md").read_text().split()
+    )
+    with Pipeline.load(out) as pipe:
+        assert pipe.generate(n=3).images.shape == (3, 32, 32, 3)
+        assert len(pipe.generate(pictures.pictures[0]).neighbours.ids) == len(bank)
+
+
 def test_a_graph_that_misses_its_bound_leaves_no_bundle(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,6 +246,8 @@ def test_a_graph_that_misses_its_bound_leaves_no_bundle(
         (["bundle", "nowhere", "--out", "b", "--neighbours", "1025"], "at least 1 and at most 1024"),
         (["bundle", "nowhere", "--out", "b", "--instances", "0"], "--instances is 0, it must be at least 1"),
         (["bundle", "nowhere", "--out", "b", "--thumbnails", "-1"], "--thumbnails is -1"),
+        (["bundle", "nowhere", "--out", "b", "--prior", "-1"], "--prior is -1, it must be at least 0"),
+        (["bundle", "nowhere", "--out", "b", "--no-instances"], "give --prior K too, such as --prior 64"),
         (["bundle", "nowhere", "--out", "b", "--precision", " fp16,"], "--precision must include fp32"),
         (["onnx", "nowhere", "--out", "missing/g.onnx"], "nowhere is no run directory"),
         (["onnx", "nowhere", "--out", "."], "--out . is a folder: name a file in it"),

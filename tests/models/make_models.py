@@ -69,7 +69,10 @@ def make_bundle(
     thumbnails: bool = True,
     crop: str = CENTRE,
 ) -> Path:
-    """Write a complete bundle and return its folder. A model without classes has a bank with names."""
+    """Write a complete bundle and return its folder.
+
+    A model without classes has a bank with names, one with classes a prior.
+    """
     model = tiny_model(classes, encoder, crop=crop)
     rng = np.random.default_rng(seed)
     (root / "bank").mkdir(parents=True)
@@ -82,6 +85,8 @@ def make_bundle(
     write_bank(root / "bank", model, bank, rng, thumbnail_size)
     if not classes:
         write_names(root / "bank", [instance_name(number) for number in range(COUNT)])
+    else:
+        write_prior(root / "prior", model)
     np.savez(root / SAMPLES_NAME, allow_pickle=False, **reference_samples(root, model, bank, rng))
     (root / "README.md").write_text("# tiny\n")
     manifest = Manifest(
@@ -208,6 +213,30 @@ def write_names(folder: Path, names: list[str]) -> None:
     texts = [name.encode() for name in names]
     np.save(folder / "names.npy", np.frombuffer(b"".join(texts), np.uint8))
     np.save(folder / "name_ends.npy", np.cumsum([len(text) for text in texts]))
+
+
+def write_prior(folder: Path, model: Model) -> None:
+    """Three centres and two axes, as docs/format.md says, by numpy alone."""
+    rng, centres, axes, width = np.random.default_rng(5), 3, 2, model.embedding_dim
+    folder.mkdir()
+    np.save(folder / "centres.npy", 0.8 * _unit(rng.normal(size=(centres, width)).astype(np.float32)))
+    np.save(folder / "axes.npy", np.linalg.qr(rng.normal(size=(width, axes)))[0].T.astype("<f4", order="C"))
+    np.save(folder / "scales.npy", rng.uniform(0.1, 0.4, (centres, axes)).astype(np.float32))
+    labels = rng.integers(1, 5, (centres, model.classes))
+    np.save(folder / "labels.npy", labels)
+    np.save(folder / "counts.npy", labels.sum(axis=1))
+    about = {
+        "format": "icgan-prior",
+        "schema_version": 1,
+        "encoder_id": model.encoder_id,
+        "embedding_dim": width,
+        "centres": centres,
+        "axes": axes,
+        "pictures": int(labels.sum()),
+        "least": int(labels.sum(axis=1).min()),
+        "classes": model.classes,
+    }
+    (folder / "prior.json").write_text(json.dumps(about) + "\n")
 
 
 def reference_samples(

@@ -439,7 +439,7 @@ def test_a_search_takes_pictures_as_well_as_embeddings(pipe):
 
 
 @pytest.mark.parametrize(
-    ("picture", "words"), [(3, "picture: an int, expected"), (None, "picture: a NoneType, expected")]
+    ("picture", "words"), [(3, "picture: an int, expected"), ({}, "picture: a dict, expected")]
 )
 def test_a_picture_of_no_accepted_type_is_refused_in_the_users_words(pipe, picture, words):
     with pytest.raises(RequestError) as caught:

@@ -7,12 +7,13 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from icgan_runtime.rows import Rows
+from icgan_runtime.rows import OWN_LABEL, Rows
 from icgan_runtime.search.choose import choose_search
 from tests.triton.stages import Behind, Error, Family, Request, load_stage
 
@@ -30,7 +31,10 @@ def load(tiny_bundle, tmp_path, monkeypatch) -> Callable[..., Any]:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
 
-    def load(search: str, room: int = 1000, processes: int = 1) -> Any:
+    def load(search: str, room: int = 1000, processes: int = 1, bundle: Path | None = None) -> Any:
+        if bundle is not None:
+            shutil.rmtree(tmp_path / "1")
+            shutil.copytree(bundle, tmp_path / "1")
         model = load_stage("icgan_condition", monkeypatch).TritonPythonModel()
         settings = {"search": search, "max_rows": "4", "max_queue": str(room)}
         config = {
@@ -64,6 +68,32 @@ def packed(picture: list[int], pictures: int, **changes: Any) -> np.ndarray:
 
 def execute(model: Any, *requests: Inputs, wanted: tuple[str, ...] = EVERYTHING) -> list[Any]:
     return model.execute([Request(inputs, wanted) for inputs in requests])
+
+
+@pytest.mark.parametrize("search", ["numpy", "graph"])
+def test_rows_of_zeros_follow_instances_of_the_prior_with_their_labels_and_neighbours(
+    load, labelled_bundle, search
+):
+    model = load(search, bundle=labelled_bundle)
+    given = np.zeros((4, 12), np.float32)
+    given[1] = model.bank.embeddings[3]
+    asked = scalars(
+        4, CONDITION=np.ones((4, 1), np.int32), LABEL=np.array([[OWN_LABEL], [0], [2], [OWN_LABEL]])
+    )
+    found = {"ids": np.tile(np.arange(5), (4, 1)), "scores": np.zeros((4, 5), np.float32)}
+    if search == "numpy":
+        found = {}
+    [answer] = execute(model, {"embedding": given, **found, **asked}, wanted=(*EVERYTHING, "label"))
+    assert answer.error is None, answer.error
+    drawn, labels = model.prior.instances(np.zeros(4, np.int64), np.arange(4))
+    followed = answer.found["EMBEDDING"]
+    np.testing.assert_array_equal(followed[[0, 2, 3]], drawn[[0, 2, 3]])
+    np.testing.assert_array_equal(followed[1], given[1])
+    assert answer.found["label"][:, 0].tolist() == [labels[0], 0, 2, labels[3]]
+    nearest = (drawn @ model.bank.embeddings.T).argmax(axis=1)
+    own = [0, 2, 3]
+    assert answer.found["NEIGHBOUR_IDS"][own, 0].tolist() == nearest[own].tolist()
+    np.testing.assert_array_equal(answer.found["conditioning"][own], model.bank.embeddings[nearest[own]])
 
 
 @pytest.mark.parametrize("search", ["numpy", "faiss", "faiss-ivf"])

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from icgan_runtime import AsyncPipeline, Pipeline
+from icgan_runtime.errors import RequestError
 from icgan_runtime.marks.mark import read_marks
 from icgan_runtime.origin import recover
 from icgan_runtime.origin.prove import PROVED, Queries, prove
@@ -65,6 +66,28 @@ def test_a_labelled_model_gives_the_same_bytes_as_in_process(labelled_wire, labe
     answer = labelled_wire.ask("icgan", {"IMAGE": [PHOTO] * 3, **rows(3, LABEL=[wire_label] * 3)})
     expected = labelled_pipe.generate(PHOTO, n=3, seed=0, truncation=0.7, label=label)
     np.testing.assert_array_equal(answer["GENERATED"], expected.images)
+
+
+def test_a_server_draws_instances_as_this_process_does(labelled_server, server, labelled_pipe):
+    expected = labelled_pipe.generate(n=40, seed=6)
+    with Pipeline.connect(labelled_server.grpc_url) as remote:
+        drawn = remote.generate(n=40, seed=6)
+        told = remote.generate(n=2, seed=6, label=1, condition="nearest")
+    np.testing.assert_array_equal(drawn.embeddings, expected.embeddings)
+    assert np.abs(drawn.images.astype(int) - expected.images).max() <= 1
+    own = labelled_pipe.generate(n=2, seed=6, label=1, condition="nearest")
+    assert np.abs(told.images.astype(int) - own.images).max() <= 1
+
+    async def ask():
+        async with AsyncPipeline.connect(labelled_server.http_url) as remote:
+            return await remote.generate(n=2, seed=6)
+
+    np.testing.assert_array_equal(asyncio.run(ask()).embeddings, expected.embeddings[:2])
+    with (
+        Pipeline.connect(server.grpc_url) as remote,
+        pytest.raises(RequestError, match="what this server serves has no prior"),
+    ):
+        remote.generate(n=2)
 
 
 def test_untruncated_noise_is_infinity_on_the_wire(wire, pipe):

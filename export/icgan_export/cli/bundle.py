@@ -10,6 +10,7 @@ from icgan_export.errors import ExportError
 from icgan_runtime.bundle.coded import CODING_HELP, CODINGS
 from icgan_runtime.bundle.manifest import MAX_NEIGHBOURS
 from icgan_runtime.console import Parser, say, tell
+from icgan_runtime.prior import MAX_CENTRES
 
 
 def add_parser(commands: Commands[Parser]) -> None:
@@ -63,6 +64,20 @@ def add_parser(commands: Commands[Parser]) -> None:
         action="store_true",
         help="leave the names of the instances' files out of the bundle (default: searches tell them)",
     )
+    command.add_argument(
+        "--prior",
+        type=int,
+        default=0,
+        metavar="K",
+        help="add a prior of at most K centres, the means of 5 pictures or more each, which draws instances "
+        "where no picture is given (default: none)",
+    )
+    command.add_argument(
+        "--no-instances",
+        action="store_true",
+        help="with --prior: store its centres instead of instances, and no embedding, thumbnail, name or "
+        "sample of a picture (default: instances are stored)",
+    )
     command.add_argument("--embeddings", choices=CODINGS, default="float32", help=CODING_HELP)
     add_target(command)
     command.set_defaults(run=run)
@@ -79,6 +94,11 @@ def run(options: argparse.Namespace) -> int:
     require("--instances", options.instances, 1)
     require("--neighbours", options.neighbours, 1, MAX_NEIGHBOURS)
     require("--thumbnails", options.thumbnails, 0)
+    require("--prior", options.prior, 0, MAX_CENTRES)
+    if options.no_instances and not options.prior:
+        raise ExportError(
+            "--no-instances leaves nothing to draw from: give --prior K too, such as --prior 64"
+        )
     wanted = BundleOptions(
         precisions=listed(options.precision),
         instances=options.instances,
@@ -88,6 +108,8 @@ def run(options: argparse.Namespace) -> int:
         target=options.target,
         embeddings=options.embeddings,
         names=not options.no_names,
+        prior=options.prior,
+        stored=not options.no_instances,
     )
     keep_freed_memory()  # every trial of a precision writes the whole graph anew
     written = write_bundle(options.source, out, wanted, Steps())

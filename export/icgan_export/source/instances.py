@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,11 @@ class Instances:
     licence: str
     names: Names | None = None  # [M], the files they came from, where they came from files
     drawn: bool = False  # the pictures, fewer than instances, are the model's own: there are no others
+    of_pictures: NDArray[np.float32] | None = None  # what those were drawn from, if not from the embeddings
+    limit: float | None = None  # novelty.outside_below, where it is not that of the instances
+    # what they were chosen from, for a prior
+    all_embeddings: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    labels_of_all: NDArray[np.int64] | None = None
 
 
 def choose_instances(
@@ -100,9 +105,13 @@ def _from_prepared(run: Run, path: Path, count: int, queries: int) -> Instances:
     pictures = np.ascontiguousarray(data.images[chosen])
     embeddings = np.ascontiguousarray(data.embeddings[chosen])
     labels, names = _clusters(run, embeddings)
+    every = cluster_labels(data.embeddings, run.path, run.model.classes) if run.clusters else None
     if labels is None and data.labels is not None and data.meta.class_names is not None:
-        labels, names = np.ascontiguousarray(data.labels[chosen]), tuple(data.meta.class_names)
+        every = np.asarray(data.labels)
+        labels, names = np.ascontiguousarray(every[chosen]), tuple(data.meta.class_names)
     return Instances(
+        all_embeddings=data.embeddings,
+        labels_of_all=every,
         ids=chosen,
         pictures=pictures,
         embeddings=embeddings,
@@ -124,6 +133,7 @@ def _from_stored(run: Run, path: Path, count: int, queries: int) -> Instances:
     """
     embeddings, labels = read_stored(path, run.model.embedding_dim)
     chosen = _choose(embeddings, count)
+    every, every_label = embeddings, labels
     embeddings = np.ascontiguousarray(embeddings[chosen])
     labels = None if labels is None else labels[chosen]
     if run.model.classes and (labels is None or labels.max() >= run.model.classes):
@@ -131,6 +141,8 @@ def _from_stored(run: Run, path: Path, count: int, queries: int) -> Instances:
     rows = np.linspace(0, len(embeddings) - 1, min(queries, len(embeddings))).astype(np.int64)
     pictures = run.draw(embeddings[rows], labels[rows] if run.model.classes and labels is not None else None)
     return Instances(
+        all_embeddings=every,
+        labels_of_all=every_label,
         ids=chosen,
         pictures=pictures,
         embeddings=embeddings,
@@ -160,15 +172,17 @@ def _from_pictures(run: Run, path: Path, count: int, queries: int, embed: Embed)
     pictures = np.stack(stack)
     embeddings = embed(pictures)
     chosen = _choose(embeddings, count)
-    labels, names = _clusters(run, embeddings[chosen])
-    if labels is None and found.labels is not None and found.class_names is not None:
-        labels, names = _as_trained(run.model, path, found.labels[kept][chosen], found.class_names)
+    every, names = _clusters(run, embeddings)
+    if every is None and found.labels is not None and found.class_names is not None:
+        every, names = _as_trained(run.model, path, found.labels[kept], found.class_names)
     others = np.setdiff1d(np.arange(len(pictures)), chosen)[:queries]
     return Instances(
+        all_embeddings=embeddings,
+        labels_of_all=every,
         ids=chosen,
         pictures=pictures[chosen],
         embeddings=embeddings[chosen],
-        labels=labels,
+        labels=None if every is None else every[chosen],
         class_names=names,
         queries=pictures[others] if len(others) else _mirrored(pictures[chosen], queries),
         source=found.note.source or found.note.name,

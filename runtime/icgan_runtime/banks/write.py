@@ -21,9 +21,12 @@ from icgan_runtime.bundle.changes import Base
 from icgan_runtime.bundle.lookup import fits, lookup_bytes
 from icgan_runtime.bundle.manifest import BankEntry, Manifest, Model
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.prior_files import has_prior
 from icgan_runtime.bundle.strict_json import to_json
+from icgan_runtime.console import tell
 from icgan_runtime.errors import RequestError
 from icgan_runtime.pipeline import Pipeline
+from icgan_runtime.prior import FOLDER as PRIOR_FOLDER
 from icgan_runtime.search.base import Search
 from icgan_runtime.search.choose import choose_search
 from icgan_runtime.search.novelty import outside_below
@@ -110,7 +113,11 @@ def write_with_bank(
     lookup = next((entry for entry in book.graphs if entry.role == "lookup"), None)
     gone = {entry.file for entry in book.graphs if entry.role == "lookup"}
     gone |= {engine.file for engine in book.engines if engine.role == "lookup"}
-    for name in book.files:
+    kept = dict(book.files)
+    if history is None and has_prior(book):  # other pictures: it would draw those that went
+        tell(f"{PRIOR_FOLDER}/ is left out: it draws instances like the pictures that are replaced")
+        kept = {name: entry for name, entry in kept.items() if not name.startswith(f"{PRIOR_FOLDER}/")}
+    for name in kept:
         if name in gone or name.startswith(f"{FOLDER}/") or name in (manifest.SAMPLES_NAME, CARD):
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 from icgan_runtime.bundle.living import pending
 from icgan_runtime.bundle.onnx_file import describe_onnx
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.prior_files import read_about
 from icgan_runtime.bundle.prose import metrics_lines, parity_lines, tree
 from icgan_runtime.bundle.strict_json import to_json
 
@@ -34,6 +35,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "identity": book.model.identity,
         "bytes": sum(entry.bytes for entry in book.files.values()),
         "changes": pending(bundle),
+        "prior": None if (prior := read_about(bundle)) is None else to_json(prior),
         "unlisted_files": bundle.unlisted_files(),
     }
 
@@ -58,6 +60,7 @@ def render(facts: dict[str, Any]) -> str:
         f"  bank       {bank['count']} instances: {of}, k = {bank['neighbours']}"
         f"{', labelled' if bank['labelled'] else ''}"
         f"{', ' + str(facts['changes']) + ' changes since (icgan bank list)' if facts['changes'] else ''}",
+        *_prior_line(facts["prior"]),
         f"  identity   {facts['identity'][:16]}, embedding space {facts['encoder_id'][:16]}",
     ]
     costs = facts["bench"].get("costs")
@@ -95,6 +98,15 @@ def render(facts: dict[str, Any]) -> str:
     if facts["unlisted_files"]:
         lines.append(f"  not in the manifest, never used: {', '.join(facts['unlisted_files'])}")
     return "\n".join(lines)
+
+
+def _prior_line(prior: dict[str, Any] | None) -> list[str]:
+    if prior is None:
+        return []
+    return [
+        f"  prior      {prior['centres']} means of {prior['least']} or more of {prior['pictures']} pictures, "
+        f"{prior['axes']} axes: draws instances where no picture is given"
+    ]
 
 
 def _size(count: int) -> str:

@@ -29,7 +29,10 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         run,
         "icgan generate bundles/demo photo.jpg -n 16 --truncation 0.7 --out grid.png",
     )
-    shared.add_pipeline(command, f"; or a {EMBEDDINGS} of `icgan embed`, each row of which is followed")
+    more = (
+        f"; or a {EMBEDDINGS} of `icgan embed`, each row of which is followed; none: each image follows an "
+    )
+    shared.add_pipeline(command, f"{more}instance that the bundle's prior draws", alone=True)
     add_instance(command)
     command.add_argument(
         "-n", type=int, default=8, help="images to generate for each picture (default: %(default)s)"
@@ -71,8 +74,10 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Images that follow each picture, on one sheet: the picture on the left, its images beside it."""
-    pictures = [options.bundle] * (options.url is not None) + options.pictures
+    pictures = [options.bundle] * (options.url is not None and bool(options.bundle)) + options.pictures
     wanted = followed(options, pictures)
+    if not wanted:
+        return _without_picture(options)
     out = Path(options.out)
     folders = _folders(options.out, wanted)
     if folders is None:
@@ -106,6 +111,36 @@ def run(options: argparse.Namespace) -> int:
     say_written(options, out, kind, files or None)
     data = {"out": str(out), "seed": options.seed, "n": options.n, "mark": kind, "pictures": report}
     shared.say_result(options, route, data)
+    return 0
+
+
+def _without_picture(options: argparse.Namespace) -> int:
+    """Images of instances that the prior draws, each of its own."""
+    for flag, given in (("--captions", options.captions), ("--embedding", options.embedding != "none")):
+        if given:
+            options.parser.error(f"{flag} is of a picture that is followed: name one")
+    out = Path(options.out)
+    folder = sheets.names_folder(options.out)
+    if not folder:
+        sheets.file_format(out, "out")  # refused before the work is done
+    settings = {name: getattr(options, name) for name in ("n", "seed", "truncation", "condition", "label")}
+    with shared.open_pipeline(options, alone=True) as pipe:
+        result, route = pipe.generate(**settings), pipe.route
+    kind, mark, key = kind_of(options), not options.no_mark, options.sign_key
+    if folder:
+        paths = result.save(options.out, mark, key)
+        for j, path in enumerate(paths):
+            _log(options, result.claim(j, 1), path.read_bytes())
+    else:
+        claim = result.claim(0, options.n, sheets.layout(options.n, options.columns))
+        written = sheets.write_picture(
+            out, result.sheet(options.columns), "out", Mark(claim, key) if mark else None
+        )
+        _log(options, claim, written)
+    say_written(options, out, kind, len(paths) if folder else None)
+    labels = None if result.labels is None else result.labels.tolist()
+    data = {"out": str(out), "seed": options.seed, "n": options.n, "mark": kind, "pictures": []}
+    shared.say_result(options, route, data | ({} if labels is None else {"labels": labels}))
     return 0
 
 

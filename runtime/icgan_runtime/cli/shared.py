@@ -50,9 +50,13 @@ def add_command(
     return command
 
 
-def add_pipeline(command: Parser, more: str = "") -> None:
-    """BUNDLE or --url, the pictures (and what `more` says can stand for one), and what runs them."""
-    command.add_argument("bundle", metavar="BUNDLE", help=f"{BUNDLE}; leave it out with --url")
+def add_pipeline(command: Parser, more: str = "", alone: bool = False) -> None:
+    """BUNDLE or --url, the pictures (and what `more` says can stand for one), and what runs them.
+
+    `alone`: a server can be asked without any picture.
+    """
+    optional: dict[str, Any] = {"nargs": "?"} if alone else {}
+    command.add_argument("bundle", metavar="BUNDLE", help=f"{BUNDLE}; leave it out with --url", **optional)
     command.add_argument(
         "pictures",
         nargs="*",
@@ -97,11 +101,16 @@ def add_backend(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--threads", type=int, default=0, metavar="N", help=THREADS)
 
 
-def open_pipeline(options: argparse.Namespace) -> Pipeline:
-    """The pipeline that the options ask for. With --url, what stands in the bundle's place is a picture."""
+def open_pipeline(options: argparse.Namespace, alone: bool = False) -> Pipeline:
+    """The pipeline that the options ask for. With --url, what stands in the bundle's place is a picture.
+
+    `alone`: there may be no picture.
+    """
     if options.url is not None:
-        options.pictures = [options.bundle, *options.pictures]
-    if not options.pictures and not getattr(options, "instance", None):
+        options.pictures = [options.bundle, *options.pictures] if options.bundle else options.pictures
+    elif options.bundle is None:
+        options.parser.error("the following arguments are required: BUNDLE")
+    if not options.pictures and not getattr(options, "instance", None) and not alone:
         options.parser.error("the following arguments are required: PICTURE")
     if options.url is not None:
         refuse_given(options, IN_PROCESS, "is the server's choice: leave it out beside --url")

@@ -20,6 +20,7 @@ from icgan_runtime import images
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.bundle.strict_json import from_json
 from icgan_runtime.chain import refuse_black_images
+from icgan_runtime.drawn import Drawn, no_prior
 from icgan_runtime.errors import (
     DeadlineError,
     IcganError,
@@ -30,7 +31,7 @@ from icgan_runtime.errors import (
 from icgan_runtime.marks.claim import Source
 from icgan_runtime.refusals import from_wire
 from icgan_runtime.request import Neighbours, Request, Result
-from icgan_runtime.rows import OWN_LABEL, REPEATS, Latents, Rows
+from icgan_runtime.rows import FOLLOWED, OWN_LABEL, PRIOR, REPEATS, Latents, Rows
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -76,6 +77,7 @@ class ServedModel:
     prepare: str = "client"  # who decodes, crops and reduces picture files
     says: tuple[str, ...] = ()  # those of MORE that it answers
     generator: str = ""  # the version of that stage with which the ensembles draw
+    draws: bool = False  # whether a row whose embedding is all zeros follows an instance of the prior
 
     @classmethod
     def of_config(cls, url: str, config: Mapping[str, Any], prepare: str = "client") -> ServedModel:
@@ -98,6 +100,7 @@ class ServedModel:
             prepare,
             tuple(name for name in MORE if name in outputs),
             _version(config, GENERATOR),
+            PRIOR in config["parameters"],
         )
 
     def embed(self, pictures: Sequence[images.Picture]) -> Conversation[F32]:
@@ -159,6 +162,21 @@ class ServedModel:
             call = self._generation("icgan_from_embedding", source, request, rows, first=not answers)
             answers.append((yield call))
         return self._result(answers, embedding[0], request)
+
+    def generate_drawn(self, request: Request) -> Conversation[Drawn]:
+        """As `Chain.generate_drawn`: the server draws the instances, and says which."""
+        if not self.draws:
+            raise no_prior("what this server serves")
+        answers: list[Arrays] = []
+        for rows in self._batches(request.n):
+            zeros = np.zeros((len(rows), self.model.embedding_dim), np.float32)
+            inputs = {"EMBEDDING": zeros, **self._scalars(request, rows)}
+            answers.append((yield Call("icgan_from_embedding", inputs, ("GENERATED", FOLLOWED))))
+        generated, followed = (
+            np.concatenate([each[name] for each in answers]) for name in ("GENERATED", FOLLOWED)
+        )
+        refuse_black_images(self.url, generated)
+        return Drawn(generated, followed, None, request, self.source)
 
     def generate_rows(self, embedding: F32, rows: Rows) -> Conversation[tuple[U8, I64 | None]]:
         """As `Chain.generate_rows`."""

@@ -23,6 +23,7 @@ from icgan_runtime.client.connection import ConnectionOptions
 from icgan_runtime.client.exchange import Exchange, Pause, Step, Steps, seconds_until
 from icgan_runtime.client.library import ends_trust, open_client
 from icgan_runtime.client.protocol import Arrays, Call, Conversation, ServedModel
+from icgan_runtime.drawn import Drawn
 from icgan_runtime.errors import RequestError
 from icgan_runtime.marks.claim import Source
 from icgan_runtime.request import Neighbours, Request, Result
@@ -121,6 +122,9 @@ class TritonChain:
 
     def generate_from(self, embedding: F32, request: Request) -> Result:
         return self._hold(self._exchange.service.generate_from(embedding, request))
+
+    def generate_drawn(self, request: Request) -> Drawn:
+        return self._hold(self._exchange.service.generate_drawn(request))
 
     def generate_rows(self, embedding: F32, rows: Rows) -> tuple[U8, I64 | None]:
         return self._hold(self._exchange.service.generate_rows(embedding, rows))

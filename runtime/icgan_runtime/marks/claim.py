@@ -78,6 +78,8 @@ class Claim:
     samples: tuple[int, ...] | None = field(default=None, metadata={LATER: True})
     # [n], instead of seed and samples; the seed is that of the search then
     latents: tuple[Latent, ...] | None = field(default=None, metadata={LATER: True})
+    # each follows an instance that its seed and sample draw from the bundle's prior
+    prior: bool = field(default=False, metadata={LATER: True})
 
     def to_text(self) -> str:
         """The claim as JSON, on one line."""

@@ -11,7 +11,7 @@ from icgan_runtime.chain import LocalChain
 from icgan_runtime.errors import RequestError
 from icgan_runtime.marks.claim import Claim, embedding_hash
 from icgan_runtime.origin import recover
-from icgan_runtime.rows import OWN_LABEL, Latents
+from icgan_runtime.rows import CONDITIONS, OWN_LABEL, Latents, Rows
 from icgan_runtime.steer.space import mixed
 
 F32 = NDArray[np.float32]
@@ -51,6 +51,28 @@ def pairs_of(claim: Claim, settings: recover.Candidates) -> tuple[I64, I64]:
     if claim.samples is None:
         return settings.pairs()
     return np.full(claim.n, claim.seed, np.int64), np.array(claim.samples, np.int64)
+
+
+def drawn_of(claim: Claim, chain: LocalChain) -> Latents:
+    """What images were drawn from that claim an instance of the prior each.
+
+    Raises RequestError where this bundle has no prior.
+    """
+    if chain.prior is None:
+        raise RequestError("picture", "it follows an instance that a prior drew, and this bundle has none")
+    settings = settings_of(claim, chain)
+    seeds, samples = pairs_of(claim, settings)
+    rows = Rows(
+        seeds,
+        samples,
+        np.full(len(seeds), settings.truncation, np.float32),
+        np.full(len(seeds), CONDITIONS.index(claim.condition), np.int32),
+        np.full(len(seeds), settings.label, np.int64) if chain.model.classes else None,
+    )
+    embedding, rows = chain.draw_instances(rows)
+    ids, _ = chain.search(embedding, chain.neighbours)
+    followed = rows.conditioning(embedding, ids, chain.bank)
+    return Latents(rows.noise(chain.model), followed, rows.label, rows.truncation)
 
 
 def latents_of(claim: Claim, chain: LocalChain, embeddings: F32) -> Latents | None:

@@ -25,7 +25,7 @@ from icgan_runtime.errors import RequestError
 from icgan_runtime.marks.claim import Claim
 from icgan_runtime.marks.mark import Marks
 from icgan_runtime.origin import chance, recover
-from icgan_runtime.origin.claimed import latents_of, pairs_of, settings_of, source_notes
+from icgan_runtime.origin.claimed import drawn_of, latents_of, pairs_of, settings_of, source_notes
 from icgan_runtime.origin.likeness import (
     COARSE,
     FINE,
@@ -130,6 +130,8 @@ def prove(
     """
     picture = images.pixels(data)
     claim, notes = marks.claim, list(marks.notes)
+    if queries is None and claim is not None and claim.prior:
+        queries = Queries(drawn_of(claim, chain).embedding)
     if queries is None:
         if claim is None or claim.embedding is None:
             raise RequestError(
@@ -167,7 +169,7 @@ def check_claim(picture: U8, claim: Claim, chain: LocalChain, queries: Queries) 
     cells = cut(picture, claim, chain.model.resolution)
     if cells is None:
         return None
-    if claim.latents is not None:
+    if claim.prior or claim.latents is not None:
         return _check_latents(cells[0], claim, chain, queries.embeddings)
     strips, pairs = claim.sheet.strips, pairs_of(claim, settings)
     if len(queries.embeddings) % strips:
@@ -205,8 +207,8 @@ def _likeliest(cell: U8, chain: LocalChain, embeddings: F32, settings: recover.C
 
 
 def _check_latents(cells: U8, claim: Claim, chain: LocalChain, embeddings: F32) -> Verdict | None:
-    """As `check_claim`, of images [n, R, R, 3] whose noise the file names, for no seed gives it."""
-    latents = latents_of(claim, chain, embeddings)
+    """As `check_claim`, of images [n, R, R, 3] of an instance each, or whose noise the file names."""
+    latents = drawn_of(claim, chain) if claim.prior else latents_of(claim, chain, embeddings)
     if latents is None or latents.noise.shape[1] != chain.model.dim_z:
         return None
     drawings = _compare(
@@ -219,6 +221,9 @@ def _check_latents(cells: U8, claim: Claim, chain: LocalChain, embeddings: F32) 
     verdict = judge(drawings)
     notes = ("drawn from the noise that the file names, which no seed gives",)
     found = Verdict(verdict, "claimed noise", tried=1, drawings=tuple(drawings), notes=notes)
+    if claim.prior:
+        notes = ("it follows an instance that seed and sample draw from the bundle's prior",)
+        found = replace(found, how="claim", seed=claim.seed, sample=claim.first, notes=notes)
     return None if verdict == NOT else found
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.bundle.strict_json import to_json
-from icgan_runtime.rows import REPEATS
+from icgan_runtime.rows import FOLLOWED, PRIOR, REPEATS
 from icgan_runtime.server import pbtxt as tc
 from icgan_runtime.server.options import RepositoryOptions
 
@@ -84,6 +84,7 @@ class ServedModel:
     plans: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # role -> {"9.0": plan file}
     gpu_files: Mapping[str, str] = field(default_factory=dict)  # role -> ONNX file for a GPU without a plan
     engine_folders: Mapping[str, str] = field(default_factory=dict)  # role -> where a GPU keeps its engines
+    prior: bool = False  # whether instances can be drawn
 
 
 def ensembles(served: ServedModel, versions: Mapping[str, int]) -> dict[str, tc.ModelConfig]:
@@ -368,7 +369,7 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
 
     asked = {tensor.name: tensor.name for tensor in scalars}
     if ensemble.source == "EMBEDDING":
-        embedding, rows, answer = "EMBEDDING", asked, {}
+        embedding, rows, answer = "EMBEDDING", asked, {"EMBEDDING": FOLLOWED} if served.prior else {}
     else:
         embedding, rows, answer = "EMBEDDINGS", {"rows": "ROWS"}, {"EMBEDDING": "EMBEDDING"}
         from_file = ensemble.source == "IMAGE"
@@ -402,7 +403,11 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
         drawn = {"GENERATED": "GENERATED", "FORMAT": "FORMAT", **state}
         step("icgan_picture", drawn | asked, {"PICTURE": "PICTURE"})
     inputs = (_source(served, ensemble.source), *scalars)
-    outputs = tuple(tensor for tensor in _condition(served).output if tensor.name in answer)
+    outputs = tuple(
+        dataclasses.replace(tensor, name=answer[tensor.name])
+        for tensor in _condition(served).output
+        if tensor.name in answer
+    )
     if ensemble.as_file:
         inputs += _picture(served).input[1:2]
     pictures = _picture(served).output if ensemble.as_file else (_generated_tensor(served, "GENERATED"),)
@@ -416,6 +421,7 @@ def _ensemble(served: ServedModel, ensemble: Ensemble, versions: Mapping[str, in
         parameters={
             "model": tc.Parameter(json.dumps(to_json(served.model), ensure_ascii=False)),
             **({REPEATS: tc.Parameter("true")} if ensemble.source == "IMAGE" else {}),
+            **({PRIOR: tc.Parameter("true")} if served.prior else {}),
         },
         ensemble_scheduling=tc.EnsembleScheduling(tuple(steps)),
     )

@@ -24,9 +24,11 @@ from icgan_runtime.bundle import arrays
 from icgan_runtime.bundle.bank import FOLDER, Bank, embeddings_sha256
 from icgan_runtime.bundle.manifest import MANIFEST_NAME, SAMPLES_NAME, EngineEntry, Model
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.prior_files import has_prior
 from icgan_runtime.bundle.strict_json import from_json, to_json
 from icgan_runtime.errors import RepositoryError
 from icgan_runtime.marks.claim import Source
+from icgan_runtime.prior import FOLDER as PRIOR_FOLDER
 from icgan_runtime.rows import CONDITIONS
 from icgan_runtime.server import pbtxt as tc
 from icgan_runtime.server.changes import changes_file, refuse_changes
@@ -133,7 +135,8 @@ def set_release(repository: Path, number: int) -> list[str]:
         if _serve(repository / name, {before["versions"][name], version})
     ]
     about: Model = from_json(Model, release["model"], RELEASES_NAME)
-    served = ServedModel(about, release["neighbours"], release["labelled"], _options(book, repository))
+    options, draws = _options(book, repository), release.get("prior", False)
+    served = ServedModel(about, release["neighbours"], release["labelled"], options, prior=draws)
     for name, config in ensembles(served, release["versions"]).items():
         with files.atomic_file(repository / name / "config.pbtxt") as path:
             path.write_text(tc.to_pbtxt(config))
@@ -208,7 +211,14 @@ def describe(bundle: Bundle, options: RepositoryOptions, say: Say = print) -> Se
         say(f"icgan_{role}: the bundle has no TensorRT plan, a GPU will run {on_gpu.file} on ONNX Runtime")
     bank = manifest.bank
     return ServedModel(
-        manifest.model, bank.neighbours, bank.labelled, options, plans, gpu_files, engine_folders
+        manifest.model,
+        bank.neighbours,
+        bank.labelled,
+        options,
+        plans,
+        gpu_files,
+        engine_folders,
+        has_prior(manifest),
     )
 
 
@@ -216,7 +226,8 @@ def version_sources(bundle: Bundle, served: ServedModel) -> dict[str, Sources]:
     """For every model but the ensembles: the verified files of its version folder."""
     manifest = bundle.manifest
     about = {MANIFEST_NAME: manifest.to_bytes()}
-    bank = {name: bundle.path(name) for name in manifest.files if name.startswith(f"{FOLDER}/")}
+    held = (f"{FOLDER}/", f"{PRIOR_FOLDER}/")
+    bank = {name: bundle.path(name) for name in manifest.files if name.startswith(held)}
     found: dict[str, Sources] = {
         "icgan_admit": _code("icgan_admit"),
         "icgan_preprocess": _code("icgan_preprocess"),
@@ -297,6 +308,7 @@ def _about(bundle: Bundle) -> dict[str, Any]:
         "neighbours": manifest.bank.neighbours,
         "labelled": manifest.bank.labelled,
         "bank": manifest.files[f"{FOLDER}/embeddings.npy"].sha256,
+        "prior": has_prior(manifest),
     }
 
 

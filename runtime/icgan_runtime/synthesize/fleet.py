@@ -14,6 +14,7 @@ from icgan_runtime import images
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.manifest import Model
 from icgan_runtime.chain import Chain
+from icgan_runtime.drawn import Drawn
 from icgan_runtime.errors import BindingError, DeadlineError, RequestError, UnavailableError
 from icgan_runtime.marks.claim import Source
 from icgan_runtime.request import Neighbours, Request, Result
@@ -87,6 +88,9 @@ class Fleet:
 
     def generate_from(self, embedding: F32, request: Request) -> Result:
         return self._ask(lambda chain: chain.generate_from(embedding, request))
+
+    def generate_drawn(self, request: Request) -> Drawn:
+        return self._ask(lambda chain: chain.generate_drawn(request))
 
     def generate_rows(self, embedding: F32, rows: Rows) -> tuple[U8, I64 | None]:
         return self._ask(lambda chain: chain.generate_rows(embedding, rows))

@@ -16,6 +16,7 @@ tiny 1: 8 × 8 images, 3 classes
   encoder    tiny, 12 wide, weights {weights}
   input      8 × 8 RGB, centre-short-side, pillow-bilinear
   bank       20 instances: random numbers (CC0-1.0), k = 5, labelled
+  prior      3 means of 3 or more of 22 pictures, 2 axes: draws instances where no picture is given
   identity   {identity}, embedding space {space}
   encoder.onnx: encoder fp32, {encoder} bytes, 0.00 M parameters, opset 18
     Cast 1, LpNormalization 1, MatMul 1, ReduceMean 1, Reshape 2, Sub 1

@@ -60,7 +60,7 @@ def test_a_mistake_is_one_line_and_status_1(icgan, tiny_bundle, arguments, messa
 
 def test_a_usage_error_is_status_2(icgan, tiny_bundle, capsys):
     with pytest.raises(SystemExit, match="2"):
-        icgan("generate", tiny_bundle)
+        icgan("embed", tiny_bundle, "--json")
     with pytest.raises(SystemExit, match="2"):
         icgan("generate", tiny_bundle, PHOTO, "--truncation", "much")
     assert "argument --truncation: 'much' is neither a number in (0, 1] nor none\n" in capsys.readouterr().err

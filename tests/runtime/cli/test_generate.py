@@ -50,6 +50,28 @@ def test_generate_writes_single_files_into_a_folder(icgan, tiny_bundle, tmp_path
             np.testing.assert_array_equal(np.asarray(opened), expected[1])
 
 
+def test_generate_draws_instances_where_none_is_named(icgan, labelled_bundle, tiny_bundle, tmp_path):
+    with Pipeline.load(labelled_bundle) as pipe:
+        expected = pipe.generate(n=3, seed=4)
+    asked = ["generate", labelled_bundle, "-n", 3, "--seed", 4]
+    status, printed, _ = icgan(*asked, "--columns", 2, "--json", "--out", tmp_path / "a.png")
+    assert (status, json.loads(printed)["labels"]) == (0, expected.labels.tolist())
+    with Image.open(tmp_path / "a.png") as opened:
+        np.testing.assert_array_equal(np.asarray(opened), expected.sheet(2))
+    assert icgan(*asked, "--out", tmp_path / "folder")[0] == 0
+    with Image.open(tmp_path / "folder" / "00002.png") as opened:
+        np.testing.assert_array_equal(np.asarray(opened), expected.images[2])
+    status, _, error = icgan("prove", tmp_path / "a.png", "--bundle", labelled_bundle)
+    assert status == 0, error
+    status, _, error = icgan("generate", tiny_bundle, "--out", tmp_path / "b.png")
+    assert (status, error.splitlines()[-1].partition(" to draw")[0]) == (
+        1,
+        "icgan: picture: none given, and this bundle has no prior",
+    )
+    with pytest.raises(SystemExit):
+        icgan(*asked, "--captions")
+
+
 def test_generate_wraps_samples_into_columns(icgan, tiny_bundle, tmp_path):
     icgan("generate", tiny_bundle, PHOTO, "-n", 5, "--columns", 2, "--out", tmp_path / "a.png")
     assert size(tmp_path / "a.png") == (8 + 6 + 2 * 8 + 2, 3 * 8 + 2 * 2)

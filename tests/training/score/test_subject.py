@@ -12,7 +12,14 @@ from icgan_training.data.labels import CENTROIDS, training_labels
 from icgan_training.errors import ConfigError, DataError
 from icgan_training.networks.checkpoint import save_weights
 from icgan_training.networks.generator import Generator
-from icgan_training.score.subject import EvaluationSettings, draw, draw_noise, instance_pool, load_subject
+from icgan_training.score.subject import (
+    EvaluationSettings,
+    draw,
+    draw_noise,
+    instance_pool,
+    load_subject,
+    repeat,
+)
 from tests.training.subjects import CPU, FEW, TINY
 
 
@@ -53,6 +60,20 @@ def test_the_two_choices_of_instances_differ_and_0_means_all(subject):
     )
     assert not np.array_equal(kmeans, random)
     assert np.array_equal(instance_pool(subject.data, EvaluationSettings(instances=0)), np.arange(60))
+
+
+def test_instances_of_a_prior_are_drawn_as_a_bundle_draws_them(run_dir, subject):
+    settings = EvaluationSettings(samples=30, prior=4, seed=2)
+    drawing = load_subject(run_dir, subject.data.path, settings, CPU)
+    assert drawing.prior is not None
+    draws = draw(drawing, settings)
+    expected, _ = drawing.prior.instances(2, np.arange(30))
+    np.testing.assert_array_equal(draws.embeddings, expected)
+    followed = dataclasses.replace(draws, embeddings=np.roll(expected, 1, axis=0))
+    assert not np.array_equal(drawing.samples(draws), drawing.samples(followed))
+    twice = repeat(drawing, draws, 2, settings).embeddings
+    assert twice is not None
+    np.testing.assert_array_equal(twice[::2], expected)
 
 
 @pytest.mark.parametrize("instances", [0, 10], ids=["all instances", "kmeans instances"])
@@ -111,6 +132,10 @@ def test_a_baseline_is_told_the_labels_of_the_data_as_often_as_they_occur(make_p
         ({"choice": "nearest"}, "--choice is nearest, it must be one of kmeans, random"),
         ({"truncation": 0.0}, r"--truncation is 0\.0"),
         ({"seed": -1}, "--seed is -1, it must not be negative"),
+        (
+            {"prior": 4, "metrics": ("instance",)},
+            "--metrics instance asks for the picture that a sample follows",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

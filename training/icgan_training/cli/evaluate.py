@@ -75,10 +75,11 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--instances",
-        type=count,
-        default=1000,
+        type=instances,
+        default=(1000, 0),
         metavar="M",
-        help="how many pictures serve as instances, 0 for all (default: 1000)",
+        help="how many pictures serve as instances, 0 for all; or prior:K, instances drawn from a prior of K "
+        "centres (default: 1000)",
     )
     parser.add_argument(
         "--choice",
@@ -95,6 +96,16 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="same seed, same samples (default: 0)"
     )
+
+
+def instances(text: str) -> tuple[int, int]:
+    """How many pictures, and how many centres of a prior: 1000 or prior:64, the type of --instances."""
+    kind, colon, centres = text.partition(":")
+    if not colon:
+        return count(text), 0
+    if kind != "prior" or not (centres.isdecimal() and int(centres)):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pictures nor prior:K, as prior:64")
+    return 0, int(centres)
 
 
 def _add_networks(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +152,8 @@ def run(args: argparse.Namespace) -> None:
     settings = EvaluationSettings(
         metrics=tuple(part.strip() for part in args.metrics.split(",") if part.strip()),
         samples=args.samples,
-        instances=args.instances,
+        instances=args.instances[0],
+        prior=args.instances[1],
         choice=args.choice,
         reference=args.reference_pictures,
         truncation=args.truncation,

@@ -169,7 +169,7 @@ def _parameters(
     return {
         **dataclasses.asdict(settings),
         "data": subject.data.meta.name,
-        "instances": len(subject.pool),
+        "instances": len(subject.pool) if subject.prior is None else repr(subject.prior),
         "reference": f"{reference.meta.name}, {count} pictures",
         "prdc_pictures": prdc_pictures(settings, count),
         "feature_networks": [f"{network.name} {network.sha256[:12]}" for network in networks],

@@ -50,6 +50,7 @@ def label_grid(subject: Subject, settings: EvaluationSettings) -> NDArray[np.uin
         labelled=draws.labelled.repeat(len(shown)),
         labels=np.tile(shown, GRID_ROWS),
         noise=draws.noise.repeat(len(shown), axis=0),
+        embeddings=None if draws.embeddings is None else draws.embeddings.repeat(len(shown), axis=0),
     )
     samples = subject.samples(every)
     images = subject.data.images

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from icgan_runtime.prior import Prior
 from icgan_training.data.dataset import PreparedDataset, chunks
 from icgan_training.data.labels import check_classes, training_labels
-from icgan_training.data.neighbours import kmeans_instances, random_instances
+from icgan_training.data.neighbours import kmeans_instances, nearest_rows, random_instances
+from icgan_training.data.prior import fit_prior
 from icgan_training.errors import ConfigError
 from icgan_training.fit.run import find_data, read_config
 from icgan_training.networks.arithmetic import full_float32
@@ -31,6 +33,7 @@ from icgan_training.progress import Progress
 from icgan_training.score.features import FeatureNetwork
 
 METRICS = ("fid", "kid", "prdc", "is", "lpips", "strata", "copies", "instance", "labels")
+OF_PICTURES = ("strata", "instance", "labels")
 Choice = Literal["kmeans", "random"]
 PUBLISHED_SAMPLES = 50_000
 BATCH = 64
@@ -43,6 +46,7 @@ class EvaluationSettings:
     metrics: tuple[str, ...] = ("fid", "kid", "prdc", "lpips")
     samples: int = PUBLISHED_SAMPLES
     instances: int = 1000  # 0: every picture of the data set
+    prior: int = 0  # centres of a prior that the instances are drawn from instead; 0: they are pictures
     choice: Choice = "kmeans"  # nearest to k-means centroids, or at random (the paper's ablation)
     reference: int = 0  # real pictures compared with; 0: all of the reference set
     prdc_pictures: int = 10_000  # of each kind at most; the scores depend on it
@@ -59,6 +63,14 @@ class EvaluationSettings:
             raise ConfigError(f"--metrics {unknown[0]} is unknown; known: {', '.join(METRICS)}")
         if self.instances < 0:
             raise ConfigError(f"--instances is {self.instances}, it must be 0 (all) or more")
+        if self.prior < 0:
+            raise ConfigError(f"--instances prior:{self.prior}: the number of centres must be at least 1")
+        stored = [name for name in self.metrics if name in OF_PICTURES]
+        if self.prior and stored:
+            raise ConfigError(
+                f"--metrics {stored[0]} asks for the picture that a sample follows, and instances of a prior "
+                "are no pictures: leave it out, or give --instances a number"
+            )
         if self.choice not in get_args(Choice):
             raise ConfigError(f"--choice is {self.choice}, it must be one of {', '.join(get_args(Choice))}")
         if self.samples < 2:
@@ -75,11 +87,12 @@ class EvaluationSettings:
 class Draws:
     """Inputs of n samples: rows of the data set as instances, labels, noise."""
 
-    instances: NDArray[np.int64]  # [n]
+    instances: NDArray[np.int64]  # [n]; of a prior's instances the pictures nearest to them
     labelled: NDArray[np.int64]  # [n], rows whose label the model is given: one neighbour of each instance
     labels: NDArray[np.int64] | None  # [n], None for a model without
     noise: NDArray[np.float32]  # [n, dim_z]
     psi: float = 1.0  # truncation towards the mean w, of the backbone that has one
+    embeddings: NDArray[np.float32] | None = None  # [n, D], where they are not those of the instances
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,7 @@ class Subject:
     labels: NDArray[np.int64] | None  # [N], None for a model without
     pool: NDArray[np.int64]  # rows that serve as instances
     device: torch.device
+    prior: Prior | None = None  # that instances are drawn from instead of the pool
 
     @torch.inference_mode()
     def generate(self, draws: Draws, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -98,7 +112,9 @@ class Subject:
         noise = torch.from_numpy(draws.noise[rows]).to(self.device)
         embedding = label = None
         if self.generator.config.takes_embedding:
-            embedding = torch.from_numpy(self.data.embeddings[draws.instances[rows]]).to(self.device)
+            drawn = draws.embeddings
+            followed = self.data.embeddings[draws.instances[rows]] if drawn is None else drawn[rows]
+            embedding = torch.from_numpy(followed).to(self.device)
         if draws.labels is not None:
             label = torch.from_numpy(draws.labels[rows]).to(self.device)
         with full_float32():
@@ -143,7 +159,13 @@ def load_subject(
     )
     # A baseline is shown no instances; the whole set gives it labels as often as they are in the data.
     rows = instance_pool(data, settings) if generator.config.takes_embedding else np.arange(data.meta.count)
-    return Subject(generator, data, labels, rows, device)
+    prior = None
+    if settings.prior:
+        if not generator.config.takes_embedding:
+            raise ConfigError(f"--instances prior:{settings.prior}: this model does not take instances")
+        classes = generator.config.class_count or 0
+        prior = fit_prior(data.embeddings, settings.prior, labels, classes)
+    return Subject(generator, data, labels, rows, device, prior)
 
 
 def check_fit(
@@ -182,6 +204,8 @@ def instance_pool(data: PreparedDataset, settings: EvaluationSettings) -> NDArra
 def draw(subject: Subject, settings: EvaluationSettings) -> Draws:
     """The inputs of `settings.samples` samples; the same for the same seed."""
     rng = np.random.default_rng(settings.seed)
+    if subject.prior is not None:
+        return _draw_from(subject.prior, subject, settings, rng)
     data, instances = subject.data, rng.choice(subject.pool, settings.samples)
     columns = rng.integers(data.meta.neighbours, size=settings.samples)
     # a baseline knows no neighbourhoods: its labels are those of the pool
@@ -191,6 +215,21 @@ def draw(subject: Subject, settings: EvaluationSettings) -> Draws:
         instances=instances,
         labelled=labelled,
         labels=None if subject.labels is None else subject.labels[labelled],
+        **truncated_noise(rng, settings.samples, subject.generator.config, settings.truncation),
+    )
+
+
+def _draw_from(
+    prior: Prior, subject: Subject, settings: EvaluationSettings, rng: np.random.Generator
+) -> Draws:
+    """As a bundle draws that has this prior: an instance and its label by seed and sample."""
+    embeddings, label = prior.instances(settings.seed, np.arange(settings.samples))
+    nearest = nearest_rows(embeddings, subject.data.embeddings, 1)[:, 0]
+    return Draws(
+        instances=nearest,
+        labelled=nearest,
+        labels=label,
+        embeddings=embeddings,
         **truncated_noise(rng, settings.samples, subject.generator.config, settings.truncation),
     )
 
@@ -224,6 +263,7 @@ def repeat(subject: Subject, draws: Draws, times: int, settings: EvaluationSetti
         instances=draws.instances.repeat(times),
         labelled=draws.labelled.repeat(times),
         labels=None if draws.labels is None else draws.labels.repeat(times),
+        embeddings=None if draws.embeddings is None else draws.embeddings.repeat(times, axis=0),
         **truncated_noise(rng, count, subject.generator.config, settings.truncation),
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +19,13 @@ from numpy.typing import NDArray
 
 from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.bundle.opened import Bundle
+from icgan_runtime.bundle.prior_files import read_prior
+from icgan_runtime.chain import with_instances
 from icgan_runtime.errors import IcganError, RequestError
 from icgan_runtime.rows import Rows, check_embedding
 from icgan_runtime.search.living import Followed
 from icgan_runtime.search.novelty import SCORE_BUCKETS, outside_below
+from icgan_runtime.search.numpy import numpy_search
 from icgan_runtime.server.changes import changes_of
 from icgan_runtime.server.gate import Gate, marks_of, weight
 from icgan_runtime.server.models import CANARY_ID
@@ -57,6 +61,7 @@ class TritonPythonModel:
         self.bank = Bank.of_bundle(bundle) if self.search is None else self.search.bank
         if self.search is not None:  # the first search is slower than those to come
             self.search(self.bank.embeddings[:1], self.k)
+        self.prior = read_prior(bundle)
         self.requests = Requests(pb_utils)
         self.limit = stated if (stated := self.bank.stated_limit) is not None else outside_below(self.bank)
         self.metrics = Metrics(self.limit)
@@ -145,6 +150,7 @@ class TritonPythonModel:
         packed = self.requests.tensor(request, "rows")
         if packed is None:
             rows = self.requests.rows(request, self.model.classes)
+            embedding, rows, drawn = self._with_instances(embedding, rows)
             new = np.ones(len(embedding), np.bool_)
             if len(embedding) > 1:
                 new[1:] = (embedding[1:] != embedding[:-1]).any(axis=1)
@@ -159,7 +165,23 @@ class TritonPythonModel:
         found = None if self.search else self._found(request)
         if found is not None and packed is None:
             found = found[0][new], found[1][new]
+            if drawn.any():  # the stage before searched for zeros
+                own = drawn[new]
+                found[0][own], found[1][own] = numpy_search(self.bank, "").find(embedding[own], self.k)
         return Asked(embedding, rows, picture, found, outputs, request.request_id() != CANARY_ID)
+
+    def _with_instances(
+        self, embedding: NDArray[np.float32], rows: Rows
+    ) -> tuple[NDArray[np.float32], Rows, NDArray[np.bool_]]:
+        """The embeddings [N, D] with an instance of the prior for each row of zeros; and which [N] were."""
+        drawn = ~embedding.any(axis=1)
+        if self.prior is None or not drawn.any():  # without one they are refused as no embeddings
+            return embedding, rows, drawn
+        instances, labelled = with_instances(self.prior, rows)
+        embedding = np.where(drawn[:, None], instances, embedding)
+        if rows.label is not None and labelled.label is not None:
+            rows = replace(rows, label=np.where(drawn, labelled.label, rows.label))
+        return embedding, rows, drawn
 
     def _found(self, request: pb_utils.InferenceRequest) -> tuple[Array, Array]:
         """ids and scores of the stage before; checked, for this one can also be called on its own."""
