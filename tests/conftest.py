@@ -12,6 +12,10 @@ from hypothesis import HealthCheck, Phase, settings
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
 
+# Beside other processes of pytest-xdist, threads of one test wait for each other: a third of the processor's time.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Property tests draw the same examples every time, so that a red run means a change. `pytest
 # --hypothesis-profile=thorough` draws new ones.
 settings.register_profile("fast", derandomize=True, deadline=None, database=None)
