@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
 
-# Beside other processes of pytest-xdist, threads of one test wait for each other: a third of the processor's time.
+# Beside other processes of xdist a test's threads wait for each other, a third of the processor's time.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,36 @@ from icgan_runtime.drawn import Drawn
 from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.given import check_picture, is_pictures, one_row, picture_list, refuse_forked
 from icgan_runtime.images import Picture
+from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import Neighbours, Result, embedding_rows, make_request, pages
 from icgan_runtime.route import LOG, Route
+from icgan_runtime.steer.steered import Steered
 
 if TYPE_CHECKING:
     from icgan_runtime.client.triton import AsyncTriton
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+P = ParamSpec("P")
+
+
+def _in_a_thread(
+    steer: Callable[Concatenate[Pipeline, P], Steered],
+) -> Callable[Concatenate[AsyncPipeline, P], Coroutine[Any, Any, Steered]]:
+    """A method of Pipeline that waits for a server many times, for an AsyncPipeline.
+
+    It runs in a thread, and so do scorers and what else it calls. The loop asks the server meanwhile.
+    """
+
+    async def awaited(self: AsyncPipeline, /, *args: P.args, **kwargs: P.kwargs) -> Steered:
+        chain = self._server.beside(asyncio.get_running_loop())
+        try:
+            return await asyncio.to_thread(steer, Pipeline(chain), *args, **kwargs)
+        finally:
+            chain.close()  # whoever stopped waiting wants no more of it
+
+    functools.update_wrapper(awaited, steer)
+    return awaited
 
 
 class AsyncPipeline:
@@ -203,6 +226,15 @@ class AsyncPipeline:
             rows = embedding_rows(query, self.model.embedding_dim)
         service = self._server.service
         return await self._server.hold(service.nearest(rows, service.neighbours if k is None else k))
+
+    rank = _in_a_thread(Pipeline.rank)
+    """As `Pipeline.rank`, in a thread beside the loop, which calls the scorer too."""
+    interpolate = _in_a_thread(Pipeline.interpolate)
+    """As `Pipeline.interpolate`."""
+    guide = _in_a_thread(Pipeline.guide)
+    """As `Pipeline.guide`; `progress` is called in the thread, too."""
+    invert = _in_a_thread(Pipeline.invert)
+    """As `Pipeline.invert`, in the same way."""
 
     async def close(self) -> None:
         """Close the connection; nothing in a forked process, whose parent may still use it."""

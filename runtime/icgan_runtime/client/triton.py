@@ -8,8 +8,9 @@ import os
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -75,18 +76,18 @@ class Line:
         return not self.calls and not self.is_trusted
 
 
-class TritonChain:
-    """The chain of a Pipeline, on a server. Safe to use from several threads."""
+class RemoteChain(ABC):
+    """The chain of a Pipeline on a server, for callers that may wait; subclasses say how they wait."""
 
-    def __init__(self, url: str, options: ConnectionOptions | None = None) -> None:
-        self._exchange = Exchange(url, options or ConnectionOptions(), asynchronous=False)
-        # an HTTP client belongs to the thread that made it
-        self._held: Any = (
-            threading.local() if self._exchange.address.protocol == "http" else SimpleNamespace()
-        )
-        self._lines: weakref.WeakSet[Line] = weakref.WeakSet()
-        self._lock = threading.Lock()  # of the lines' counts
-        self._carry(self._exchange.open())
+    _exchange: Exchange
+
+    @abstractmethod
+    def _hold(self, conversation: Conversation[T]) -> T:
+        """Carry a conversation to its end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ask nothing more."""
 
     @property
     def model(self) -> Model:
@@ -132,8 +133,22 @@ class TritonChain:
     def draw_latents(self, latents: Latents) -> U8:
         return self._hold(self._exchange.service.draw_latents(latents))
 
-    def with_bank(self, bank: Bank) -> TritonChain:
+    def with_bank(self, bank: Bank) -> RemoteChain:
         raise RequestError("bank", "a server's instances are changed on the server: docs/serving.md")
+
+
+class TritonChain(RemoteChain):
+    """It over connections of its own. Safe to use from several threads."""
+
+    def __init__(self, url: str, options: ConnectionOptions | None = None) -> None:
+        self._exchange = Exchange(url, options or ConnectionOptions(), asynchronous=False)
+        # an HTTP client belongs to the thread that made it
+        self._held: Any = (
+            threading.local() if self._exchange.address.protocol == "http" else SimpleNamespace()
+        )
+        self._lines: weakref.WeakSet[Line] = weakref.WeakSet()
+        self._lock = threading.Lock()  # of the lines' counts
+        self._carry(self._exchange.open())
 
     def ask(self, call: Call) -> Arrays:
         """The answer to one request, whatever the model."""
@@ -224,6 +239,10 @@ class AsyncTriton:
             raise
         return server
 
+    def beside(self, loop: asyncio.AbstractEventLoop) -> LoopChain:
+        """This server for a thread beside `loop`."""
+        return LoopChain(self, self._exchange, loop)
+
     @property
     def service(self) -> ServedModel:
         """What is served."""
@@ -293,6 +312,30 @@ class AsyncTriton:
         for line in list(lines):
             self._lines.discard(line)
             await line.client.close()
+
+
+class LoopChain(RemoteChain):
+    """It for one thread beside an event loop, which does the asking. CancelledError once it is closed."""
+
+    def __init__(self, server: AsyncTriton, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
+        self._server, self._exchange, self._loop = server, exchange, loop
+        self._under_way: Future[Any] | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def _hold(self, conversation: Conversation[T]) -> T:
+        with self._lock:
+            if self._closed:
+                raise CancelledError
+            future = asyncio.run_coroutine_threadsafe(self._server.hold(conversation), self._loop)
+            self._under_way = future
+        return future.result()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if self._under_way is not None:
+                self._under_way.cancel()
 
 
 @functools.cache
