@@ -253,6 +253,18 @@ async function followStored(/** @type {number} */ row, /** @type {"from" | "to"}
   setInstance(slot, { embedding: stored.embedding, row, name: titleOf(stored) }, (canvas) => paintStored([[canvas, row]]));
 }
 
+let invented = 0; // so many instances of the seed were drawn
+
+/** Follow the next instance that the bundle's prior draws from the seed. */
+async function invent() {
+  try {
+    const { embedding, look } = await ask("invent", { seed: wish.seed, sample: invented });
+    setInstance("from", { embedding, name: `invented, no. ${invented++}` }, (canvas) => paint(canvas, look, model.resolution));
+  } catch (error) {
+    showProblem(error instanceof Error ? error.message : String(error));
+  }
+}
+
 /** A click on a stored instance follows it or mixes it in, as the switch below the stored pictures says. */
 const chooseStored = (/** @type {number} */ row) => followStored(row, $('[name="slot"]:checked').value);
 
@@ -388,6 +400,7 @@ function connectControls() {
     setRound(/** @type {Round} */ (rounds.pop()));
     changed();
   });
+  $("#invent").addEventListener("click", invent);
   $("#others").addEventListener("click", () => layThumbnails(Math.floor(Math.random() * bank.count)));
   $("#save").addEventListener("click", downloadSheet);
   $("#close").addEventListener("click", () => $("#viewer").close());
@@ -470,6 +483,7 @@ async function start() {
   source = drawnBy;
   looksSide = bank.thumbnail_size ?? model.resolution;
   $("#drawn").hidden = bank.thumbnail_size !== null;
+  $("#invent").hidden = !manifest.files["prior/prior.json"];
   const where = provider === "webgpu" ? "WebGPU" : threads > 1 ? `${threads} threads` : "1 thread";
   $("#facts").textContent = `${model.name} · ${model.resolution} × ${model.resolution} px · ${where} on your device`;
   $("#fallback").hidden = !fallback;

@@ -29,7 +29,7 @@ const manifest = JSON.parse(readFileSync(join(bundle, "manifest.json"), "utf8"))
 const files = [
   "manifest.json",
   ...manifest.graphs.filter((graph) => ROLES.includes(graph.role)).map((graph) => graph.file),
-  ...Object.keys(manifest.files).filter((name) => /^(bank\/|README\.md$|[^/]*\.png$)/.test(name)),
+  ...Object.keys(manifest.files).filter((name) => /^(bank\/|prior\/|README\.md$|[^/]*\.png$)/.test(name)),
 ];
 // A stranger's bundle must not have other files of this machine published, nor programs of its own beside ours.
 for (const name of files) {

@@ -69,6 +69,14 @@ const methods = {
     return { embedding: pipeline.stored(row).slice(), id: Number(ids[row]), label, name: pipeline.nameOf(row) };
   },
 
+  /** An instance that the bundle's prior draws, and what the model makes of it without noise: uint8 [R, R, 3]. */
+  async invent({ seed, sample }) {
+    const { embedding, label } = await pipeline.instance(seed, sample);
+    const plain = { noise: new Float32Array(pipeline.model.dim_z), embedding, label: label ?? 0 };
+    const { value } = await pipeline.draw([plain], 1).next();
+    return { embedding, look: value?.images };
+  },
+
   /** Pictures for one embedding, for a mixture of two, or of the generation after `parents`, sent in batches. */
   async generate({ from, to, share, parents, generation, ...request }, /** @type {(value: any) => void} */ partial, /** @type {number} */ id) {
     const embedding = to ? mix(from, to, share) : from;

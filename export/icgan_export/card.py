@@ -29,7 +29,7 @@ pictures like a picture it is shown. {classes}; noise of {model.dim_z} numbers; 
 
 ![pictures on the left, samples drawn from them on the right]({grid})
 
-    icgan generate THIS_FOLDER photo.jpg -n 16 --out grid.png
+    icgan generate THIS_FOLDER photo.jpg -n 16 --out grid.png{_alone(prior)}
     icgan info --verify THIS_FOLDER
 
 ## Licence
@@ -57,6 +57,10 @@ float32.
 {report.table()}
 ```
 """
+
+
+def _alone(prior: Prior | None) -> str:
+    return "" if prior is None else "\n    icgan generate THIS_FOLDER -n 16 --out grid.png"
 
 
 def _said_of(prior: Prior | None) -> str:

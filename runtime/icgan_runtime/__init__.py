@@ -11,6 +11,7 @@
 
 from icgan_runtime.async_pipeline import AsyncPipeline
 from icgan_runtime.bundle.bank import Bank
+from icgan_runtime.drawn import Drawn
 from icgan_runtime.errors import IcganError
 from icgan_runtime.pipeline import Pipeline
 from icgan_runtime.request import Neighbours, Request, Result
@@ -21,6 +22,7 @@ from icgan_runtime.steer.steered import Steered
 __all__ = [
     "AsyncPipeline",
     "Bank",
+    "Drawn",
     "IcganError",
     "Neighbours",
     "Pipeline",

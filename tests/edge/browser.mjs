@@ -96,6 +96,7 @@ try {
   await state(page, "neighbour", () => page.keyboard.press("Enter"));
   await state(page, "slid", () => set(page, "#seed-slider", "5"));
   seen.seed = await page.inputValue("#seed");
+  if (await page.isVisible("#invent")) await state(page, "invented", () => page.click("#invent"));
 
   await page.setInputFiles(input("from"), told.broken);
   await page.waitForSelector("#problem:not([hidden])");

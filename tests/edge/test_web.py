@@ -117,6 +117,14 @@ def test_stored_pictures_mixtures_and_sliders_give_pythons_pictures(step, visit,
     assert np.abs(drawn(visit, step) - expected.images).max() <= 1
 
 
+def test_an_instance_of_the_prior_is_followed_where_there_is_one(visit, pipe):
+    assert ("invented" in visit["states"]) == (pipe.chain.prior is not None)
+    if pipe.chain.prior is not None:
+        embedding, _ = pipe.chain.prior.instances(5, 0)
+        expected = pipe.generate_from(embedding, n=16, seed=5, truncation=1.0)
+        assert np.abs(drawn(visit, "invented") - expected.images).max() <= 1
+
+
 def test_the_seed_box_follows_the_slider(visit):
     assert visit["seed"] == "5"
 
