@@ -24,6 +24,7 @@ from icgan_export.source.runs import read_run
 from icgan_runtime.bundle.manifest import onnx_metadata
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.verify import to_bytes
+from icgan_training.networks.encoder import ONNX
 
 ROLES = ("encoder", "lookup", "generator")
 
@@ -87,6 +88,12 @@ def _module(role: str, target: EdgeTarget, run: Path | None) -> nn.Module:
         )
     weights = read_run(run)
     if role == "encoder":
+        if weights.encoder.config.architecture.startswith(ONNX):
+            raise ExportError(
+                f"{target.name}: its converter reads torch modules, and encoder"
+                f" {weights.encoder.config.architecture} is an ONNX graph: choose a target that reads ONNX,"
+                " as openvino, mnn, ort or web"
+            )
         return rewrite_encoder(weights.encoder, weights.model.preprocessing.size)
     config = weights.generator.config
     network = rewritten(weights.generator, best_rewrites(config, target.form))

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from icgan_export.lower import passes
-from icgan_export.lower.onnx_export import TRACED_BATCH, Step, export_onnx, say_nothing
+from icgan_export.lower.onnx_encoder import around_graph
+from icgan_export.lower.onnx_export import TRACED_BATCH, Step, export_onnx, finish, say_nothing
 from icgan_export.rewrite.backbones import AnyRewrites, rewritten
 from icgan_export.rewrite.encoder import EncoderRewrites, rewrite_encoder
 from icgan_training.networks.backbones import AnyConfig, AnyGenerator
-from icgan_training.networks.encoder import Encoder
+from icgan_training.networks.encoder import ONNX, Encoder
 from icgan_training.networks.stylegan2.config import StyleGAN2Config
 
 
@@ -90,7 +91,12 @@ def encoder_graph(
     rewrites: EncoderRewrites | None = None,
     step: Step = say_nothing,
 ) -> onnx.ModelProto:
-    """The encoder for uint8 pictures [N, size, size, 3], with all rewrites where none are named."""
+    """The encoder for uint8 pictures [N, size, size, 3], with all rewrites where none are named.
+
+    One that is an ONNX file is not traced: its own graph is taken, and has one form.
+    """
+    if encoder.config.architecture.startswith(ONNX):
+        return passes.clean(finish(around_graph(encoder, size), metadata))
     pictures = torch.randint(0, 256, (TRACED_BATCH, size, size, 3), dtype=torch.uint8)
     module = rewrite_encoder(encoder, size, rewrites)
     return passes.clean(export_onnx(module, {"image": pictures}, ["embedding"], metadata, step))

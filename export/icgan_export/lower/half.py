@@ -31,6 +31,8 @@ ROUNDINGS = {
 }
 # Inputs that ONNX defines as float32 (scales) or that are no tensors of the computation.
 FIXED_INPUTS = {"Resize": (1, 2, 3), "Cast": (0,)}
+# Their result is of the type that an attribute, or ONNX, gives it.
+MAKES_FLOAT = ("ConstantOfShape", "EyeLike")
 
 
 @dataclass
@@ -47,7 +49,8 @@ class _Converter:
 
     def convert(self) -> None:
         for node in self.graph.node:
-            wanted = TensorProto.FLOAT if node.name in self.kept else self.half
+            stays = node.name in self.kept or node.op_type in MAKES_FLOAT
+            wanted = TensorProto.FLOAT if stays else self.half
             for index, name in enumerate(node.input):
                 if name in self.types and index not in FIXED_INPUTS.get(node.op_type, ()):
                     node.input[index] = self.as_type(name, wanted)
@@ -103,7 +106,7 @@ def to_half(model: onnx.ModelProto, kept: Collection[str], precision: str = "fp1
     types |= {t.name: TensorProto.FLOAT for t in graph.initializer if t.data_type == TensorProto.FLOAT}
     _Converter(graph, TYPES[precision], kept, types).convert()
     if precision == "bf16":
-        copy.opset_import[0].version = BF16_OPSET
+        copy.opset_import[0].version = max(BF16_OPSET, copy.opset_import[0].version)
     return clean(copy, rename=False)
 
 

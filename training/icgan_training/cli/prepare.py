@@ -50,8 +50,8 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument(
         "--encoder",
-        help="efficientnet-lite0 or resnet50, fetched once; a weights file (ours, or a torch ResNet-50); or "
-        "timm:NAME, any model of timm that takes square RGB pictures, with --weights",
+        help="efficientnet-lite0 or resnet50, fetched once; a weights file (ours, or a torch ResNet-50); "
+        "timm:NAME, any model of timm that takes square RGB pictures, with --weights; or FILE.onnx",
     )
     parser.add_argument(
         "--weights",
@@ -87,6 +87,7 @@ def add_parser(commands: Subparsers) -> None:
         help="above this many pictures neighbours are approximate (default: 200k)",
     )
     parser.set_defaults(parser=parser)
+    add_onnx(parser)
     add_selection(parser)
     parser.add_argument("--no-labels", action="store_true", help="ignore sub-folder names and label columns")
     parser.add_argument(
@@ -107,6 +108,39 @@ def add_parser(commands: Subparsers) -> None:
         default=1,
         metavar="N",
         help="processors of each task with --ray (default: %(default)s)",
+    )
+
+
+def add_onnx(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "--encoder FILE.onnx", "What is not given is taken from preprocessor_config.json beside the file."
+    )
+    group.add_argument(
+        "--encoder-output", metavar="NAME", help="whose rows are the embeddings (default: the only output)"
+    )
+    group.add_argument(
+        "--encoder-tokens",
+        choices=["first", "mean"],
+        help="of an output of many vectors: the first, a class token, or the mean (default: it has one)",
+    )
+    for name, what in (("mean", "subtracted from"), ("std", "that divides")):
+        group.add_argument(
+            f"--encoder-{name}",
+            type=float,
+            nargs=3,
+            metavar=("R", "G", "B"),
+            help=f"{what} red, green and blue (default: none where --encoder-scale is given)",
+        )
+    group.add_argument(
+        "--encoder-scale",
+        type=float,
+        choices=[1, 255],
+        help="what white is before mean and deviation (default: 1)",
+    )
+    group.add_argument(
+        "--encoder-resize",
+        choices=["bicubic", "bilinear"],
+        help="how pictures are enlarged (default: bicubic)",
     )
 
 
@@ -151,6 +185,7 @@ def run(args: argparse.Namespace) -> None:
     from icgan_training.data.dataset import PreparedDataset
     from icgan_training.data.prepare import prepare
     from icgan_training.distributed import join, leave, local_device
+    from icgan_training.networks.pixels import OnnxOptions
     from icgan_training.networks.presets import preset as find_preset
 
     selection = selected(args)
@@ -183,6 +218,14 @@ def run(args: argparse.Namespace) -> None:
         resolution=args.resolution if base is None else base.meta.resolution,
         encoder=args.encoder if base is None else str(base.encoder_path),
         weights=args.weights,
+        onnx=OnnxOptions(
+            args.encoder_output,
+            args.encoder_tokens,
+            args.encoder_mean,
+            args.encoder_std,
+            args.encoder_scale,
+            args.encoder_resize,
+        ),
         input_size=args.input_size,
         neighbours=args.neighbours or (usual if base is None else base.meta.neighbours),
         exact_up_to=args.exact_up_to,

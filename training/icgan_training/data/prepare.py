@@ -56,17 +56,20 @@ from icgan_training.distributed import ALONE, Processes, wait
 from icgan_training.errors import DataError, WeightsError
 from icgan_training.networks.encoder import (
     EMBEDDING_DIMS,
+    Encoder,
     EncoderConfig,
     bind_encoder,
     encoder_from_timm,
     load_encoder,
     save_encoder,
 )
+from icgan_training.networks.pixels import OnnxOptions
 from icgan_training.networks.timm_encoder import PREFIX as TIMM
 
 if TYPE_CHECKING:
     from icgan_runtime.cluster import Place
 
+ONNX_SUFFIX = ".onnx"
 IDENTICAL_RADIUS = 1e-3  # distances below it are rounding
 
 
@@ -77,6 +80,7 @@ def prepare(
     resolution: int,
     encoder: str,
     weights: Path | None = None,
+    onnx: OnnxOptions | None = None,
     input_size: int | None = None,
     neighbours: int = 50,
     exact_up_to: int = EXACT_UP_TO,
@@ -91,8 +95,8 @@ def prepare(
 
     base: a set whose pictures come first, as they are there; resolution and encoder have to be its own.
 
-    encoder: a name `fetch` knows, an encoder file of ours, a torch ResNet-50 state dict, or timm:NAME.
-    weights: the file of a timm:NAME.
+    encoder: a name `fetch` knows, an encoder file of ours, a torch ResNet-50 state dict, timm:NAME, or an
+    ONNX file. weights: the file of a timm:NAME. onnx: what is to be known of an ONNX file.
     input_size: the side pictures are enlarged to before the encoder; None keeps what its file says.
     crop: one of CROPS. selection: which pictures of the source are taken; None: all.
     place: where on Ray the shards are made; None: here.
@@ -124,7 +128,7 @@ def prepare(
             publish(partial, finished, out)
         return
     if processes.first:
-        place_encoder(encoder, weights, input_size, partial)
+        place_encoder(encoder, weights, onnx or OnnxOptions(), input_size, partial)
     wait(processes)
     network = load_encoder(partial / ENCODER)
     settings = PrepareSettings(
@@ -154,7 +158,9 @@ def prepare(
         advise(PreparedDataset.open(out))
 
 
-def place_encoder(encoder: str, weights: Path | None, input_size: int | None, partial: Path) -> None:
+def place_encoder(
+    encoder: str, weights: Path | None, onnx: OnnxOptions, input_size: int | None, partial: Path
+) -> None:
     """Put the encoder's file into the partial folder, which is made.
 
     Raises WeightsError, and leaves no new folder then.
@@ -162,16 +168,29 @@ def place_encoder(encoder: str, weights: Path | None, input_size: int | None, pa
     file = None if encoder.startswith(TIMM) else find_encoder(encoder)
     if file is not None and weights is not None:
         raise WeightsError(f"--weights goes with --encoder {TIMM}NAME, not with {encoder}")
+    of_onnx = file is not None and file.suffix == ONNX_SUFFIX
+    if onnx.given and not of_onnx:
+        raise WeightsError(f"{onnx.given[0]} goes with --encoder FILE{ONNX_SUFFIX}, not with {encoder}")
     partial.mkdir(parents=True, exist_ok=True)
     try:
         if file is None:
             save_encoder(encoder_from_timm(encoder, weights, input_size), partial / ENCODER)
+        elif of_onnx:
+            save_encoder(_from_onnx(file, onnx, input_size), partial / ENCODER)
         else:
             bind_encoder(file, partial / ENCODER, input_size)
     except (WeightsError, MissingExtraError):
         with contextlib.suppress(OSError):  # of an earlier run there is something in it
             partial.rmdir()
         raise
+
+
+def _from_onnx(file: Path, options: OnnxOptions, input_size: int | None) -> Encoder:
+    try:
+        from icgan_training.networks.onnx_encoder import encoder_from_onnx
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "onnx", "export") from error
+    return encoder_from_onnx(file, options, input_size)
 
 
 def find_encoder(argument: str) -> Path:

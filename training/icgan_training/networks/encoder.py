@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from icgan_runtime.errors import MissingExtraError
 from icgan_runtime.files import atomic_file
 from icgan_training.errors import WeightsError
 from icgan_training.networks.efficientnet import EMBEDDING_DIM as EFFICIENTNET_LITE0_DIM
@@ -38,6 +39,7 @@ from icgan_training.networks.timm_encoder import (
 )
 
 SCHEMA_VERSION = 1
+ONNX = "onnx:"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Network = TypeVar("Network", bound=nn.Module)
@@ -48,7 +50,7 @@ EMBEDDING_DIMS = {"resnet50": RESNET50_DIM, "efficientnet-lite0": EFFICIENTNET_L
 class EncoderConfig:
     """What turns a weights file into an encoder."""
 
-    architecture: str  # one of EMBEDDING_DIMS, or timm:NAME
+    architecture: str  # one of EMBEDDING_DIMS, timm:NAME, or onnx:NAME, whose graph is in the file
     embedding_dim: int  # D, columns of the embedding
     input_size: int  # pictures are enlarged to this side, in pixels, before the network
     mean: tuple[float, float, float]  # RGB, on the [0, 1] scale
@@ -61,7 +63,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
             raise WeightsError(f"encoder resize is {self.resize!r}, known: {', '.join(RESIZES)}")
-        if self.architecture.startswith(TIMM):
+        if self.architecture.startswith((TIMM, ONNX)):
             return  # its width is compared when it is built
         expected = EMBEDDING_DIMS.get(self.architecture)
         if expected is None:
@@ -107,6 +109,8 @@ def _backbone(config: EncoderConfig) -> nn.Module:
         return ResNet50(config.stride_place)
     if config.architecture == "efficientnet-lite0":
         return EfficientNetLite0()
+    if config.architecture.startswith(ONNX):
+        raise WeightsError(f"encoder {config.architecture} is a graph of its own: it has no other weights")
     return timm_backbone(config.architecture.removeprefix(TIMM), config.input_size)
 
 
@@ -166,11 +170,23 @@ def read_encoder_config(path: Path) -> EncoderConfig:
 def load_encoder(path: Path | str) -> Encoder:
     """Read an encoder file strictly; the result is in eval mode, float32. Raises WeightsError."""
     path = Path(path)
-    encoder = Encoder(read_encoder_config(path))
+    config = read_encoder_config(path)
+    of_onnx = config.architecture.startswith(ONNX)
+    encoder = None if of_onnx else Encoder(config)
     with safe_open(path, framework="pt") as file:
-        state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a dict
-    load_backbone(encoder, state, path)
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    if encoder is None:
+        return Encoder(config, _stored_graph(config, state, path)).eval()
+    load_backbone(encoder, {key: value.float() for key, value in state.items()}, path)
     return encoder.eval()
+
+
+def _stored_graph(config: EncoderConfig, state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    try:
+        from icgan_training.networks.onnx_backbone import stored_backbone
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "onnx", "export") from error
+    return stored_backbone(state, config.input_size, config.embedding_dim, path)
 
 
 def load_backbone(encoder: Encoder, state: Mapping[str, Tensor], origin: Path) -> None:
@@ -288,6 +304,11 @@ def bind_encoder(path: Path, copy: Path, input_size: int | None = None) -> None:
         shutil.copyfile(path, copy)
         return
     if input_size is not None:
+        if network.config.architecture.startswith(ONNX) and input_size != network.config.input_size:
+            raise WeightsError(
+                f"--input-size is {input_size}, the graph in {path} takes {network.config.input_size}:"
+                " prepare with the ONNX file that it is from"
+            )
         network.config = dataclasses.replace(network.config, input_size=input_size)
     save_encoder(network, copy)
 
