@@ -62,7 +62,8 @@ class NeighbourStatistics:
     def __str__(self) -> str:
         agreement = "" if self.label_agreement is None else f", label agreement {self.label_agreement:.3f}"
         return (
-            f"k {self.k} ({'exact' if self.exact else 'approximate'}), mean radius {self.mean_radius:.3f}"
+            f"k {self.k} ({'exact' if self.exact else 'approximate'}), the last of them at a distance of "
+            f"{self.mean_radius:.3f} on average (0: the same picture, {2**0.5:.2f}: nothing alike)"
             f"{agreement}, most wanted picture in {self.most_wanted} neighbourhoods, "
             f"{self.never_wanted:.1%} of pictures in none"
         )
