@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from icgan_runtime.server.repository import write_repository
 from icgan_runtime.server.watchdog import CANARY_NAME, Watchdog
 from tests.abuse.soak import STUB, descendants
 from tests.models import bundles
-from tests.processes import lives
+from tests.processes import lives, wait_until
 from tests.triton import conftest
 from tests.triton.test_icgan import PHOTO
 from tests.triton.test_serve_bundle import command
@@ -233,23 +234,21 @@ def test_a_full_disk_under_the_log_costs_lines_but_not_the_service(icgan, tiny_b
             assert np.abs(picture - right).max() <= 1
             return True
 
+        def is_replaced(killed: int) -> bool:
+            return not lives(killed) and answers()
+
         for stage in ("icgan_condition", "icgan_preprocess"):  # the second: the watchdog outlived a report
             processes = descendants(process.pid).items()
             victim = next(pid for pid, words in processes if STUB in words and f"/{stage}/" in words)
             os.kill(victim, signal.SIGKILL)
-            deadline = time.monotonic() + 60
-            while lives(victim) or not answers():
-                assert time.monotonic() < deadline, f"{stage} does not come back"
+            wait_until(partial(is_replaced, victim), within_s=60, why=f"{stage} does not come back")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 0
 
 
 def test_told_to_end_while_it_loads_it_leaves_no_process_and_no_file(icgan, tiny_bundle, tmp_path):
     process = icgan(tiny_bundle, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not any(STUB in words for words in descendants(process.pid).values()):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
+    wait_until(lambda: any(STUB in words for words in descendants(process.pid).values()), process)
     below = descendants(process.pid)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) in (0, 130)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.edge.conftest import EXAMPLES, ROOT, node
+from tests.processes import listens, wait_until
 
 HERE = Path(__file__).parent
 NAME = "icgan.test"  # of a machine in the local network
@@ -49,12 +50,7 @@ def nginx(tiny_bundle, node_packages, tmp_path_factory) -> Iterator[int]:
     (folder / "nginx.conf").write_text(CONFIGURATION.format(**settings))
     command = [program, "-c", folder / "nginx.conf", "-e", folder / "errors", "-g", "master_process off;"]
     with subprocess.Popen(command) as process:
-        while process.poll() is None:
-            try:
-                socket.create_connection(("127.0.0.1", port), 0.1).close()
-                break
-            except OSError:
-                continue
+        wait_until(lambda: listens(port), process)
         yield port
         process.terminate()
 

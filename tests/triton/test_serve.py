@@ -20,6 +20,7 @@ from icgan_runtime.server.environment import find_environment
 from icgan_runtime.server.options import RepositoryOptions
 from icgan_runtime.server.process import Server
 from icgan_runtime.server.repository import write_repository
+from tests.processes import wait_until
 from tests.triton.conftest import quiet
 from tests.triton.test_icgan import PHOTO
 from tests.triton.wire import RefusedError, Wire, rows
@@ -118,8 +119,8 @@ def test_requests_in_flight_are_answered_before_the_server_stops(start, tiny_bun
     waiting = 'nv_inference_pending_request_count{model="icgan_preprocess",version="1"} 1'
     with Wire(server, "grpc") as wire, ThreadPoolExecutor() as pool:
         answer = pool.submit(wire.ask, "icgan", {"IMAGE": [PHOTO], **rows(1)})
-        while waiting not in metrics(server):
-            assert not answer.done()
+        wait_until(lambda: waiting in metrics(server) or answer.done())
+        assert not answer.done()
         server.stop()
         assert answer.result()["GENERATED"].shape == (1, 8, 8, 3)
 

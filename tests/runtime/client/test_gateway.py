@@ -22,6 +22,7 @@ from icgan_runtime.errors import DeadlineError, IcganError, ServiceError, Unavai
 pytest.importorskip("tritonclient.grpc", reason="pip install 'icgan[triton]'")
 pytest.importorskip("tritonclient.http", reason="pip install 'icgan[triton]'")
 from icgan_runtime.client import triton
+from tests.processes import listens, wait_until
 from tests.runtime.stand_in import StandIn
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
@@ -87,13 +88,8 @@ def gateway(stand_in, tmp_path_factory) -> Iterator[dict[str, Any]]:
     (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, **ports, **urls))
     command = [program, "-c", folder / "nginx.conf", "-e", folder / "errors", "-g", "master_process off;"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        while process.poll() is None:
-            try:
-                socket.create_connection(("127.0.0.1", ports["grpc"]), 0.1).close()
-                break
-            except OSError:
-                continue
-        else:
+        wait_until(lambda: process.poll() is not None or listens(ports["grpc"]))
+        if process.poll() is not None:
             pytest.skip(f"this nginx does not start: {process.stderr.read().decode()}")
         keys = {"certificate": folder / "server.pem", "key": folder / "server.key"}
         yield {

@@ -26,7 +26,7 @@ from icgan_runtime.server.process import (
     ServerOptions,
     free_ports,
 )
-from tests.processes import lives
+from tests.processes import lives, wait_until
 
 PRETENDED = Path(__file__).with_name("pretend_tritonserver.py")
 
@@ -296,8 +296,7 @@ def test_the_stages_are_the_servers_processes_and_the_dead_have_no_name(start, r
     [(process, model)] = server.stages().items()
     assert model == "icgan_lookup"
     os.kill(process, signal.SIGKILL)
-    while server.stages() == {process: "icgan_lookup"}:
-        pass
+    wait_until(lambda: server.stages() != {process: "icgan_lookup"})
     assert server.stages() == {process: None}
     server._process.kill()
     server._process.wait()
@@ -349,8 +348,7 @@ def test_a_stop_unloads_the_ensembles_first_and_leaves_nothing(start, notes):
     assert not scratch.exists()
     assert not left.exists()
     assert not server._reader.is_alive()
-    while any(lives(process) for process in stages):
-        pass  # killed, and about to go
+    wait_until(lambda: not any(lives(process) for process in stages))  # killed, and about to go
 
 
 def test_a_second_stop_kills_nobody_who_has_the_number_of_the_server_by_then(start, monkeypatch):

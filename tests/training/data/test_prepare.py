@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from icgan_training.data.transforms import read_picture
 from icgan_training.errors import DataError, WeightsError
 from icgan_training.networks.encoder import load_encoder
 from tests.picture_files import encoded
+from tests.processes import wait_until
 from tests.training.pictures import write_pictures
 
 
@@ -240,9 +240,7 @@ def write_tar(path: Path, pictures: "np.ndarray[Any, Any]") -> None:
 
 
 def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
-    while not path.exists():
-        assert process.poll() is None, "prepare ended early"
-        time.sleep(0.01)
+    wait_until(path.exists, process)
 
 
 def test_a_killed_run_continues_without_redoing_finished_shards(many, many_prepared, encoder_file, tmp_path):

@@ -17,7 +17,7 @@ import pytest
 from torch.distributed.run import get_args_parser as torchrun_arguments
 
 from icgan_training.networks.presets import PRESETS
-from tests.processes import children
+from tests.processes import children, wait_until
 from tests.training.conftest import make_prepared  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).parents[3]
@@ -60,8 +60,7 @@ def test_when_a_machine_is_lost_the_other_goes_on_from_the_last_checkpoint(make_
         port = free.getsockname()[1]
     machines = [node(data, run, port, host, tmp_path / f"{host}.txt") for host in (True, False)]
     try:
-        while not records(run):
-            assert all(machine.poll() is None for machine in machines), (tmp_path / "True.txt").read_text()
+        wait_until(lambda: records(run), *machines)
         kill(machines[1])
         assert machines[0].wait(timeout=300) == 0, (tmp_path / "True.txt").read_text()
     finally:

@@ -21,6 +21,7 @@ from icgan_training.fit.loop import fit
 from icgan_training.fit.resume import list_checkpoints
 from icgan_training.networks.checkpoint import load_discriminator, load_generator
 from icgan_training.networks.presets import preset
+from tests.processes import wait_until
 
 CPU = torch.device("cpu")
 TINY = preset("tiny")
@@ -127,8 +128,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_equal_to_one_that_is_not(
         process = subprocess.Popen(
             command(data, killed, *extra), env=environment(), stderr=subprocess.DEVNULL
         )
-        while not happened():
-            assert process.poll() is None, "the run ended before it could be killed"
+        wait_until(happened, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
 
@@ -154,8 +154,7 @@ def test_interrupting_writes_a_checkpoint_and_the_same_command_goes_on(make_prep
     process = subprocess.Popen(
         command(data, stopped, *extra), env=environment(), stderr=subprocess.PIPE, text=True
     )
-    while not (stopped / "log.jsonl").exists():
-        assert process.poll() is None
+    wait_until((stopped / "log.jsonl").exists, process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
@@ -256,8 +255,7 @@ def test_two_processes_train_as_one_with_the_same_batch(make_prepared, tmp_path)
 def test_stopping_one_of_two_processes_stops_both_after_the_same_step(make_prepared, tmp_path):
     data, run = make_prepared(), tmp_path / "run"
     group = two_processes(data, run, "--precision", "float32", "--images", "1M", "--set", "tick_images=80")
-    while not (run / "log.jsonl").exists():
-        assert all(process.poll() is None for process in group)
+    wait_until((run / "log.jsonl").exists, *group)
     group[1].send_signal(signal.SIGTERM)  # only to the one that writes no files
     for process in group:
         _, errors = process.communicate(timeout=120)
