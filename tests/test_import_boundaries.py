@@ -199,7 +199,7 @@ def test_an_extra_installs_all_that_its_package_imports(extra):
     edge = {re.split(r"[<>=]", item)[0] for item in project["optional-dependencies"]["edge"]}
     edge |= {name.replace("-", "_") for name in edge}
     # files of training that are imported for an encoder that is an ONNX file, which needs icgan[export]
-    of_onnx = ("onnx_graph", "onnx_batch", "onnx_backbone", "onnx_encoder")
+    of_onnx = ("onnx_graph", "onnx_batch", "onnx_constants", "onnx_backbone", "onnx_encoder")
     onnx = {"onnx", "onnxruntime", "onnxscript"}
     folder = {"train": "training", "export": "export"}[extra]
     seen: set[str] = set()

@@ -108,6 +108,17 @@ def test_weights_beside_the_file_are_taken_in(tmp_path):
             encoder_from_onnx(write(model, path), SAID)
 
 
+def test_what_needs_no_picture_is_computed_once(tmp_path):
+    model = onnx_encoder()
+    model.graph.node.insert(0, helper.make_node("Tanh", ["matrix"], ["bounded"]))
+    model.graph.node[-1].input[1] = "bounded"
+    encoder = encoder_from_onnx(write(model, tmp_path / "clip.onnx"), SAID)
+    save_encoder(encoder, tmp_path / "encoder.safetensors")
+    kept = onnx.load_model_from_string(load_file(tmp_path / "encoder.safetensors")["onnx"].numpy().tobytes())
+    assert "Tanh" not in {node.op_type for node in kept.graph.node}
+    assert {"Conv", "MatMul"} <= {node.op_type for node in kept.graph.node}
+
+
 def of_domain(model: ModelProto) -> None:
     model.graph.node[1].domain = "com.microsoft"
 

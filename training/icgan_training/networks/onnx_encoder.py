@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from icgan_runtime.console import tell
 from icgan_training.errors import WeightsError
 from icgan_training.networks.encoder import ONNX, Encoder, EncoderConfig
-from icgan_training.networks.onnx_backbone import OnnxBackbone, reason, run_original
+from icgan_training.networks.onnx_backbone import OnnxBackbone, evaluate, reason, run_original
 from icgan_training.networks.onnx_graph import Part, canonical, cut, read_graph
 from icgan_training.networks.pixels import TOKENS, OnnxOptions, find_pixels
 
@@ -38,7 +38,7 @@ def encoder_from_onnx(path: Path, options: OnnxOptions, input_size: int | None =
     found = run_original(path, part.pixels, part.output, own, part.batch)
     expected = pooled(found, part, options.tokens, path)
     tokens = options.tokens
-    content = canonical(part, side, found.ndim, tokens, expected.shape[1], path)
+    content = canonical(part, side, found.ndim, tokens, expected.shape[1], path, evaluate)
     backbone = OnnxBackbone(content)
     _compare(backbone, x, expected, part, path)
     config = EncoderConfig(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,12 +16,10 @@ import onnx.compose
 import onnx.inliner
 import onnx.version_converter
 import onnxscript.optimizer
-from numpy.typing import NDArray
 from onnx import (
     AttributeProto,
     GraphProto,
     ModelProto,
-    NodeProto,
     TensorProto,
     ValueInfoProto,
     helper,
@@ -33,11 +30,11 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 from icgan_training.errors import WeightsError
 from icgan_training.integrity import inside
 from icgan_training.networks.onnx_batch import free_batch
+from icgan_training.networks.onnx_constants import Evaluate, constants_folded
 
 PIXELS, FEATURE = "pixels", "feature"
 BATCH_AXIS = "N"
 OPSET, IR_VERSION = 18, 8  # at least: precisions below float32 are spelt in it
-MOST_FILLED = 1 << 18  # numbers of a constant that a graph has as its shape and one value
 LARGEST = (1 << 31) - 1  # bytes of one ONNX file
 INSIDE = "net/"  # before the names that a file's author chose
 
@@ -211,23 +208,25 @@ def _shape(value: ValueInfoProto) -> list[int | str]:
     return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
 
 
-def canonical(part: Part, side: int, rank: int, tokens: str | None, width: int, path: Path) -> bytes:
+def canonical(
+    part: Part, side: int, rank: int, tokens: str | None, width: int, path: Path, evaluate: Evaluate
+) -> bytes:
     """The graph that encoder files hold, for pictures of one side.
 
     rank: of the output; tokens: how it becomes one vector, "first", "mean", or None where it is one already.
-    Raises WeightsError where a graph of that form cannot be made.
+    evaluate: runs a graph without inputs. Raises WeightsError where a graph of that form cannot be made.
     """
     model = ModelProto()
     model.CopyFrom(part.model)
     _set_input(model.graph, part, side, part.batch or BATCH_AXIS)
     try:
         if part.batch is not None:
-            model = _constants_folded(model)
+            model = constants_folded(model, evaluate)
             free_batch(model, part.batch)
             _set_input(model.graph, part, side, BATCH_AXIS)
         model = _upgraded(onnx.compose.add_prefix(model, INSIDE))
         _put_ends(model.graph, part, side, rank, tokens, width)
-        model = _bare(_constants_folded(model))
+        model = _bare(constants_folded(model, evaluate))
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # onnx raises many kinds, all of them about this graph
         why = (str(error).strip().splitlines() or [repr(error)])[0][:200]
@@ -282,14 +281,6 @@ def _put_ends(graph: GraphProto, part: Part, side: int, rank: int, tokens: str |
     graph.output.append(helper.make_tensor_value_info(FEATURE, TensorProto.FLOAT, [BATCH_AXIS, width]))
 
 
-def _constants_folded(model: ModelProto) -> ModelProto:
-    """What can be computed without a picture is computed, and kept as weights."""
-    model = onnxscript.optimizer.optimize(model)
-    while _lift_constants(model.graph):
-        model = onnxscript.optimizer.optimize(model)
-    return model
-
-
 def _bare(model: ModelProto) -> ModelProto:
     """The same network, nothing left of who made the file."""
     graph = model.graph
@@ -300,42 +291,6 @@ def _bare(model: ModelProto) -> ModelProto:
         del item.metadata_props[:]
     bare.graph.name, bare.graph.doc_string = "encoder", ""
     return bare
-
-
-def _lift_constants(graph: GraphProto) -> bool:
-    """Make weights of constants, in place; whether one was among them that the optimiser does not fold.
-
-    It leaves ConstantOfShape, on which the padding of torch's older exporter hangs.
-    """
-    known = {tensor.name: tensor for tensor in graph.initializer}
-    nodes, filled = [], False
-    for node in graph.node:
-        value = _constant(node)
-        if node.op_type == "ConstantOfShape" and node.input[0] in known:
-            shape = numpy_helper.to_array(known[node.input[0]])
-            if np.prod(shape) <= MOST_FILLED:
-                of = numpy_helper.to_array(node.attribute[0].t) if node.attribute else np.zeros(1, np.float32)
-                value, filled = np.full(shape, of[0]), True
-        if value is None:
-            nodes.append(node)
-        else:
-            graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
-            known[node.output[0]] = graph.initializer[-1]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return filled
-
-
-def _constant(node: NodeProto) -> NDArray[Any] | None:
-    """The value of a Constant of numbers; None for any other node."""
-    if node.op_type != "Constant":
-        return None
-    attribute = node.attribute[0]
-    value = helper.get_attribute_value(attribute)
-    if attribute.name == "value":
-        return numpy_helper.to_array(value)
-    dtype = np.int64 if "int" in attribute.name else np.float32
-    return np.array(value, dtype) if attribute.name.startswith("value_") else None
 
 
 def _check_known(model: ModelProto, path: Path) -> None:
