@@ -7,8 +7,9 @@ from typing import Any
 
 from icgan_export.check.verify import Report
 from icgan_runtime.bundle import prose
-from icgan_runtime.bundle.manifest import Manifest
+from icgan_runtime.bundle.manifest import Manifest, Model
 from icgan_runtime.prior import Prior
+from icgan_training.networks.encoder import ONNX
 
 
 def model_card(manifest: Manifest, report: Report, grid: str, prior: Prior | None = None) -> str:
@@ -45,7 +46,7 @@ Pictures in the bank ({bank.source or "unnamed source"}): {bank.licence or "unst
 
 The bank holds {bank.count} instances.{_said_of(prior)} `manifest.json` lists every file with its SHA-256 and
 binds graphs, encoder and bank to each other. `samples.npz` holds pinned inputs and the answers torch gave in
-float32.
+float32{_embedded_by(model)}.
 
 ## Quality
 
@@ -80,6 +81,11 @@ def _quality(metrics: Mapping[str, Any]) -> str:
     on = prose.measured_on(metrics)
     measured = [f"Measured on {on}."] if on else []
     return "\n\n".join([table, *measured, *(f"{note}." for note in prose.remarks(metrics))])
+
+
+def _embedded_by(model: Model) -> str:
+    """Who else answered: torch cannot run an encoder that is an ONNX graph."""
+    return ", its embeddings ONNX Runtime" if model.encoder.name.startswith(ONNX) else ""
 
 
 def _mebibytes(manifest: Manifest, file: str) -> str:

@@ -77,6 +77,7 @@ def test_every_precision_is_there_and_verified(place: Path, capsys) -> None:
     assert main(["verify", str(place / "bundle")]) == 0
     card = (place / "bundle" / "README.md").read_text()
     assert "by onnx:dino" in card
+    assert "torch gave in\nfloat32, its embeddings ONNX Runtime." in card
     for precision in ("fp16", "int8"):
         with Pipeline.load(place / "bundle", backend="ort-cpu", precision=precision) as pipe:
             picture = Image.open(next((place / "pictures").rglob("*.png")))

@@ -229,6 +229,10 @@ def test_a_file_of_anything_else_is_named(tmp_path):
     (tmp_path / "no.onnx").write_bytes(b"\x89PNG and so on")
     with pytest.raises(WeightsError, match="is no ONNX file"):
         encoder_from_onnx(tmp_path / "no.onnx", SAID)
+    content = onnx_encoder().SerializeToString().replace(b"image_embeds", b"image\nembed\xfc")
+    (tmp_path / "no.onnx").write_bytes(content)
+    with pytest.raises(WeightsError, match="has names that cannot be printed: it is damaged"):
+        encoder_from_onnx(tmp_path / "no.onnx", SAID)
 
 
 def test_what_hugging_face_puts_beside_a_file_says_how_pictures_come(tmp_path):

@@ -168,7 +168,7 @@ def place_encoder(
     file = None if encoder.startswith(TIMM) else find_encoder(encoder)
     if file is not None and weights is not None:
         raise WeightsError(f"--weights goes with --encoder {TIMM}NAME, not with {encoder}")
-    of_onnx = file is not None and file.suffix == ONNX_SUFFIX
+    of_onnx = file is not None and file.suffix.lower() == ONNX_SUFFIX
     if onnx.given and not of_onnx:
         raise WeightsError(f"{onnx.given[0]} goes with --encoder FILE{ONNX_SUFFIX}, not with {encoder}")
     partial.mkdir(parents=True, exist_ok=True)

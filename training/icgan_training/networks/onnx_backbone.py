@@ -66,7 +66,8 @@ def open_session(model: bytes | str, threads: int) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.log_severity_level = QUIET
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # by default it prints what went wrong, and tries the same again
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=False)
 
 
 def stored_backbone(state: Mapping[str, Tensor], side: int, width: int, path: Path) -> OnnxBackbone:

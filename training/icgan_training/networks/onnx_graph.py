@@ -139,6 +139,11 @@ def cut(model: ModelProto, output: str | None, path: Path) -> Part:
 
 
 def _choose_output(graph: GraphProto, output: str | None, path: Path) -> str:
+    words = [value.name for value in (*graph.input, *graph.output)]
+    words += [word for node in graph.node for word in (node.op_type, node.domain, *node.input, *node.output)]
+    # protobuf gives bytes where a name is no UTF-8
+    if not all(isinstance(word, str) and word.isprintable() for word in words):
+        raise WeightsError(f"{path} has names that cannot be printed: it is damaged")
     known = {value.name: _shape(value) for value in graph.output}
     listed = ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in known.items())
     if output is None and len(known) > 1:
@@ -185,7 +190,9 @@ def _look(part: ModelProto, output: str, path: Path) -> Part:
     value = part.graph.input[0]
     kind, shape = value.type.tensor_type.elem_type, _shape(value)
     if kind != TensorProto.FLOAT or len(shape) != 4:
-        of = TensorProto.DataType.Name(kind).lower()
+        of = next(
+            (name for name, number in TensorProto.DataType.items() if number == kind), "no type"
+        ).lower()
         raise WeightsError(
             f"{path} takes {listed} of {of}, pictures are [N, 3, S, S] or [N, S, S, 3] of float: export it so"
         )
