@@ -8,7 +8,7 @@ SERVE_BIN := .venv-serve/bin
 # containers set it; every process that loads torch would compile its sources anew, for ten seconds
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help dist env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-ceiling bench-edge compatibility test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 finetune study study-gpu augmentation draws transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
+.PHONY: help dist env serve-env demo test lint test-python test-gpu bench bounds profile bench-gpu bench-triton bench-ceiling bench-edge compatibility test-edge web docs findings train-demo pack-demo train-cifar10 pack-cifar10 bundle-cifar10 finetune study study-gpu augmentation draws prior transfer label-swap clean lock audit sbom faults fuzz soak chaos mutation
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z][a-zA-Z0-9_-]*:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -152,6 +152,9 @@ study-gpu: .venv/.bench data/cifar10-32/dataset.json ## the same with a GPU's bu
 RUN ?= models/cifar10
 augmentation: .venv/.bench data/cifar10-32/dataset.json ## what RUN's variations are worth to a classifier with 1,000 labels (bench/augmentation)
 	$(BIN)/python -m benchmarks.augmentation $(RUN) data/cifar10-32 --labelled 1000 --seeds 3 --out bench/augmentation
+
+prior: .venv/.bench data/groceries64/dataset.json ## instances that a prior draws beside stored ones (an hour of one core)
+	$(BIN)/python -m benchmarks.prior models/demo data/groceries64 --seeds 2 --out benchmarks/results/prior
 
 draws: .venv/.bench data/cifar10-32/dataset.json ## what stored instances and truncated noise do to RUN's samples (bench/draws)
 	$(BIN)/python -m benchmarks.draws $(RUN) data/cifar10-32 --out bench/draws
