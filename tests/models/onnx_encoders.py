@@ -61,8 +61,10 @@ def onnx_encoder(
             weight("class_token", 1, 1, CHANNELS),
             integers("tokens_first", batch if isinstance(batch, int) else 0, CHANNELS, -1),
         ]
+        # of a fixed batch as torch exports it: zeros, of which there are none, would be no rows
+        literally: dict[str, Any] = {"allowzero": 1} if isinstance(batch, int) else {}
         nodes += [
-            node("Reshape", ["map", "tokens_first"], ["turned"]),
+            node("Reshape", ["map", "tokens_first"], ["turned"], **literally),
             node("Transpose", ["turned"], ["tokens"], perm=[0, 2, 1]),
         ]
         token = "class_token"

@@ -46,6 +46,9 @@ def _take_rows(graph: GraphProto, node: NodeProto, batch: int) -> None:
     name = f"{node.output[0]}.shape"
     graph.initializer.append(numpy_helper.from_array(np.array([0, *shape[1:]], np.int64), name))
     node.input[1] = name
+    for attribute in node.attribute:
+        if attribute.name == "allowzero":
+            attribute.i = 0  # as the exporter of torch writes it, a 0 would be no rows at all
 
 
 def _repeat_constants(
