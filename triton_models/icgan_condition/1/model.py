@@ -174,7 +174,7 @@ class TritonPythonModel:
         self, embedding: NDArray[np.float32], rows: Rows
     ) -> tuple[NDArray[np.float32], Rows, NDArray[np.bool_]]:
         """The embeddings [N, D] with an instance of the prior for each row of zeros; and which [N] were."""
-        drawn = ~embedding.any(axis=1)
+        drawn: NDArray[np.bool_] = np.logical_not(embedding.any(axis=1))
         if self.prior is None or not drawn.any():  # without one they are refused as no embeddings
             return embedding, rows, drawn
         instances, labelled = with_instances(self.prior, rows)
