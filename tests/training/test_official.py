@@ -225,7 +225,7 @@ def test_a_truncated_file_is_refused(experiment, tmp_path, file, keep):
         ({"G_param": "WN"}, "G_param is 'WN'; only 'SN'"),
         ({"model": "BigGANdeep"}, "model is 'BigGANdeep'"),
         ({"D_ch": 3}, "G_ch and D_ch differ"),
-        ({"resolution": 512}, "resolution is 512"),
+        ({"resolution": 1024}, "resolution is 1024"),
         ({"constant_conditioning": True}, "constant_conditioning"),
     ],
 )
