@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from PIL import Image
 
 from icgan_runtime import sheets
 from icgan_runtime.errors import RequestError
-from icgan_runtime.marks.claim import SINGLE, VERSION, Claim, Sheet, Source
+from icgan_runtime.marks.claim import SINGLE, Claim, Sheet, Source
 from icgan_runtime.marks.mark import Mark
 from icgan_runtime.request import Request
-from icgan_runtime.rows import OWN_LABEL
 
 HOW = "export the bundle with `icgan-export bundle --prior`, or name a picture to follow"
 
@@ -61,21 +59,7 @@ class Drawn:
         """What a file with samples first .. first + n − 1 says of its origin; None if that is not known."""
         if self.source is None:
             return None
-        request = self.request
-        return Claim(
-            version=VERSION,
-            source=self.source,
-            seed=request.seed,
-            first=first,
-            n=n,
-            truncation=None if math.isinf(request.truncation) else request.truncation,
-            condition=request.condition,
-            label=None if request.label == OWN_LABEL else request.label,
-            sheet=sheet,
-            embedding_sha256=None,
-            embedding=None,
-            prior=True,
-        )
+        return self.request.claim(self.source, first, n, sheet, prior=True)
 
 
 def no_prior(whose: str) -> RequestError:

@@ -16,7 +16,7 @@ from PIL import Image
 from icgan_runtime import images, sheets
 from icgan_runtime.errors import RequestError
 from icgan_runtime.latents import MAX_SEED, UNTRUNCATED
-from icgan_runtime.marks.claim import EMBEDDING, VERSION, Claim, Sheet, Source, embedding_hash
+from icgan_runtime.marks.claim import VERSION, Claim, Sheet, Source, check_told, embedding_hash
 from icgan_runtime.marks.mark import Mark
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL, Rows, check_embedding
 
@@ -43,6 +43,36 @@ class Request:
             truncation=np.full(count, self.truncation, np.float32),
             condition=np.full(count, CONDITIONS.index(self.condition), np.int32),
             label=np.full(count, self.label, np.int64) if classes else None,
+        )
+
+    def claim(
+        self,
+        source: Source,
+        first: int,
+        n: int,
+        sheet: Sheet,
+        embedding: NDArray[np.float32] | None = None,
+        told: str = "none",
+        **more: Any,
+    ) -> Claim:
+        """What a file with samples first .. first + n − 1 says of its origin; `more`: Claim's last fields.
+
+        `told` is what it says of the embedding [D] that was followed, one of claim.EMBEDDING.
+        """
+        followed = None if told == "none" else embedding
+        return Claim(
+            version=VERSION,
+            source=source,
+            seed=self.seed,
+            first=first,
+            n=n,
+            truncation=None if math.isinf(self.truncation) else self.truncation,
+            condition=self.condition,
+            label=None if self.label == OWN_LABEL else self.label,
+            sheet=sheet,
+            embedding_sha256=None if followed is None else embedding_hash(followed),
+            embedding=tuple(map(float, followed)) if followed is not None and told == "whole" else None,
+            **more,
         )
 
 
@@ -165,24 +195,10 @@ class Result:
 
         Raises RequestError for an `embedding` that is none of "none", "hash" and "whole".
         """
-        if embedding not in EMBEDDING:
-            raise RequestError("embedding", f"{embedding!r}, expected one of {', '.join(EMBEDDING)}")
+        check_told(embedding)
         if self.source is None:
             return None
-        request = self.request
-        return Claim(
-            version=VERSION,
-            source=self.source,
-            seed=request.seed,
-            first=first,
-            n=n,
-            truncation=None if math.isinf(request.truncation) else request.truncation,
-            condition=request.condition,
-            label=None if request.label == OWN_LABEL else request.label,
-            sheet=sheet,
-            embedding_sha256=None if embedding == "none" else embedding_hash(self.embedding),
-            embedding=tuple(map(float, self.embedding)) if embedding == "whole" else None,
-        )
+        return self.request.claim(self.source, first, n, sheet, self.embedding, embedding)
 
 
 def make_request(

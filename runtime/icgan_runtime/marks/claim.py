@@ -22,6 +22,12 @@ MAX_BYTES = 128 << 10  # of a claim as JSON; an embedding of 4,096 numbers has s
 EMBEDDING = ("none", "hash", "whole")
 
 
+def check_told(embedding: str) -> None:
+    """Raise RequestError unless `embedding`, what a file says of the query's, is one of EMBEDDING."""
+    if embedding not in EMBEDDING:
+        raise RequestError("embedding", f"{embedding!r}, expected one of {', '.join(EMBEDDING)}")
+
+
 @dataclass(frozen=True)
 class Source:
     """What drew the pictures of a result, as far as it is known where they arrive."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,9 @@ from PIL import Image
 
 from icgan_runtime import sheets
 from icgan_runtime.errors import RequestError
-from icgan_runtime.marks.claim import (
-    EMBEDDING,
-    MAX_BYTES,
-    SINGLE,
-    VERSION,
-    Claim,
-    Latent,
-    Sheet,
-    Source,
-    embedding_hash,
-)
+from icgan_runtime.marks.claim import MAX_BYTES, SINGLE, Claim, Latent, Sheet, Source, check_told
 from icgan_runtime.marks.mark import Mark
 from icgan_runtime.request import Request
-from icgan_runtime.rows import OWN_LABEL
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -107,27 +95,21 @@ class Steered:
         None, too, for a sheet of so many that their noise is more than a claim holds. Raises RequestError for
         an `embedding` that is none of "none", "hash" and "whole", or of a mixture.
         """
-        if embedding not in EMBEDDING:
-            raise RequestError("embedding", f"{embedding!r}, expected one of {', '.join(EMBEDDING)}")
+        check_told(embedding)
         if embedding != "none" and len(self.embeddings) > 1:
             raise RequestError("embedding", f"{embedding!r}, but several pictures are followed; use 'none'")
         if self.source is None:
             return None
-        request, rows = self.request, list(some)
+        rows = list(some)
         samples = None if self.samples is None else tuple(self.samples[rows].tolist())
         consecutive = samples is not None and samples == tuple(range(samples[0], samples[0] + len(rows)))
-        claim = Claim(
-            version=VERSION,
-            source=self.source,
-            seed=request.seed,
-            first=0 if samples is None else samples[0],
-            n=len(rows),
-            truncation=None if math.isinf(request.truncation) else request.truncation,
-            condition=request.condition,
-            label=None if request.label == OWN_LABEL else request.label,
-            sheet=sheet,
-            embedding_sha256=None if embedding == "none" else embedding_hash(self.embeddings[0]),
-            embedding=tuple(map(float, self.embeddings[0])) if embedding == "whole" else None,
+        claim = self.request.claim(
+            self.source,
+            0 if samples is None else samples[0],
+            len(rows),
+            sheet,
+            self.embeddings[0],
+            embedding,
             samples=None if consecutive else samples,
             latents=self._latents(rows),
         )
