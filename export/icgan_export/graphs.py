@@ -104,8 +104,7 @@ def write_graphs(
     lower_precisions = [precision for precision in precisions if precision != "fp32"]
     if lower_precisions:
         _add_lowered_encoders(files, encoder, instances, bank, samples, lower_precisions)
-        shown = instances.embeddings if instances.of_pictures is None else instances.of_pictures
-        trial = generator_trial(run.model.dim_z, run.model.classes, shown, generator)
+        trial = generator_trial(run.model.dim_z, run.model.classes, instances.shown, generator)
         ranges = _measure(files, "generator", generator, trial)
         for precision in lower_precisions:
             files.lowered("generator", precision, partial(lower, generator, precision, ranges, trial))
@@ -120,8 +119,7 @@ def _add_lowered_encoders(
     samples: Samples,
     precisions: Sequence[str],
 ) -> None:
-    shown = instances.embeddings if instances.of_pictures is None else instances.of_pictures
-    trial = encoder_trial(instances.pictures, shown, encoder)
+    trial = encoder_trial(instances.pictures, instances.shown, encoder)
     ranges = _measure(files, "encoder", encoder, trial)
 
     def lower_encoder(precision: str) -> Lowered:
@@ -129,7 +127,7 @@ def _add_lowered_encoders(
         if keeps_neighbours(lowered, samples, bank, precision):
             return lowered
         files.step(f"near ties in the bank: lowering the encoder to {precision} with more care")
-        with_recall = encoder_trial(instances.pictures, shown, encoder, recall=True)
+        with_recall = encoder_trial(instances.pictures, instances.shown, encoder, recall=True)
         return lower(encoder, precision, ranges, with_recall)
 
     for precision in precisions:

@@ -24,7 +24,6 @@ from icgan_export.source.runs import read_run
 from icgan_runtime.bundle.manifest import onnx_metadata
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.verify import to_bytes
-from icgan_training.networks.encoder import ONNX
 
 ROLES = ("encoder", "lookup", "generator")
 
@@ -88,7 +87,7 @@ def _module(role: str, target: EdgeTarget, run: Path | None) -> nn.Module:
         )
     weights = read_run(run)
     if role == "encoder":
-        if weights.encoder.config.architecture.startswith(ONNX):
+        if weights.encoder.config.is_graph:
             raise ExportError(
                 f"{target.name}: its converter reads torch modules, and encoder"
                 f" {weights.encoder.config.architecture} is an ONNX graph: choose a target that reads ONNX,"

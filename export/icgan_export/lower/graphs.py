@@ -14,7 +14,7 @@ from icgan_export.lower.onnx_export import TRACED_BATCH, Step, export_onnx, fini
 from icgan_export.rewrite.backbones import AnyRewrites, rewritten
 from icgan_export.rewrite.encoder import EncoderRewrites, rewrite_encoder
 from icgan_training.networks.backbones import AnyConfig, AnyGenerator
-from icgan_training.networks.encoder import ONNX, Encoder
+from icgan_training.networks.encoder import Encoder
 from icgan_training.networks.stylegan2.config import StyleGAN2Config
 
 
@@ -95,7 +95,7 @@ def encoder_graph(
 
     One that is an ONNX file is not traced: its own graph is taken, and has one form.
     """
-    if encoder.config.architecture.startswith(ONNX):
+    if encoder.config.is_graph:
         return passes.clean(finish(around_graph(encoder, size), metadata))
     pictures = torch.randint(0, 256, (TRACED_BATCH, size, size, 3), dtype=torch.uint8)
     module = rewrite_encoder(encoder, size, rewrites)

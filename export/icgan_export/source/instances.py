@@ -47,6 +47,11 @@ class Instances:
     all_embeddings: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     labels_of_all: NDArray[np.int64] | None = None
 
+    @property
+    def shown(self) -> NDArray[np.float32]:
+        """The embeddings that the pictures belong to."""
+        return self.embeddings if self.of_pictures is None else self.of_pictures
+
 
 def choose_instances(
     run: Run, folder: Path | None, count: int, queries: int, embed: Embed | None = None

@@ -60,10 +60,15 @@ class EncoderConfig:
     licence: str = ""
     resize: str = "bicubic"  # how pictures are enlarged, one of RESIZES
 
+    @property
+    def is_graph(self) -> bool:
+        """Whether the network is an ONNX graph rather than weights of an architecture."""
+        return self.architecture.startswith(ONNX)
+
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
             raise WeightsError(f"encoder resize is {self.resize!r}, known: {', '.join(RESIZES)}")
-        if self.architecture.startswith((TIMM, ONNX)):
+        if self.is_graph or self.architecture.startswith(TIMM):
             return  # its width is compared when it is built
         expected = EMBEDDING_DIMS.get(self.architecture)
         if expected is None:
@@ -109,7 +114,7 @@ def _backbone(config: EncoderConfig) -> nn.Module:
         return ResNet50(config.stride_place)
     if config.architecture == "efficientnet-lite0":
         return EfficientNetLite0()
-    if config.architecture.startswith(ONNX):
+    if config.is_graph:
         raise WeightsError(f"encoder {config.architecture} is a graph of its own: it has no other weights")
     return timm_backbone(config.architecture.removeprefix(TIMM), config.input_size)
 
@@ -171,12 +176,11 @@ def load_encoder(path: Path | str) -> Encoder:
     """Read an encoder file strictly; the result is in eval mode, float32. Raises WeightsError."""
     path = Path(path)
     config = read_encoder_config(path)
-    of_onnx = config.architecture.startswith(ONNX)
-    encoder = None if of_onnx else Encoder(config)
     with safe_open(path, framework="pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    if encoder is None:
+    if config.is_graph:
         return Encoder(config, _stored_graph(config, state, path)).eval()
+    encoder = Encoder(config)
     load_backbone(encoder, {key: value.float() for key, value in state.items()}, path)
     return encoder.eval()
 
@@ -304,7 +308,7 @@ def bind_encoder(path: Path, copy: Path, input_size: int | None = None) -> None:
         shutil.copyfile(path, copy)
         return
     if input_size is not None:
-        if network.config.architecture.startswith(ONNX) and input_size != network.config.input_size:
+        if network.config.is_graph and input_size != network.config.input_size:
             raise WeightsError(
                 f"--input-size is {input_size}, the graph in {path} takes {network.config.input_size}:"
                 " prepare with the ONNX file that it is from"
