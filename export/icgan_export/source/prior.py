@@ -12,12 +12,12 @@ from icgan_export.source.instances import Instances
 from icgan_export.source.runs import Run
 from icgan_runtime.names import Names
 from icgan_runtime.prior import Prior
+from icgan_runtime.search.novelty import QUANTILE
 from icgan_training.data.dataset import chunks, read_rows
 from icgan_training.data.prior import fit_prior
 
 DRAWN = 256
 """Pictures that stand for real ones where none may be stored: to test with, and to measure activations."""
-QUANTILE = 0.01  # as search/novelty.py
 
 
 def make_prior(run: Run, instances: Instances, centres: int) -> Prior:

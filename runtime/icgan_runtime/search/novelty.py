@@ -8,11 +8,12 @@ from icgan_runtime.bundle.bank import Bank
 from icgan_runtime.search.others import scores_of_others, spread
 
 SCORE_BUCKETS = tuple(round(0.05 * step, 2) for step in range(1, 21))  # upper bounds, cosine similarity
+QUANTILE = 0.01  # of what is inside, that is less like the rest than the limit asks
 _SAMPLE = 256  # instances looked at: a quantile needs no more, and a large bank allows no more
 _QUICK = 64 << 20  # numbers of a bank up to which a command computes it by itself: a second
 
 
-def outside_below(bank: Bank, quantile: float = 0.01) -> float:
+def outside_below(bank: Bank, quantile: float = QUANTILE) -> float:
     """The score of the nearest instance below which a query counts as outside the bank.
 
     All but `quantile` of the stored instances have a neighbour at least this near (themselves excluded), so a
