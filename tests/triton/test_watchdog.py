@@ -18,6 +18,7 @@ from icgan_runtime import Pipeline
 from icgan_runtime.errors import IcganError, ServiceError
 from icgan_runtime.server.process import Server
 from icgan_runtime.server.watchdog import Watchdog
+from tests.processes import wait_until
 from tests.triton.test_icgan import PHOTO
 
 GET_ROBUST_LIST = 274  # the system call's number on x86-64
@@ -93,10 +94,7 @@ class Load:
 
     def until(self, condition) -> None:
         """Wait until `condition(self)` holds."""
-        deadline = time.monotonic() + 30
-        while not condition(self):
-            assert time.monotonic() < deadline, "nothing came"
-            threading.Event().wait(0.02)
+        wait_until(lambda: condition(self), within_s=30)
 
     def _ask(self) -> None:
         with Pipeline.connect(self._server.grpc_url, timeout_s=20, retries=0) as pipe:

@@ -29,10 +29,9 @@ def add_parser(commands: shared.Commands[Parser]) -> None:
         run,
         "icgan generate bundles/demo photo.jpg -n 16 --truncation 0.7 --out grid.png",
     )
-    more = (
-        f"; or a {EMBEDDINGS} of `icgan embed`, each row of which is followed; none: each image follows an "
-    )
-    shared.add_pipeline(command, f"{more}instance that the bundle's prior draws", alone=True)
+    more = f"; or a {EMBEDDINGS} of `icgan embed`, each row of which is followed"
+    alone = "; none: each image follows an instance that the bundle's prior draws"
+    shared.add_pipeline(command, more + alone, alone=True)
     add_instance(command)
     command.add_argument(
         "-n", type=int, default=8, help="images to generate for each picture (default: %(default)s)"

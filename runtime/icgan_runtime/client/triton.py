@@ -241,7 +241,7 @@ class AsyncTriton:
 
     def beside(self, loop: asyncio.AbstractEventLoop) -> LoopChain:
         """This server for a thread beside `loop`."""
-        return LoopChain(self, self._exchange, loop)
+        return LoopChain(self, loop)
 
     @property
     def service(self) -> ServedModel:
@@ -317,8 +317,8 @@ class AsyncTriton:
 class LoopChain(RemoteChain):
     """It for one thread beside an event loop, which does the asking. CancelledError once it is closed."""
 
-    def __init__(self, server: AsyncTriton, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
-        self._server, self._exchange, self._loop = server, exchange, loop
+    def __init__(self, server: AsyncTriton, loop: asyncio.AbstractEventLoop) -> None:
+        self._server, self._exchange, self._loop = server, server._exchange, loop
         self._under_way: Future[Any] | None = None
         self._closed = False
         self._lock = threading.Lock()

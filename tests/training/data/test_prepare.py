@@ -239,16 +239,12 @@ def write_tar(path: Path, pictures: "np.ndarray[Any, Any]") -> None:
             archive.addfile(member, io.BytesIO(data))
 
 
-def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
-    wait_until(path.exists, process)
-
-
 def test_a_killed_run_continues_without_redoing_finished_shards(many, many_prepared, encoder_file, tmp_path):
     shards = tmp_path / "out.partial" / "shards"
     finished: dict[str, int] = {}
     for number in range(2):
         process = start(many, tmp_path / "out", encoder_file)
-        wait_for(shards / f"{number:06d}.json", process)
+        wait_until((shards / f"{number:06d}.json").exists, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
         for marker in shards.glob("*.json"):
@@ -266,7 +262,7 @@ def test_a_killed_run_on_a_container_continues_with_the_same_pictures(
     shard = tmp_path / "many.tar"
     write_tar(shard, np.load(many / "images.npy"))
     process = start(shard, tmp_path / "out", encoder_file)
-    wait_for(tmp_path / "out.partial" / "shards" / "000000.json", process)
+    wait_until((tmp_path / "out.partial" / "shards" / "000000.json").exists, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert start(shard, tmp_path / "out", encoder_file).wait() == 0
@@ -277,7 +273,7 @@ def test_a_container_that_changed_under_a_killed_run_is_refused(many, encoder_fi
     shard, pictures = tmp_path / "many.tar", np.load(many / "images.npy")
     write_tar(shard, pictures)
     process = start(shard, tmp_path / "out", encoder_file)
-    wait_for(tmp_path / "out.partial" / "shards" / "000000.json", process)
+    wait_until((tmp_path / "out.partial" / "shards" / "000000.json").exists, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     write_tar(shard, pictures[1:])
@@ -347,7 +343,7 @@ def test_two_processes_share_the_shards(many, many_prepared, encoder_file, tmp_p
 
 def test_a_partial_folder_of_other_settings_is_not_continued(many, encoder_file, tmp_path):
     process = start(many, tmp_path / "out", encoder_file)
-    wait_for(tmp_path / "out.partial" / "shards" / "000000.json", process)
+    wait_until((tmp_path / "out.partial" / "shards" / "000000.json").exists, process)
     process.kill()
     process.wait()
     with pytest.raises(DataError, match=r"other settings \(resolution was 8, is 16\): remove it"):
