@@ -57,7 +57,7 @@ class Request:
     ) -> Claim:
         """What a file with samples first .. first + n − 1 says of its origin; `more`: Claim's last fields.
 
-        `told` is what it says of the embedding [D] that was followed, one of claim.EMBEDDING.
+        `told`, one of claim.EMBEDDING: how much of the embedding [D] that was followed.
         """
         followed = None if told == "none" else embedding
         return Claim(
