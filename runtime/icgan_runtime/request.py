@@ -16,7 +16,7 @@ from PIL import Image
 from icgan_runtime import images, sheets
 from icgan_runtime.errors import RequestError
 from icgan_runtime.latents import MAX_SEED, UNTRUNCATED
-from icgan_runtime.marks.claim import VERSION, Claim, Sheet, Source, check_told, embedding_hash
+from icgan_runtime.marks.claim import VERSION, Claim, Sheet, Source, check_detail, embedding_hash
 from icgan_runtime.marks.mark import Mark
 from icgan_runtime.rows import CONDITIONS, OWN_LABEL, Rows, check_embedding
 
@@ -52,14 +52,14 @@ class Request:
         n: int,
         sheet: Sheet,
         embedding: NDArray[np.float32] | None = None,
-        told: str = "none",
+        detail: str = "none",
         **more: Any,
     ) -> Claim:
         """What a file with samples first .. first + n − 1 says of its origin; `more`: Claim's last fields.
 
-        `told`, one of claim.EMBEDDING: how much of the embedding [D] that was followed.
+        `detail`, one of claim.EMBEDDING: how much of the embedding [D] that was followed.
         """
-        followed = None if told == "none" else embedding
+        followed = None if detail == "none" else embedding
         return Claim(
             version=VERSION,
             source=source,
@@ -71,7 +71,7 @@ class Request:
             label=None if self.label == OWN_LABEL else self.label,
             sheet=sheet,
             embedding_sha256=None if followed is None else embedding_hash(followed),
-            embedding=tuple(map(float, followed)) if followed is not None and told == "whole" else None,
+            embedding=tuple(map(float, followed)) if followed is not None and detail == "whole" else None,
             **more,
         )
 
@@ -195,7 +195,7 @@ class Result:
 
         Raises RequestError for an `embedding` that is none of "none", "hash" and "whole".
         """
-        check_told(embedding)
+        check_detail(embedding)
         if self.source is None:
             return None
         return self.request.claim(self.source, first, n, sheet, self.embedding, embedding)

@@ -22,7 +22,7 @@ MAX_BYTES = 128 << 10  # of a claim as JSON; an embedding of 4,096 numbers has s
 EMBEDDING = ("none", "hash", "whole")
 
 
-def check_told(embedding: str) -> None:
+def check_detail(embedding: str) -> None:
     """Raise RequestError unless `embedding`, what a file says of the query's, is one of EMBEDDING."""
     if embedding not in EMBEDDING:
         raise RequestError("embedding", f"{embedding!r}, expected one of {', '.join(EMBEDDING)}")

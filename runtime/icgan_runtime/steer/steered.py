@@ -12,7 +12,7 @@ from PIL import Image
 
 from icgan_runtime import sheets
 from icgan_runtime.errors import RequestError
-from icgan_runtime.marks.claim import MAX_BYTES, SINGLE, Claim, Latent, Sheet, Source, check_told
+from icgan_runtime.marks.claim import MAX_BYTES, SINGLE, Claim, Latent, Sheet, Source, check_detail
 from icgan_runtime.marks.mark import Mark
 from icgan_runtime.request import Request
 
@@ -95,7 +95,7 @@ class Steered:
         None, too, for a sheet of so many that their noise is more than a claim holds. Raises RequestError for
         an `embedding` that is none of "none", "hash" and "whole", or of a mixture.
         """
-        check_told(embedding)
+        check_detail(embedding)
         if embedding != "none" and len(self.embeddings) > 1:
             raise RequestError("embedding", f"{embedding!r}, but several pictures are followed; use 'none'")
         if self.source is None:
