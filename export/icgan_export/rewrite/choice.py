@@ -43,10 +43,19 @@ Target = Literal["onnxruntime", "openvino", "tensorrt", "litert", "mnn", "ncnn",
 # Block input widths from which the matrix products beat a convolution, measured on a 2-core AVX-512 machine
 # (docs/reports/performance.md): below, adding up the products costs more than the multiplications saved.
 PRODUCTS_FROM_WIDTH = 256
+# These multiply many small matrices several times slower, or have no tensors of six axes (Core ML).
+NO_PRODUCTS: tuple[Target, ...] = ("tensorrt", "ncnn", "coreml")
 # From this width on it depends on the side of the block's input, as tensors fit a cache or do not: measured
-# with 64 px ch 16 and 128 px ch 8 (docs/edge.md). Other sides take the transposed convolution.
+# with 64 px ch 16 and 128 px ch 8 (docs/edge.md). Other sides take the form of narrow blocks.
 CLOSE_FROM_WIDTH = 128
-CLOSE_FORMS: dict[int, BlockForm] = {4: "matrices", 16: "products"}
+_CLOSE: dict[int, BlockForm] = {4: "matrices", 16: "products"}
+CLOSE_FORMS: dict[Target, dict[int, BlockForm]] = {
+    "onnxruntime": _CLOSE,
+    "openvino": _CLOSE,
+    "litert": {16: "products"},
+    "ncnn": {16: "plain"},  # whose own convolution of 3 x 3 is Winograd's
+}
+NARROW: dict[Target, BlockForm] = {"litert": "phases", "mnn": "phases"}  # others: transposed
 # For these targets "shifts" takes the place of both; the others were not faster with it, or not measured.
 SHIFTS: tuple[Target, ...] = ("onnxruntime",)
 IN_PARTS: tuple[Target, ...] = ("onnxruntime", "openvino")  # those that attention in parts makes faster
@@ -74,16 +83,18 @@ class Rewrites:
     @classmethod
     def best(cls, config: ModelConfig, target: Target = "onnxruntime") -> Rewrites:
         """The forms measured as fastest for `target`."""
-        # the first two run many small products several times slower, Core ML has no tensors of six axes
-        if target in ("tensorrt", "ncnn", "coreml"):
-            return cls(_uniform("transposed", config))
         sides = [side // 2 for side in config.block_resolutions]
         forms = [_form(*each, target) for each in zip(config.generator_widths, sides, strict=False)]
         fewer = target in SHIFTS
         blocks: tuple[BlockForm, ...] = tuple(
             "shifts" if fewer and form != "transposed" else form for form in forms
         )
-        return cls(blocks, attention_parts=target in IN_PARTS, output_transposed=fewer)
+        return cls(
+            blocks,
+            attention_product=target != "ncnn",  # whose 1x1 convolutions of few channels are the slower ones
+            attention_parts=target in IN_PARTS,
+            output_transposed=fewer,
+        )
 
     def without(self, names: Sequence[str]) -> Rewrites:
         """The same with some rewrites switched off by name; "blocks" leaves every block as published."""
@@ -98,11 +109,14 @@ class Rewrites:
 
 def _form(width: int, side: int, target: Target) -> BlockForm:
     """Of a block whose input has `width` channels and `side` rows."""
+    narrow = NARROW.get(target, "transposed")
     if width >= PRODUCTS_FROM_WIDTH:
+        if target in NO_PRODUCTS:
+            return "transposed"
         return "matrices" if side <= MATRICES_UP_TO.get(target, 0) else "products"
-    if target in ("litert", "executorch", "mnn"):
-        return "phases" if target == "mnn" else "transposed"
-    return CLOSE_FORMS.get(side, "transposed") if width >= CLOSE_FROM_WIDTH else "transposed"
+    if width < CLOSE_FROM_WIDTH:
+        return narrow
+    return CLOSE_FORMS.get(target, {}).get(side, narrow)
 
 
 def _uniform(form: BlockForm, config: ModelConfig) -> tuple[BlockForm, ...]:

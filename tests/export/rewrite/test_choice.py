@@ -21,15 +21,19 @@ def test_wide_blocks_become_products_and_narrow_ones_transposed_convolutions() -
     assert Rewrites.best(widths) == Rewrites.best(widths, "onnxruntime")
     matrices = Rewrites(("matrices", "matrices", "products"), attention_parts=True)
     assert Rewrites.best(widths, "openvino") == matrices
-    assert Rewrites.best(widths, "litert") == Rewrites(("products", "products", "transposed"))
+    assert Rewrites.best(widths, "executorch") == Rewrites(("products", "products", "transposed"))
+    assert Rewrites.best(widths, "litert") == Rewrites(("products", "products", "products"))
     assert Rewrites.best(widths, "mnn") == Rewrites(("products", "products", "phases"))
-    for target in ("tensorrt", "ncnn"):
+    for target in ("tensorrt", "coreml"):
         assert Rewrites.best(widths, target) == Rewrites(("transposed",) * 3)
+    plain_at_16 = Rewrites(("transposed", "transposed", "plain"), attention_product=False)
+    assert Rewrites.best(widths, "ncnn") == plain_at_16
 
 
 def test_narrow_blocks_take_the_form_that_was_measured_at_their_side() -> None:
     narrow = ModelConfig(128, 8, embedding_dim=24)  # widths 128, 128, 64, 32, 16
     assert Rewrites.best(narrow).blocks == ("shifts", *("transposed",) * 4)
+    assert Rewrites.best(narrow, "litert").blocks == ("phases",) * 5
 
 
 def test_a_rewrite_is_switched_off_by_its_name() -> None:
