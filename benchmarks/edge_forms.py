@@ -1,18 +1,20 @@
 """What our generator gains in each edge runtime over that runtime's own conversion of the plain one.
 
-    python -m benchmarks.edge_forms --weights models/demo --target mnn,ncnn,openvino,ort
+    python -m benchmarks.edge_forms --weights models/demo --target mnn,ncnn,openvino,ort,web,litert,executorch
     python -m benchmarks.edge_forms --resolution 128 --ch 8 --batch 8 --target ort --out report/
 
 Each is converted by `icgan_export.edge` and run on one thread, in turn, `--rounds` times. The processor time
 of a batch is compared, lower quartile, so that what else the machine does counts little; quartiles of the
-ratios within a round stand beside it. `before` has the forms of commit 7915c7a, for the two runtimes that it
-wrote graphs for. Without --weights the weights are random. Prints a table; writes forms.json and forms.md
-under --out.
+ratios within a round stand beside it. `web` is ONNX Runtime Web's WebAssembly in Node. `before` has the forms
+of commit 7915c7a, for the runtimes that it wrote graphs for. Without --weights the weights are random. Prints
+a table; writes forms.json and forms.md under --out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -20,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from benchmarks.generator import Subject, random_generator
 from benchmarks.report import about, leave, page, table
-from icgan_export.edge.target import Arrays, EdgeTarget, find_target
-from icgan_export.lower.graphs import generator_graph
+from icgan_export.edge.target import Arrays, EdgeTarget, TorchGraph, find_target
+from icgan_export.lower.graphs import GraphGenerator, generator_graph
 from icgan_export.lower.passes import float_pictures
-from icgan_export.rewrite.backbones import AnyRewrites, best_rewrites, no_rewrites
+from icgan_export.rewrite.backbones import AnyRewrites, best_rewrites, no_rewrites, rewritten
 from icgan_export.rewrite.choice import PRODUCTS_FROM_WIDTH, Rewrites
 from icgan_training.networks.backbones import AnyGenerator
 from icgan_training.networks.checkpoint import load_generator
@@ -35,6 +36,7 @@ from icgan_training.networks.config import ModelConfig
 
 LIBRARIES = ("torch", "onnx", "numpy")  # whose versions a report names; a runtime's stands in its row
 WARM_UP = 2
+NODE_PROGRAM = Path(__file__).with_name("edge_forms.mjs")
 
 
 def main() -> None:
@@ -90,13 +92,19 @@ def _compare(
 ) -> dict[str, Any]:
     """Milliseconds of each route, lower quartile, and the quartiles of the ratios of plain to it."""
     with tempfile.TemporaryDirectory() as folder:
-        runners = [
-            _open(target, generator_graph(generator, rewrites, {}).SerializeToString(), Path(folder, name))
+        files = [
+            target.convert(_graph(target, generator, rewrites, feeds), Path(folder, name), "fp32")
             for name, rewrites in routes.items()
         ]
-        taken = np.array(_measure(runners, feeds, rounds))
+        runtime = target.version
+        if target.name == "web":
+            runtime, times = _measure_in_node([each[0] for each in files], feeds, rounds, Path(folder))
+            taken = np.array(times)
+        else:
+            assert target.open is not None
+            taken = np.array(_measure([target.open(each, 1) for each in files], feeds, rounds))
     ratios = np.quantile(taken[0] / taken, (0.25, 0.5, 0.75), axis=1)
-    row: dict[str, Any] = {"runtime": target.version, "form": target.form}
+    row: dict[str, Any] = {"runtime": runtime, "form": target.form}
     for index, name in enumerate(routes):
         row[name] = {"ms": float(np.quantile(taken[index], 0.25)), "times_faster": ratios[:, index].tolist()}
     return row
@@ -121,9 +129,27 @@ def _markdown(report: dict[str, Any]) -> str:
     return page(f"Forms: {report['model']}", report, notes, table(heads, rows))
 
 
-def _open(target: EdgeTarget, graph: bytes, stem: Path) -> Callable[[Arrays], object]:
-    model = onnx.load_from_string(graph)
-    return target.open(target.convert(model if target.bytes_inside else float_pictures(model), stem))
+def _graph(target: EdgeTarget, generator: AnyGenerator, rewrites: AnyRewrites, feeds: Arrays) -> Any:
+    """The generator in one form, as the target's converter reads it."""
+    if target.from_torch:
+        network = GraphGenerator(rewritten(generator, rewrites), generator.config, as_bytes=False)
+        return TorchGraph(network.eval(), feeds, "image")
+    graph = generator_graph(generator, rewrites, {})
+    return graph if target.bytes_inside else float_pictures(graph)
+
+
+def _measure_in_node(
+    graphs: list[Path], feeds: Arrays, rounds: int, scratch: Path
+) -> tuple[str, list[list[float]]]:
+    """As `_measure`, by ONNX Runtime Web, with what that calls itself."""
+    given = {name: {"dims": array.shape, "data": array.ravel().tolist()} for name, array in feeds.items()}
+    task = {"graphs": [str(path) for path in graphs], "feeds": given, "rounds": rounds, "warmUp": WARM_UP}
+    (scratch / "task.json").write_text(json.dumps(task))
+    done = subprocess.run(["node", NODE_PROGRAM, scratch / "task.json"], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"web: {done.stderr.strip()}\n`make test-edge` installs what Node needs")
+    found = json.loads(done.stdout)
+    return found["runtime"], found["taken"]
 
 
 def _measure(routes: list[Callable[[Arrays], object]], feeds: Arrays, rounds: int) -> list[list[float]]:

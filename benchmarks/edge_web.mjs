@@ -14,8 +14,10 @@ const { page, close } = await freshBrowser(executablePath);
 try {
   await page.goto(`${url}measure.html`);
   const found = await page.evaluate(async (told) => {
-    const ort = await import("./ort/ort.wasm.min.mjs");
-    Object.assign(ort.env.wasm, { numThreads: told.threads, wasmPaths: new URL("./ort/", location.href).href });
+    const ort = await import("./ort/ort.wasm.min.js"); // .js, as the page has it
+    const compiled = new URL("./ort/ort-wasm-simd-threaded", location.href).href;
+    const wasmPaths = { mjs: `${compiled}.js`, wasm: `${compiled}.wasm` };
+    Object.assign(ort.env.wasm, { numThreads: told.threads, wasmPaths });
     const { measure } = await import("./measure.mjs");
     const model = new Uint8Array(await (await fetch(`./bundle/${told.file}`)).arrayBuffer());
     return measure(ort, model, { ...told, session: { executionProviders: ["wasm"] } });
