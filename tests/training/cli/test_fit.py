@@ -70,10 +70,12 @@ def test_a_changed_setting_is_refused_until_it_is_to_change_on_purpose(
     monkeypatch.chdir(tmp_path)
     command = ["fit", "data", "--preset", "tiny", "--out", "run", "--images", "8", "--set", "neighbours=2"]
     assert cli.main(command) == 0
+    assert "warning: " in capsys.readouterr().err, "of so few pictures"
     run, begun = tmp_path / "run", written(tmp_path / "run")
-    capsys.readouterr()
     assert cli.main(command) == 0, "the same command goes on"
-    assert "run goes on after step 2\n" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "run goes on after step 2\n" in said
+    assert "warning: " not in said, "that was said when it began"
     for change in (["--set", "ema_decay=0.5"], ["--set", "ema_decay=0.25"]):
         capsys.readouterr()
         assert cli.main([*command, *change]) == 1

@@ -168,7 +168,8 @@ def _announce(
     if checkpoints := list_checkpoints(out / "checkpoints"):
         step = int(checkpoints[-1].stem.removeprefix("step-"))
         print(f"{out} goes on after step {step}", file=sys.stderr)
-    elif origin is not None:
+        return  # the rest was said when it began
+    if origin is not None:
         print(f"{out} starts from {origin.words(model)}", file=sys.stderr)
     if chosen is not None and (note := neighbourhood_note(chosen, model, train, data)):
         print(note, file=sys.stderr)

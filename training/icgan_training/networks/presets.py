@@ -155,6 +155,7 @@ _SMALL_SET = Preset(
         ema_start=0,
         ema_rampup=0.15,
         tick_images=480,
+        checkpoint_ticks=2,  # weights to try from the first sheet of samples on
     ),
     neighbours=5,
 )
@@ -233,6 +234,7 @@ _SMALL_SET_STYLEGAN2 = Preset(
         ada_images=10_000,
         tick_images=480,
         snapshot_ticks=2,
+        checkpoint_ticks=2,
     ),
     neighbours=5,
 )
