@@ -132,7 +132,7 @@ def _open_graph(bundle: Bundle, entry: GraphEntry, backend: str, threads: int, f
         except ImportError:
             raise MissingExtraError("openvino", "openvino") from None
         exact = "openvino" if entry.role == "lookup" else backend  # neighbours are found in float32
-        return OpenVinoSession(model, entry.file, exact, threads)
+        return OpenVinoSession(model, entry.file, exact, threads, one_row=entry.role == "generator")
     try:
         from icgan_runtime.backends.ort import OrtSession
     except ImportError:

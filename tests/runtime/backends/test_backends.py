@@ -267,6 +267,18 @@ def test_openvino_is_told_what_to_compute_in_and_with_how_many_threads(labelled_
         assert "float32" in str(session._compiled.get_property("INFERENCE_PRECISION_HINT"))
 
 
+def test_a_lone_row_on_openvino_is_drawn_as_in_a_batch_though_by_a_form_of_its_own(labelled_bundle):
+    pytest.importorskip("openvino")
+    with open_graph(labelled_bundle, "generator", "openvino") as session:
+        assert session._one is not None
+        together = session.run(feeds(3))["image"]
+        for row in range(3):
+            alone = session.run({name: array[row : row + 1] for name, array in feeds(3).items()})["image"]
+            assert np.abs(alone.astype(int) - together[row]).max() <= 1
+    with open_graph(labelled_bundle, "generator", "openvino-bf16") as session:
+        assert session._one is None, "bfloat16 would round otherwise there"
+
+
 def test_what_openvino_complains_of_is_one_line_with_backend_and_graph(labelled_bundle):
     pytest.importorskip("openvino")
 
@@ -276,7 +288,7 @@ def test_what_openvino_complains_of_is_one_line_with_backend_and_graph(labelled_
     with open_graph(labelled_bundle, "generator", "openvino") as session:
         session._compiled = SimpleNamespace(create_infer_request=create_infer_request)
         with pytest.raises(BackendError) as caught:
-            session.run(feeds(1))
+            session.run(feeds(2))
     assert str(caught.value) == "openvino generator.onnx: Check failed: out of memory"
 
 

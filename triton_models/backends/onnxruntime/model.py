@@ -52,7 +52,8 @@ class TritonPythonModel:
         library = _parameter(config, "library", "")
         threads = int(_parameter(config, "intra_op_thread_count", str(default_threads())))
         if library:
-            self.run = _openvino(folder / "model.onnx", library, threads, self.outputs)
+            one_row = config["name"] == "icgan_generator"
+            self.run = _openvino(folder / "model.onnx", library, threads, self.outputs, one_row)
         else:
             self.run = _onnxruntime(
                 folder / (config["default_model_filename"] or "model.onnx"), threads, self.outputs
@@ -121,12 +122,12 @@ def _onnxruntime(file: Path, threads: int, outputs: list[str]) -> Run:
     return lambda feed: session.run(outputs, feed)
 
 
-def _openvino(file: Path, library: str, threads: int, outputs: list[str]) -> Run:
+def _openvino(file: Path, library: str, threads: int, outputs: list[str], one_row: bool) -> Run:
     try:
         from icgan_runtime.backends.openvino import OpenVinoSession
     except ImportError:
         raise MissingExtraError("openvino", "openvino") from None
-    session = OpenVinoSession(file.read_bytes(), file.name, library, threads)
+    session = OpenVinoSession(file.read_bytes(), file.name, library, threads, one_row)
 
     def run(feed: Feed) -> Sequence[NDArray[Any]]:
         found = session.run(feed)
