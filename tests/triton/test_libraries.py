@@ -53,6 +53,7 @@ def test_a_server_without_openvino_says_what_to_install(monkeypatch, tiny_bundle
     stage = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(stage)
     config = {
+        "name": "icgan_generator",
         "input": [],
         "output": [],
         "max_batch_size": 8,
