@@ -96,7 +96,7 @@ web: bundles/web/manifest.json examples/node_modules/.stamp ## build the web pag
 	node examples/web/serve.mjs demo/web 8080
 
 bundles/web/manifest.json: .venv/.demo $(BUNDLE_SOURCES)
-	$(BIN)/icgan-export bundle models/demo --precision fp32,int8 --instances 200 --thumbnails 48 --out bundles/web
+	$(BIN)/icgan-export bundle models/demo --precision fp32,int8 --thumbnails 48 --out bundles/web
 
 examples/node_modules/.stamp: examples/package-lock.json
 	cd examples && npm ci --ignore-scripts --no-audit --no-fund
