@@ -25,10 +25,11 @@ import numpy as np
 
 from benchmarks.generator import Subject, random_generator
 from benchmarks.report import about, leave, page, table
+from icgan_export.edge.parts import torch_generator
 from icgan_export.edge.target import Arrays, EdgeTarget, TorchGraph, find_target
-from icgan_export.lower.graphs import GraphGenerator, generator_graph
+from icgan_export.lower.graphs import generator_graph
 from icgan_export.lower.passes import float_pictures
-from icgan_export.rewrite.backbones import AnyRewrites, best_rewrites, no_rewrites, rewritten
+from icgan_export.rewrite.backbones import AnyRewrites, best_rewrites, no_rewrites
 from icgan_export.rewrite.choice import PRODUCTS_FROM_WIDTH, Rewrites
 from icgan_training.networks.backbones import AnyGenerator
 from icgan_training.networks.checkpoint import load_generator
@@ -132,8 +133,7 @@ def _markdown(report: dict[str, Any]) -> str:
 def _graph(target: EdgeTarget, generator: AnyGenerator, rewrites: AnyRewrites, feeds: Arrays) -> Any:
     """The generator in one form, as the target's converter reads it."""
     if target.from_torch:
-        network = GraphGenerator(rewritten(generator, rewrites), generator.config, as_bytes=False)
-        return TorchGraph(network.eval(), feeds, "image")
+        return TorchGraph(torch_generator(generator, rewrites), feeds, "image")
     graph = generator_graph(generator, rewrites, {})
     return graph if target.bytes_inside else float_pictures(graph)
 

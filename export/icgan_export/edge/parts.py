@@ -18,12 +18,13 @@ from icgan_export.errors import ExportError
 from icgan_export.lower.graphs import GraphGenerator, generator_graph
 from icgan_export.lower.onnx_export import Step
 from icgan_export.lower.passes import clean, float_pictures
-from icgan_export.rewrite.backbones import best_rewrites, rewritten
+from icgan_export.rewrite.backbones import AnyRewrites, best_rewrites, rewritten
 from icgan_export.rewrite.encoder import rewrite_encoder
 from icgan_export.source.runs import read_run
 from icgan_runtime.bundle.manifest import onnx_metadata
 from icgan_runtime.bundle.opened import Bundle
 from icgan_runtime.verify import to_bytes
+from icgan_training.networks.backbones import AnyGenerator
 
 ROLES = ("encoder", "lookup", "generator")
 
@@ -94,9 +95,12 @@ def _module(role: str, target: EdgeTarget, run: Path | None) -> nn.Module:
                 " as openvino, mnn, ort or web"
             )
         return rewrite_encoder(weights.encoder, weights.model.preprocessing.size)
-    config = weights.generator.config
-    network = rewritten(weights.generator, best_rewrites(config, target.form))
-    return GraphGenerator(network, config, as_bytes=False).eval()
+    return torch_generator(weights.generator, best_rewrites(weights.generator.config, target.form))
+
+
+def torch_generator(generator: AnyGenerator, rewrites: AnyRewrites) -> nn.Module:
+    """A generator for converters that read torch modules: float pictures [N, 3, R, R]."""
+    return GraphGenerator(rewritten(generator, rewrites), generator.config, as_bytes=False).eval()
 
 
 def _part(role: str, precision: str, graph: Any, samples: Samples, in_bytes: bool, feeds: Arrays) -> Part:

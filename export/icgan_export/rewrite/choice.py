@@ -91,7 +91,7 @@ class Rewrites:
         )
         return cls(
             blocks,
-            attention_product=target != "ncnn",  # whose 1x1 convolutions of few channels are the slower ones
+            attention_product=target != "ncnn",  # which is faster without (docs/reports/log.md)
             attention_parts=target in IN_PARTS,
             output_transposed=fewer,
         )
